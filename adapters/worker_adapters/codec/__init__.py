@@ -1,0 +1,3 @@
+"""codec."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""determinism."""
+
+__all__: list[str] = []
