@@ -1,5 +1,113 @@
-"""Worker adapters: one blocking, typed event stream for every LLM inference engine."""
+"""Worker adapters: one blocking, typed event stream for every LLM inference engine.
+
+Importing this package loads attrs and the standard library only; `connect` brings in the rest when it is first used.
+"""
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from typing import TYPE_CHECKING, Any
+
+from .api import (
+    TLS,
+    Adapter,
+    AdapterClosedError,
+    AdmissionRejectedError,
+    CancelOutcome,
+    Completion,
+    Credentials,
+    DeterminismLevel,
+    End,
+    Error,
+    ErrorCode,
+    Event,
+    Features,
+    FinishReason,
+    FinishReasonSource,
+    FromEnv,
+    FromFile,
+    GenerateRequest,
+    Health,
+    Identity,
+    InvalidRequestError,
+    Limits,
+    Metrics,
+    MetricsOptions,
+    OnDegraded,
+    Phase,
+    Priority,
+    Properties,
+    Reason,
+    Retry,
+    Started,
+    Stream,
+    Timeouts,
+    Token,
+    TokenLogprob,
+    Upstream,
+    UsageSource,
+    WorkerError,
+    event_to_dict,
+    http_headers,
+    http_status,
+)
+
+if TYPE_CHECKING:
+    from .registry import connect, engines
+
+__all__ = [
+    "TLS",
+    "Adapter",
+    "AdapterClosedError",
+    "AdmissionRejectedError",
+    "CancelOutcome",
+    "Completion",
+    "Credentials",
+    "DeterminismLevel",
+    "End",
+    "Error",
+    "ErrorCode",
+    "Event",
+    "Features",
+    "FinishReason",
+    "FinishReasonSource",
+    "FromEnv",
+    "FromFile",
+    "GenerateRequest",
+    "Health",
+    "Identity",
+    "InvalidRequestError",
+    "Limits",
+    "Metrics",
+    "MetricsOptions",
+    "OnDegraded",
+    "Phase",
+    "Priority",
+    "Properties",
+    "Reason",
+    "Retry",
+    "Started",
+    "Stream",
+    "Timeouts",
+    "Token",
+    "TokenLogprob",
+    "Upstream",
+    "UsageSource",
+    "WorkerError",
+    "connect",
+    "engines",
+    "event_to_dict",
+    "http_headers",
+    "http_status",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"connect", "engines"}:
+        from . import registry  # noqa: PLC0415  -- the registry pulls in runtime and transport: not at import time
+
+        return getattr(registry, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

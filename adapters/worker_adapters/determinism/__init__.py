@@ -1,3 +1,7 @@
-"""determinism."""
+"""What makes the same request give the same answer; pure functions."""
 
-__all__: list[str] = []
+from __future__ import annotations
+
+from .seeds import derive_seed
+
+__all__ = ["derive_seed"]

@@ -1,3 +1,7 @@
-"""runtime."""
+"""The driver that runs every engine: one way for all, no engine's name in it."""
 
-__all__: list[str] = []
+from __future__ import annotations
+
+from .adapter import AdapterConfig, EngineAdapter
+
+__all__ = ["AdapterConfig", "EngineAdapter"]

@@ -1,3 +1,7 @@
-"""transport."""
+"""Carrying requests: over sockets (`http`), or from memory (`scripted`). Import the one you need."""
 
-__all__: list[str] = []
+from __future__ import annotations
+
+from .base import Exchange, Transport
+
+__all__ = ["Exchange", "Transport"]

@@ -1,0 +1,220 @@
+"""What a caller holds: the adapter bound to one worker, and the stream of one generation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+import attrs
+
+from .config import Timeouts
+from .events import End, Event, FinishReason, Started, TokenLogprob
+from .request import GenerateRequest
+
+__all__ = [
+    "Adapter",
+    "CancelOutcome",
+    "Completion",
+    "Features",
+    "Health",
+    "Properties",
+    "Stream",
+]
+
+
+class CancelOutcome(StrEnum):
+    """`closed`: our connection is closed, the engine notices in its own time. `confirmed`: the engine said so."""
+
+    UNKNOWN = "unknown"
+    CLOSED = "closed"
+    CONFIRMED = "confirmed"
+
+
+@attrs.frozen(kw_only=True)
+class Health:
+    """`live`: the server answers. `ready`: it would take a request. `observed_at`: Unix time in seconds."""
+
+    live: bool
+    ready: bool
+    detail: str
+    observed_at: float
+
+
+@attrs.frozen(kw_only=True)
+class Properties:
+    """Facts about a worker; what it does not tell is None, never a guess. `observed_at`: Unix time in seconds.
+
+    `kv_usage` is a share between 0 and 1; `context_length` is per request.
+    """
+
+    engine: str
+    observed_at: float
+    engine_version: str | None = None
+    trtllm_version: str | None = None
+    model: str | None = None
+    model_digest: str | None = None
+    context_length: int | None = None
+    slots_total: int | None = None
+    slots_free: int | None = None
+    queue_depth: int | None = None
+    kv_usage: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Features:
+    """What a dialect can express, known without I/O. `engine_options` lists the keys it reads."""
+
+    prompt_tokens: bool = False
+    min_p: bool = False
+    logprobs: bool = False
+    token_ids: bool = False
+    ignore_eos: bool = False
+    json_schema: bool = False
+    regex: bool = False
+    grammar: bool = False
+    tokenize: bool = False
+    detokenize: bool = False
+    apply_template: bool = False
+    engine_options: frozenset[str] = frozenset()
+
+
+@attrs.frozen(kw_only=True)
+class Completion:
+    """A collected stream. `started` is None only for a stream that was cancelled, or failed, before it began.
+
+    `end` is None only in `WorkerError.partial`. `token_ids` holds all ids that came, `metrics` the last Metrics.
+    """
+
+    text: str
+    started: Started | None
+    end: End | None
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    metrics: Mapping[str, float | int] = attrs.field(factory=dict)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why it ended; None if it did not end regularly."""
+        return None if self.end is None else self.end.finish_reason
+
+    @property
+    def tokens_out(self) -> int:
+        """Tokens generated, as `End` has them; 0 without one."""
+        return 0 if self.end is None else self.end.tokens_out
+
+    @property
+    def seed(self) -> int | None:
+        """The seed used."""
+        return None if self.started is None else self.started.seed
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """The events of one generation. Iterated by one thread; `cancel` and `close` from any.
+
+    Iterating blocks until the next event and never raises for the engine's sake: failures are `Error` events. Leaving
+    the `with` block early cancels; so does dropping the last reference.
+    """
+
+    @property
+    def task_id(self) -> str:
+        """The request's task id."""
+        ...
+
+    def __iter__(self) -> Iterator[Event]: ...
+
+    def __next__(self) -> Event: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def cancel(self) -> CancelOutcome:
+        """End the stream with `End(cancelled)`. Idempotent, any thread; does not wait on the network."""
+        ...
+
+    def close(self) -> None:
+        """Cancel if still running. Idempotent, any thread."""
+        ...
+
+    def result(self) -> Completion:
+        """Block until the end and collect. Raises WorkerError (with `partial`) where the stream ends in an `Error`.
+
+        Raises RuntimeError if iteration has begun, unless the stream was made with `collect=True`.
+        """
+        ...
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """One worker. Thread-safe; a context manager; picklable by its configuration; safe after fork."""
+
+    @property
+    def features(self) -> Features:
+        """What can be asked of this engine; no I/O."""
+        ...
+
+    def submit(
+        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
+    ) -> Stream:
+        """Start the stream on a worker thread of the adapter and return at once.
+
+        Raises InvalidRequestError, AdmissionRejectedError (with `block`: waits up to the request's deadline instead)
+        and AdapterClosedError; nothing else.
+        """
+        ...
+
+    def stream(
+        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
+    ) -> Stream:
+        """The same stream, run on the thread that iterates it, from its first `next()` on. Raises as `submit`."""
+        ...
+
+    def generate(self, request: GenerateRequest, *, timeouts: Timeouts | None = None) -> Completion:
+        """Block until the end. Raises WorkerError; its `partial` holds what had come."""
+        ...
+
+    def cancel(self, task_id: str) -> CancelOutcome:
+        """Cancel the stream of that task. Any thread; idempotent; does not wait on the network."""
+        ...
+
+    def health(self) -> Health:
+        """Ask the worker. Blocks up to `Timeouts.probe`; a worker that does not answer is `live=False`, not an error."""
+        ...
+
+    def properties(self, *, scrape: bool = False) -> Properties:
+        """Ask the worker, no more often than its dialect allows: a call that comes too soon gets the last answer.
+
+        `scrape` also reads the engine's metrics endpoint where that has side effects. Blocks; raises WorkerError.
+        """
+        ...
+
+    def engine_version(self) -> str | None:
+        """The worker's version, cached for up to 5 minutes. Blocks; None if it can't be had."""
+        ...
+
+    def tokenize(self, text: str, *, add_special: bool = False) -> tuple[int, ...]:
+        """The engine's own tokenizer. Blocks; raises WorkerError (UNSUPPORTED where the engine has none)."""
+        ...
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The inverse of `tokenize`; invalid UTF-8 becomes U+FFFD. Blocks; raises WorkerError."""
+        ...
+
+    def apply_template(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt that the engine's own chat template makes. Blocks; raises WorkerError."""
+        ...
+
+    def close(self) -> None:
+        """Cancel what is in flight, wait a bounded time for its threads, release connections. Idempotent."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,185 @@
+"""The events of a stream, in the order `Started (Token | Metrics)* (End | Error)`.
+
+Every stream ends with exactly one terminal event. `Error` alone, and `End` with finish reason `cancelled` alone, are the
+two streams that have no `Started`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, ClassVar, TypeAlias
+
+import attrs
+
+from .errors import Error
+
+__all__ = [
+    "DeterminismLevel",
+    "End",
+    "Event",
+    "FinishReason",
+    "FinishReasonSource",
+    "Metrics",
+    "Started",
+    "Token",
+    "TokenLogprob",
+    "UsageSource",
+    "event_to_dict",
+]
+
+# Immutable by a __setattr__ hook instead of attrs.frozen: a frozen class fills its slots through object.__setattr__,
+# which makes constructing a Token almost three times as dear (benchmarks/bench_events.py).
+_immutable = attrs.setters.frozen
+
+
+class DeterminismLevel(StrEnum):
+    """What a stream promises about repeating it (contract of GenerateRequest.determinism)."""
+
+    STRICT = "strict"
+    BEST_EFFORT = "best_effort"
+
+
+class FinishReason(StrEnum):
+    """Why a stream came to its regular end."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+class FinishReasonSource(StrEnum):
+    """Who says so: the engine in words, or the adapter by counting."""
+
+    ENGINE = "engine"
+    INFERRED = "inferred"
+
+
+class UsageSource(StrEnum):
+    """Where tokens_out comes from; `deltas` counts Token events and is a lower bound."""
+
+    ENGINE = "engine"
+    TOKEN_IDS = "token_ids"
+    DELTAS = "deltas"
+
+
+@attrs.frozen(kw_only=True)
+class TokenLogprob:
+    """One sampled token with its natural-log probability, and the alternatives the engine listed."""
+
+    token: str
+    logprob: float
+    token_id: int | None = None
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@attrs.define(kw_only=True, on_setattr=_immutable)
+class Started:
+    """The engine has begun to answer. Held back until its first frame that is not an error.
+
+    `determinism` is the level granted; `determinism_reasons` says what stood against a higher one. `queue_position` and
+    `predicted_start_ms` are filled by an orchestrator, never by an adapter.
+    """
+
+    kind: ClassVar[str] = "started"
+
+    task_id: str
+    engine: str
+    seed: int
+    sampler_profile_version: str
+    determinism: DeterminismLevel
+    attempt: int
+    engine_version: str | None = None
+    model: str | None = None
+    model_digest: str | None = None
+    trtllm_version: str | None = None
+    determinism_reasons: tuple[str, ...] = ()
+    tokens_in: int | None = None
+    queue_position: int | None = None
+    predicted_start_ms: float | None = None
+
+
+@attrs.define(kw_only=True, on_setattr=_immutable)
+class Token:
+    """One text delta of the engine: `index` counts 0, 1, 2, … without gaps, `text` never holds half a character.
+
+    `token_ids` are the ids that arrived with or before this text (only if the request asked for them). A Token is a
+    delta, not a token of the vocabulary: count tokens with `End.tokens_out`.
+    """
+
+    kind: ClassVar[str] = "token"
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@attrs.define(kw_only=True, on_setattr=_immutable)
+class Metrics:
+    """Measurements of this stream; an open mapping, times in milliseconds.
+
+    Known keys: latency_first_token_ms, latency_decode_ms, tokens_out, tokens_in, queue_depth; engine timings keep the
+    engine's names. May be dropped under backpressure.
+    """
+
+    kind: ClassVar[str] = "metrics"
+
+    values: Mapping[str, float | int]
+
+
+@attrs.define(kw_only=True, on_setattr=_immutable)
+class End:
+    """The regular end. `token_ids_tail` are ids that came after the last text (an end-of-text token, for example).
+
+    `token_ids_complete` is true only if ids were asked for and every generated token's id was seen.
+    """
+
+    kind: ClassVar[str] = "end"
+
+    finish_reason: FinishReason
+    finish_reason_source: FinishReasonSource
+    tokens_out: int
+    usage_source: UsageSource
+    finish_reason_raw: str | None = None
+    stop_text: str | None = None
+    tokens_in: int | None = None
+    token_ids_tail: tuple[int, ...] | None = None
+    token_ids_complete: bool = False
+    decode_time_ms: float = 0.0
+
+
+Event: TypeAlias = Started | Token | Metrics | End | Error
+
+_JSON_NAMES = {"index": "i", "text": "t"}
+
+
+def _plain(value: Any) -> Any:
+    if attrs.has(type(value)):
+        return {name: _plain(v) for name, v in _fields(value)}
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _fields(value: Any) -> list[tuple[str, Any]]:
+    return [(a.name, v) for a in attrs.fields(type(value)) if (v := getattr(value, a.name)) is not None]
+
+
+def event_to_dict(event: Event) -> dict[str, Any]:
+    """The JSON form of an event, for an orchestrator's own stream; unset fields are left out.
+
+    The event's name stands under "event"; Token's index and text are "i" and "t"; End repeats decode_time_ms as
+    "decode_ms"; Metrics lies flat.
+    """
+    out: dict[str, Any] = {"event": event.kind}
+    if isinstance(event, Metrics):
+        return out | dict(event.values)
+    out.update((_JSON_NAMES.get(name, name), _plain(value)) for name, value in _fields(event))
+    if isinstance(event, End):
+        out["decode_ms"] = event.decode_time_ms
+    return out

@@ -1,0 +1,125 @@
+"""The request, immutable. What can be judged without I/O is judged by `submit`, not by the constructor."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from .events import DeterminismLevel
+
+__all__ = ["GenerateRequest", "OnDegraded", "Priority"]
+
+
+class Priority(StrEnum):
+    """A label of metrics and logs; never sent to an engine."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+class OnDegraded(StrEnum):
+    """What to do when `strict` can't be granted: say so in `Started`, or refuse before anything is generated."""
+
+    TELL = "tell"
+    REFUSE = "refuse"
+
+
+def _strings(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _ids(value: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if value is None else tuple(value)
+
+
+class _PicklableProxy(Mapping[str, Any]):
+    """A read-only mapping that, unlike MappingProxyType, pickles."""
+
+    __slots__ = ("_view",)
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self._view = MappingProxyType(data)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._view[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._view)
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __repr__(self) -> str:
+        return repr(dict(self._view))
+
+    def __reduce__(self) -> tuple[type[_PicklableProxy], tuple[dict[str, Any]]]:
+        return _PicklableProxy, (dict(self._view),)
+
+
+def _frozen_mapping(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    return value if isinstance(value, _PicklableProxy) else _PicklableProxy(dict(value))
+
+
+def _enum(kind: type[StrEnum], value: Any) -> Any:
+    """An enum member where there is one; anything else is kept for `submit` to refuse, with the field's name."""
+    try:
+        return kind(value)
+    except ValueError:
+        return value
+
+
+def _determinism(value: DeterminismLevel | str) -> DeterminismLevel:
+    return _enum(DeterminismLevel, value)  # type: ignore[no-any-return]  # see _enum: validated by submit
+
+
+def _on_degraded(value: OnDegraded | str) -> OnDegraded:
+    return _enum(OnDegraded, value)  # type: ignore[no-any-return]  # see _enum
+
+
+def _priority(value: Priority | str) -> Priority:
+    return _enum(Priority, value)  # type: ignore[no-any-return]  # see _enum
+
+
+@attrs.frozen(kw_only=True)
+class GenerateRequest:
+    """One generation: a prompt as text, or as token ids where the engine takes them.
+
+    Unset sampling fields are sent at the neutral value of the sampler profile, never left to the engine's defaults.
+    `deadline` is in seconds from submit and spans all attempts. `session_id`, `correlation_id` and `priority` are labels
+    and log fields; they are never sent. `engine_options` is read by the dialect alone; unknown keys are refused, except
+    under "unchecked", which is sent as it is and degrades determinism. Prompts never appear in the repr.
+    """
+
+    prompt: str | None = attrs.field(default=None, repr=False)
+    prompt_tokens: tuple[int, ...] | None = attrs.field(default=None, converter=_ids, repr=False)
+    max_tokens: int = 256
+    task_id: str = attrs.field(factory=lambda: str(uuid.uuid4()))
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    stop: tuple[str, ...] = attrs.field(default=(), converter=_strings)
+    seed: int | None = None
+    determinism: DeterminismLevel = attrs.field(default=DeterminismLevel.BEST_EFFORT, converter=_determinism)
+    on_degraded: OnDegraded = attrs.field(default=OnDegraded.TELL, converter=_on_degraded)
+    sampler_profile_version: str = "v1"
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    return_token_ids: bool = False
+    deadline: float | None = None
+    model: str | None = None
+    json_schema: Mapping[str, Any] | str | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    priority: Priority = attrs.field(default=Priority.INTERACTIVE, converter=_priority)
+    session_id: str | None = None
+    correlation_id: str | None = None
+    engine_options: Mapping[str, Any] = attrs.field(factory=dict, converter=_frozen_mapping)

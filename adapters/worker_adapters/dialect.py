@@ -1,0 +1,286 @@
+"""The seam between the runtime and the engines: a dialect is a frozen record of pure functions.
+
+A dialect describes one wire protocol of an engine. It does no I/O, reads no clock and starts no thread: it turns a
+request into bytes, bytes into events, and replies into facts. `ARCHITECTURE.md` says how to add one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import attrs
+
+from .api import (
+    Features,
+    FinishReason,
+    FinishReasonSource,
+    GenerateRequest,
+    Metrics,
+    Properties,
+    Reason,
+    Token,
+    Upstream,
+    UsageSource,
+)
+
+__all__ = [
+    "CancelNotice",
+    "Decoder",
+    "Dialect",
+    "Encoder",
+    "Fault",
+    "Finished",
+    "Frame",
+    "HealthFacts",
+    "Item",
+    "Opened",
+    "Payload",
+    "Probe",
+    "ProbeTarget",
+    "Reply",
+    "Run",
+    "Tally",
+    "Traits",
+    "WireRequest",
+    "WorkerFacts",
+    "fault_of_status",
+    "reason_of_status",
+]
+
+T = TypeVar("T")
+
+
+class Frame(Protocol):
+    """One SSE frame as the codec delivers it (worker_adapters.codec.Frame)."""
+
+    @property
+    def event(self) -> bytes: ...
+
+    @property
+    def data(self) -> bytes: ...
+
+    @property
+    def unknown(self) -> tuple[tuple[bytes, bytes], ...]: ...
+
+
+Payload: TypeAlias = bytes | Frame
+"""A plain frame is its data alone; a `Frame` has a name, a retry or fields that the standard ignores."""
+
+
+@attrs.frozen(kw_only=True)
+class WireRequest:
+    """One HTTP request, complete but for the origin. `target` is the path with its query, relative to the base URL."""
+
+    target: str
+    method: str = "GET"
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    body: bytes = attrs.field(default=b"", repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Reply:
+    """One HTTP response, read whole (bounded). Header names are lower-case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def header(self, name: str) -> str:
+        """The value of a header, or the empty string."""
+        return self.headers.get(name, "")
+
+
+class Fault(Exception):  # noqa: N818  -- not an error to callers: the runtime turns it into the envelope
+    """What went wrong, seen from where it happened; the runtime adds code, phase, attempts and who.
+
+    `retry_after` is in seconds, as the engine asked for.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        upstream: Upstream | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+        self.upstream = upstream
+        self.retry_after = retry_after
+
+
+_BY_STATUS = {
+    400: Reason.VALIDATION,
+    401: Reason.UPSTREAM_AUTH,
+    403: Reason.UPSTREAM_AUTH,
+    404: Reason.UPSTREAM_NOT_FOUND,
+    405: Reason.UNSUPPORTED,
+    413: Reason.VALIDATION,
+    415: Reason.VALIDATION,
+    422: Reason.VALIDATION,
+    429: Reason.OVERLOADED,
+    501: Reason.UNSUPPORTED,
+}
+SHOWN = 2048  # bytes of an unknown body that a fault carries
+
+
+def reason_of_status(status: int | None) -> Reason:
+    """What a status means when the engine says nothing better. Engines misuse statuses: their own words come first."""
+    return _BY_STATUS.get(status or 0, Reason.ENGINE_ERROR)
+
+
+def fault_of_status(engine: str, reply: Reply) -> Fault:
+    """The fallback of every `parse_error`, for bodies the engine does not write (a proxy's page, an empty 401)."""
+    text = reply.body[:SHOWN].decode("utf-8", "replace")
+    return Fault(
+        reason_of_status(reply.status),
+        f"{engine}, or a proxy before it, answered {reply.status}",
+        upstream=Upstream(status=reply.status, message=text or None),
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Opened:
+    """The first thing a decoder yields, at the first frame that is not an error. The runtime makes `Started` of it."""
+
+    tokens_in: int | None = None
+    model: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Finished:
+    """The engine's own sign of the end; nothing follows. Token counts come from the `Tally`."""
+
+    finish_reason: FinishReason
+    finish_reason_raw: str | None
+    finish_reason_source: FinishReasonSource = FinishReasonSource.ENGINE
+    stop_text: str | None = None
+    token_ids_tail: tuple[int, ...] | None = None
+    token_ids_complete: bool = False
+    metrics: Mapping[str, float | int] = attrs.field(factory=dict)
+
+
+Item: TypeAlias = Opened | Token | Metrics | Finished
+Run: TypeAlias = list[Item]
+"""What came out of one read. An empty run is a sign of life that carried no text."""
+
+
+@attrs.define
+class Tally:
+    """Counts that outlive a stream that is cut or cancelled; written by the decoder, at least once per run."""
+
+    tokens_in: int | None = None
+    tokens_out: int = 0
+    usage_source: UsageSource = UsageSource.DELTAS
+
+
+class Encoder(Protocol):
+    """Builds the request for one attempt. `request.seed` and `request.model` are already resolved."""
+
+    def __call__(self, request: GenerateRequest, /, *, attempt: int) -> WireRequest: ...
+
+
+class Decoder(Protocol):
+    """Frames of one read after another → runs. Raises Fault for an error inside the stream.
+
+    Yields once for every batch of frames that is not an error, and stops after `Finished`. Returning without it means
+    that the body ended before the engine said so: the runtime makes TRUNCATED or EMPTY of it.
+    """
+
+    def __call__(
+        self, batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally
+    ) -> Iterator[Run]: ...
+
+
+Probe: TypeAlias = Generator[WireRequest, Reply, T]
+"""A conversation of small calls: yields requests, is sent replies, returns what it learnt. Raises Fault."""
+
+
+@attrs.frozen(kw_only=True)
+class ProbeTarget:
+    """What a probe may need to know: the model the adapter is bound to, and whether a scrape was asked for."""
+
+    model: str | None = None
+    scrape: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class HealthFacts:
+    """The dialect's reading of a health reply."""
+
+    ready: bool
+    detail: str
+
+
+class CancelNotice(StrEnum):
+    """When the engine notices that we closed the connection."""
+
+    AT_ONCE = "at_once"
+    NEXT_WRITE = "next_write"
+    NEVER_WHILE_QUEUED = "never_while_queued"
+
+
+@attrs.frozen(kw_only=True)
+class Traits:
+    """How the engine behaves where the runtime has to know. Every trait has a reader and a proof in docs/engines.
+
+    `keep_alive`: seconds an idle connection may be reused; 0: the engine closes after every stream. `probe_interval`:
+    seconds between two reads of properties. `backpressure`: the engine slows down when we stop reading.
+    """
+
+    cancel: CancelNotice = CancelNotice.AT_ONCE
+    backpressure: bool = False
+    keep_alive: float = 4.0
+    probe_interval: float = 1.0
+
+
+@attrs.frozen(kw_only=True)
+class WorkerFacts:
+    """The dialect's reading of a worker: its properties (the runtime sets `observed_at`), and what rules out `strict`."""
+
+    properties: Properties
+    against_strict: tuple[str, ...] = ()
+
+
+def _nothing_against(_request: GenerateRequest) -> tuple[str, ...]:
+    return ()
+
+
+def _nothing_to_refuse(_request: GenerateRequest) -> None:
+    return None
+
+
+def _bearer(token: str) -> Mapping[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@attrs.frozen(kw_only=True)
+class Dialect:
+    """One wire protocol of an engine.
+
+    `check` raises Fault (VALIDATION, UNSUPPORTED) for what this engine can't take, judged without I/O; `parse_error`
+    classifies a reply that is not a stream; `identify` is the smallest probe that tells engine_version and model;
+    `against_strict` lists what in a request stands against `strict`;
+    `auth_headers` puts a token where the engine looks for it. The optional probes are None where the engine has none.
+    """
+
+    name: str
+    encode: Encoder
+    decode: Decoder
+    parse_error: Callable[[Reply], Fault]
+    health: Callable[[ProbeTarget], Probe[HealthFacts]]
+    properties: Callable[[ProbeTarget], Probe[WorkerFacts]]
+    identify: Callable[[ProbeTarget], Probe[Properties]]
+    features: Features
+    traits: Traits
+    max_seed: int = 2**32 - 2
+    check: Callable[[GenerateRequest], None] = _nothing_to_refuse
+    against_strict: Callable[[GenerateRequest], tuple[str, ...]] = _nothing_against
+    auth_headers: Callable[[str], Mapping[str, str]] = _bearer
+    tokenize: Callable[[str, bool, ProbeTarget], Probe[tuple[int, ...]]] | None = None
+    detokenize: Callable[[Sequence[int], ProbeTarget], Probe[str]] | None = None
+    apply_template: Callable[[Sequence[Mapping[str, Any]], ProbeTarget], Probe[str]] | None = None

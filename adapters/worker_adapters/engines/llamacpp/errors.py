@@ -1,0 +1,75 @@
+"""Errors: llama-server's own type first, its message where the type says too little, the status for strangers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ...api import Reason, Upstream
+from ...dialect import Fault, Reply, fault_of_status, reason_of_status
+
+__all__ = ["fault_of_error", "parse_error"]
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    type: str = ""
+    code: int | None = None
+    n_prompt_tokens: int | None = None
+    n_ctx: int | None = None
+
+
+class _ErrorBody(msgspec.Struct):
+    error: msgspec.Raw
+
+
+# The engine's own type first; its 500 is also what it says to malformed JSON, so the message decides there.
+_BY_TYPE = {
+    "unavailable_error": Reason.LOADING,
+    "authentication_error": Reason.UPSTREAM_AUTH,
+    "permission_error": Reason.UPSTREAM_AUTH,
+    "not_found_error": Reason.UPSTREAM_NOT_FOUND,
+    "not_supported_error": Reason.UNSUPPORTED,
+    "invalid_request_error": Reason.VALIDATION,
+    "exceed_context_size_error": Reason.CONTEXT_TOO_LONG,
+    "server_error": Reason.ENGINE_ERROR,
+}
+_BY_MESSAGE = (
+    (
+        "Context size has been exceeded",
+        Reason.KV_EXHAUSTED,
+    ),  # midstream_error_0: all slots of a shared KV cache at once
+    ("[json.exception.", Reason.VALIDATION),  # err_bad_json, err_invalid_utf8_body
+    ("no slot available", Reason.OVERLOADED),
+    ("the request exceeds the available context size", Reason.CONTEXT_TOO_LONG),  # builds before October 2025
+)
+_ADVICE = {
+    Reason.UPSTREAM_AUTH: "check credentials=",
+    Reason.UPSTREAM_NOT_FOUND: "is this llama-server's base URL, with its --api-prefix?",
+    Reason.CONTEXT_TOO_LONG: "shorten the prompt or start the server with a larger -c",
+    Reason.LOADING: "the model is still loading",
+    Reason.KV_EXHAUSTED: "the slots share one KV cache: set -np and -c so that each slot has its own",
+}
+
+
+def parse_error(reply: Reply) -> Fault:
+    """A reply that is not a stream."""
+    try:
+        raw = bytes(msgspec.json.decode(reply.body, type=_ErrorBody).error)
+    except msgspec.DecodeError:
+        return fault_of_status("llama-server", reply)
+    return fault_of_error(raw, status=reply.status)
+
+
+def fault_of_error(raw: bytes, status: int | None) -> Fault:
+    try:
+        error = msgspec.json.decode(raw, type=_Error)
+    except msgspec.DecodeError:
+        error = _Error(message=raw[:2048].decode("utf-8", "replace"))
+    code = status if status is not None else error.code
+    reason = next((reason for text, reason in _BY_MESSAGE if text in error.message), None)
+    if reason is None:
+        reason = _BY_TYPE.get(error.type) or reason_of_status(code)
+    message = error.message or f"llama-server answered {code}"
+    if advice := _ADVICE.get(reason):
+        message = f"{message} ({advice})"
+    return Fault(reason, message, upstream=Upstream(status=code, type=error.type or None, message=error.message))

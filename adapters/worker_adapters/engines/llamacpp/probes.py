@@ -1,0 +1,126 @@
+"""Probes: health, properties, version, and the tokenizer routes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+import msgspec
+
+from ...api import Properties, Reason
+from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
+from .errors import parse_error
+from .request import JSON
+
+__all__ = ["apply_template", "detokenize", "health", "identify", "properties", "tokenize"]
+
+NAME = "llamacpp"
+
+
+def _get(path: str, target: ProbeTarget) -> WireRequest:
+    # A router picks the model of a GET by its query; a server with one model ignores it.
+    query = "" if target.model is None else f"?model={quote(target.model, safe='')}"
+    return WireRequest(target=path + query)
+
+
+def _ask(wire: WireRequest) -> Probe[Any]:
+    reply = yield wire
+    if reply.status != 200:
+        raise parse_error(reply)
+    try:
+        return msgspec.json.decode(reply.body)
+    except msgspec.DecodeError as exc:
+        raise Fault(Reason.PROTOCOL, f"{wire.target} did not answer in JSON: is this a llama-server?") from exc
+
+
+def _post(path: str, body: Mapping[str, Any], target: ProbeTarget) -> Probe[Any]:
+    if target.model is not None:
+        body = {**body, "model": target.model}
+    encoded = msgspec.json.encode(body)
+    return (yield from _ask(WireRequest(method="POST", target=path, headers=JSON, body=encoded)))
+
+
+def health(_target: ProbeTarget) -> Probe[HealthFacts]:
+    """`/health`: 503 while loading. It never touches the engine's loop, so 200 does not mean that tokens will flow."""
+    reply = yield WireRequest(target="/health")
+    if reply.status == 200:
+        return HealthFacts(ready=True, detail="ok")
+    return HealthFacts(ready=False, detail=parse_error(reply).message)
+
+
+def properties(target: ProbeTarget) -> Probe[WorkerFacts]:
+    """`/props`, then `/slots` unless the server sleeps (it would wake), and `/metrics` only if a scrape was asked for."""
+    props = yield from _ask(_get("/props", target))
+    if props.get("role") == "router":
+        return WorkerFacts(
+            properties=_identity(props),
+            against_strict=("the server is a router: name one of its models with model=",),
+        )
+    against = []
+    slots: list[dict[str, Any]] = []
+    if not props.get("is_sleeping") and props.get("endpoint_slots", True):
+        slots = yield from _ask(_get("/slots", target))
+    gauges: dict[str, int] = {}
+    if target.scrape and props.get("endpoint_metrics"):
+        gauges = yield from _gauges(target)
+    total = props.get("total_slots")
+    if total != 1:
+        against.append(
+            f"the server has {total} slots: what runs beside a request changes its batches (start it with -np 1)"
+        )
+    if any(slot.get("speculative") for slot in slots):
+        against.append("speculative decoding is on")
+    return WorkerFacts(
+        properties=attrs.evolve(
+            _identity(props),
+            slots_free=sum(not slot["is_processing"] for slot in slots) if slots else None,
+            queue_depth=gauges.get("llamacpp:requests_deferred"),
+        ),
+        against_strict=tuple(against),
+    )
+
+
+def _gauges(target: ProbeTarget) -> Probe[dict[str, int]]:
+    """The two gauges that scraping does not reset (tokens-per-second ones are reset by every scrape)."""
+    reply = yield _get("/metrics", target)
+    if reply.status != 200:
+        raise parse_error(reply)
+    found = {}
+    for line in reply.body.decode("utf-8", "replace").splitlines():
+        name, _, value = line.partition(" ")
+        if name in {"llamacpp:requests_processing", "llamacpp:requests_deferred"}:
+            found[name] = int(float(value))
+    return found
+
+
+def identify(target: ProbeTarget) -> Probe[Properties]:
+    """`/props`: build_info and the model; a router has neither."""
+    return _identity((yield from _ask(_get("/props", target))))
+
+
+def _identity(props: Mapping[str, Any]) -> Properties:
+    return Properties(
+        engine=NAME,
+        observed_at=0.0,
+        engine_version=props.get("build_info"),
+        model=props.get("model_alias") or props.get("model_path"),
+        context_length=props.get("default_generation_settings", {}).get("n_ctx") or None,
+        slots_total=props.get("total_slots"),
+    )
+
+
+def tokenize(text: str, add_special: bool, target: ProbeTarget) -> Probe[tuple[int, ...]]:
+    """`/tokenize`; special tokens in the text are parsed, as they are in prompts."""
+    return tuple((yield from _post("/tokenize", {"content": text, "add_special": add_special}, target))["tokens"])
+
+
+def detokenize(token_ids: Sequence[int], target: ProbeTarget) -> Probe[str]:
+    """`/detokenize`."""
+    return (yield from _post("/detokenize", {"tokens": list(token_ids)}, target))["content"]  # type: ignore[no-any-return]  # a string
+
+
+def apply_template(messages: Sequence[Mapping[str, Any]], target: ProbeTarget) -> Probe[str]:
+    """`/apply-template`: the prompt that the model's own chat template makes."""
+    return (yield from _post("/apply-template", {"messages": list(messages)}, target))["prompt"]  # type: ignore[no-any-return]  # a string

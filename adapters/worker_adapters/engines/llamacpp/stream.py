@@ -1,0 +1,125 @@
+"""Streams: content events until `stop: true`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from ...api import FinishReason, GenerateRequest, Reason, Token, TokenLogprob, UsageSource
+from ...dialect import Fault, Finished, Opened, Payload, Run, Tally
+from .errors import fault_of_error
+
+__all__ = ["decode"]
+
+
+class _Probability(msgspec.Struct, gc=False):
+    id: int = -1
+    token: str = ""
+    logprob: float = 0.0
+    top_logprobs: list[_Probability] = []
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    content: str = ""
+    tokens: list[int] = []
+    stop: bool = False
+    tokens_predicted: int = 0
+    tokens_evaluated: int = 0
+    completion_probabilities: list[_Probability] | None = None
+    error: msgspec.Raw | None = None
+
+
+class _Final(msgspec.Struct):
+    stop_type: str = "none"
+    stopping_word: str = ""
+    truncated: bool = False
+    timings: dict[str, float | int] = {}
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_decode_final = msgspec.json.Decoder(_Final).decode
+
+
+def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
+    """Content events until `stop: true`; native streams have no [DONE], and end of input proves nothing."""
+    wants_ids, wants_logprobs = request.return_token_ids, request.logprobs is not None
+    index, ids, ids_seen, opened = 0, [], 0, False
+    probabilities: list[_Probability] = []
+    for batch in batches:
+        run: Run = []
+        for payload in batch:
+            data = payload if type(payload) is bytes else _unusual(payload)
+            if data is None or data == b"null":  # `data: null` opens streams of several prompts: completion_two_prompts
+                continue
+            chunk = _parse(data)
+            if not opened:
+                opened = True
+                tally.tokens_in, tally.usage_source = chunk.tokens_evaluated, UsageSource.ENGINE
+                run.append(Opened(tokens_in=chunk.tokens_evaluated))
+            tally.tokens_out = chunk.tokens_predicted
+            if wants_ids:
+                ids += chunk.tokens
+                ids_seen += len(chunk.tokens)
+            if wants_logprobs and chunk.completion_probabilities:
+                probabilities += chunk.completion_probabilities
+            if chunk.content:
+                run.append(
+                    Token(
+                        index=index,
+                        text=chunk.content,
+                        token_ids=tuple(ids) if wants_ids else None,
+                        logprobs=_logprobs(probabilities) if wants_logprobs else None,
+                    )
+                )
+                index += 1
+                if wants_ids:
+                    ids = []
+                if wants_logprobs:
+                    probabilities = []
+            if chunk.stop:
+                # The ids of a character that came in pieces are lost but for the last (completion_stream_emoji_200).
+                complete = wants_ids and ids_seen == chunk.tokens_predicted
+                run.append(_finished(data, tuple(ids) if wants_ids else None, complete))
+                yield run
+                return
+        yield run
+
+
+def _unusual(payload: Payload) -> bytes | None:
+    """A frame with more to it than data. Builds before September 2025 send errors as a line `error: {…}`."""
+    assert not isinstance(payload, bytes)  # noqa: S101  -- tells mypy what the caller checked
+    for name, value in payload.unknown:
+        if name == b"error":
+            raise fault_of_error(value, status=None)
+    return payload.data or None
+
+
+def _parse(data: bytes) -> _Chunk:
+    try:
+        chunk = _decode_chunk(data)
+    except msgspec.DecodeError as exc:
+        shown = data[:200].decode("utf-8", "replace")
+        raise Fault(Reason.PROTOCOL, f"llama-server sent an event that is not its JSON ({exc}): {shown}") from exc
+    if chunk.error is not None:
+        raise fault_of_error(bytes(chunk.error), status=None)
+    return chunk
+
+
+def _logprobs(probabilities: list[_Probability]) -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(token=p.token, logprob=p.logprob, token_id=p.id, top=_logprobs(p.top_logprobs))
+        for p in probabilities
+    )
+
+
+def _finished(data: bytes, tail: tuple[int, ...] | None, complete: bool) -> Finished:
+    final = _decode_final(data)
+    return Finished(
+        finish_reason=FinishReason.LENGTH if final.stop_type == "limit" else FinishReason.STOP,
+        finish_reason_raw=final.stop_type,
+        stop_text=final.stopping_word or None,
+        token_ids_tail=tail,
+        token_ids_complete=complete,
+        metrics=final.timings,
+    )

@@ -1,0 +1,285 @@
+"""Time and cancellation of one stream, reaching down to the socket.
+
+A `Lifetime` is the only source of time of a stream. Whatever ends it early (cancel, deadline, a timer) *trips* it: the
+first final cause wins, and every registered interrupt runs, which wakes the working thread wherever it blocks. One
+reaper thread per process trips what has expired, so that a consumer that does not read does not stop the clock.
+
+Lock rules:
+- Interrupts run under the lifetime's lock, by whichever thread trips it. Hence `detach` returning means that the
+  interrupt is not running and never will: a socket may go back to its pool. Interrupts must neither block nor raise.
+- An interrupt may take the lock of what it wakes (a channel's, an event's); the holder of such a lock never calls into
+  the lifetime, but for reading `cause`. The order is lifetime, then channel.
+- The lock is reentrant, because a garbage collection may drop a stream handle, and so trip its lifetime, at any
+  allocation of a thread that is inside it.
+- The reaper's lock is a leaf: nothing else is taken under it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from math import inf
+
+from .api import Phase, Timeouts
+
+__all__ = ["REAPER", "Cause", "Interrupted", "Lifetime", "Reaper"]
+
+
+class Cause(StrEnum):
+    """Why a lifetime was tripped. All but CONNECT_TIMEOUT are final."""
+
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    CONNECT_TIMEOUT = "connect_timeout"
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105  -- not a password
+    IDLE_TIMEOUT = "idle_timeout"
+
+
+class Interrupted(Exception):  # noqa: N818  -- control flow inside the runtime, never seen by a caller
+    """Raised in the working thread when its lifetime has been tripped."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class Lifetime:
+    """Deadline, timers and cancel switch of one stream.
+
+    `trip` may be called by any thread; everything that changes the phase or the timer, `sleep` and `finish` are the
+    working thread's. `deadline` is a point on `clock` (monotonic seconds), or None. `phase` says how far the stream is.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_budget",
+        "_interrupts",
+        "_left",
+        "_lock",
+        "_reaper",
+        "_timer",
+        "cause",
+        "clock",
+        "deadline",
+        "phase",
+        "timeouts",
+    )
+
+    def __init__(
+        self,
+        timeouts: Timeouts,
+        deadline: float | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        reaper: Reaper | None = None,
+    ) -> None:
+        self.timeouts = timeouts
+        self.clock = clock
+        self.phase = Phase.PREPARE
+        self.deadline = inf if deadline is None else deadline
+        self.cause: Cause | None = None
+        self._reaper = REAPER if reaper is None else reaper
+        self._lock = threading.RLock()
+        self._interrupts: list[Callable[[], None]] = []
+        # One tuple, written by the working thread and read by the reaper without a lock: the point in time at which the
+        # timer runs out (inf: paused) and what it then means must never be read apart.
+        self._timer: tuple[float, Cause] = (inf, Cause.IDLE_TIMEOUT)
+        self._budget = inf  # seconds the current timer gives the engine from one content to the next
+        self._left = inf  # what was left of it when the timer was paused
+        self._reaper.watch(self)
+
+    # --- tripping -------------------------------------------------------------------------------------------------
+
+    def trip(self, cause: Cause) -> bool:
+        """End this lifetime; False if a final cause stands already. Any thread; never blocks on I/O."""
+        with self._lock:
+            if self._is_final():
+                return False
+            self.cause = cause
+            for interrupt in self._interrupts:
+                interrupt()
+            return True
+
+    def _is_final(self) -> bool:
+        return self.cause is not None and self.cause is not Cause.CONNECT_TIMEOUT
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has cancelled."""
+        return self.cause is Cause.CANCELLED
+
+    def attach(self, interrupt: Callable[[], None]) -> None:
+        """Register what wakes this thread from the call it is about to block in. Runs it now if already tripped."""
+        with self._lock:
+            self._interrupts.append(interrupt)
+            if self.cause is not None:
+                interrupt()
+
+    def detach(self, interrupt: Callable[[], None]) -> None:
+        """Unregister; afterwards the interrupt is not running and never will."""
+        with self._lock:
+            self._interrupts.remove(interrupt)
+
+    def check(self) -> None:
+        """Raise Interrupted if tripped."""
+        if self.cause is not None:
+            raise Interrupted(self.cause)
+
+    def next_attempt(self) -> None:
+        """Forget a connect timeout, which ends only an attempt."""
+        with self._lock:
+            if self.cause is Cause.CONNECT_TIMEOUT:
+                self.cause = None
+        self.disarm()
+
+    def sleep(self, seconds: float) -> None:
+        """Block for that long, or raise Interrupted."""
+        woken = threading.Event()
+        self.attach(woken.set)
+        try:
+            woken.wait(seconds)
+        finally:
+            self.detach(woken.set)
+        self.check()
+
+    def remaining(self) -> float:
+        """Seconds to the deadline; inf without one."""
+        return self.deadline - self.clock()
+
+    # --- timers ---------------------------------------------------------------------------------------------------
+
+    def enter(self, phase: Phase) -> None:
+        """Begin a phase, and its timer. The first-token timer runs through two: until the response head, and after it."""
+        self.phase = phase
+        if phase is Phase.CONNECT:
+            self._arm(Cause.CONNECT_TIMEOUT, self.timeouts.connect)
+        elif phase is Phase.QUEUE:
+            self._arm(Cause.FIRST_TOKEN_TIMEOUT, self.timeouts.first_token)
+        elif phase is Phase.DECODE:
+            self._arm(Cause.IDLE_TIMEOUT, self.timeouts.idle)
+            self.pause()
+
+    def _arm(self, cause: Cause, seconds: float | None) -> None:
+        if seconds is None:
+            self.disarm()
+            return
+        self._budget = self._left = seconds
+        expiry = self.clock() + seconds
+        self._timer = (expiry, cause)
+        self._reaper.hurry(expiry)
+
+    def disarm(self) -> None:
+        """Stop the timer."""
+        self._budget = self._left = inf
+        self._timer = (inf, self._timer[1])
+
+    def resume(self) -> None:
+        """It is the engine's turn: the timer runs."""
+        if self._left != inf:
+            self._timer = (self.clock() + self._left, self._timer[1])
+
+    def pause(self) -> None:
+        """It is the consumer's turn: the timer stands still, with what is left of it."""
+        expiry, cause = self._timer
+        if expiry != inf:
+            self._left = expiry - self.clock()
+            self._timer = (inf, cause)
+
+    def content(self) -> None:
+        """Content came: the timer starts over. Called while paused."""
+        self._left = self._budget
+
+    def due(self, now: float) -> Cause | None:
+        """What has run out, if anything."""
+        if self._is_final():
+            return None
+        expiry, cause = self._timer
+        if now >= self.deadline:
+            return Cause.DEADLINE
+        return cause if self.cause is None and now >= expiry else None
+
+    def next_check(self, now: float) -> float:
+        """When to look again. Never later than the true expiry: a paused timer still has `_left` to run once resumed."""
+        if self._is_final():
+            return inf
+        if self.cause is not None:
+            return self.deadline
+        expiry = self._timer[0]
+        return min(self.deadline, expiry if expiry != inf else now + max(self._left, 0.0))
+
+    def finish(self) -> None:
+        """The stream is over: nothing is watched any more. Idempotent."""
+        self._reaper.forget(self)
+
+
+class Reaper:
+    """The thread that trips expired lifetimes. It starts when one is watched and leaves when none has been for a while."""
+
+    LINGER = 1.0  # seconds without a stream before the thread leaves: none is left behind, none is started per request
+    GRAIN = 0.005  # wake-ups are at least this far apart, so that many streams cost one scan and not one each
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.reset()
+
+    def reset(self) -> None:
+        """Start over without thread or lifetimes, as a forked child must."""
+        self._changed = threading.Condition(threading.Lock())
+        self._watched: set[Lifetime] = set()
+        self._wake_at = inf
+        self._thread: threading.Thread | None = None
+
+    def watch(self, lifetime: Lifetime) -> None:
+        """Look after a lifetime until `forget`."""
+        with self._changed:
+            self._watched.add(lifetime)
+            if self._thread is None:
+                self._wake_at = inf
+                self._thread = threading.Thread(target=self._run, name="worker-adapters-reaper", daemon=True)
+                self._thread.start()
+            if lifetime.deadline < self._wake_at:
+                self._changed.notify()
+
+    def forget(self, lifetime: Lifetime) -> None:
+        """Stop looking after it. Idempotent."""
+        with self._changed:
+            self._watched.discard(lifetime)
+
+    def hurry(self, at: float) -> None:
+        """A watched lifetime may now expire at that time: wake up no later."""
+        if at < self._wake_at:  # read without the lock: a stale value costs a needless notify or is corrected by _run
+            with self._changed:
+                if at < self._wake_at:
+                    self._changed.notify()
+
+    def _run(self) -> None:
+        idle_since = self._clock()
+        while True:
+            with self._changed:
+                now = self._clock()
+                if self._watched:
+                    idle_since = now
+                elif now - idle_since >= self.LINGER:
+                    self._thread = None
+                    return
+                # inf while the timers are read: a `hurry` that comes now must not compare with the last round's time.
+                self._wake_at = inf
+                checks = [lifetime.next_check(now) for lifetime in self._watched]
+                self._wake_at = max(min(checks, default=now + self.LINGER), now + self.GRAIN)
+                self._changed.wait(None if self._wake_at == inf else self._wake_at - now)
+                watched = list(self._watched)
+            now = self._clock()
+            while watched:  # emptied, so that no reference outlives the round
+                lifetime = watched.pop()
+                if cause := lifetime.due(now):
+                    lifetime.trip(cause)
+                del lifetime
+
+
+REAPER = Reaper()
+
+# Threads do not survive a fork: the child starts with a reaper of its own and nothing to watch.
+os.register_at_fork(after_in_child=REAPER.reset)

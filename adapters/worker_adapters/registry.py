@@ -1,0 +1,106 @@
+"""`connect()`: from an engine's name to an adapter. The only module that knows all engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from .api import (
+    TLS,
+    Adapter,
+    Error,
+    ErrorCode,
+    Identity,
+    InvalidRequestError,
+    Limits,
+    MetricsOptions,
+    Phase,
+    Reason,
+    Retry,
+    Timeouts,
+)
+from .api.credentials import Credentials, provider
+from .dialect import Dialect
+from .runtime import AdapterConfig, EngineAdapter
+
+__all__ = ["ENTRY_POINTS", "connect", "dialect", "engines"]
+
+ENTRY_POINTS = "worker_adapters.dialects"
+
+_BUILT_IN: Mapping[str, str] = {
+    "llamacpp": ".engines.llamacpp",
+}
+
+
+def engines() -> tuple[str, ...]:
+    """The names `connect` takes: our own engines, then those that other distributions register. Reads metadata."""
+    return (
+        *_BUILT_IN,
+        *sorted(point.name for point in entry_points(group=ENTRY_POINTS) if point.name not in _BUILT_IN),
+    )
+
+
+def dialect(engine: str) -> Dialect:
+    """The dialect of an engine's name. Raises InvalidRequestError with the names there are."""
+    if engine in _BUILT_IN:
+        found = import_module(_BUILT_IN[engine], __package__).DIALECT
+    else:
+        found = next((point.load() for point in entry_points(group=ENTRY_POINTS, name=engine)), None)
+    if not isinstance(found, Dialect):
+        what = f"there is no engine {engine!r}" if found is None else f"the entry point {engine!r} is not a Dialect"
+        raise InvalidRequestError(
+            Error(
+                code=ErrorCode.INVALID_PARAMS,
+                reason=Reason.VALIDATION,
+                message=f"{what}; there are: {', '.join(engines())}; a Dialect can be passed in place of a name",
+                engine=engine,
+                pool_id="",
+                replica_id=None,
+                retriable=False,
+                phase=Phase.PREPARE,
+                attempts=0,
+            )
+        )
+    return found
+
+
+def connect(
+    engine: str | Dialect,
+    url: str,
+    *,
+    pool_id: str = "default",
+    replica_id: str | None = None,
+    model: str | None = None,
+    credentials: str | Credentials | None = None,
+    timeouts: Timeouts | None = None,
+    retry: Retry | None = None,
+    tls: TLS | None = None,
+    limits: Limits | None = None,
+    identity: Identity | None = None,
+    metrics: MetricsOptions | None = None,
+    metrics_url: str | None = None,
+) -> Adapter:
+    """An adapter for one worker. Does no I/O: whether the worker is there shows at the first call.
+
+    Raises InvalidRequestError for an unknown engine or an unusable URL. `credentials` is a provider, called for every
+    request, or a literal token, with which the adapter can't be pickled. `metrics_url` is for engines that serve metrics
+    on a port of their own.
+    """
+    return EngineAdapter(
+        AdapterConfig(
+            dialect=engine if isinstance(engine, Dialect) else dialect(engine),
+            url=url,
+            pool_id=pool_id,
+            replica_id=replica_id,
+            model=model,
+            credentials=provider(credentials),
+            timeouts=timeouts or Timeouts(),
+            retry=retry or Retry(),
+            tls=tls or TLS(),
+            limits=limits or Limits(),
+            identity=identity or Identity(),
+            metrics=metrics,
+            metrics_url=metrics_url,
+        )
+    )

@@ -1,0 +1,110 @@
+"""From what went wrong to the error envelope: the one place where faults get their context, and lose their secrets."""
+
+from __future__ import annotations
+
+import attrs
+
+from ..api import (
+    AdapterClosedError,
+    AdmissionRejectedError,
+    Error,
+    InvalidRequestError,
+    Phase,
+    Reason,
+    WorkerError,
+)
+from ..api.credentials import fingerprint
+from ..api.errors import code_of, is_retriable
+from ..dialect import Fault
+from ..lifetime import Cause, Lifetime
+
+__all__ = ["Redactor", "envelope", "exception_of", "fault_of_cause"]
+
+MAX_UPSTREAM = 2048  # bytes of the engine's own words that an error carries
+MAX_MESSAGE = 500
+
+
+class Redactor:
+    """Replaces secrets that an engine may echo. Knows the last few, since they rotate. Thread-safe (one tuple, swapped)."""
+
+    def __init__(self) -> None:
+        self._secrets: tuple[str, ...] = ()
+
+    def learn(self, secret: str) -> None:
+        """From now on this is never shown."""
+        if secret and secret not in self._secrets:
+            self._secrets = (secret, *self._secrets[:3])
+
+    def clean(self, text: str) -> str:
+        """The text with each secret as its fingerprint."""
+        for secret in self._secrets:
+            text = text.replace(secret, fingerprint(secret))
+        return text
+
+
+def _cut(text: str, limit: int) -> str:
+    return (
+        text
+        if len(text.encode("utf-8", "replace")) <= limit
+        else text.encode()[: limit - 3].decode("utf-8", "ignore") + "…"
+    )
+
+
+def envelope(
+    fault: Fault,
+    *,
+    engine: str,
+    pool_id: str,
+    replica_id: str | None,
+    phase: Phase,
+    attempts: int = 0,
+    started: bool = False,
+    engine_version: str | None = None,
+    redactor: Redactor,
+) -> Error:
+    """The envelope of a fault, with its code, its context and without its secrets."""
+    code, reason = code_of(fault.reason, started=started)
+    upstream = fault.upstream
+    if upstream is not None and upstream.message is not None:
+        upstream = attrs.evolve(upstream, message=_cut(redactor.clean(upstream.message), MAX_UPSTREAM))
+    return Error(
+        code=code,
+        reason=reason,
+        message=_cut(redactor.clean(fault.message), MAX_MESSAGE),
+        engine=engine,
+        engine_version=engine_version,
+        pool_id=pool_id,
+        replica_id=replica_id,
+        retriable=is_retriable(code, reason),
+        retry_after_ms=None if fault.retry_after is None else round(fault.retry_after * 1000),
+        phase=phase,
+        attempts=attempts,
+        upstream=upstream,
+    )
+
+
+def exception_of(error: Error) -> WorkerError:
+    """The exception that carries this envelope."""
+    if error.reason is Reason.LOCAL_LIMIT:
+        return AdmissionRejectedError(error)
+    if error.reason is Reason.ADAPTER_CLOSED:
+        return AdapterClosedError(error)
+    if error.phase is Phase.PREPARE and error.reason in (Reason.VALIDATION, Reason.UNSUPPORTED):
+        return InvalidRequestError(error)
+    return WorkerError(error)
+
+
+def fault_of_cause(cause: Cause, lifetime: Lifetime, deadline: float | None) -> Fault:
+    """What a tripped lifetime means to the caller; each names the value of its timer."""
+    t = lifetime.timeouts
+    match cause:
+        case Cause.DEADLINE:
+            return Fault(Reason.DEADLINE, f"the deadline of {deadline:g} s passed")
+        case Cause.CONNECT_TIMEOUT:
+            return Fault(Reason.CONNECT_TIMEOUT, f"no connection within {t.connect:g} s (Timeouts.connect)")
+        case Cause.FIRST_TOKEN_TIMEOUT:
+            return Fault(Reason.FIRST_TOKEN_TIMEOUT, f"no content within {t.first_token:g} s (Timeouts.first_token)")
+        case Cause.IDLE_TIMEOUT:
+            return Fault(Reason.IDLE_TIMEOUT, f"no content for {t.idle:g} s (Timeouts.idle)")
+        case Cause.CANCELLED:
+            return Fault(Reason.BUG, "a cancelled stream has no error")

@@ -1,0 +1,44 @@
+"""What determinism a stream is granted, and what stands against more."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import attrs
+
+from ..api import DeterminismLevel, GenerateRequest, OnDegraded, Reason
+from ..dialect import Fault
+from .worker import Worker
+
+__all__ = ["Grade"]
+
+
+@attrs.frozen
+class Grade:
+    """The level for `Started`, and why it is lower than asked for."""
+
+    level: DeterminismLevel
+    reasons: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, worker: Worker, request: GenerateRequest) -> Self:
+        """Judge a request against the worker. Blocks on its properties if `strict` is asked for.
+
+        Raises Fault (VALIDATION) where strict can't be granted and the request says refuse.
+        """
+        if request.determinism is not DeterminismLevel.STRICT:
+            return cls(DeterminismLevel.BEST_EFFORT)
+        reasons = worker.dialect.against_strict(request)
+        try:
+            reasons += worker.facts().against_strict
+        except Fault as fault:
+            if request.on_degraded is OnDegraded.REFUSE:
+                raise
+            reasons += (f"the worker's properties can't be read: {fault.message}",)
+        if not reasons:
+            return cls(DeterminismLevel.STRICT)
+        if request.on_degraded is OnDegraded.REFUSE:
+            raise Fault(
+                Reason.VALIDATION, f"determinism strict can't be granted (on_degraded=refuse): {'; '.join(reasons)}"
+            )
+        return cls(DeterminismLevel.BEST_EFFORT, reasons)

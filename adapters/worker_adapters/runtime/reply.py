@@ -1,0 +1,72 @@
+"""Response heads: what is a stream, and what a reply that is none says."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+
+from ..api import Reason, Upstream
+from ..dialect import Dialect, Fault, Reply
+from ..transport import Exchange
+
+__all__ = ["refused", "require_event_stream", "retry_after"]
+
+SHOWN = 200  # bytes of a strange body that an error shows
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds the server asks to wait: `retry-after-ms`, or `Retry-After` (RFC 9110, 10.2.3: seconds or an HTTP date).
+
+    Anything else (negative, NaN, absurd words) is as if it were not there.
+    """
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name, "").strip()
+        try:
+            seconds = float(value) * scale
+        except ValueError:
+            continue
+        if math.isfinite(seconds) and seconds >= 0:
+            return seconds
+    try:
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def refused(exchange: Exchange, dialect: Dialect, limit: int) -> Fault:
+    """The fault that a status other than 200 stands for."""
+    status = exchange.status
+    if 300 <= status < 400:
+        where = exchange.headers.get("location", "nowhere")
+        return Fault(
+            Reason.REDIRECT,
+            f"the server redirects ({status}) to {where!r}; redirects are not followed: pass that URL to connect()",
+            upstream=Upstream(status=status),
+        )
+    fault = dialect.parse_error(Reply(status=status, headers=exchange.headers, body=exchange.read(limit)))
+    if fault.retry_after is None:
+        fault.retry_after = retry_after(exchange.headers)
+    return fault
+
+
+def require_event_stream(exchange: Exchange) -> None:
+    """Raise Fault unless the body is server-sent events, unencoded; say what it is instead."""
+    encoding = exchange.headers.get("content-encoding", "identity").lower()
+    if encoding not in ("", "identity"):
+        raise Fault(
+            Reason.PROTOCOL, f"the body is compressed ({encoding}), which was not asked for: is a proxy between?"
+        )
+    kind = exchange.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "text/event-stream":
+        return
+    start = exchange.read(SHOWN)
+    if not start:
+        raise Fault(Reason.EMPTY, "the server answered 200 with an empty body", upstream=Upstream(status=200))
+    text = start.decode("utf-8", "replace")
+    raise Fault(
+        Reason.PROTOCOL,
+        f"the server answered 200 with {kind or 'no content type'} instead of text/event-stream: is this URL the engine's?",
+        upstream=Upstream(status=200, message=text),
+    )

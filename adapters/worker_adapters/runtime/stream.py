@@ -1,0 +1,191 @@
+"""The handle of a stream, and its two ways to run: on the calling thread, or on a worker thread with a hand-over."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator
+from operator import length_hint
+from types import TracebackType
+from typing import Self, cast
+
+from ..api import CancelOutcome, Completion, End, Error, Event, Metrics, Started, Token, TokenLogprob
+from ..lifetime import Cause, Interrupted
+from .channel import Channel
+from .envelope import exception_of
+from .layers import TERMINAL
+from .state import StreamState
+
+__all__ = ["RunningStream", "on_calling_thread", "on_worker_thread"]
+
+_NOTHING: Iterator[Event] = iter(())
+
+
+class RunningStream:
+    """A Stream (see api.adapter). Nothing that runs refers to it, so dropping it is noticed: it cancels."""
+
+    __slots__ = ("__weakref__", "_abandon", "_begun", "_ends", "_kept", "_lifetime", "_next_run", "_pending", "_state")
+
+    def __init__(
+        self, state: StreamState, next_run: Callable[[], list[Event]], abandon: Callable[[], None], *, collect: bool
+    ) -> None:
+        self._state = state
+        self._lifetime = state.lifetime
+        self._next_run = next_run
+        self._abandon = abandon
+        self._pending = _NOTHING
+        self._ends = False  # the terminal event is in _pending, or was
+        self._begun = False
+        self._kept: list[Event] | None = [] if collect else None
+
+    @property
+    def task_id(self) -> str:
+        """See Stream."""
+        return self._state.request.task_id
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        # A generator or a property here would cost as much as building the event does.
+        if self._lifetime.cause is not Cause.CANCELLED:
+            for event in self._pending:
+                if self._kept is not None:
+                    self._kept.append(event)
+                return event
+        return self._next_in_new_run()
+
+    def _next_in_new_run(self) -> Event:
+        self._begun = True
+        if self._ends and length_hint(self._pending) == 0:
+            raise StopIteration
+        run = [] if self._lifetime.cancelled else self._next_run()
+        if self._lifetime.cancelled:  # perhaps meanwhile: what came with it is dropped
+            self._abandon()
+            run = [self._state.cancelled()]
+        self._ends = type(run[-1]) in TERMINAL
+        self._pending = iter(run)
+        event = next(self._pending)
+        if self._kept is not None:
+            self._kept.append(event)
+        return event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def cancel(self) -> CancelOutcome:
+        """See Stream."""
+        if self._ends and length_hint(self._pending) == 0:
+            return CancelOutcome.UNKNOWN
+        self._lifetime.trip(Cause.CANCELLED)
+        return CancelOutcome.CLOSED
+
+    def close(self) -> None:
+        """See Stream."""
+        if not self._ends:
+            self._lifetime.trip(Cause.CANCELLED)
+        self._abandon()
+
+    def result(self) -> Completion:
+        """See Stream."""
+        if self._kept is None:
+            if self._begun:
+                raise RuntimeError("result() after iteration has begun needs a stream made with collect=True")
+            self._kept = []
+        for _ in self:
+            pass
+        return _collected(self._kept)
+
+
+def _collected(events: list[Event]) -> Completion:
+    started = next((e for e in events if type(e) is Started), None)
+    terminal = events[-1]
+    tokens = [e for e in events if type(e) is Token]
+    ids: list[int] = [i for token in tokens for i in token.token_ids or ()]
+    end = terminal if isinstance(terminal, End) else None
+    if end is not None:
+        ids += end.token_ids_tail or ()
+    logprobs: list[TokenLogprob] = [p for token in tokens for p in token.logprobs or ()]
+    metrics = next((e.values for e in reversed(events) if type(e) is Metrics), {})
+    completion = Completion(
+        text="".join([token.text for token in tokens]),
+        started=started,
+        end=end,
+        token_ids=tuple(ids) if ids or (end is not None and end.token_ids_tail is not None) else None,
+        logprobs=tuple(logprobs) if logprobs else None,
+        metrics=metrics,
+    )
+    if isinstance(terminal, Error):
+        error = exception_of(terminal)
+        error.partial = completion
+        raise error
+    return completion
+
+
+def on_calling_thread(
+    state: StreamState, runs: Iterator[list[Event]], release: Callable[[], None], *, collect: bool
+) -> RunningStream:
+    """The stream runs in its consumer's `next`."""
+    generator = cast("Generator[list[Event], None, None]", runs)
+
+    def next_run() -> list[Event]:
+        run = next(generator)
+        if type(run[-1]) in TERMINAL:
+            generator.close()
+            release()
+        return run
+
+    def abandon() -> None:
+        # ValueError: the generator is running, on another thread, which the tripped lifetime makes leave by itself.
+        with contextlib.suppress(ValueError):
+            generator.close()
+            release()
+
+    return RunningStream(state, next_run, abandon, collect=collect)
+
+
+def on_worker_thread(
+    state: StreamState,
+    runs: Iterator[list[Event]],
+    release: Callable[[], None],
+    *,
+    size: int,
+    spawn: Callable[[Callable[[], None]], None],
+    collect: bool,
+) -> RunningStream:
+    """The stream runs on a worker thread, which hands its events over."""
+    channel: Channel[Event] = Channel(size, state.lifetime, state.lifetime.clock)
+    generator = cast("Generator[list[Event], None, None]", runs)
+    state.lifetime.attach(channel.wake)
+
+    def work() -> None:
+        try:
+            _pump(state, generator, channel)
+        finally:
+            state.lifetime.detach(channel.wake)
+            release()
+
+    spawn(work)
+    return RunningStream(state, channel.take, lambda: None, collect=collect)
+
+
+def _pump(state: StreamState, runs: Generator[list[Event], None, None], channel: Channel[Event]) -> None:
+    run = next(runs)
+    while type(run[-1]) not in TERMINAL:
+        try:
+            channel.put(run)
+        except Interrupted as exc:
+            state.blocked_seconds = channel.blocked_seconds
+            run = runs.throw(exc)  # the layers turn it into the terminal event, like one raised in a read
+        else:
+            state.blocked_seconds = channel.blocked_seconds
+            run = next(runs)
+    runs.close()
+    channel.finish(run)

@@ -1,0 +1,216 @@
+"""What every stream of an adapter shares: who the worker is, how to reach it, what is known about it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import attrs
+
+from ..api import Error, Identity, Limits, Phase, Properties, Reason, Retry, Timeouts, WorkerError
+from ..api.credentials import Credentials
+from ..dialect import Dialect, Fault, Probe, ProbeTarget, WorkerFacts
+from ..transport import Transport
+from .envelope import Redactor, envelope, exception_of
+from .metrics import NO_METRICS, Recorder
+
+__all__ = ["Worker"]
+
+T = TypeVar("T")
+
+VERSION_MAX_AGE = 300.0  # seconds
+STARTED_WAITS = 0.1  # seconds that `Started` may wait for the version, past the stream's own first frame
+
+
+class _Slowly:
+    """Facts per worker and process, not per adapter: an engine bears only so many reads, whoever asks."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.facts: WorkerFacts | None = None
+        self.scraped = False
+        self.read_at = -1e9
+
+
+_slowly: dict[tuple[str, str, str | None], _Slowly] = {}
+_slowly_lock = threading.Lock()
+
+
+class Worker:
+    """One worker as one adapter sees it. Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        dialect: Dialect,
+        transport: Transport,
+        url: str,
+        pool_id: str,
+        replica_id: str | None,
+        model: str | None,
+        credentials: Credentials | None,
+        timeouts: Timeouts,
+        retry: Retry,
+        limits: Limits,
+        identity: Identity,
+        recorder: Recorder = NO_METRICS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.dialect = dialect
+        self.transport = transport
+        self.pool_id = pool_id
+        self.replica_id = replica_id
+        self.model = model
+        self.timeouts = timeouts
+        self.retry = retry
+        self.limits = limits
+        self.identity = identity
+        self.recorder = recorder
+        self.clock = clock
+        self.redactor = Redactor()
+        self._credentials = credentials
+        self._lock = threading.Lock()
+        self._known = self._completed(Properties(engine=dialect.name, observed_at=0.0))
+        self._known_at = -1e9
+        self._probing: threading.Event | None = None
+        with _slowly_lock:
+            self._slowly = _slowly.setdefault((dialect.name, url, model), _Slowly())
+
+    # --- context ----------------------------------------------------------------------------------------------------
+
+    @property
+    def known_version(self) -> str | None:
+        """The engine's version as far as it is known by now."""
+        return self._known.engine_version
+
+    def auth_headers(self) -> Mapping[str, str]:
+        """The headers that carry the credential. Raises Fault where its provider fails."""
+        if self._credentials is None:
+            return {}
+        try:
+            token = self._credentials()
+        except Exception as exc:
+            raise Fault(Reason.UPSTREAM_AUTH, f"the credentials provider failed: {type(exc).__name__}: {exc}") from exc
+        self.redactor.learn(token)
+        return self.dialect.auth_headers(token)
+
+    def error(self, fault: Fault, *, phase: Phase, attempts: int = 0, started: bool = False) -> Error:
+        """The envelope of a fault of this worker."""
+        return envelope(
+            fault,
+            engine=self.dialect.name,
+            pool_id=self.pool_id,
+            replica_id=self.replica_id,
+            phase=phase,
+            attempts=attempts,
+            started=started,
+            engine_version=self._known.engine_version,
+            redactor=self.redactor,
+        )
+
+    def refusal(self, fault: Fault) -> WorkerError:
+        """What to raise for a fault found before any I/O."""
+        return exception_of(self.error(fault, phase=Phase.PREPARE))
+
+    # --- probes -----------------------------------------------------------------------------------------------------
+
+    def probe(self, conversation: Probe[T]) -> T:
+        """Carry a probe's requests and return what it learnt. Blocks; raises Fault."""
+        headers = self.auth_headers()
+        try:
+            wire = next(conversation)
+            while True:
+                reply = self.transport.call(wire, headers, self.timeouts.probe, self.limits.max_probe_body)
+                wire = conversation.send(reply)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
+        finally:
+            conversation.close()
+
+    def ask(self, conversation: Probe[T]) -> T:
+        """As `probe`, for a caller: raises WorkerError."""
+        try:
+            return self.probe(conversation)
+        except Fault as fault:
+            raise WorkerError(self.error(fault, phase=Phase.PREPARE, attempts=1)) from fault
+
+    def target(self, *, scrape: bool = False) -> ProbeTarget:
+        """What probes may need to know."""
+        return ProbeTarget(model=self.model, scrape=scrape)
+
+    def facts(self, *, scrape: bool = False) -> WorkerFacts:
+        """Properties, read no more often than the dialect allows. Blocks; raises Fault."""
+        slowly = self._slowly
+        with slowly.lock:
+            fresh = self.clock() - slowly.read_at < self.dialect.traits.probe_interval
+            if slowly.facts is None or not fresh or (scrape and not slowly.scraped):
+                found = self.probe(self.dialect.properties(self.target(scrape=scrape)))
+                slowly.facts = attrs.evolve(found, properties=self._completed(found.properties))
+                slowly.read_at, slowly.scraped = self.clock(), scrape
+                self._learn(slowly.facts.properties)
+                self.recorder.observed(slowly.facts.properties)
+            return slowly.facts
+
+    def _completed(self, properties: Properties) -> Properties:
+        identity = self.identity
+        return attrs.evolve(
+            properties,
+            observed_at=time.time(),
+            engine_version=properties.engine_version or identity.engine_version,
+            trtllm_version=properties.trtllm_version or identity.trtllm_version,
+            model_digest=properties.model_digest or identity.model_digest,
+            model=properties.model or self.model,
+        )
+
+    # --- version ----------------------------------------------------------------------------------------------------
+
+    def _learn(self, identity: Properties) -> None:
+        with self._lock:
+            self._known = self._completed(identity)
+            self._known_at = self.clock()
+
+    def forget_version(self) -> None:
+        """The worker may have been replaced: ask again at the next stream."""
+        with self._lock:
+            self._known_at = -1e9
+
+    def begin_version_probe(self) -> None:
+        """Ask for the version beside a stream, unless it is known and young or somebody asks already. Does not block."""
+        with self._lock:
+            if self._probing is not None or self.clock() - self._known_at < VERSION_MAX_AGE:
+                return
+            self._probing = done = threading.Event()
+        threading.Thread(target=self._probe_version, args=(done,), name="worker-adapters-version", daemon=True).start()
+
+    def _probe_version(self, done: threading.Event) -> None:
+        try:
+            self._learn(self.probe(self.dialect.identify(self.target())))
+        except Exception:  # noqa: BLE001, S110  -- a failed probe never fails a stream; the version stays as it was
+            pass
+        finally:
+            with self._lock:
+                self._probing = None
+            done.set()
+
+    def known_for_started(self) -> Properties:
+        """Version and model, as far as known; waits for a first probe under way for at most 100 ms."""
+        probing = self._probing
+        if probing is not None and self._known.engine_version is None:
+            probing.wait(STARTED_WAITS)
+        return self._known
+
+    def version_now(self) -> str | None:
+        """The version, asked for if it is unknown or old. Blocks; None if it can't be had."""
+        self.begin_version_probe()
+        probing = self._probing
+        if probing is not None:
+            probing.wait(self.timeouts.probe)
+        return self._known.engine_version
+
+    def join_probe(self, seconds: float) -> None:
+        """Wait that long for a version probe under way."""
+        probing = self._probing
+        if probing is not None:
+            probing.wait(seconds)

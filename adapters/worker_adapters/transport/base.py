@@ -1,0 +1,66 @@
+"""What the runtime asks of a transport. `http` talks to sockets; `scripted` answers from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Protocol, Self
+
+from ..dialect import Reply, WireRequest
+from ..lifetime import Lifetime
+
+__all__ = ["Exchange", "Transport"]
+
+
+class Exchange(Protocol):
+    """One request under way whose response head has come. A context manager: leaving it gives up the connection."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The response headers, names in lower case."""
+        ...
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body as it arrives, cut anywhere; ends at its regular end. Blocks in the engine's turn of the timers.
+
+        Raises Fault (TRUNCATED, DISCONNECTED, PROTOCOL) where the body breaks off, Interrupted when tripped.
+        """
+        ...
+
+    def read(self, limit: int) -> bytes:
+        """The body, or its first `limit` bytes. Blocks. A body that breaks off is returned as far as it came."""
+        ...
+
+    def settle(self, seconds: float) -> None:
+        """The stream is over: read on to the end of the body for at most that long, so that the connection is reused."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+class Transport(Protocol):
+    """Carries requests to one origin. Thread-safe."""
+
+    def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> Exchange:
+        """Send a request and wait for the response head, advancing the lifetime's phase from connect on.
+
+        Raises Fault (CONNECT, DISCONNECTED, PROTOCOL) and Interrupted. Blocks.
+        """
+        ...
+
+    def call(self, wire: WireRequest, headers: Mapping[str, str], timeout: float, limit: int) -> Reply:
+        """A control call: send, and read the whole reply. Raises Fault (CONNECT, CONNECT_TIMEOUT, PROTOCOL). Blocks."""
+        ...
+
+    def close(self) -> None:
+        """Release idle connections. Idempotent."""
+        ...

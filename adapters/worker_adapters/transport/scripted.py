@@ -1,0 +1,149 @@
+"""A transport made of memory: answers come from a script, through the same codec and runtime as a socket's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import attrs
+
+from ..api import Phase, Reason
+from ..dialect import Fault, Reply, WireRequest
+from ..lifetime import Interrupted, Lifetime
+
+__all__ = ["Hang", "Script", "ScriptedTransport", "Step"]
+
+
+class Hang:
+    """A step that sends nothing until the stream is interrupted, or `release` is called from another thread."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._released = threading.Event()
+
+    def release(self) -> None:
+        """Let the script go on."""
+        self._released.set()
+
+    def wait(self, lifetime: Lifetime) -> None:
+        """Block as a read would."""
+        self.reached.set()
+        lifetime.attach(self._released.set)
+        try:
+            self._released.wait()
+        finally:
+            lifetime.detach(self._released.set)
+        lifetime.check()
+
+
+Step: TypeAlias = bytes | Hang | Fault
+
+
+@attrs.frozen(kw_only=True)
+class Script:
+    """One answer: a head, then steps (bytes to deliver in one read, a Hang, a Fault to break off with).
+
+    `connect` and `queue` come before the head, in those phases.
+    """
+
+    status: int = 200
+    headers: Mapping[str, str] = attrs.field(factory=lambda: {"content-type": "text/event-stream"})
+    steps: Iterable[Step] = ()
+    connect: Step | None = None
+    queue: Step | None = None
+
+
+def _perform(step: Step | None, lifetime: Lifetime) -> None:
+    if isinstance(step, Fault):
+        raise step
+    if isinstance(step, Hang):
+        step.wait(lifetime)
+
+
+class _Exchange:
+    def __init__(self, script: Script, lifetime: Lifetime) -> None:
+        self.status = script.status
+        self.headers = script.headers
+        self._steps = iter(script.steps)
+        self._lifetime = lifetime
+
+    def chunks(self) -> Iterator[bytes]:
+        """See Exchange."""
+        lifetime = self._lifetime
+        while True:
+            lifetime.resume()
+            try:
+                step = next(self._steps, None)
+                _perform(step, lifetime)
+            finally:
+                lifetime.pause()
+            if lifetime.cause is not None:
+                raise Interrupted(lifetime.cause)
+            if step is None:
+                return
+            if isinstance(step, bytes):
+                yield step
+
+    def read(self, limit: int) -> bytes:
+        """See Exchange."""
+        return b"".join(self.chunks())[:limit]
+
+    def settle(self, seconds: float) -> None:
+        """See Exchange."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+
+class ScriptedTransport:
+    """Answers each stream with the next script, or with what `answer` makes of the request. Thread-safe.
+
+    `replies` maps the target of a control call to its reply; a call without one finds nobody there.
+    """
+
+    def __init__(
+        self,
+        scripts: Iterable[Script] = (),
+        *,
+        answer: Callable[[WireRequest], Script] | None = None,
+        replies: Mapping[str, Reply] | None = None,
+    ) -> None:
+        self._scripts = iter(scripts)
+        self._answer = answer
+        self._replies = {} if replies is None else replies
+        self._lock = threading.Lock()
+        self.requests: list[WireRequest] = []
+        self.calls: list[WireRequest] = []
+        self.headers: list[Mapping[str, str]] = []
+
+    def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> _Exchange:
+        """See Transport."""
+        with self._lock:
+            self.requests.append(wire)
+            self.headers.append(headers)
+            script = next(self._scripts) if self._answer is None else self._answer(wire)
+        lifetime.enter(Phase.CONNECT)
+        _perform(script.connect, lifetime)
+        lifetime.enter(Phase.QUEUE)
+        _perform(script.queue, lifetime)
+        lifetime.phase = Phase.FIRST_TOKEN
+        return _Exchange(script, lifetime)
+
+    def call(self, wire: WireRequest, headers: Mapping[str, str], timeout: float, limit: int) -> Reply:  # noqa: ARG002  -- Transport's signature
+        """See Transport."""
+        with self._lock:
+            self.calls.append(wire)
+        reply = self._replies.get(wire.target)
+        if reply is None:
+            raise Fault(Reason.CONNECT, f"the script has no reply for {wire.target}")
+        return reply
+
+    def close(self) -> None:
+        """See Transport."""
