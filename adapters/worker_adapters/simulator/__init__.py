@@ -1,3 +1,23 @@
-"""simulator."""
+"""HTTP servers that speak each engine's wire byte for byte, from a seeded token source: for testing orchestrators."""
 
-__all__: list[str] = []
+from __future__ import annotations
+
+from .exchange import Split, random_cuts
+from .server import ENGINES, Simulator
+from .slots import State
+from .source import DEFAULT_VOCABULARY, Ask, ScriptedSource, Token, TokenSource, Vocabulary, WordSource
+
+__all__ = [
+    "DEFAULT_VOCABULARY",
+    "ENGINES",
+    "Ask",
+    "ScriptedSource",
+    "Simulator",
+    "Split",
+    "State",
+    "Token",
+    "TokenSource",
+    "Vocabulary",
+    "WordSource",
+    "random_cuts",
+]

@@ -1,0 +1,209 @@
+"""One connection's bytes: the request reader, and the one place that writes.
+
+Raw sockets instead of http.server, because both the bytes and the moment each of them is sent are the product here.
+"""
+
+from __future__ import annotations
+
+import random
+import select
+import socket
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import attrs
+
+from .seam import Request
+
+__all__ = ["BadRequestError", "GoneError", "Out", "Split", "alive", "random_cuts", "read_request"]
+
+MAX_HEAD = 64 * 1024
+MAX_BODY = 100 * 1024 * 1024
+READ_TIMEOUT = 60.0  # for the rest of a request that has begun, per read
+DIGITS = frozenset("0123456789")
+
+Split: TypeAlias = int | Callable[[bytes], Iterable[bytes]] | None
+
+
+class GoneError(Exception):
+    """The client has closed, reset or shut down its side."""
+
+
+class BadRequestError(Exception):
+    """What came is no request that can be answered; `status` is the HTTP status to say so with."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def random_cuts(seed: int, longest: int = 16) -> Callable[[bytes], Iterator[bytes]]:
+    """A cutter into pieces of 1 to `longest` bytes. Equal data is cut alike; safe to share between threads."""
+
+    def cut(data: bytes) -> Iterator[bytes]:
+        rng = random.Random(seed ^ zlib.crc32(data))  # noqa: S311 - test data, not secrets
+        start = 0
+        while start < len(data):
+            end = start + rng.randint(1, longest)
+            yield data[start:end]
+            start = end
+
+    return cut
+
+
+def _pieces(data: bytes, split: Split) -> Iterable[bytes]:
+    if split is None:
+        return (data,)
+    if isinstance(split, int):
+        return (data[start : start + split] for start in range(0, len(data), split))
+    return split(data)
+
+
+@attrs.define(kw_only=True)
+class Out:
+    """All that is sent to a client goes through `_send`, the bytes of bodies through `_body`.
+
+    `split` cuts the bytes on the socket, `chunk_split` the payload into HTTP chunks. `began` tells whether a head has
+    been sent. Sending blocks while the client does not read; raises GoneError when it left.
+    """
+
+    sock: socket.socket
+    split: Split = None
+    chunk_split: Split = None
+    began: bool = False
+
+    def head(self, data: bytes) -> None:
+        """Send status line and headers, in one piece."""
+        self.began = True
+        self._send(data)
+
+    def interim(self, data: bytes) -> None:
+        """Send something in front of the answer itself."""
+        self._send(data)
+
+    def whole(self, data: bytes) -> None:
+        """Send a body of known length."""
+        self._body(data)
+
+    def chunk(self, payload: bytes) -> None:
+        """Send a payload as one HTTP chunk (or as several, if chunks are to be split)."""
+        for part in _pieces(payload, self.chunk_split):
+            self._body(b"%x\r\n%b\r\n" % (len(part), part))
+
+    def end_chunks(self) -> None:
+        """Send the terminator of a chunked body, in the two writes llama-server makes (completion_stream_close)."""
+        self._body(b"0\r\n")
+        self._body(b"\r\n")
+
+    def _body(self, data: bytes) -> None:
+        for piece in _pieces(data, self.split):
+            self._send(piece)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self.sock.sendall(data)
+        except OSError as error:
+            raise GoneError from error
+
+
+def alive(sock: socket.socket) -> bool:
+    """Whether the client still keeps its side open; a half-closed one counts as gone, as it does for llama-server."""
+    try:
+        poll = select.poll()  # not select(): descriptors may be beyond 1023
+        poll.register(sock, select.POLLIN)
+        return not poll.poll(0) or bool(sock.recv(1, socket.MSG_PEEK))
+    except (OSError, ValueError):
+        return False
+
+
+def read_request(sock: socket.socket, out: Out, *, idle: float) -> Request | None:
+    """Read one request; None if the client closed or sent nothing within `idle` seconds.
+
+    Blocks. Raises BadRequestError, and GoneError when the client leaves in the middle. Reads not a byte past the
+    request: one that the client has sent on already stays in the socket.
+    """
+    head = _read_head(sock, idle)
+    if head is None:
+        return None
+    line, _, rest = head.decode("latin-1").partition("\r\n")
+    words = line.split(" ")
+    if len(words) != 3 or not words[2].startswith("HTTP/1.") or not words[1].startswith("/"):  # noqa: PLR2004
+        raise BadRequestError(400)
+    headers = _headers(rest)
+    if "transfer-encoding" in headers:
+        raise BadRequestError(411)
+    target = urlsplit(words[1])
+    closing = words[2] == "HTTP/1.0" or headers.get("connection", "").lower() == "close"
+    return Request(
+        method=words[0],
+        path=unquote(target.path),
+        query=dict(parse_qsl(target.query, keep_blank_values=True)),
+        headers=headers,
+        body=_read_body(sock, out, headers),
+        closing=closing,
+    )
+
+
+def _headers(text: str) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for line in filter(None, text.split("\r\n")):
+        name, colon, value = line.partition(":")
+        if not colon or not name or name != name.strip():
+            raise BadRequestError(400)
+        headers.setdefault(name.lower(), value.strip())
+    return headers
+
+
+def _read_head(sock: socket.socket, idle: float) -> bytes | None:
+    head = b""
+    sock.settimeout(idle)
+    # Peek, then take exactly up to the blank line, so that what follows is left for the next reader.
+    while True:
+        data = _receive(sock, MAX_HEAD, socket.MSG_PEEK) if head else _first(sock)
+        if not data:
+            if head:
+                raise GoneError
+            return None
+        end = (head + data).find(b"\r\n\r\n")
+        taken = len(data) if end < 0 else end + 4 - len(head)
+        head += _receive(sock, taken)
+        if end >= 0:
+            sock.settimeout(READ_TIMEOUT)
+            return head[:end]
+        if len(head) > MAX_HEAD:
+            raise BadRequestError(431)
+        sock.settimeout(READ_TIMEOUT)
+
+
+def _first(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(MAX_HEAD, socket.MSG_PEEK)
+    except OSError:  # idle for too long, or reset between requests: both end a connection quietly
+        return b""
+
+
+def _receive(sock: socket.socket, size: int, flags: int = 0) -> bytes:
+    try:
+        return sock.recv(size, flags)
+    except OSError as error:
+        raise GoneError from error
+
+
+def _read_body(sock: socket.socket, out: Out, headers: dict[str, str]) -> bytes:
+    length = headers.get("content-length", "0")
+    if not length or not DIGITS.issuperset(length):
+        raise BadRequestError(400)
+    size = int(length)
+    if size > MAX_BODY:
+        raise BadRequestError(413)
+    if size and headers.get("expect", "").lower() == "100-continue":
+        out.interim(b"HTTP/1.1 100 Continue\r\n\r\n")
+    body = bytearray()
+    while len(body) < size:
+        data = _receive(sock, min(size - len(body), 1 << 20))
+        if not data:
+            raise GoneError
+        body += data
+    return bytes(body)

@@ -1,0 +1,183 @@
+"""The way of one generation request through the slots: the one place that paces."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from .exchange import GoneError, Out
+from .seam import Job, RefusedError, Reply, Step
+from .slots import Run, Slots, StoppedError, Ticket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Pace", "Performance"]
+
+POLL = 1.0  # seconds between two looks at a silent client; llama-server's own figure
+
+
+@attrs.frozen(kw_only=True)
+class Pace:
+    """When tokens are due: `first_token_delay` seconds after the admission, then `rate` a second (None: at once)."""
+
+    first_token_delay: float = 0.0
+    rate: float | None = None
+
+    @property
+    def between(self) -> float:
+        """Seconds from one token to the next."""
+        return 0.0 if self.rate is None else 1.0 / self.rate
+
+
+@attrs.define(kw_only=True, eq=False)
+class _Live:
+    """A task in its slot."""
+
+    index: int
+    run: Run
+    steps: Iterator[Step]
+    due: float
+
+
+@attrs.define(kw_only=True, eq=False)
+class Performance:
+    """One job on its connection's thread: nothing here is shared, but through `slots`.
+
+    `alive` looks after the client, `send_head` opens a streamed answer. For `exhausted` and `lone_poll` see Wire.
+    """
+
+    job: Job
+    slots: Slots
+    pace: Pace
+    out: Out
+    alive: Callable[[], bool]
+    send_head: Callable[[Reply], None]
+    exhausted: Callable[[], RefusedError]
+    lone_poll: bool
+    _last_payload: float = 0.0
+    _last_look: float = 0.0
+    _results: dict[int, Any] = attrs.field(factory=dict)
+
+    def perform(self) -> Reply | None:
+        """Run the job to its end and stream it; returns the reply to send if nothing of it was sent yet.
+
+        Blocks as long as the job takes. Raises GoneError when the client left and StoppedError when the simulator
+        stops; the slots are free again in any case. Unless stopped, the job counts as served, failed or cancelled.
+        """
+        try:
+            self._run()
+        except RefusedError as refused:
+            self.slots.count(failed=1)
+            if not self.out.began:
+                return refused.reply
+            self.out.chunk(refused.event)
+        except GoneError:
+            self.slots.count(cancelled=1)
+            raise
+        except StoppedError:
+            raise
+        except Exception:
+            self.slots.count(failed=1)  # a token source that raises: the connection breaks, the thread tells why
+            raise
+        else:
+            self.slots.count(served=1)
+            if self.job.head is None:
+                return self.job.collect([result for _, result in sorted(self._results.items())])
+            if self.job.farewell:
+                self.out.chunk(self.job.farewell)
+        self.out.end_chunks()
+        return None
+
+    def _run(self) -> None:
+        tickets = self.slots.enqueue(self.job.groups)
+        starts = [sum(len(group) for group in self.job.groups[:number]) for number in range(len(tickets))]
+        waiting = list(zip(tickets, starts, strict=True))
+        live: list[_Live] = []
+        self._last_look = time.monotonic()
+        try:
+            while waiting or live:
+                if not live:
+                    self.slots.wait_admitted([ticket for ticket, _ in waiting])
+                    self._look(force=True)
+                for ticket, start in [entry for entry in waiting if entry[0].runs]:
+                    waiting.remove((ticket, start))
+                    live += self._start(ticket, start)
+                live.sort(key=lambda one: one.run.slot)
+                self._wait(min(one.due for one in live))
+                live = self._round(live)
+        finally:
+            self.slots.withdraw(tickets)
+
+    def _start(self, ticket: Ticket, start: int) -> list[_Live]:
+        live = []
+        for offset, run in enumerate(ticket.runs):
+            steps = run.task.steps(run)
+            self._emit(next(steps))
+            due = run.started + self.pace.first_token_delay
+            live.append(_Live(index=start + offset, run=run, steps=steps, due=due))
+        return live
+
+    def _round(self, live: list[_Live]) -> list[_Live]:
+        """One token for everything that is due; what is left of `live`."""
+        now = time.monotonic()
+        left = []
+        for one in live:
+            if one.due > now:
+                left.append(one)
+                continue
+            if one.run.exhausted:
+                raise self.exhausted()
+            if self.job.head is not None and not self.alive():
+                raise GoneError
+            step = next(one.steps)
+            self.slots.advance()
+            if step.last:
+                # Freed first, so that a client which has read the end finds the slot free.
+                self.slots.release(one.run)
+                self._results[one.index] = step.result
+            else:
+                # A client that reads slowly delays this thread; what it missed is not made up for in a burst.
+                one.due = max(one.due + self.pace.between, now) if self.pace.rate else 0.0
+                left.append(one)
+            self._emit(step)
+        return left
+
+    def _emit(self, step: Step) -> None:
+        if self.job.head is None:
+            return
+        events = step.events
+        if not self.out.began:
+            # The first result opens the answer; if it is a mere marker it is not written (completion_two_prompts).
+            self.send_head(self.job.head)
+        elif step.opening:
+            events = (step.opening, *events)
+        for event in events:
+            self.out.chunk(event)
+        self._last_payload = time.monotonic()
+
+    def _wait(self, due: float) -> None:
+        """Block until `due`; pings, looks after the client, and raises StoppedError or GoneError meanwhile."""
+        while True:
+            if self.slots.stopping.is_set():
+                raise StoppedError
+            now = time.monotonic()
+            if now - self._last_look >= POLL:
+                self._look()
+            if now >= due:
+                return
+            wake = min(due, now + POLL)
+            if self.job.ping_interval is not None and self.out.began:
+                if now >= self._last_payload + self.job.ping_interval:
+                    self.out.chunk(self.job.ping)
+                    self._last_payload = now
+                wake = min(wake, self._last_payload + self.job.ping_interval)
+            self.slots.stopping.wait(max(0.0, wake - now))
+
+    def _look(self, *, force: bool = False) -> None:
+        self._last_look = time.monotonic()
+        streaming = self.job.head is not None
+        if (force or streaming or not self.lone_poll or self.slots.state.active == 1) and not self.alive():
+            raise GoneError
