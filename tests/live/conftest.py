@@ -1,0 +1,118 @@
+"""Makes the helpers of this folder importable, and records a green live run when asked to.
+
+Nothing is skipped here: tests marked `live` run when the marker expression selects them, and fail where the engine
+cannot be had. A test of another engine than llama-server says which: `@pytest.mark.live("vllm")`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import platform
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# --import-mode=importlib leaves sys.path alone; the helpers are flat modules because they are scripts as well.
+sys.path.insert(0, str(Path(__file__).parent))
+
+import report
+
+RECORD = "WORKER_ADAPTERS_LIVE_REPORT"
+ENGINE = "live_engine"  # a test's user property: reports travel without their item, and so without its markers
+
+
+class _Recorder:
+    """Counts live tests by engine and outcome over the session."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.left_out: set[str] = set()  # engines of which some test was deselected (-k): no full run
+
+    def count(self, engine: str, result: pytest.TestReport) -> None:
+        # A test counts once: by its call, or by a setup or teardown that did not pass.
+        if result.when == "call" or not result.passed:
+            self.outcomes[engine][result.outcome] += 1
+
+    def write(self, engine: str) -> str:
+        seen = self.outcomes[engine]
+        if seen["failed"] or not seen["passed"]:
+            return f"live report of {engine}: not a green run, not recorded"
+        if engine in self.left_out:
+            return f"live report of {engine}: some of its tests were deselected, not recorded"
+        version, source = _llamacpp_identity() if engine == "llamacpp" else ("unknown", "unknown")
+        path = report.write(
+            report.Report(
+                engine=engine,
+                version=version,
+                source=source,
+                date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                python=platform.python_version(),
+                tests=report.Counts(passed=seen["passed"], failed=0, skipped=seen["skipped"]),
+                duration_s=round(time.monotonic() - self.began, 1),
+            )
+        )
+        return f"live report of {engine}: {path}"
+
+
+_recorder = _Recorder()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if engine := _engine(item):
+        item.user_properties.append((ENGINE, engine))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the engine before the first test, whose timeout is shorter than the build; shows the progress."""
+    if session.config.option.collectonly or not any(_engine(item) == "llamacpp" for item in session.items):
+        return
+    import llamacpp_build  # noqa: PLC0415 - as in _llamacpp_identity
+
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    try:
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            llamacpp_build.binary()
+    except llamacpp_build.BuildError as error:
+        pytest.exit(f"the live tests need llama-server: {error}", returncode=1)
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    _recorder.left_out.update(filter(None, map(_engine, items)))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if engine := dict(report.user_properties).get(ENGINE):
+        _recorder.count(str(engine), report)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if os.environ.get(RECORD) == "1":
+        for engine in sorted(_recorder.outcomes):
+            terminalreporter.write_line(_recorder.write(engine))
+
+
+def _engine(item: pytest.Item) -> str | None:
+    marker = item.get_closest_marker("live")
+    if marker is None:
+        return None
+    return str(marker.args[0]) if marker.args else "llamacpp"
+
+
+def _llamacpp_identity() -> tuple[str, str]:
+    """Ask a server of its own: the tests' ones are gone by now."""
+    import llama_server  # noqa: PLC0415 - a default run has no use for it
+    import llamacpp_build  # noqa: PLC0415
+
+    with llama_server.LlamaServer() as server:
+        version = str(server.props()["build_info"])
+    return version, f"{llamacpp_build.SDIST} sha256:{llamacpp_build.SHA256}"
