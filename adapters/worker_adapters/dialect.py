@@ -56,13 +56,19 @@ class Frame(Protocol):
     """One SSE frame as the codec delivers it (worker_adapters.codec.Frame)."""
 
     @property
-    def event(self) -> bytes: ...
+    def event(self) -> bytes:
+        """The event's name; b"message" where none was given."""
+        ...
 
     @property
-    def data(self) -> bytes: ...
+    def data(self) -> bytes:
+        """The data lines, joined; empty for a block that has none and so is no event by the standard."""
+        ...
 
     @property
-    def unknown(self) -> tuple[tuple[bytes, bytes], ...]: ...
+    def unknown(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Fields that the standard ignores, as (name, value)."""
+        ...
 
 
 Payload: TypeAlias = bytes | Frame
@@ -179,21 +185,26 @@ class Tally:
 
 
 class Encoder(Protocol):
-    """Builds the request for one attempt. `request.seed` and `request.model` are already resolved."""
+    """From a request to the wire."""
 
-    def __call__(self, request: GenerateRequest, /, *, attempt: int) -> WireRequest: ...
+    def __call__(self, request: GenerateRequest, /, *, attempt: int) -> WireRequest:
+        """The request of one attempt. `request.seed` and `request.model` are already resolved."""
+        ...
 
 
 class Decoder(Protocol):
-    """Frames of one read after another → runs. Raises Fault for an error inside the stream.
-
-    Yields once for every batch of frames that is not an error, and stops after `Finished`. Returning without it means
-    that the body ended before the engine said so: the runtime makes TRUNCATED or EMPTY of it.
-    """
+    """From the wire to events."""
 
     def __call__(
         self, batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally
-    ) -> Iterator[Run]: ...
+    ) -> Iterator[Run]:
+        """Frames of one read after another → runs. Raises Fault for an error inside the stream.
+
+        Yields once for every batch of frames that is not an error; what a batch holds before an error is yielded before
+        the Fault is raised. The runtime reads no further than `Finished`. Returning without it means that the body ended
+        before the engine said so: the runtime makes TRUNCATED or EMPTY of it.
+        """
+        ...
 
 
 Probe: TypeAlias = Generator[WireRequest, Reply, T]

@@ -34,7 +34,7 @@ class Cause(StrEnum):
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
     CONNECT_TIMEOUT = "connect_timeout"
-    FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105  -- not a password
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"
     IDLE_TIMEOUT = "idle_timeout"
 
 

@@ -1,3 +1,7 @@
-"""cli."""
+"""The command line: `worker-adapters run | demo | simulate | health | properties`."""
 
-__all__: list[str] = []
+from __future__ import annotations
+
+from .main import main
+
+__all__ = ["main"]

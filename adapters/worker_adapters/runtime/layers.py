@@ -286,7 +286,6 @@ def ending(worker: Worker, state: StreamState, runs: Iterator[list[Event]]) -> I
     lifetime = state.lifetime
     try:
         yield from runs
-        return
     except Interrupted as exc:
         if exc.cause is Cause.CANCELLED:
             terminal: Event = state.cancelled()
@@ -294,9 +293,11 @@ def ending(worker: Worker, state: StreamState, runs: Iterator[list[Event]]) -> I
             terminal = _error(worker, state, fault_of_cause(exc.cause, lifetime, state.request.deadline))
     except Fault as fault:
         terminal = _error(worker, state, fault)
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001  -- a bug of ours must end the stream as an Error, not its thread
         _log.exception("a stream met a bug of its adapter", extra={"task_id": state.request.task_id})
         terminal = _error(worker, state, Fault(Reason.BUG, f"a bug of the adapter: {type(exc).__name__}: {exc}"))
+    else:
+        return
     yield [terminal]
 
 

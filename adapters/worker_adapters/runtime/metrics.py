@@ -1,4 +1,4 @@
-"""Prometheus families with fixed labels. The only module that imports prometheus_client, and only when metrics are asked for.
+"""Prometheus families with fixed labels; the only importer of prometheus_client, and only when metrics are on.
 
 No task, prompt or URL is ever a label; versions are budgeted, so that a fleet that rolls forward every day can't grow
 the number of series without bound.

@@ -129,7 +129,7 @@ def read_request(sock: socket.socket, out: Out, *, idle: float) -> Request | Non
         return None
     line, _, rest = head.decode("latin-1").partition("\r\n")
     words = line.split(" ")
-    if len(words) != 3 or not words[2].startswith("HTTP/1.") or not words[1].startswith("/"):  # noqa: PLR2004
+    if len(words) != 3 or not words[2].startswith("HTTP/1.") or not words[1].startswith("/"):
         raise BadRequestError(400)
     headers = _headers(rest)
     if "transfer-encoding" in headers:

@@ -243,7 +243,7 @@ def _logit_bias(value: object, vocabulary: Vocabulary) -> list[tuple[int, float]
         pairs = value if isinstance(value, list) else []
     found: list[tuple[int, float]] = []
     for pair in pairs:
-        if not isinstance(pair, list) or len(pair) != 2:  # noqa: PLR2004
+        if not isinstance(pair, list) or len(pair) != 2:
             continue
         token, bias = pair
         if bias is False:

@@ -47,11 +47,11 @@ def complete_length(data: bytes | bytearray) -> int:
     """Length of `data` without an unfinished character at its end; invalid bytes count as finished."""
     for back in range(1, min(4, len(data) + 1)):
         byte = data[-back]
-        if byte & 0xC0 == 0x80:  # noqa: PLR2004 - a continuation byte: look for its lead
+        if byte & 0xC0 == 0x80:
             continue
-        needed = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1  # noqa: PLR2004
+        needed = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
         # 0xF8 and above lead nothing (invalid_utf8_stream has 0xFF sent at once).
-        return len(data) - back if needed > back and byte < 0xF8 else len(data)  # noqa: PLR2004
+        return len(data) - back if needed > back and byte < 0xF8 else len(data)
     return len(data)
 
 

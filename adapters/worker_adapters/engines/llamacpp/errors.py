@@ -61,6 +61,7 @@ def parse_error(reply: Reply) -> Fault:
 
 
 def fault_of_error(raw: bytes, status: int | None) -> Fault:
+    """The fault of an `error` object, from a reply's body or from inside a stream (no status)."""
     try:
         error = msgspec.json.decode(raw, type=_Error)
     except msgspec.DecodeError:

