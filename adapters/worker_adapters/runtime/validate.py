@@ -121,8 +121,8 @@ def _options(request: GenerateRequest, dialect: Dialect) -> None:
     if unknown:
         allowed = ", ".join(sorted(known)) or "none"
         raise _refuse(
-            f"{dialect.name} reads no engine_options {', '.join(unknown)} (it reads: {allowed}); what is to be sent as it is goes "
-            'under {"unchecked": {…}}'
+            f"{dialect.name} reads no engine_options {', '.join(unknown)} (it reads: {allowed}); "
+            'what is to be sent as it is goes under {"unchecked": {…}}'
         )
     if not isinstance(request.engine_options.get("unchecked", {}), Mapping):
         raise _refuse("engine_options['unchecked'] must be a mapping")
