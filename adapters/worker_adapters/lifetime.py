@@ -160,7 +160,6 @@ class Lifetime:
             self._arm(Cause.FIRST_TOKEN_TIMEOUT, self.timeouts.first_token)
         elif phase is Phase.DECODE:
             self._arm(Cause.IDLE_TIMEOUT, self.timeouts.idle)
-            self.pause()
 
     def _arm(self, cause: Cause, seconds: float | None) -> None:
         if seconds is None:
@@ -176,10 +175,12 @@ class Lifetime:
         self._budget = self._left = inf
         self._timer = (inf, self._timer[1])
 
-    def resume(self) -> None:
-        """It is the engine's turn: the timer runs."""
-        if self._left != inf:
-            self._timer = (self.clock() + self._left, self._timer[1])
+    def content(self) -> None:
+        """Content came: decoding begins, or the idle timer starts over."""
+        if self.phase is not Phase.DECODE:
+            self.enter(Phase.DECODE)
+        elif self._budget != inf:
+            self._timer = (self.clock() + self._budget, self._timer[1])
 
     def pause(self) -> None:
         """It is the consumer's turn: the timer stands still, with what is left of it."""
@@ -188,9 +189,10 @@ class Lifetime:
             self._left = expiry - self.clock()
             self._timer = (inf, cause)
 
-    def content(self) -> None:
-        """Content came: the timer starts over. Called while paused."""
-        self._left = self._budget
+    def resume(self) -> None:
+        """It is the engine's turn again: what was left runs on. What we need to read and decode counts as the engine's."""
+        if self._left != inf:
+            self._timer = (self.clock() + self._left, self._timer[1])
 
     def due(self, now: float) -> Cause | None:
         """What has run out, if anything."""

@@ -55,15 +55,16 @@ def attempt(worker: Worker, state: StreamState) -> Iterator[Run]:
         for run in dialect.decode(iter(frames), request=state.request, tally=tally):
             if len(run) > 1 or tally.tokens_out != counted or (run and type(run[0]) is not Opened):
                 counted = tally.tokens_out
-                if lifetime.phase is Phase.DECODE:
-                    lifetime.content()
-                else:
-                    lifetime.enter(Phase.DECODE)
-            if run and type(run[-1]) is Finished:
+                lifetime.content()
+            if not run:
+                continue
+            if type(run[-1]) is Finished:
                 exchange.settle(DRAIN_SECONDS)
                 last = run
                 break
+            lifetime.pause()
             yield run
+            lifetime.resume()
         else:
             raise frames.unfinished()
     yield last
@@ -128,8 +129,6 @@ def lawful(worker: Worker, state: StreamState, grade: Grade) -> Iterator[list[Ev
     """
     for run in attempt(worker, state):
         if state.started is None:
-            if not run:
-                continue
             if type(run[0]) is not Opened:
                 raise _unlawful(worker, f"{type(run[0]).__name__} came before Opened")
             state.started = _started(worker, state, grade, run[0])

@@ -26,7 +26,7 @@ class Exchange(Protocol):
         ...
 
     def chunks(self) -> Iterator[bytes]:
-        """The body as it arrives, cut anywhere; ends at its regular end. Blocks in the engine's turn of the timers.
+        """The body as it arrives, cut anywhere; ends at its regular end. Blocks.
 
         Raises Fault (TRUNCATED, DISCONNECTED, PROTOCOL) where the body breaks off, Interrupted when tripped.
         """

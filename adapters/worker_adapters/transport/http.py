@@ -215,14 +215,11 @@ class _Exchange:
         """See Exchange."""
         lifetime, read1 = self._lifetime, self._response.read1
         while True:
-            lifetime.resume()
             try:
                 chunk = read1(READ_SIZE)
             except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as exc:
-                lifetime.pause()
                 lifetime.check()
                 raise _broken_body(exc) from exc
-            lifetime.pause()
             if lifetime.cause is not None:  # a shutdown looks like the end of the body
                 raise Interrupted(lifetime.cause)
             if not chunk:

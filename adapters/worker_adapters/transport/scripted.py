@@ -73,12 +73,8 @@ class _Exchange:
         """See Exchange."""
         lifetime = self._lifetime
         while True:
-            lifetime.resume()
-            try:
-                step = next(self._steps, None)
-                _perform(step, lifetime)
-            finally:
-                lifetime.pause()
+            step = next(self._steps, None)
+            _perform(step, lifetime)
             if lifetime.cause is not None:
                 raise Interrupted(lifetime.cause)
             if step is None:

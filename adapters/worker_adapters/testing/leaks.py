@@ -1,0 +1,50 @@
+"""What a case may leave behind: nothing."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["no_leaks"]
+
+PREFIX = "worker-adapters"
+REAPER = "worker-adapters-reaper"  # one per process; it leaves by itself when it has had nothing to do for a while
+PATIENCE = 5.0  # seconds for threads that were told to leave
+
+
+def _threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if t.name.startswith(PREFIX) and t.name != REAPER}
+
+
+def _descriptors() -> dict[str, str]:
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found[entry.name] = str(entry.readlink())
+        except OSError:  # the descriptor that lists the folder
+            continue
+    return {fd: target for fd, target in found.items() if target.startswith("socket:")}
+
+
+@contextmanager
+def no_leaks() -> Iterator[None]:
+    """Raise AssertionError if the block leaves a thread of ours or a socket. Waits for what is about to leave.
+
+    Counts the sockets of the whole process: not for blocks that run beside others.
+    """
+    before, threads_before = set(_descriptors().values()), _threads()
+    yield
+    give_up = time.monotonic() + PATIENCE
+    for thread in _threads() - threads_before:
+        thread.join(max(0.0, give_up - time.monotonic()))
+    left = _threads() - threads_before
+    if left:
+        raise AssertionError(f"threads were left running: {sorted(t.name for t in left)}")
+    gc.collect()
+    sockets = set(_descriptors().values()) - before
+    if sockets:
+        raise AssertionError(f"{len(sockets)} sockets were left open: {sorted(sockets)}")

@@ -1,0 +1,86 @@
+"""Recorded responses over real sockets, for dialects without a simulator."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from types import TracebackType
+from typing import Self
+
+from .transcripts import Transcripts
+
+__all__ = ["ReplayServer"]
+
+
+class ReplayServer:
+    """Answers probes by their target, and everything else with the smallest good stream; closes after each answer.
+
+    A context manager: a thread per connection, all joined at its end.
+    """
+
+    def __init__(self, transcripts: Transcripts) -> None:
+        self._transcripts = transcripts
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads: list[threading.Thread] = []
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        self._spawn(self._accept)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+        while self._threads:
+            self._threads.pop().join()
+        self._listener.close()
+
+    def _spawn(self, target: object, *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)  # type: ignore[arg-type]  # bound methods of ours
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._spawn(self._answer, self._listener.accept()[0])
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(10)
+            target = self._read(connection)
+            if target is None:
+                return
+            recorded = self._transcripts.recorded(self._name_for(target))
+            head = f"HTTP/1.1 {recorded.status} OK\r\nConnection: close\r\nContent-Length: {len(recorded.body)}\r\n"
+            for name, value in recorded.headers.items():
+                if name not in ("connection", "content-length", "transfer-encoding", "keep-alive"):
+                    head += f"{name}: {value}\r\n"
+            connection.sendall(f"{head}\r\n".encode() + recorded.body)
+
+    def _name_for(self, target: str) -> str:
+        for probe in self._transcripts.probes.values():
+            name: str | None = probe["replies"].get(target)
+            if name is not None:
+                return name
+        return self._transcripts.good()
+
+    @staticmethod
+    def _read(connection: socket.socket) -> str | None:
+        """The request's target; its body is read and dropped."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            more = connection.recv(65536)
+            if not more:
+                return None
+            data += more
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = next(
+            (int(line.partition(b":")[2]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
+        )
+        while len(body) < length:
+            body += connection.recv(65536)
+        return head.split()[1].decode("latin-1")

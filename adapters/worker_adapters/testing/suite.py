@@ -1,0 +1,510 @@
+"""The suite that every engine must pass, ours and third parties' alike.
+
+    class TestMine(EngineSuite):
+        dialect = DIALECT
+        transcripts = Transcripts(Path(__file__).parent / "transcripts")
+        simulator = partial(Simulator, "mine")      # optional: over sockets the transcripts are replayed instead
+
+Nothing is skipped: what an engine can't show stands in the index of its transcripts, under `absent`, with its proof. A
+case loops over all the transcripts it concerns, so that it can also be run by hand, against a mutant.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+
+from ..api import (
+    Adapter,
+    CancelOutcome,
+    End,
+    Error,
+    ErrorCode,
+    Event,
+    GenerateRequest,
+    Metrics,
+    Phase,
+    Reason,
+    Retry,
+    Started,
+    Timeouts,
+    Token,
+    WorkerError,
+)
+from ..api.errors import is_retriable
+from ..dialect import Dialect, Fault, ProbeTarget, Reply
+from ..runtime import AdapterConfig, EngineAdapter
+from ..transport.scripted import Hang, Script, ScriptedTransport, Step
+from .leaks import no_leaks
+from .server import ReplayServer
+from .transcripts import TAGS, Expected, Recorded, Transcripts
+
+__all__ = ["EngineSuite"]
+
+CUTS = (1, 7, 4096, 1 << 30)
+SHORT = 0.05  # seconds; where a timer is the subject
+SECRET = "s3cr3t-0123456789"
+PROMPT = "a prompt that no log may hold"
+RETRIED = frozenset({Reason.LOADING, Reason.OVERLOADED})
+RETRIED_STATUS = frozenset({502, 503, 504})
+
+
+def _cut(body: bytes, size: int) -> list[Step]:
+    return [body[i : i + size] for i in range(0, len(body), size)]
+
+
+def _script(recorded: Recorded, steps: Iterable[Step] | None = None, **phases: Any) -> Script:
+    whole: Iterable[Step] = [recorded.body]
+    return Script(
+        status=recorded.status, headers=recorded.headers, steps=whole if steps is None else steps, **phases
+    )
+
+
+def _text(events: Iterable[Event]) -> str:
+    return "".join(e.text for e in events if isinstance(e, Token))
+
+
+def _comparable(events: Iterable[Event]) -> list[object]:
+    """Without clocks and task ids."""
+    out: list[object] = []
+    for event in events:
+        if isinstance(event, End):
+            out.append(attrs.evolve(event, decode_time_ms=0.0))
+        elif isinstance(event, Token | Error):
+            out.append(event)
+        elif isinstance(event, Started):
+            out.append(attrs.evolve(event, task_id=""))
+    return out
+
+
+def _around_frames(body: bytes) -> list[int]:
+    """Positions one byte before, at and after each blank line; for long bodies, of the first and last twenty."""
+    ends = [m.end() for m in re.finditer(rb"\r?\n\r?\n", body)]
+    if len(ends) > 40:
+        ends = ends[:20] + ends[-20:]
+    return sorted({at for end in ends for at in (end - 2, end - 1, end, end + 1) if 0 <= at < len(body)} | {0})
+
+
+def _first_frames(body: bytes) -> bytes:
+    """About half of the body, whole frames."""
+    ends = [m.end() for m in re.finditer(rb"\r?\n\r?\n", body)]
+    return body[: ends[len(ends) // 2]]
+
+
+class EngineSuite:
+    """Cases for one dialect. Subclass it in a test module and name the three things; pytest finds the rest."""
+
+    dialect: ClassVar[Dialect]
+    transcripts: ClassVar[Transcripts]
+    simulator: ClassVar[Callable[[], AbstractContextManager[Any]] | None] = None
+
+    @pytest.fixture(autouse=True)
+    def _leaves_nothing(self) -> Iterator[None]:
+        with no_leaks():
+            yield
+
+    # --- ways to run ------------------------------------------------------------------------------------------------
+
+    def adapter(self, *scripts: Script, **config: Any) -> EngineAdapter:
+        """An adapter over memory that gets these answers, in this order."""
+        config = {"retry": Retry(attempts=1), **config}
+        return EngineAdapter(
+            AdapterConfig(dialect=self.dialect, url="http://engine.test", **config),
+            transport=ScriptedTransport(scripts, replies=self._replies()),
+        )
+
+    def events(self, *scripts: Script, request: dict[str, Any] | None = None, **config: Any) -> list[Event]:
+        """The events of one stream over memory."""
+        with self.adapter(*scripts, **config) as adapter:
+            return list(adapter.stream(self.request(**(request or {}))))
+
+    def request(self, **fields: Any) -> GenerateRequest:
+        """A request that any engine takes."""
+        return GenerateRequest(**{"prompt": PROMPT, "max_tokens": 64, "seed": 1, **fields})
+
+    @contextmanager
+    def worker(self) -> Iterator[str]:
+        """A worker over sockets, by its URL. Live suites override this with the real engine."""
+        make = type(self).simulator or (lambda: ReplayServer(self.transcripts))
+        with make() as server:
+            yield server.url
+
+    def connect(self, url: str, **config: Any) -> Adapter:
+        """An adapter over sockets."""
+        config = {"retry": Retry(attempts=1), **config}
+        return EngineAdapter(AdapterConfig(dialect=self.dialect, url=url, **config))
+
+    def _replies(self) -> dict[str, Reply]:
+        targets = {t: name for probe in self.transcripts.probes.values() for t, name in probe["replies"].items()}
+        return {target: self._reply(name) for target, name in targets.items()}
+
+    def _reply(self, name: str) -> Reply:
+        recorded = self.transcripts.recorded(name)
+        return Reply(status=recorded.status, headers=recorded.headers, body=recorded.body)
+
+    def _streams(self) -> Iterator[tuple[str, Recorded, Expected]]:
+        for name, expected in self.transcripts.streams.items():
+            yield name, self.transcripts.recorded(name), expected
+
+    def _good(self) -> tuple[Recorded, Expected]:
+        name = self.transcripts.good()
+        return self.transcripts.recorded(name), self.transcripts.streams[name]
+
+    # --- evidence ---------------------------------------------------------------------------------------------------
+
+    def test_the_transcripts_show_all_there_is_to_show(self) -> None:
+        """Each tag has a stream, or a proof that this engine has none."""
+        shown = {tag for expected in self.transcripts.streams.values() for tag in expected.tags}
+        assert shown <= TAGS
+        missing = TAGS - shown - set(self.transcripts.absent)
+        assert not missing, f"no stream shows {sorted(missing)}, and `absent` does not say why"
+        assert not shown & set(self.transcripts.absent)
+        assert all(self.transcripts.absent.values())
+        assert self.transcripts.errors
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def test_order_and_indexes(self) -> None:
+        """Started (Token | Metrics)* (End | Error), or Error alone; indexes without gaps; no empty Token."""
+        for name, recorded, expected in self._streams():
+            events = self.events(_script(recorded), request=dict(expected.request))
+            kinds = [type(e) for e in events]
+            tokens = [e for e in events if isinstance(e, Token)]
+            assert kinds.count(End) + kinds.count(Error) == 1, name
+            assert kinds[-1] is (Error if expected.error else End), name
+            if expected.error is None or tokens:
+                assert kinds[0] is Started, name
+                assert kinds.count(Started) == 1, name
+            assert [t.index for t in tokens] == list(range(len(tokens))), name
+            assert all(t.text for t in tokens), name
+            if Metrics in kinds:
+                assert kinds.index(Metrics) > kinds.index(Token), name
+
+    def test_text_and_counts_are_the_recorded_ones(self) -> None:
+        """The whole text, the number of deltas, how it ended, and what was counted."""
+        for name, recorded, expected in self._streams():
+            events = self.events(_script(recorded), request=dict(expected.request))
+            assert _text(events) == expected.text, name
+            assert sum(isinstance(e, Token) for e in events) == expected.deltas, name
+            last = events[-1]
+            if expected.error is not None:
+                assert isinstance(last, Error), name
+                assert (last.code, last.reason) == expected.error, name
+                assert last.retriable == is_retriable(last.code, last.reason), name
+                continue
+            assert isinstance(last, End), name
+            assert last.finish_reason == expected.finish_reason, name
+            assert last.stop_text == expected.stop_text, name
+            if expected.tokens_out is not None:
+                assert last.tokens_out == expected.tokens_out, name
+
+    def test_the_cut_of_the_body_does_not_show(self) -> None:
+        """The same events, however the network cuts the bytes."""
+        for name, recorded, expected in self._streams():
+            request = {"task_id": "same", **expected.request}
+            runs = [
+                _comparable(self.events(_script(recorded, _cut(recorded.body, size)), request=request)) for size in CUTS
+            ]
+            for size, run in zip(CUTS, runs, strict=True):
+                assert run == runs[0], f"{name} cut at {size}"
+
+    def test_no_token_holds_half_a_character(self) -> None:
+        """A character that comes in pieces comes whole; U+FFFD only where the whole text has it."""
+        for name in self.transcripts.tagged("split_character"):
+            expected = self.transcripts.streams[name]
+            recorded = self.transcripts.recorded(name)
+            events = self.events(_script(recorded, _cut(recorded.body, 1)), request=dict(expected.request))
+            for token in (e for e in events if isinstance(e, Token)):
+                token.text.encode("utf-8")
+                assert token.text.count("\ufffd") <= expected.text.count("\ufffd"), name
+
+    def test_a_stop_string_leaks_no_part(self) -> None:
+        """It is cut out, also when it comes over several deltas, and told in End."""
+        for name in self.transcripts.tagged("stop_string"):
+            expected = self.transcripts.streams[name]
+            events = self.events(_script(self.transcripts.recorded(name)), request=dict(expected.request))
+            assert expected.stop_text, name
+            assert expected.stop_text not in _text(events), name
+            assert _text(events) == expected.text, name
+            last = events[-1]
+            assert isinstance(last, End), name
+            assert last.stop_text == expected.stop_text, name
+
+    def test_a_stream_that_is_cut_never_ends_well(self) -> None:
+        """Cut at every byte, the smallest stream, and around every frame, the others: an Error, never an End."""
+        smallest = self.transcripts.good()
+        for name, recorded, expected in self._streams():
+            if expected.error is not None:
+                continue
+            whole = len(recorded.body)
+            lengths = list(range(whole)) if name == smallest else _around_frames(recorded.body)
+            scripts = [_script(recorded, [recorded.body[:length]]) for length in lengths]
+            with self.adapter(*scripts) as adapter:
+                for length in lengths:
+                    events = list(adapter.stream(self.request(**expected.request)))
+                    last = events[-1]
+                    assert isinstance(last, Error), f"{name}: an End after {length} of {whole} bytes"
+                    assert last.reason in (Reason.TRUNCATED, Reason.EMPTY, Reason.PROTOCOL), name
+                    reset = isinstance(events[0], Started) and last.reason is not Reason.PROTOCOL
+                    assert (last.code is ErrorCode.WORKER_RESET) == reset, name
+
+    # --- errors -----------------------------------------------------------------------------------------------------
+
+    def test_every_recorded_error_has_its_row(self) -> None:
+        """Code, reason, advice and phase; the engine's status beside them."""
+        for name, (code, reason) in self.transcripts.errors.items():
+            recorded = self.transcripts.recorded(name)
+            (error,) = self.events(_script(recorded))
+            assert isinstance(error, Error), name
+            assert (error.code, error.reason) == (code, reason), name
+            assert error.retriable == is_retriable(ErrorCode(code), reason), name
+            assert error.phase in (Phase.QUEUE, Phase.FIRST_TOKEN), name
+            assert error.upstream is not None, name
+            assert error.upstream.status == recorded.status, name
+
+    def test_errors_are_retried_or_not(self) -> None:
+        """What may go away is tried again before Started; a refusal is the answer at once."""
+        good, expected = self._good()
+        for name, (_, reason) in self.transcripts.errors.items():
+            recorded = self.transcripts.recorded(name)
+            again = reason in RETRIED or (reason == Reason.ENGINE_ERROR and recorded.status in RETRIED_STATUS)
+            events = self.events(
+                _script(recorded), _script(good), request=dict(expected.request), retry=Retry(attempts=2, base=0.0)
+            )
+            started = events[0]
+            assert isinstance(started, Started) == again, name
+            if isinstance(started, Started):
+                assert started.attempt == 2, name
+                assert _text(events) == expected.text, name
+            else:
+                assert isinstance(started, Error), name
+                assert started.attempts == 1, name
+
+    def test_an_error_in_the_first_frame_is_no_start(self) -> None:
+        """Started is held back until the first frame that is not an error."""
+        for name in self.transcripts.tagged("error_first"):
+            events = self.events(_script(self.transcripts.recorded(name)))
+            assert [type(e) for e in events] == [Error], name
+
+    def test_connection_failures_are_typed(self) -> None:
+        """Refused, dropped before and after the head, and in mid-stream."""
+        good, expected = self._good()
+        some = _first_frames(good.body)
+        refused, dropped = Fault(Reason.CONNECT, "refused"), Fault(Reason.DISCONNECTED, "dropped")
+        for script, code, reason, phase in (
+            (_script(good, connect=refused), ErrorCode.POOL_UNAVAILABLE, Reason.CONNECT, Phase.CONNECT),
+            (_script(good, queue=dropped), ErrorCode.POOL_UNAVAILABLE, Reason.DISCONNECTED, Phase.QUEUE),
+            (_script(good, [dropped]), ErrorCode.POOL_UNAVAILABLE, Reason.DISCONNECTED, Phase.FIRST_TOKEN),
+            (_script(good, [some, dropped]), ErrorCode.WORKER_RESET, Reason.DISCONNECTED, Phase.DECODE),
+        ):
+            error = self.events(script, request=dict(expected.request))[-1]
+            assert isinstance(error, Error)
+            assert (error.code, error.reason, error.phase, error.retriable) == (code, reason, phase, True)
+
+    def test_strangers_are_not_engines(self) -> None:
+        """An HTML page, an empty body, bytes that are no events, a body that was compressed, a redirect."""
+        page = {"content-type": "text/html"}
+        stream = {"content-type": "text/event-stream"}
+        for script, reason in (
+            (Script(headers=page, steps=[b"<html>hello</html>"]), Reason.PROTOCOL),
+            (Script(headers=stream), Reason.EMPTY),
+            (Script(headers=stream, steps=[b":\n\n:\n\n"]), Reason.EMPTY),
+            (Script(headers=stream, steps=[b"hello\nworld\n"]), Reason.PROTOCOL),
+            (Script(headers=stream, steps=[b"data: {not json\n\n"]), Reason.PROTOCOL),
+            (Script(headers={**stream, "content-encoding": "gzip"}, steps=[b"\x1f\x8b"]), Reason.PROTOCOL),
+            (Script(status=302, headers={"location": "http://elsewhere.test/"}), Reason.REDIRECT),
+            (Script(status=502, headers=page, steps=[b"<html>Bad Gateway</html>"]), Reason.ENGINE_ERROR),
+        ):
+            (error,) = self.events(script)
+            assert isinstance(error, Error)
+            assert error.reason == reason, error.message
+
+    # --- time and cancel ----------------------------------------------------------------------------------------------
+
+    def test_timers_are_typed(self) -> None:
+        """Each names its value; the first-token timer runs through queueing."""
+        good, _ = self._good()
+        some = _first_frames(good.body)
+        quick = Timeouts(connect=SHORT, first_token=SHORT, idle=SHORT)
+        for script, reason in (
+            (_script(good, connect=Hang()), Reason.CONNECT_TIMEOUT),
+            (_script(good, queue=Hang()), Reason.FIRST_TOKEN_TIMEOUT),
+            (_script(good, [Hang()]), Reason.FIRST_TOKEN_TIMEOUT),
+            (_script(good, itertools.repeat(b":\n\n")), Reason.FIRST_TOKEN_TIMEOUT),
+            (_script(good, [some, Hang()]), Reason.IDLE_TIMEOUT),
+            (_script(good, itertools.chain([some], itertools.repeat(b":\n\n"))), Reason.IDLE_TIMEOUT),
+        ):
+            error = self.events(script, timeouts=quick)[-1]
+            assert isinstance(error, Error)
+            assert error.reason is reason
+            assert "0.05 s" in error.message
+        error = self.events(_script(good, [some, Hang()]), request={"deadline": SHORT})[-1]
+        assert isinstance(error, Error)
+        assert (error.code, error.retriable) == (ErrorCode.DEADLINE_UNMET, False)
+
+    def test_cancel_in_each_phase(self) -> None:
+        """Connecting, queued, before the first token, between tokens: End(cancelled), from either way to run."""
+        good, expected = self._good()
+        some = _first_frames(good.body)
+        for make in (
+            lambda hang: _script(good, connect=hang),
+            lambda hang: _script(good, queue=hang),
+            lambda hang: _script(good, [hang]),
+            lambda hang: _script(good, [some, hang]),
+        ):
+            for way in ("submit", "stream"):
+                hang = Hang()
+                with self.adapter(make(hang)) as adapter:
+                    stream = getattr(adapter, way)(self.request(**expected.request))
+                    got: list[Event] = []
+                    reader = threading.Thread(target=lambda s=stream, g=got: g.extend(s))
+                    reader.start()
+                    assert hang.reached.wait(10)
+                    assert adapter.cancel(stream.task_id) is CancelOutcome.CLOSED
+                    reader.join(10)
+                    assert not reader.is_alive()
+                    last = got[-1]
+                    assert isinstance(last, End)
+                    assert last.finish_reason == "cancelled"
+                    assert sum(isinstance(e, End | Error) for e in got) == 1
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def test_a_request_encodes_the_same_every_time(self) -> None:
+        """Nothing random and no clock reaches the body; a second attempt differs in no sampling field."""
+        one, two = (self.dialect.encode(self.request(task_id="t"), attempt=n) for n in (1, 1))
+        assert (one.target, one.body, dict(one.headers)) == (two.target, two.body, dict(two.headers))
+
+    def test_every_knob_is_sent(self) -> None:
+        """No default of an engine, a model or a server flag leaks in: what the profile pins is in the body."""
+        body = self.dialect.encode(self.request(temperature=0.5, top_p=0.5), attempt=1).body.decode()
+        for knob in self.dialect.profile.knobs:
+            assert knob.wire in body, f"{knob.wire} is left to the engine"
+
+    def test_the_request_reaches_the_wire(self) -> None:
+        """Each field changes the body."""
+        base = self.dialect.encode(self.request(), attempt=1).body
+        changes: dict[str, Any] = {
+            "prompt": "another",
+            "max_tokens": 65,
+            "seed": 2,
+            "temperature": 0.25,
+            "top_p": 0.25,
+            "top_k": 3,
+            "repetition_penalty": 1.5,
+            "presence_penalty": 0.5,
+            "frequency_penalty": 0.5,
+            "stop": ("stop",),
+        }
+        for field, value in changes.items():
+            assert self.dialect.encode(self.request(**{field: value}), attempt=1).body != base, field
+
+    # --- probes -------------------------------------------------------------------------------------------------------
+
+    def test_probes_give_the_recorded_facts(self) -> None:
+        """Health, properties and identity, from recorded replies."""
+        for probe, entry in self.transcripts.probes.items():
+            kind = entry.get("probe", probe)
+            facts = self._converse(getattr(self.dialect, kind)(ProbeTarget(**entry.get("target", {}))), entry["replies"])
+            facts = getattr(facts, "properties", facts)
+            for field, value in entry["facts"].items():
+                assert getattr(facts, field) == value, f"{probe}: {field}"
+
+    def _converse(self, conversation: Any, replies: dict[str, str]) -> Any:
+        try:
+            wire = next(conversation)
+            while True:
+                wire = conversation.send(self._reply(replies[wire.target]))
+        except StopIteration as done:
+            return done.value
+
+    def test_an_unready_worker_is_not_ready(self) -> None:
+        """Health over every recorded error: live, not ready, and why."""
+        for name in self.transcripts.errors:
+            recorded = self._reply(name)
+            conversation = self.dialect.health(ProbeTarget())
+            next(conversation)
+            with pytest.raises((StopIteration, Fault)) as done:
+                conversation.send(recorded)
+            if isinstance(done.value, StopIteration):
+                assert not done.value.value.ready, name
+                assert done.value.value.detail, name
+
+    # --- secrets ------------------------------------------------------------------------------------------------------
+
+    def test_secrets_and_prompts_do_not_show(self, caplog: pytest.LogCaptureFixture) -> None:
+        """An engine that echoes the key: neither errors, logs nor reprs hold it, nor the prompt."""
+        echo = Script(status=500, headers={}, steps=[f"boom for {SECRET}".encode()])
+        good, expected = self._good()
+        caplog.set_level(logging.DEBUG, "worker_adapters")
+        with self.adapter(echo, _script(good), credentials=lambda: SECRET) as adapter:
+            stream = adapter.stream(self.request())
+            error = list(stream)[-1]
+            assert isinstance(error, Error)
+            shown = [repr(error), repr(adapter), repr(stream), str(WorkerError(error)), repr(self.request())]
+            list(adapter.stream(self.request(**expected.request)))
+        shown += [repr(vars(record)) for record in caplog.records]
+        assert len(caplog.records) >= 2
+        for text in shown:
+            assert SECRET not in text
+            assert PROMPT not in text
+        assert error.upstream is not None
+        assert "****" in str(error.upstream.message)
+
+    # --- over sockets ---------------------------------------------------------------------------------------------------
+
+    def test_both_ways_to_run_agree_over_sockets(self) -> None:
+        """submit and stream give the same text, and the same seed gives it again."""
+        with self.worker() as url, self.connect(url) as adapter:
+            texts = set()
+            for way in (adapter.submit, adapter.stream, adapter.stream):
+                events = list(way(self.request(max_tokens=8)))
+                assert isinstance(events[0], Started), events[-1]
+                assert isinstance(events[-1], End), events[-1]
+                texts.add(_text(events))
+            assert len(texts) == 1
+
+    def test_a_cancel_in_mid_stream_over_sockets(self) -> None:
+        """Closing the connection is what tells the engine; ours is gone at once."""
+        with self.worker() as url, self.connect(url) as adapter:
+            for way in (adapter.submit, adapter.stream):
+                with way(self.request(max_tokens=64)) as stream:
+                    assert isinstance(next(stream), Started)
+                    stream.cancel()
+                    last = list(stream)
+                assert [type(e) for e in last] == [End]
+
+    def test_streams_one_after_another_over_sockets(self) -> None:
+        """Whether the engine keeps connections or closes them: the caller sees no difference."""
+        with self.worker() as url, self.connect(url) as adapter:
+            for _ in range(10):
+                assert isinstance(list(adapter.stream(self.request(max_tokens=4)))[-1], End)
+
+    def test_probes_over_sockets(self) -> None:
+        """Health is ready, and the version is the one in Started."""
+        with self.worker() as url, self.connect(url) as adapter:
+            health = adapter.health()
+            assert health.live
+            assert health.ready, health.detail
+            assert adapter.properties().engine == self.dialect.name
+            started = next(adapter.stream(self.request(max_tokens=2)))
+            assert isinstance(started, Started)
+            assert started.engine_version == adapter.engine_version()
+
+    def test_nobody_there(self) -> None:
+        """A worker that is gone: a typed error, and health says so without raising."""
+        with self.worker() as url:
+            pass
+        with self.connect(url) as adapter:
+            (error,) = list(adapter.stream(self.request()))
+            assert isinstance(error, Error)
+            assert (error.code, error.reason) == (ErrorCode.POOL_UNAVAILABLE, Reason.CONNECT)
+            assert not adapter.health().live

@@ -1,0 +1,36 @@
+"""The conformance suite for llama.cpp: recorded transcripts, and the simulator over sockets."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from worker_adapters.engines.llamacpp import DIALECT
+from worker_adapters.simulator import Simulator
+from worker_adapters.testing import MUTANTS, EngineSuite, Transcripts
+
+
+class TestLlamacpp(EngineSuite):
+    dialect = DIALECT
+    transcripts = Transcripts(Path(__file__).parent / "transcripts" / "llamacpp" / "b1-0c1e570")
+    simulator = partial(Simulator, "llamacpp")
+
+
+class TestLlamacppReplayed(EngineSuite):
+    """Without the simulator: the recorded bytes over sockets, as third parties have them."""
+
+    dialect = DIALECT
+    transcripts = TestLlamacpp.transcripts
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_suite_kills_the_mutant(name):
+    mutant = MUTANTS[name]
+    suite = TestLlamacpp()
+    case = getattr(suite, mutant.killed_by)
+    case()
+    suite.dialect = mutant.mutate(DIALECT)  # type: ignore[misc]  # a class variable, of this instance only
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        case()
