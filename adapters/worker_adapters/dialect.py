@@ -7,8 +7,8 @@ request into bytes, bytes into events, and replies into facts. `ARCHITECTURE.md`
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from enum import StrEnum
-from typing import Any, Protocol, TypeAlias, TypeVar
+from enum import Enum, StrEnum
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import attrs
 
@@ -26,6 +26,7 @@ from .api import (
 )
 
 __all__ = [
+    "AS_ASKED",
     "CancelNotice",
     "Decoder",
     "Dialect",
@@ -35,10 +36,12 @@ __all__ = [
     "Frame",
     "HealthFacts",
     "Item",
+    "Knob",
     "Opened",
     "Payload",
     "Probe",
     "ProbeTarget",
+    "Profile",
     "Reply",
     "Run",
     "Tally",
@@ -257,6 +260,50 @@ class WorkerFacts:
     against_strict: tuple[str, ...] = ()
 
 
+class _Choice(Enum):
+    AS_ASKED = "as asked"
+
+
+AS_ASKED: Final = _Choice.AS_ASKED
+"""No value of its own: what the request says."""
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+@attrs.frozen(kw_only=True)
+class Knob:
+    """A sampling knob of an engine's wire, and where its value comes from. All values but the field's are the wire's.
+
+    `wire` is its name, inside whatever the encoder wraps around it. `field` is of GenerateRequest, `convert` turns its value
+    into the wire's; several knobs may read one field. Without a field, `neutral` is sent always.
+    `neutral`: what switches the knob off; AS_ASKED where nothing does (seed, max_tokens).
+    `greedy`: what is sent at temperature 0 in place of the request's value, where temperature 0 alone is not greedy.
+    `absent`: the reason why the neutral value is expressed by leaving the knob out; empty: it is sent.
+    """
+
+    wire: str
+    field: str | None = None
+    neutral: Any = AS_ASKED
+    convert: Callable[[Any], Any] = _unchanged
+    greedy: Any = AS_ASKED
+    absent: str = ""
+    note: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        if self.neutral is AS_ASKED and (self.field is None or self.absent):
+            raise ValueError(f"{self.wire} needs a neutral value: it has no field, or is left out at that value")
+
+
+@attrs.frozen(kw_only=True)
+class Profile:
+    """What a dialect sends of sampling: every knob that its engine has. `determinism.sampling_fields` reads it."""
+
+    version: str = "v1"
+    knobs: tuple[Knob, ...] = ()
+
+
 def _nothing_against(_request: GenerateRequest) -> tuple[str, ...]:
     return ()
 
@@ -275,7 +322,8 @@ class Dialect:
 
     `check` raises Fault (VALIDATION, UNSUPPORTED) for what this engine can't take, judged without I/O; `parse_error`
     classifies a reply that is not a stream; `identify` is the smallest probe that tells engine_version and model;
-    `against_strict` lists what in a request stands against `strict`;
+    `against_strict` lists what in a request stands against `strict`; `profile` is the table `encode` works from;
+    `max_seed` is the greatest seed that reaches the sampler as it is (greater ones are refused, never wrapped);
     `auth_headers` puts a token where the engine looks for it. The optional probes are None where the engine has none.
     """
 
@@ -288,6 +336,7 @@ class Dialect:
     identify: Callable[[ProbeTarget], Probe[Properties]]
     features: Features
     traits: Traits
+    profile: Profile = Profile()
     max_seed: int = 2**32 - 2
     check: Callable[[GenerateRequest], None] = _nothing_to_refuse
     against_strict: Callable[[GenerateRequest], tuple[str, ...]] = _nothing_against

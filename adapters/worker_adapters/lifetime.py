@@ -9,16 +9,20 @@ Lock rules:
   interrupt is not running and never will: a socket may go back to its pool. Interrupts must neither block nor raise.
 - An interrupt may take the lock of what it wakes (a channel's, an event's); the holder of such a lock never calls into
   the lifetime, but for reading `cause`. The order is lifetime, then channel.
-- The lock is reentrant, because a garbage collection may drop a stream handle, and so trip its lifetime, at any
-  allocation of a thread that is inside it.
+- A garbage collection may drop a stream handle, and so trip its lifetime, at any allocation of a thread that is inside
+  any of this. Hence these locks are reentrant, and what a dropped handle leaves to tidy up, which takes locks that are
+  not (a pool's, a log handler's), is left to the reaper (`later`).
 - The reaper's lock is a leaf: nothing else is taken under it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
 from math import inf
@@ -26,6 +30,8 @@ from math import inf
 from .api import Phase, Timeouts
 
 __all__ = ["REAPER", "Cause", "Interrupted", "Lifetime", "Reaper"]
+
+_log = logging.getLogger("worker_adapters")
 
 
 class Cause(StrEnum):
@@ -51,6 +57,7 @@ class Lifetime:
 
     `trip` may be called by any thread; everything that changes the phase or the timer, `sleep` and `finish` are the
     working thread's. `deadline` is a point on `clock` (monotonic seconds), or None. `phase` says how far the stream is.
+    `cancelled`: the caller wants no more of it, even where something else was the first cause.
     """
 
     __slots__ = (
@@ -61,6 +68,7 @@ class Lifetime:
         "_lock",
         "_reaper",
         "_timer",
+        "cancelled",
         "cause",
         "clock",
         "deadline",
@@ -81,6 +89,7 @@ class Lifetime:
         self.phase = Phase.PREPARE
         self.deadline = inf if deadline is None else deadline
         self.cause: Cause | None = None
+        self.cancelled = False
         self._reaper = REAPER if reaper is None else reaper
         self._lock = threading.RLock()
         self._interrupts: list[Callable[[], None]] = []
@@ -96,6 +105,8 @@ class Lifetime:
     def trip(self, cause: Cause) -> bool:
         """End this lifetime; False if a final cause stands already. Any thread; never blocks on I/O."""
         with self._lock:
+            if cause is Cause.CANCELLED:
+                self.cancelled = True
             if self._is_final():
                 return False
             self.cause = cause
@@ -103,13 +114,21 @@ class Lifetime:
                 interrupt()
             return True
 
+    def expire(self, now: float) -> None:
+        """Trip it if something has run out. Judged under the lock: `next_attempt` forgets one expiry, not two."""
+        with self._lock:
+            if cause := self.due(now):
+                self.trip(cause)
+
+    def disown(self) -> None:
+        """In a forked child: end it without touching what the parent still uses. Its sockets are the parent's too."""
+        self._lock = threading.RLock()  # a thread that the child does not have may have held it
+        self._interrupts = []
+        self.cause = Cause.CANCELLED
+        self.cancelled = True
+
     def _is_final(self) -> bool:
         return self.cause is not None and self.cause is not Cause.CONNECT_TIMEOUT
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the caller has cancelled."""
-        return self.cause is Cause.CANCELLED
 
     def attach(self, interrupt: Callable[[], None]) -> None:
         """Register what wakes this thread from the call it is about to block in. Runs it now if already tripped."""
@@ -120,7 +139,7 @@ class Lifetime:
 
     def detach(self, interrupt: Callable[[], None]) -> None:
         """Unregister; afterwards the interrupt is not running and never will."""
-        with self._lock:
+        with self._lock, contextlib.suppress(ValueError):  # disowned by a fork
             self._interrupts.remove(interrupt)
 
     def check(self) -> None:
@@ -130,19 +149,25 @@ class Lifetime:
 
     def next_attempt(self) -> None:
         """Forget a connect timeout, which ends only an attempt."""
+        self.disarm()  # first: a timer that has run out would be seen again by the reaper
         with self._lock:
             if self.cause is Cause.CONNECT_TIMEOUT:
                 self.cause = None
-        self.disarm()
 
     def sleep(self, seconds: float) -> None:
-        """Block for that long, or raise Interrupted."""
-        woken = threading.Event()
-        self.attach(woken.set)
+        """Block for that long (inf: until interrupted), or raise Interrupted."""
+        gate = threading.Lock()  # an Event has a lock of its own, which is not reentrant (see the lock rules)
+        gate.acquire()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # open already
+                gate.release()
+
+        self.attach(wake)
         try:
-            woken.wait(seconds)
+            gate.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
         finally:
-            self.detach(woken.set)
+            self.detach(wake)
         self.check()
 
     def remaining(self) -> float:
@@ -216,6 +241,10 @@ class Lifetime:
         """The stream is over: nothing is watched any more. Idempotent."""
         self._reaper.forget(self)
 
+    def later(self, work: Callable[[], None]) -> None:
+        """Have work done on the reaper's thread, soon, by which this lifetime must finish. Never blocks."""
+        self._reaper.later(work)
+
 
 class Reaper:
     """The thread that trips expired lifetimes. It starts when one is watched and leaves when none has been for a while."""
@@ -225,23 +254,31 @@ class Reaper:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self.reset()
-
-    def reset(self) -> None:
-        """Start over without thread or lifetimes, as a forked child must."""
-        self._changed = threading.Condition(threading.Lock())
         self._watched: set[Lifetime] = set()
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._changed = threading.Condition(threading.RLock())
+        self._watched = set()
+        self._chores: deque[Callable[[], None]] = deque()
         self._wake_at = inf
         self._thread: threading.Thread | None = None
 
+    def reset(self) -> None:
+        """Start over without thread or lifetimes, as a forked child must."""
+        for lifetime in self._watched:
+            lifetime.disown()
+        self._start_over()
+
     def watch(self, lifetime: Lifetime) -> None:
-        """Look after a lifetime until `forget`."""
+        """Look after a lifetime until `forget`. Raises RuntimeError where no thread can be started."""
         with self._changed:
-            self._watched.add(lifetime)
             if self._thread is None:
                 self._wake_at = inf
-                self._thread = threading.Thread(target=self._run, name="worker-adapters-reaper", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="worker-adapters-reaper", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._watched.add(lifetime)
             if lifetime.deadline < self._wake_at:
                 self._changed.notify()
 
@@ -257,28 +294,45 @@ class Reaper:
                 if at < self._wake_at:
                     self._changed.notify()
 
+    def later(self, work: Callable[[], None]) -> None:
+        """Do work on the reaper's thread, which is there as long as a lifetime is watched. Never blocks."""
+        self._chores.append(work)
+        with self._changed:
+            self._changed.notify()
+
     def _run(self) -> None:
         idle_since = self._clock()
         while True:
             with self._changed:
                 now = self._clock()
-                if self._watched:
+                if self._watched or self._chores:
                     idle_since = now
                 elif now - idle_since >= self.LINGER:
                     self._thread = None
                     return
                 # inf while the timers are read: a `hurry` that comes now must not compare with the last round's time.
                 self._wake_at = inf
-                checks = [lifetime.next_check(now) for lifetime in self._watched]
-                self._wake_at = max(min(checks, default=now + self.LINGER), now + self.GRAIN)
-                self._changed.wait(None if self._wake_at == inf else self._wake_at - now)
+                soonest = min([lifetime.next_check(now) for lifetime in list(self._watched)], default=inf)
+                # Never longer than LINGER: it may be idle by then, and no time is too long for the operating system.
+                self._wake_at = max(min(soonest, now + self.LINGER), now + self.GRAIN)
+                if not self._chores:
+                    self._changed.wait(self._wake_at - now)
                 watched = list(self._watched)
             now = self._clock()
+            while self._chores:
+                _safely(self._chores.popleft())
             while watched:  # emptied, so that no reference outlives the round
                 lifetime = watched.pop()
-                if cause := lifetime.due(now):
-                    lifetime.trip(cause)
+                _safely(lifetime.expire, now)
                 del lifetime
+
+
+def _safely(work: Callable[..., None], *args: object) -> None:
+    """Whatever it raises, the reaper lives: without it no stream of the process would ever time out."""
+    try:
+        work(*args)
+    except Exception as exc:  # noqa: BLE001  -- see above
+        _log.error("a bug of the adapter: %s while a stream was ended", type(exc).__name__)
 
 
 REAPER = Reaper()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 
@@ -23,6 +23,7 @@ from .api import (
 from .api.credentials import Credentials, provider
 from .dialect import Dialect
 from .runtime import AdapterConfig, EngineAdapter
+from .transport import Transport
 
 __all__ = ["ENTRY_POINTS", "connect", "dialect", "engines"]
 
@@ -30,7 +31,19 @@ ENTRY_POINTS = "worker_adapters.dialects"
 
 _BUILT_IN: Mapping[str, str] = {
     "llamacpp": ".engines.llamacpp",
+    "mock": ".engines.mock",
 }
+
+
+def _in_process(_config: AdapterConfig) -> Transport:
+    """The mock needs no server: whatever the URL, its answers are made here."""
+    from .engines import mock  # noqa: PLC0415  -- only for those who connect to it
+    from .transport.scripted import ScriptedTransport  # noqa: PLC0415
+
+    return ScriptedTransport(answer=mock.answer, reply=mock.reply)
+
+
+_TRANSPORTS: Mapping[str, Callable[[AdapterConfig], Transport]] = {"mock": _in_process}
 
 
 def engines() -> tuple[str, ...]:
@@ -87,10 +100,12 @@ def connect(
     request, or a literal token, with which the adapter can't be pickled. `metrics_url` is for engines that serve metrics
     on a port of their own.
     """
+    found = engine if isinstance(engine, Dialect) else dialect(engine)
     return EngineAdapter(
         AdapterConfig(
-            dialect=engine if isinstance(engine, Dialect) else dialect(engine),
+            dialect=found,
             url=url,
+            transport=_TRANSPORTS.get(found.name),
             pool_id=pool_id,
             replica_id=replica_id,
             model=model,

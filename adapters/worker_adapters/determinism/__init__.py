@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .detokenise import TextAssembler
+from .profile import sampling_fields
 from .seeds import derive_seed
 
-__all__ = ["derive_seed"]
+__all__ = ["TextAssembler", "derive_seed", "sampling_fields"]

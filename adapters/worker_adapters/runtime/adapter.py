@@ -55,7 +55,10 @@ EXIT_SECONDS = 1.0
 
 @attrs.frozen(kw_only=True)
 class AdapterConfig:
-    """All that an adapter is made of; picklable unless it holds a literal credential."""
+    """All that an adapter is made of; picklable unless it holds a literal credential.
+
+    `transport` makes what carries the requests, where that is not HTTP.
+    """
 
     dialect: Dialect
     url: str
@@ -70,9 +73,11 @@ class AdapterConfig:
     identity: Identity = attrs.field(factory=Identity)
     metrics: MetricsOptions | None = None
     metrics_url: str | None = None
+    transport: Callable[[AdapterConfig], Transport] | None = None
 
 
-def _http_transport(config: AdapterConfig, base: SplitResult) -> Transport:
+def _http_transport(config: AdapterConfig) -> Transport:
+    base = _parse_url(config)
     from ..transport.http import HTTPTransport  # noqa: PLC0415  -- no HTTP for adapters with a transport of their own
 
     return HTTPTransport(
@@ -85,7 +90,6 @@ class EngineAdapter:
 
     def __init__(self, config: AdapterConfig, transport: Transport | None = None) -> None:
         self._config = config
-        self._base = _parse_url(config)
         self._given_transport = transport
         self._set_up()
         _adapters.add(self)
@@ -97,8 +101,10 @@ class EngineAdapter:
         self._closed = False
         self._admitted = 0
         self._in_flight: dict[str, StreamState] = {}
+        # Over for the engine, but not for the consumer: what it has not read yet can still be cancelled.
+        self._unread: weakref.WeakValueDictionary[str, StreamState] = weakref.WeakValueDictionary()
         self._threads: set[threading.Thread] = set()
-        self._transport = self._given_transport or _http_transport(config, self._base)
+        self._transport = self._given_transport or (config.transport or _http_transport)(config)
         self._worker = Worker(
             dialect=config.dialect,
             transport=self._transport,
@@ -165,8 +171,8 @@ class EngineAdapter:
     def cancel(self, task_id: str) -> CancelOutcome:
         """See Adapter."""
         with self._changed:
-            state = self._in_flight.get(task_id)
-        if state is None:
+            state = self._in_flight.get(task_id) or self._unread.get(task_id)
+        if state is None or state.delivered:
             return CancelOutcome.UNKNOWN
         state.lifetime.trip(Cause.CANCELLED)
         return CancelOutcome.CLOSED
@@ -181,17 +187,20 @@ class EngineAdapter:
         except Fault as fault:
             raise worker.refusal(fault) from None
         deadline = None if request.deadline is None else submitted_at + request.deadline
+        resolved = attrs.evolve(
+            request,
+            seed=derive_seed(request.task_id) if request.seed is None else request.seed,
+            model=request.model or self._config.model,
+        )
         with self._changed:
             self._wait_for_admission(request, math.inf if deadline is None else deadline, block=block)
-            self._admitted += 1
-            lifetime = Lifetime(timeouts or self._config.timeouts, deadline)
-            resolved = attrs.evolve(
-                request,
-                seed=derive_seed(request.task_id) if request.seed is None else request.seed,
-                model=request.model or self._config.model,
-            )
+            try:
+                lifetime = Lifetime(timeouts or self._config.timeouts, deadline)
+            except RuntimeError as exc:  # threading's, for the reaper
+                raise self._no_thread(exc) from None
             state = StreamState(request=resolved, lifetime=lifetime, submitted_at=submitted_at)
             self._in_flight[request.task_id] = state
+            self._admitted += 1
         return state, _once(weakref.WeakMethod(self._release), state)
 
     def _wait_for_admission(self, request: GenerateRequest, deadline: float, *, block: bool) -> None:
@@ -213,13 +222,14 @@ class EngineAdapter:
                         f"{limit} streams are in flight (Limits.max_in_flight); pass block=True to wait",
                     )
                 )
-            self._changed.wait(None if remaining == math.inf else remaining)
+            self._changed.wait(None if remaining == math.inf else min(remaining, threading.TIMEOUT_MAX))
 
     def _release(self, state: StreamState) -> None:
         state.lifetime.finish()
         with self._changed:
             if self._in_flight.get(state.request.task_id) is state:
                 del self._in_flight[state.request.task_id]
+                self._unread[state.request.task_id] = state
                 self._admitted -= 1
             self._changed.notify_all()
 
@@ -233,7 +243,14 @@ class EngineAdapter:
         threads = self._threads
         thread = threading.Thread(target=run, name="worker-adapters-stream", daemon=True)
         threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as exc:  # out of threads, or the interpreter is shutting down
+            threads.discard(thread)
+            raise self._no_thread(exc) from None
+
+    def _no_thread(self, exc: RuntimeError) -> WorkerError:
+        return self._worker.refusal(Fault(Reason.LOCAL_LIMIT, f"no thread could be started: {exc}"))
 
     # --- probes -----------------------------------------------------------------------------------------------------
 
@@ -304,8 +321,8 @@ class EngineAdapter:
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, give_up - time.monotonic()))
+        self._transport.close()  # which interrupts a probe under way
         self._worker.join_probe(max(0.0, give_up - time.monotonic()))
-        self._transport.close()
 
 
 def _once(release: weakref.WeakMethod[Callable[[StreamState], None]], state: StreamState) -> Callable[[], None]:

@@ -9,7 +9,8 @@ they become the terminal event. All act per run of events, never per event.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from typing import TypeAlias
 
 from ..api import End, Error, ErrorCode, Event, Metrics, Phase, Reason, Started, Token, Upstream
 from ..codec import EventTooLargeError, SSEDecoder
@@ -24,16 +25,18 @@ from .reply import refused, require_event_stream
 from .state import StreamState
 from .worker import Worker
 
-__all__ = ["TERMINAL", "layered"]
+__all__ = ["TERMINAL", "Runs", "layered"]
 
 _log = logging.getLogger("worker_adapters")
+
+Runs: TypeAlias = Generator[list[Event], None, None]
 
 TERMINAL = (End, Error)
 DRAIN_SECONDS = 0.1  # a keep-alive server's chunk terminator follows its end sign at once, or not soon
 MIB = 1024 * 1024
 
 
-def layered(worker: Worker, state: StreamState) -> Iterator[list[Event]]:
+def layered(worker: Worker, state: StreamState) -> Runs:
     """The events of a stream in runs, the last of which ends with the terminal event. Blocks in `next`; never raises."""
     return measured(worker, state, ending(worker, state, retrying(worker, state)))
 
@@ -122,7 +125,7 @@ class _Frames:
 # --- lawful: Started (Token | Metrics)* End -------------------------------------------------------------------------
 
 
-def lawful(worker: Worker, state: StreamState, grade: Grade) -> Iterator[list[Event]]:
+def lawful(worker: Worker, state: StreamState, grade: Grade) -> Runs:
     """What a dialect yields → events, in the order and with the indexes that the contract promises.
 
     The terminal event comes in a run of its own, with at most the last Metrics: it can always be handed over.
@@ -228,7 +231,7 @@ _RETRIED = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.LOADING, Re
 _RETRIED_STATUS = frozenset({502, 503, 504})
 
 
-def retrying(worker: Worker, state: StreamState) -> Iterator[list[Event]]:
+def retrying(worker: Worker, state: StreamState) -> Runs:
     """Attempts, until one has started or what went wrong would go wrong again."""
     lifetime = state.lifetime
     lifetime.check()
@@ -280,7 +283,7 @@ def _is_worth_retrying(failed: Fault, state: StreamState) -> bool:
 # --- ending: exceptions → the terminal event --------------------------------------------------------------------------
 
 
-def ending(worker: Worker, state: StreamState, runs: Iterator[list[Event]]) -> Iterator[list[Event]]:
+def ending(worker: Worker, state: StreamState, runs: Runs) -> Runs:
     """Exactly one terminal event, whatever happens below."""
     lifetime = state.lifetime
     try:
@@ -310,16 +313,20 @@ def _error(worker: Worker, state: StreamState, fault: Fault) -> Error:
 # --- measured: metrics and the log line -------------------------------------------------------------------------------
 
 
-def measured(worker: Worker, state: StreamState, runs: Iterator[list[Event]]) -> Iterator[list[Event]]:
-    """Counts tokens while they come, and reports the stream once, also one whose consumer went away."""
+def measured(worker: Worker, state: StreamState, runs: Runs) -> Runs:
+    """Counts tokens while they come, and reports the stream once, also one whose consumer went away.
+
+    An Interrupted that is thrown in (the hand-over was blocked when the lifetime was tripped) goes on to the layers below,
+    which end the stream as they do for one raised in a read.
+    """
     recorder, priority = worker.recorder, state.request.priority
     reported_in = reported_out = 0
     terminal: Event | None = None
     recorder.started()
     try:
-        for run in runs:
-            if type(run[-1]) in TERMINAL:
-                terminal = run[-1]
+        run = next(runs)
+        while True:
+            terminal = run[-1] if type(run[-1]) in TERMINAL else None
             tokens_in, tokens_out = state.tally.tokens_in or 0, state.tokens_out()
             if tokens_out > reported_out or tokens_in > reported_in:
                 recorder.tokens(
@@ -329,7 +336,14 @@ def measured(worker: Worker, state: StreamState, runs: Iterator[list[Event]]) ->
                     tokens_out=tokens_out - reported_out,
                 )
                 reported_in, reported_out = tokens_in, tokens_out
-            yield run
+            try:
+                yield run
+            except Interrupted as exc:
+                run = runs.throw(exc)
+            else:
+                if terminal is not None:
+                    return
+                run = next(runs)
     finally:
         _report(worker, state, terminal if isinstance(terminal, End | Error) else state.cancelled())
 

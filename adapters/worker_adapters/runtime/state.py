@@ -13,7 +13,7 @@ __all__ = ["StreamState"]
 
 @attrs.define(eq=False)
 class StreamState:
-    """Written by the thread that runs the stream; the caller's thread reads `tally` and `started`.
+    """Written by the thread that runs the stream, but for `delivered`; the caller's reads `tally` and `started`.
 
     `request` is resolved: it has a seed, and the adapter's model if it named none. Times are points on the lifetime's
     clock.
@@ -29,6 +29,7 @@ class StreamState:
     first_token_at: float | None = None
     last_token_at: float | None = None
     blocked_seconds: float = 0.0
+    delivered: bool = False  # the consumer has its terminal event: nothing is left to cancel
 
     def tokens_out(self) -> int:
         """Tokens received so far: the engine's count where it gives one, else Token events."""

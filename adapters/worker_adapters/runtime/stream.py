@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from operator import length_hint
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 from ..api import CancelOutcome, Completion, End, Error, Event, Metrics, Started, Token, TokenLogprob
 from ..lifetime import Cause, Interrupted
 from .channel import Channel
 from .envelope import exception_of
-from .layers import TERMINAL
+from .layers import TERMINAL, Runs
 from .state import StreamState
 
 __all__ = ["RunningStream", "on_calling_thread", "on_worker_thread"]
@@ -23,15 +23,33 @@ _NOTHING: Iterator[Event] = iter(())
 class RunningStream:
     """A Stream (see api.adapter). Nothing that runs refers to it, so dropping it is noticed: it cancels."""
 
-    __slots__ = ("__weakref__", "_abandon", "_begun", "_ends", "_kept", "_lifetime", "_next_run", "_pending", "_state")
+    __slots__ = (
+        "__weakref__",
+        "_abandon",
+        "_begun",
+        "_drop",
+        "_ends",
+        "_kept",
+        "_lifetime",
+        "_next_run",
+        "_pending",
+        "_state",
+    )
 
     def __init__(
-        self, state: StreamState, next_run: Callable[[], list[Event]], abandon: Callable[[], None], *, collect: bool
+        self,
+        state: StreamState,
+        next_run: Callable[[], list[Event]],
+        abandon: Callable[[], None],
+        drop: Callable[[], None],
+        *,
+        collect: bool,
     ) -> None:
         self._state = state
         self._lifetime = state.lifetime
         self._next_run = next_run
-        self._abandon = abandon
+        self._abandon = abandon  # frees what the stream holds
+        self._drop = drop  # the same for the garbage collector, which may be inside of any lock: takes none but ours
         self._pending = _NOTHING
         self._ends = False  # the terminal event is in _pending, or was
         self._begun = False
@@ -47,7 +65,7 @@ class RunningStream:
 
     def __next__(self) -> Event:
         # A generator or a property here would cost as much as building the event does.
-        if self._lifetime.cause is not Cause.CANCELLED:
+        if not self._lifetime.cancelled:
             for event in self._pending:
                 if self._kept is not None:
                     self._kept.append(event)
@@ -57,14 +75,16 @@ class RunningStream:
     def _next_in_new_run(self) -> Event:
         self._begun = True
         if self._ends and length_hint(self._pending) == 0:
+            self._state.delivered = True
             raise StopIteration
         run = [] if self._lifetime.cancelled else self._next_run()
-        if self._lifetime.cancelled:  # perhaps meanwhile: what came with it is dropped
+        if self._lifetime.cancelled or not run:  # perhaps meanwhile, or closed meanwhile: what came with it is dropped
             self._abandon()
             run = [self._state.cancelled()]
         self._ends = type(run[-1]) in TERMINAL
         self._pending = iter(run)
         event = next(self._pending)
+        self._state.delivered = self._ends and len(run) == 1
         if self._kept is not None:
             self._kept.append(event)
         return event
@@ -78,7 +98,9 @@ class RunningStream:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        if not self._ends:
+            self._lifetime.trip(Cause.CANCELLED)
+            self._drop()
 
     def cancel(self) -> CancelOutcome:
         """See Stream."""
@@ -129,31 +151,35 @@ def _collected(events: list[Event]) -> Completion:
     return completion
 
 
-def on_calling_thread(
-    state: StreamState, runs: Iterator[list[Event]], release: Callable[[], None], *, collect: bool
-) -> RunningStream:
+def on_calling_thread(state: StreamState, runs: Runs, release: Callable[[], None], *, collect: bool) -> RunningStream:
     """The stream runs in its consumer's `next`."""
-    generator = cast("Generator[list[Event], None, None]", runs)
 
     def next_run() -> list[Event]:
-        run = next(generator)
+        try:
+            run = next(runs)
+        except (StopIteration, ValueError):  # closed, or just being closed, by another thread
+            return []
+        except BaseException:  # Ctrl-C: the layers themselves let nothing out
+            state.lifetime.trip(Cause.CANCELLED)
+            release()
+            raise
         if type(run[-1]) in TERMINAL:
-            generator.close()
+            runs.close()
             release()
         return run
 
     def abandon() -> None:
         # ValueError: the generator is running, on another thread, which the tripped lifetime makes leave by itself.
         with contextlib.suppress(ValueError):
-            generator.close()
+            runs.close()
             release()
 
-    return RunningStream(state, next_run, abandon, collect=collect)
+    return RunningStream(state, next_run, abandon, lambda: state.lifetime.later(abandon), collect=collect)
 
 
 def on_worker_thread(
     state: StreamState,
-    runs: Iterator[list[Event]],
+    runs: Runs,
     release: Callable[[], None],
     *,
     size: int,
@@ -162,21 +188,25 @@ def on_worker_thread(
 ) -> RunningStream:
     """The stream runs on a worker thread, which hands its events over."""
     channel: Channel[Event] = Channel(size, state.lifetime, state.lifetime.clock)
-    generator = cast("Generator[list[Event], None, None]", runs)
     state.lifetime.attach(channel.wake)
 
     def work() -> None:
         try:
-            _pump(state, generator, channel)
+            _pump(state, runs, channel)
         finally:
             state.lifetime.detach(channel.wake)
+            channel.finish([])  # nobody waits for a thread that is gone, whatever it died of
             release()
 
-    spawn(work)
-    return RunningStream(state, channel.take, lambda: None, collect=collect)
+    try:
+        spawn(work)
+    except BaseException:
+        release()
+        raise
+    return RunningStream(state, channel.take, lambda: None, lambda: None, collect=collect)
 
 
-def _pump(state: StreamState, runs: Generator[list[Event], None, None], channel: Channel[Event]) -> None:
+def _pump(state: StreamState, runs: Runs, channel: Channel[Event]) -> None:
     run = next(runs)
     while type(run[-1]) not in TERMINAL:
         try:

@@ -31,9 +31,7 @@ def _decoding(change: Callable[[Iterator[Run], GenerateRequest, Tally], Iterator
     """A dialect whose decoder's runs are changed."""
 
     def mutate(dialect: Dialect) -> Dialect:
-        def decode(
-            batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally
-        ) -> Iterator[Run]:
+        def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
             return change(dialect.decode(batches, request=request, tally=tally), request, tally)
 
         return attrs.evolve(dialect, decode=decode)
@@ -229,12 +227,8 @@ MUTANTS: dict[str, Mutant] = {
     "never retriable": Mutant(mutate=_parse_error_as(Reason.VALIDATION), killed_by="test_errors_are_retried_or_not"),
     "loses the seed": Mutant(mutate=_encoding(_lose("seed")), killed_by="test_the_request_reaches_the_wire"),
     "sends an engine default": Mutant(mutate=_encoding(_lose("temperature")), killed_by="test_every_knob_is_sent"),
-    "leaks the stop prefix": Mutant(
-        mutate=_decoding(_leak_stop_prefix), killed_by="test_a_stop_string_leaks_no_part"
-    ),
-    "splits a character": Mutant(
-        mutate=_tokens(_split_character), killed_by="test_no_token_holds_half_a_character"
-    ),
+    "leaks the stop prefix": Mutant(mutate=_decoding(_leak_stop_prefix), killed_by="test_a_stop_string_leaks_no_part"),
+    "splits a character": Mutant(mutate=_tokens(_split_character), killed_by="test_no_token_holds_half_a_character"),
     "counts empty deltas": Mutant(mutate=_decoding(_empty_deltas), killed_by="test_order_and_indexes"),
     "ignores in-stream errors": Mutant(mutate=_decoding(_ignore_errors_in_stream), killed_by=TEXT),
     "starts at an error": Mutant(

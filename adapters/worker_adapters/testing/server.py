@@ -79,7 +79,12 @@ class ReplayServer:
             data += more
         head, _, body = data.partition(b"\r\n\r\n")
         length = next(
-            (int(line.partition(b":")[2]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
+            (
+                int(line.partition(b":")[2])
+                for line in head.lower().split(b"\r\n")
+                if line.startswith(b"content-length:")
+            ),
+            0,
         )
         while len(body) < length:
             body += connection.recv(65536)

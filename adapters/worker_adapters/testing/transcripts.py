@@ -77,6 +77,15 @@ class Expected:
     error: tuple[str, str] | None = None
 
 
+def _expected(entry: Mapping[str, Any]) -> Expected:
+    known = {a.name for a in attrs.fields(Expected)}
+    fields: dict[str, Any] = {key: value for key, value in entry.items() if key in known}
+    for key in ("tags", "error"):
+        if key in fields:
+            fields[key] = tuple(fields[key])
+    return Expected(**fields)
+
+
 class Transcripts:
     """A folder of recorded responses. Reads lazily, and keeps what it read."""
 
@@ -104,17 +113,7 @@ class Transcripts:
     @cached_property
     def streams(self) -> Mapping[str, Expected]:
         """Streams by name, and what they must come to."""
-        fields = {a.name for a in attrs.fields(Expected)}
-        return {
-            name: Expected(
-                **{
-                    key: tuple(value) if isinstance(value, list) else value
-                    for key, value in entry.items()
-                    if key in fields
-                }
-            )
-            for name, entry in self._index["streams"].items()
-        }
+        return {name: _expected(entry) for name, entry in self._index["streams"].items()}
 
     @cached_property
     def errors(self) -> Mapping[str, tuple[str, str]]:

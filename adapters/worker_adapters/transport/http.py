@@ -25,9 +25,9 @@ import urllib3
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from ..api import TLS, Phase, Reason
+from ..api import TLS, Phase, Reason, Timeouts
 from ..dialect import Fault, Reply, WireRequest
-from ..lifetime import Interrupted, Lifetime
+from ..lifetime import Cause, Interrupted, Lifetime
 
 __all__ = ["HTTPTransport"]
 
@@ -45,6 +45,16 @@ class _Use(threading.local):
 
 
 _use = _Use()
+
+
+def _connection_in_use() -> _Interruptible | None:
+    return _use.connection
+
+
+def _unbind_connection() -> None:
+    connection = _connection_in_use()
+    if connection is not None:
+        connection.unbind()
 
 
 class _Interruptible:
@@ -269,6 +279,7 @@ class HTTPTransport:
         self._pool.keep_alive = keep_alive
         self._lock = threading.Lock()
         self._control: Any = None
+        self._calls: set[Lifetime] = set()
 
     def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> _Exchange:
         """See Transport."""
@@ -305,41 +316,59 @@ class HTTPTransport:
                 decode_content=False,
             )
         except BaseException as exc:
-            if _use.connection is not None:
-                _use.connection.unbind()
+            _unbind_connection()
             lifetime.check()
             if isinstance(exc, (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)):
                 raise _no_response(exc, self._where) from exc
             raise
         finally:
             _use.lifetime = None
-        assert _use.connection is not None  # noqa: S101  -- set by the connection that carried the request
+        connection = _connection_in_use()
+        assert connection is not None  # noqa: S101  -- set by the connection that carried the request
         lifetime.phase = Phase.FIRST_TOKEN
-        return _Exchange(response, _use.connection, lifetime)
+        return _Exchange(response, connection, lifetime)
 
     def call(self, wire: WireRequest, headers: Mapping[str, str], timeout: float, limit: int) -> Reply:
         """See Transport."""
+        lifetime = Lifetime(Timeouts(connect=None, first_token=None, idle=None), time.monotonic() + timeout)
         with self._lock:
             if self._control is None:
                 from .control import Control  # noqa: PLC0415  -- requests is loaded by the first control call
 
                 origin = f"{self._base.scheme}://{self._base.netloc}{self._prefix}"
                 self._control = Control(self._pool, origin, self._where)
-        reply: Reply = self._control.call(wire, {"User-Agent": USER_AGENT, **wire.headers, **headers}, timeout, limit)
+            self._calls.add(lifetime)
+        _use.lifetime, _use.connection = lifetime, None
+        try:
+            reply: Reply = self._control.call(wire, {"User-Agent": USER_AGENT, **wire.headers, **headers}, limit)
+        except (Fault, Interrupted) as exc:
+            if lifetime.cause is None:
+                raise
+            raise Fault(Reason.CONNECT_TIMEOUT, f"{self._where} did not answer within {timeout:g} s") from exc
+        finally:
+            _use.lifetime = None
+            _unbind_connection()
+            lifetime.finish()
+            with self._lock:
+                self._calls.discard(lifetime)
         return reply
 
     def close(self) -> None:
-        """See Transport."""
+        """See Transport. Interrupts control calls under way."""
+        with self._lock:
+            calls = list(self._calls)
+        for lifetime in calls:
+            lifetime.trip(Cause.CANCELLED)
         self._pool.close()
 
 
-def _wrapped(exc: Exception) -> object:
+def _wrapped(exc: BaseException) -> object:
     """What urllib3's ProtocolError("words", cause) wraps."""
     args: tuple[object, ...] = exc.args
     return args[1] if isinstance(exc, urllib3.exceptions.ProtocolError) and len(args) > 1 else exc
 
 
-def _no_response(exc: Exception, where: str) -> Fault:
+def _no_response(exc: BaseException, where: str) -> Fault:
     """What went wrong before a response head had come."""
     cause = _wrapped(exc)
     if isinstance(cause, socket.gaierror):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 import attrs
 
@@ -13,7 +13,7 @@ from ..api import Phase, Reason
 from ..dialect import Fault, Reply, WireRequest
 from ..lifetime import Interrupted, Lifetime
 
-__all__ = ["Hang", "Script", "ScriptedTransport", "Step"]
+__all__ = ["Hang", "Script", "Scripted", "ScriptedTransport", "Step"]
 
 
 class Hang:
@@ -38,15 +38,44 @@ class Hang:
         lifetime.check()
 
 
-Step: TypeAlias = bytes | Hang | Fault
+Step: TypeAlias = bytes | float | Hang | Fault
+
+
+class Scripted(Protocol):
+    """One answer, however it was made: a head, then steps; `connect` and `queue` come before the head, in those phases.
+
+    A step is the bytes of one read, seconds of silence (inf: until interrupted), a Hang, or a Fault to break off with.
+    """
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The response headers, names in lower case."""
+        ...
+
+    @property
+    def steps(self) -> Iterable[Step]:
+        """What the body is made of."""
+        ...
+
+    @property
+    def connect(self) -> Step | None:
+        """What happens while connecting."""
+        ...
+
+    @property
+    def queue(self) -> Step | None:
+        """What happens before the head."""
+        ...
 
 
 @attrs.frozen(kw_only=True)
 class Script:
-    """One answer: a head, then steps (bytes to deliver in one read, a Hang, a Fault to break off with).
-
-    `connect` and `queue` come before the head, in those phases.
-    """
+    """A Scripted answer, written out."""
 
     status: int = 200
     headers: Mapping[str, str] = attrs.field(factory=lambda: {"content-type": "text/event-stream"})
@@ -60,10 +89,12 @@ def _perform(step: Step | None, lifetime: Lifetime) -> None:
         raise step
     if isinstance(step, Hang):
         step.wait(lifetime)
+    if isinstance(step, float):
+        lifetime.sleep(step)
 
 
 class _Exchange:
-    def __init__(self, script: Script, lifetime: Lifetime) -> None:
+    def __init__(self, script: Scripted, lifetime: Lifetime) -> None:
         self.status = script.status
         self.headers = script.headers
         self._steps = iter(script.steps)
@@ -101,19 +132,19 @@ class _Exchange:
 class ScriptedTransport:
     """Answers each stream with the next script, or with what `answer` makes of the request. Thread-safe.
 
-    `replies` maps the target of a control call to its reply; a call without one finds nobody there.
+    `reply` answers control calls; one that gets None finds nobody there.
     """
 
     def __init__(
         self,
-        scripts: Iterable[Script] = (),
+        scripts: Iterable[Scripted] = (),
         *,
-        answer: Callable[[WireRequest], Script] | None = None,
-        replies: Mapping[str, Reply] | None = None,
+        answer: Callable[[WireRequest], Scripted] | None = None,
+        reply: Callable[[WireRequest], Reply | None] = lambda _wire: None,
     ) -> None:
         self._scripts = iter(scripts)
         self._answer = answer
-        self._replies = {} if replies is None else replies
+        self._reply = reply
         self._lock = threading.Lock()
         self.requests: list[WireRequest] = []
         self.calls: list[WireRequest] = []
@@ -136,7 +167,7 @@ class ScriptedTransport:
         """See Transport."""
         with self._lock:
             self.calls.append(wire)
-        reply = self._replies.get(wire.target)
+        reply = self._reply(wire)
         if reply is None:
             raise Fault(Reason.CONNECT, f"the script has no reply for {wire.target}")
         return reply

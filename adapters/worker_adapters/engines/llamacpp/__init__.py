@@ -10,6 +10,7 @@ from ...api import Features
 from ...dialect import CancelNotice, Dialect, Traits
 from .errors import parse_error
 from .probes import NAME, apply_template, detokenize, health, identify, properties, tokenize
+from .profile import PROFILE
 from .request import OPTIONS, against_strict, check, encode
 from .stream import decode
 
@@ -39,6 +40,7 @@ DIALECT = Dialect(
     # A queued request's disconnect goes unnoticed while other slots work; it closes every streamed connection itself
     # although it advertises keep-alive; it never stops generating for a reader that does not read.
     traits=Traits(cancel=CancelNotice.NEVER_WHILE_QUEUED, backpressure=False, keep_alive=0.0, probe_interval=2.0),
+    profile=PROFILE,
     check=check,
     against_strict=against_strict,
     tokenize=tokenize,

@@ -42,6 +42,10 @@ _BY_MESSAGE = (
     ("no slot available", Reason.OVERLOADED),
     ("the request exceeds the available context size", Reason.CONTEXT_TOO_LONG),  # builds before October 2025
 )
+_ADVICE_BY_MESSAGE = {  # a router's, which has several models
+    "model name is missing": "the server is a router: name one of its models with model=",
+    "model is not loaded": "the server is a router that loads no model by itself: load it there, or allow autoload",
+}
 _ADVICE = {
     Reason.UPSTREAM_AUTH: "check credentials=",
     Reason.UPSTREAM_NOT_FOUND: "is this llama-server's base URL, with its --api-prefix?",
@@ -71,6 +75,7 @@ def fault_of_error(raw: bytes, status: int | None) -> Fault:
     if reason is None:
         reason = _BY_TYPE.get(error.type) or reason_of_status(code)
     message = error.message or f"llama-server answered {code}"
-    if advice := _ADVICE.get(reason):
+    advice = next((advice for text, advice in _ADVICE_BY_MESSAGE.items() if text in error.message), _ADVICE.get(reason))
+    if advice:
         message = f"{message} ({advice})"
     return Fault(reason, message, upstream=Upstream(status=code, type=error.type or None, message=error.message))

@@ -45,9 +45,13 @@ def _post(path: str, body: Mapping[str, Any], target: ProbeTarget) -> Probe[Any]
 def health(_target: ProbeTarget) -> Probe[HealthFacts]:
     """`/health`: 503 while loading. It never touches the engine's loop, so 200 does not mean that tokens will flow."""
     reply = yield WireRequest(target="/health")
-    if reply.status == 200:
-        return HealthFacts(ready=True, detail="ok")
-    return HealthFacts(ready=False, detail=parse_error(reply).message)
+    if reply.status != 200:
+        return HealthFacts(ready=False, detail=parse_error(reply).message)
+    try:
+        status = msgspec.json.decode(reply.body)["status"]
+    except (msgspec.DecodeError, LookupError, TypeError):  # a web server's page, say
+        return HealthFacts(ready=False, detail="/health did not answer as llama-server does: is this its base URL?")
+    return HealthFacts(ready=status == "ok", detail=str(status))
 
 
 def properties(target: ProbeTarget) -> Probe[WorkerFacts]:
@@ -56,7 +60,7 @@ def properties(target: ProbeTarget) -> Probe[WorkerFacts]:
     if props.get("role") == "router":
         return WorkerFacts(
             properties=_identity(props),
-            against_strict=("the server is a router: name one of its models with model=",),
+            against_strict=("the server is a router: name one of its models with connect(model=…)",),
         )
     against = []
     slots: list[dict[str, Any]] = []
@@ -105,7 +109,7 @@ def _identity(props: Mapping[str, Any]) -> Properties:
         engine=NAME,
         observed_at=0.0,
         engine_version=props.get("build_info"),
-        model=props.get("model_alias") or props.get("model_path"),
+        model=None if props.get("role") == "router" else props.get("model_alias") or props.get("model_path"),
         context_length=props.get("default_generation_settings", {}).get("n_ctx") or None,
         slots_total=props.get("total_slots"),
     )

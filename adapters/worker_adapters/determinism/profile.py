@@ -1,0 +1,32 @@
+"""From a dialect's profile table to the sampling fields of a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..api import GenerateRequest
+from ..dialect import AS_ASKED, Knob, Profile
+
+__all__ = ["sampling_fields"]
+
+
+def sampling_fields(profile: Profile, request: GenerateRequest) -> dict[str, Any]:
+    """Every knob of the table by its wire name, at the request's value or the neutral one.
+
+    A knob is missing only where the table says that its absence is the neutral value. `request.seed` is resolved already.
+    """
+    greedy = request.temperature == 0
+    fields = {}
+    for knob in profile.knobs:
+        value = _value(knob, request, greedy)
+        if not (knob.absent and value == knob.neutral):
+            fields[knob.wire] = value
+    return fields
+
+
+def _value(knob: Knob, request: GenerateRequest, greedy: bool) -> Any:
+    if greedy and knob.greedy is not AS_ASKED:
+        return knob.greedy
+    if knob.field is None:
+        return knob.neutral
+    return knob.convert(getattr(request, knob.field))

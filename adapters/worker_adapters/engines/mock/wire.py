@@ -1,0 +1,203 @@
+"""The mock's wire, the client's side: `POST /generate` answered with events of small JSON objects.
+
+`{"t": text, "n": tokens so far, "ids": […]}` … `{"end": "stop" | "length", "n": …, "in": …}`, or `{"error": {"kind": …,
+"message": …}}` in a reply or an event; `kind` is a Reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from ...api import FinishReason, GenerateRequest, Properties, Reason, Token, Upstream, UsageSource
+from ...determinism import sampling_fields
+from ...dialect import (
+    Fault,
+    Finished,
+    HealthFacts,
+    Knob,
+    Opened,
+    Payload,
+    Probe,
+    ProbeTarget,
+    Profile,
+    Reply,
+    Run,
+    Tally,
+    WireRequest,
+    WorkerFacts,
+    fault_of_status,
+)
+
+__all__ = [
+    "PROFILE",
+    "apply_template",
+    "decode",
+    "detokenize",
+    "encode",
+    "health",
+    "identify",
+    "parse_error",
+    "properties",
+    "tokenize",
+]
+
+JSON = {"Content-Type": "application/json"}
+
+PROFILE = Profile(
+    knobs=(
+        Knob(field="max_tokens", wire="max_tokens"),
+        Knob(field="seed", wire="seed"),
+        Knob(field="temperature", wire="temperature", neutral=1.0),
+        Knob(field="top_p", wire="top_p", neutral=1.0),
+        Knob(field="top_k", wire="top_k", neutral=0),
+        Knob(field="min_p", wire="min_p", neutral=0.0),
+        Knob(field="repetition_penalty", wire="repetition_penalty", neutral=1.0),
+        Knob(field="presence_penalty", wire="presence_penalty", neutral=0.0),
+        Knob(field="frequency_penalty", wire="frequency_penalty", neutral=0.0),
+        Knob(field="stop", wire="stop", neutral=()),
+        Knob(field="ignore_eos", wire="ignore_eos", neutral=False),
+    )
+)
+
+
+def encode(request: GenerateRequest, /, *, attempt: int) -> WireRequest:
+    """`POST /generate`."""
+    body: dict[str, Any] = {
+        "prompt": request.prompt if request.prompt_tokens is None else list(request.prompt_tokens),
+        **sampling_fields(PROFILE, request),
+        "rate": request.engine_options.get("rate"),
+        "fault": request.engine_options.get("fault"),
+        "attempt": attempt,
+        **request.engine_options.get("unchecked", {}),
+    }
+    return WireRequest(method="POST", target="/generate", headers=JSON, body=msgspec.json.encode(body))
+
+
+class _Error(msgspec.Struct):
+    kind: str = Reason.ENGINE_ERROR
+    message: str = ""
+
+
+class _Event(msgspec.Struct, gc=False):
+    t: str = ""
+    n: int = 0
+    ids: list[int] = []
+    tokens_in: int | None = msgspec.field(name="in", default=None)
+    end: str | None = None
+    stop_text: str | None = None
+    error: _Error | None = None
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+
+
+def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
+    """Events until `end`."""
+    index, opened = 0, False
+    for batch in batches:
+        run: Run = []
+        try:
+            for payload in batch:
+                event = _parse(payload)
+                if not opened:
+                    opened = True
+                    tally.usage_source = UsageSource.ENGINE
+                    run.append(Opened(tokens_in=event.tokens_in))
+                tally.tokens_out, tally.tokens_in = event.n, event.tokens_in or tally.tokens_in
+                if event.t:
+                    ids = tuple(event.ids) if request.return_token_ids else None
+                    run.append(Token(index=index, text=event.t, token_ids=ids))
+                    index += 1
+                if event.end is not None:
+                    run.append(_finished(event, request))
+                    break
+        except Fault:
+            if run:
+                yield run
+            raise
+        yield run
+
+
+def _parse(payload: Payload) -> _Event:
+    data = payload if isinstance(payload, bytes) else payload.data
+    try:
+        event = _decode_event(data)
+    except msgspec.DecodeError as exc:
+        raise Fault(Reason.PROTOCOL, f"the mock sent an event that is not its JSON: {exc}") from exc
+    if event.error is not None:
+        raise _fault(event.error, None)
+    return event
+
+
+def _finished(event: _Event, request: GenerateRequest) -> Finished:
+    return Finished(
+        finish_reason=FinishReason(str(event.end)),
+        finish_reason_raw=event.end,
+        stop_text=event.stop_text,
+        token_ids_tail=tuple(event.ids) if request.return_token_ids else None,
+        token_ids_complete=request.return_token_ids,
+    )
+
+
+def _fault(error: _Error, status: int | None) -> Fault:
+    reason = Reason(error.kind) if error.kind in Reason.__members__ else Reason.ENGINE_ERROR
+    return Fault(reason, error.message, upstream=Upstream(status=status, type=error.kind, message=error.message))
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _Error
+
+
+def parse_error(reply: Reply) -> Fault:
+    """A reply that is not a stream."""
+    try:
+        error = msgspec.json.decode(reply.body, type=_ErrorBody).error
+    except msgspec.DecodeError:
+        return fault_of_status("the mock", reply)
+    return _fault(error, reply.status)
+
+
+def _ask(path: str, body: Mapping[str, Any] | None = None) -> Probe[Any]:
+    wire = WireRequest(target=path)
+    if body is not None:
+        wire = WireRequest(method="POST", target=path, headers=JSON, body=msgspec.json.encode(body))
+    reply = yield wire
+    if reply.status != 200:
+        raise parse_error(reply)
+    return msgspec.json.decode(reply.body)
+
+
+def health(_target: ProbeTarget) -> Probe[HealthFacts]:
+    """`/health`."""
+    reply = yield WireRequest(target="/health")
+    if reply.status == 200:
+        return HealthFacts(ready=True, detail="ok")
+    return HealthFacts(ready=False, detail=parse_error(reply).message)
+
+
+def identify(_target: ProbeTarget) -> Probe[Properties]:
+    """`/properties` has it all."""
+    return Properties(engine="mock", observed_at=0.0, **(yield from _ask("/properties")))
+
+
+def properties(target: ProbeTarget) -> Probe[WorkerFacts]:
+    """`/properties`."""
+    return WorkerFacts(properties=(yield from identify(target)))
+
+
+def tokenize(text: str, _add_special: bool, _target: ProbeTarget) -> Probe[tuple[int, ...]]:
+    """`/tokenize`: a token per byte."""
+    return tuple((yield from _ask("/tokenize", {"text": text}))["ids"])
+
+
+def detokenize(token_ids: Sequence[int], _target: ProbeTarget) -> Probe[str]:
+    """`/detokenize`."""
+    return (yield from _ask("/detokenize", {"ids": list(token_ids)}))["text"]  # type: ignore[no-any-return]  # a string
+
+
+def apply_template(messages: Sequence[Mapping[str, Any]], _target: ProbeTarget) -> Probe[str]:
+    """`/template`."""
+    return (yield from _ask("/template", {"messages": list(messages)}))["text"]  # type: ignore[no-any-return]  # a string

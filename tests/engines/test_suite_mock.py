@@ -1,0 +1,79 @@
+"""The conformance suite for the mock engine, and for `connect("mock", …)` in this process."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from worker_adapters import End, GenerateRequest, Reason, Retry, WorkerError, connect
+from worker_adapters.dialect import WireRequest
+from worker_adapters.engines import mock
+from worker_adapters.testing import MUTANTS, EngineSuite, Transcripts
+
+
+class TestMock(EngineSuite):
+    dialect = mock.DIALECT
+    transcripts = Transcripts(Path(__file__).parent / "transcripts" / "mock" / "1")
+
+
+class TestMockInProcess(EngineSuite):
+    """What goes over sockets elsewhere goes to the engine in this process here."""
+
+    dialect = mock.DIALECT
+    transcripts = TestMock.transcripts
+
+    @contextmanager
+    def worker(self):
+        yield "mock://local"
+
+    def connect(self, url, **config):
+        return connect("mock", url, **{"retry": Retry(attempts=1), **config})
+
+    def test_nobody_there(self):
+        """An engine in this process is always there; a control call it does not know is a typed 404."""
+        assert mock.reply(WireRequest(target="/nothing")).status == 404
+
+
+@pytest.mark.parametrize("name", set(MUTANTS) - {"splits a character"})
+def test_the_suite_kills_the_mutant(name):
+    """All but the one that needs characters over deltas, which the mock's words never are (see `absent`)."""
+    suite, mutant = TestMock(), MUTANTS[name]
+    suite.dialect = mutant.mutate(mock.DIALECT)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        getattr(suite, mutant.killed_by)()
+
+
+def test_the_recorded_answers_are_still_the_mocks():
+    request = GenerateRequest(prompt="p", seed=1, max_tokens=8, ignore_eos=True)
+    answer = mock.answer(mock.DIALECT.encode(request, attempt=1))
+    assert b"".join(answer.steps) == TestMock.transcripts.recorded("length").body
+
+
+def test_the_same_seed_gives_the_same_text_and_another_another():
+    with connect("mock", "mock://local") as adapter:
+        texts = [adapter.generate(GenerateRequest(prompt="p", seed=seed, ignore_eos=True)).text for seed in (1, 1, 2)]
+        greedy = {adapter.generate(GenerateRequest(prompt="p", seed=s, temperature=0)).text for s in (1, 2)}
+    assert texts[0] == texts[1] != texts[2]
+    assert len(greedy) == 1
+
+
+def test_a_prompt_beyond_the_context_is_too_long():
+    with connect("mock", "mock://local") as adapter, pytest.raises(WorkerError) as error:
+        adapter.generate(GenerateRequest(prompt="x" * 40000))
+    assert error.value.reason is Reason.CONTEXT_TOO_LONG
+    assert "40000" in error.value.message
+
+
+def test_the_tokenizer_routes_round_trip():
+    with connect("mock", "mock://local") as adapter:
+        assert adapter.detokenize(adapter.tokenize("naïve 🙂")) == "naïve 🙂"
+        assert adapter.apply_template([{"role": "user", "content": "hi"}]) == "user: hi\n"
+
+
+def test_a_rate_paces_the_tokens():
+    with connect("mock", "mock://local") as adapter:
+        events = list(adapter.submit(GenerateRequest(prompt="p", max_tokens=3, engine_options={"rate": 100})))
+    assert isinstance(events[-1], End)
+    assert events[-1].decode_time_ms >= 10
