@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 from pathlib import Path
 
+import attrs
 import pytest
 
-from worker_adapters import End, GenerateRequest, Reason, Retry, WorkerError, connect
+from worker_adapters import End, GenerateRequest, InvalidRequestError, Reason, Retry, Timeouts, WorkerError, connect
 from worker_adapters.dialect import WireRequest
 from worker_adapters.engines import mock
 from worker_adapters.testing import MUTANTS, EngineSuite, Transcripts
@@ -77,3 +78,55 @@ def test_a_rate_paces_the_tokens():
         events = list(adapter.submit(GenerateRequest(prompt="p", max_tokens=3, engine_options={"rate": 100})))
     assert isinstance(events[-1], End)
     assert events[-1].decode_time_ms >= 10
+
+
+FAULTS = [
+    ("stall@2:forever", "DECODE_TIMEOUT", "IDLE_TIMEOUT", "decode"),
+    ("stall@0:forever", "POOL_UNAVAILABLE", "FIRST_TOKEN_TIMEOUT", "first_token"),
+    ("stall@head:forever", "POOL_UNAVAILABLE", "FIRST_TOKEN_TIMEOUT", "queue"),
+    ("stall@accept:forever", "POOL_UNAVAILABLE", "CONNECT_TIMEOUT", "connect"),
+    ("reset@2", "WORKER_RESET", "DISCONNECTED", "decode"),
+    ("reset@head", "POOL_UNAVAILABLE", "DISCONNECTED", "queue"),
+    ("close@2", "WORKER_RESET", "TRUNCATED", "decode"),
+    ("eof@end", "WORKER_RESET", "TRUNCATED", "decode"),
+    ("cut@2", "WORKER_RESET", "TRUNCATED", "decode"),
+    ("half-char@2", "WORKER_RESET", "TRUNCATED", "decode"),
+    ("error@2:boom", "WORKER_RESET", "ENGINE_ERROR", "decode"),
+    ("error@0:boom", "POOL_UNAVAILABLE", "ENGINE_ERROR", "first_token"),
+    ("garbage@2", "WORKER_RESET", "TRUNCATED", "decode"),
+    ("not-json@2", "INTERNAL", "PROTOCOL", "decode"),
+    ("comments@2:1ms", "DECODE_TIMEOUT", "IDLE_TIMEOUT", "decode"),
+    ("huge@2:2MiB", "INTERNAL", "EVENT_TOO_LARGE", "decode"),
+    ("loading", "POOL_UNREADY", "LOADING", "first_token"),
+    ("overloaded", "ADMISSION_REJECT", "OVERLOADED", "first_token"),
+    ("busy:7", "ADMISSION_REJECT", "OVERLOADED", "first_token"),
+    ("status:502 <html>", "POOL_UNAVAILABLE", "ENGINE_ERROR", "first_token"),
+    ("redirect", "INTERNAL", "REDIRECT", "first_token"),
+    ("html", "INTERNAL", "PROTOCOL", "first_token"),
+    ("gzip", "INTERNAL", "PROTOCOL", "first_token"),
+]
+
+
+@pytest.mark.parametrize(("fault", "code", "reason", "phase"), FAULTS)
+def test_a_fault_ends_the_stream_as_a_real_one_would(fault, code, reason, phase):
+    timeouts = Timeouts(connect=0.05, first_token=0.05, idle=0.05)
+    with connect("mock", "mock://local", retry=Retry(attempts=1), timeouts=timeouts) as adapter:
+        request = GenerateRequest(prompt="p", seed=1, max_tokens=8, ignore_eos=True, engine_options={"fault": fault})
+        for way in (adapter.submit, adapter.stream):
+            error = list(way(request))[-1]
+            assert (error.code, error.reason, error.phase) == (code, reason, phase), error.message
+            assert error.retry_after_ms == (7000 if fault == "busy:7" else None)
+
+
+@pytest.mark.parametrize("fault", ["dup-end", "after-end", "trickle@2:1ms", "stall@2:10ms", "loading*2", "interim"])
+def test_a_fault_that_a_client_must_survive_changes_no_text(fault):
+    with connect("mock", "mock://local", retry=Retry(attempts=3, base=0)) as adapter:
+        request = GenerateRequest(prompt="p", seed=1, max_tokens=8, ignore_eos=True)
+        spoilt = attrs.evolve(request, engine_options={"fault": fault})
+        assert adapter.generate(spoilt).text == adapter.generate(request).text
+
+
+def test_a_fault_that_can_not_be_read_is_refused():
+    with connect("mock", "mock://local") as adapter, pytest.raises(InvalidRequestError) as error:
+        adapter.submit(GenerateRequest(prompt="p", engine_options={"fault": "explode@3"}))
+    assert "explode" in error.value.message

@@ -10,6 +10,12 @@ __all__ = ["PROFILE"]
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 OFF_WITH = "means nothing while {} is off"
 
+
+def _or_none_listed(top: int | None) -> int:
+    return top or 0  # no lambda: adapters are pickled with their dialect
+
+
+
 PROFILE = Profile(
     version="v1",
     knobs=(
@@ -24,7 +30,7 @@ PROFILE = Profile(
         Knob(field="frequency_penalty", wire="frequency_penalty", neutral=0.0),
         Knob(field="stop", wire="stop", neutral=(), note="none: the server's own --reverse-prompt, if it has one"),
         Knob(field="ignore_eos", wire="ignore_eos", neutral=False),
-        Knob(field="logprobs", wire="n_probs", neutral=0, convert=lambda top: top or 0),
+        Knob(field="logprobs", wire="n_probs", neutral=0, convert=_or_none_listed),
         Knob(wire="samplers", neutral=SAMPLERS, note="which there are, in which order"),
         Knob(wire="dynatemp_range", neutral=0.0),
         Knob(wire="dynatemp_exponent", neutral=1.0, note=OFF_WITH.format("dynatemp_range")),

@@ -1,6 +1,7 @@
 """The mock engine: an engine in this process, through the same codec and runtime as a real one.
 
-`connect("mock", "mock://local")` needs no server. Its wire is the smallest that has everything an engine's wire has:
+`connect("mock", "mock://local")` needs no server. A request's `engine_options={"rate": 50, "fault": "stall@12:30s"}` set
+its pace and its faults (see worker_adapters.faults). Its wire is the smallest that has everything an engine's wire has:
 deltas, a sign of the end, usage, errors before and inside the stream. `answer` is its server side: a pure function from a
 request to what a scripted transport delivers.
 """
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 from ...api import Features
 from ...dialect import CancelNotice, Dialect, Traits
-from .server import answer, reply
+from .play import answer, check
+from .server import reply
 from .wire import (
     PROFILE,
     apply_template,
@@ -45,6 +47,7 @@ DIALECT = Dialect(
     ),
     traits=Traits(cancel=CancelNotice.AT_ONCE, backpressure=True, keep_alive=0.0, probe_interval=0.0),
     profile=PROFILE,
+    check=check,
     tokenize=tokenize,
     detokenize=detokenize,
     apply_template=apply_template,
