@@ -46,7 +46,7 @@ class TextAssembler:
 
         A character that JSON escapes as two surrogates in two deltas is joined; a lone surrogate becomes U+FFFD.
         """
-        if False:
+        if special:
             return ""
         if self._half or not (delta.isascii() or _surrogate_in(delta) is None):
             delta = self._half + delta
