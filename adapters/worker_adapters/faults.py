@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
 from enum import StrEnum
 from hashlib import blake2b
 from typing import Any, TypeAlias
@@ -238,7 +239,7 @@ def _quoted(argument: str) -> str:
 
 
 def _plain(number: float) -> str:
-    return f"{number:.17f}".rstrip("0") if "e" in repr(number) else repr(number)
+    return f"{Decimal(repr(number)):f}"  # never with an exponent, which the grammar lacks
 
 
 _SUFFIXES = r"(?:\*\d*|#\d+|%\d+|~\d*\.?\d+)*"

@@ -29,7 +29,7 @@ from math import inf
 
 from .api import Phase, Timeouts
 
-__all__ = ["REAPER", "Cause", "Interrupted", "Lifetime", "Reaper"]
+__all__ = ["REAPER", "Cause", "Gate", "Interrupted", "Lifetime", "Reaper"]
 
 _log = logging.getLogger("worker_adapters")
 
@@ -50,6 +50,25 @@ class Interrupted(Exception):  # noqa: N818  -- control flow inside the runtime,
     def __init__(self, cause: Cause) -> None:
         super().__init__(cause)
         self.cause = cause
+
+
+class Gate:
+    """What one thread waits at until any other opens it. An Event would do, but for its lock, which is not reentrant."""
+
+    __slots__ = ("_shut",)
+
+    def __init__(self) -> None:
+        self._shut = threading.Lock()
+        self._shut.acquire()
+
+    def open(self) -> None:
+        """Let the waiting thread go on. Idempotent, any thread, never blocks."""
+        with contextlib.suppress(RuntimeError):  # open already
+            self._shut.release()
+
+    def wait(self, seconds: float) -> None:
+        """Block until it is open, for at most that long."""
+        self._shut.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
 
 
 class Lifetime:
@@ -105,14 +124,15 @@ class Lifetime:
     def trip(self, cause: Cause) -> bool:
         """End this lifetime; False if a final cause stands already. Any thread; never blocks on I/O."""
         with self._lock:
-            if cause is Cause.CANCELLED:
-                self.cancelled = True
-            if self._is_final():
-                return False
-            self.cause = cause
-            for interrupt in self._interrupts:
-                interrupt()
-            return True
+            news = cause is Cause.CANCELLED and not self.cancelled
+            self.cancelled = self.cancelled or news
+            first = not self._is_final()
+            if first:
+                self.cause = cause
+            if first or news:  # a consumer who cancels waits no longer for the end that the first cause will bring
+                for interrupt in self._interrupts:
+                    interrupt()
+            return first
 
     def expire(self, now: float) -> None:
         """Trip it if something has run out. Judged under the lock: `next_attempt` forgets one expiry, not two."""
@@ -154,20 +174,14 @@ class Lifetime:
             if self.cause is Cause.CONNECT_TIMEOUT:
                 self.cause = None
 
-    def sleep(self, seconds: float) -> None:
-        """Block for that long (inf: until interrupted), or raise Interrupted."""
-        gate = threading.Lock()  # an Event has a lock of its own, which is not reentrant (see the lock rules)
-        gate.acquire()
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # open already
-                gate.release()
-
-        self.attach(wake)
+    def sleep(self, seconds: float, gate: Gate | None = None) -> None:
+        """Block for that long (inf: until interrupted), or until the gate is opened, or raise Interrupted."""
+        gate = gate or Gate()
+        self.attach(gate.open)
         try:
-            gate.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+            gate.wait(seconds)
         finally:
-            self.detach(wake)
+            self.detach(gate.open)
         self.check()
 
     def remaining(self) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
 
 from .api import (
     TLS,
@@ -48,6 +47,8 @@ _TRANSPORTS: Mapping[str, Callable[[AdapterConfig], Transport]] = {"mock": _in_p
 
 def engines() -> tuple[str, ...]:
     """The names `connect` takes: our own engines, then those that other distributions register. Reads metadata."""
+    from importlib.metadata import entry_points  # noqa: PLC0415  -- as dear to import as all of this package
+
     return (
         *_BUILT_IN,
         *sorted(point.name for point in entry_points(group=ENTRY_POINTS) if point.name not in _BUILT_IN),
@@ -59,6 +60,8 @@ def dialect(engine: str) -> Dialect:
     if engine in _BUILT_IN:
         found = import_module(_BUILT_IN[engine], __package__).DIALECT
     else:
+        from importlib.metadata import entry_points  # noqa: PLC0415  -- as above
+
         found = next((point.load() for point in entry_points(group=ENTRY_POINTS, name=engine)), None)
     if not isinstance(found, Dialect):
         what = f"there is no engine {engine!r}" if found is None else f"the entry point {engine!r} is not a Dialect"

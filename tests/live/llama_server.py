@@ -43,15 +43,19 @@ class LlamaServer:
     """Context manager around one llama-server process on a port of its own.
 
     Entering blocks until /health says 200 (`wait=False`: only until the process is started, to see it load). `slots`
-    and `ctx` are -np and -c, so a request has ctx/slots tokens; `extra` goes last on the command line and wins. Builds
-    the engine and the model if the cache lacks them. Methods may be called from any thread, stop() and kill() more than
-    once. Entering raises ServerError or BuildError.
+    and `ctx` are -np and -c, so a request has ctx/slots tokens; `extra` goes last on the command line and wins. With
+    `models_dir` it is a router, which starts a server of its own for each model of that folder when one is asked for.
+    `port` is that of an earlier server, which is gone: to come back where it was. Builds the engine and the model if the
+    cache lacks them. Methods may be called from any thread, stop() and kill() more than once. Entering raises
+    ServerError or BuildError.
     """
 
     def __init__(
         self,
         *,
         model: Path | None = None,
+        models_dir: Path | None = None,
+        port: int = 0,
         slots: int = 2,
         ctx: int = 8192,
         extra: Sequence[str] = (),
@@ -60,8 +64,9 @@ class LlamaServer:
         ready_timeout: float = 30.0,
     ) -> None:
         self.api_key = api_key
-        self.port = 0
+        self.port = port
         self._model = model
+        self._models_dir = models_dir
         self._options = ["-np", str(slots), "-c", str(ctx), *(["--api-key", api_key] if api_key else []), *extra]
         self._wait = wait
         self._ready_timeout = ready_timeout
@@ -72,8 +77,11 @@ class LlamaServer:
 
     def __enter__(self) -> Self:
         binary = llamacpp_build.binary()
-        model = self._model or tiny_gguf.model()
-        self._port_holder, self.port = _reserve_port()
+        if self._models_dir:
+            model = ["--models-dir", str(self._models_dir)]
+        else:
+            model = ["-m", str(self._model or tiny_gguf.model())]
+        self._port_holder, self.port = _reserve_port(self.port)
         # A file without a name: nothing to clean up whatever happens to us.
         with tempfile.TemporaryFile() as log:
             self._log_fd = os.dup(log.fileno())
@@ -199,8 +207,8 @@ class LlamaServer:
             time.sleep(SLOT_POLL)
         return time.monotonic() - began
 
-    def _command(self, binary: Path, model: Path) -> list[str]:
-        where = ["-m", str(model), "--host", HOST, "--port", str(self.port), "--reuse-port"]
+    def _command(self, binary: Path, model: Sequence[str]) -> list[str]:
+        where = [*model, "--host", HOST, "--port", str(self.port), "--reuse-port"]
         # -t 1: the number of threads changes the rounding, and with it the tokens (seen with a prompt of 1000 tokens).
         return guarded([str(binary), *where, "-t", "1", "--slots", "--metrics", "--props", "--no-ui", *self._options])
 
@@ -247,13 +255,13 @@ class LlamaServer:
         return "\n".join(self.log_text().splitlines()[-20:])
 
 
-def _reserve_port() -> tuple[socket.socket, int]:
-    """Bind a free port and hold it without listening, so that nobody else is given it between now and the end.
+def _reserve_port(port: int) -> tuple[socket.socket, int]:
+    """Bind that port, or a free one (0), and hold it without listening: nobody else is given it until the end.
 
     The server shares it (--reuse-port on its side). A bound socket that does not listen gets no connections: once the
     server is dead they are refused, which is what tests of a dead server expect.
     """
     holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    holder.bind((HOST, 0))
+    holder.bind((HOST, port))
     return holder, holder.getsockname()[1]

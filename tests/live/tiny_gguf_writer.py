@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import gguf
 import numpy as np
+from tiny_gguf import long_token
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,11 +59,11 @@ Matrix: TypeAlias = "NDArray[np.float64]"
 def write(path: Path, options: Options) -> None:
     """Write the model file; the same options give the same bytes."""
     rng = np.random.default_rng(options.seed)
-    texts = _texts()
+    texts = [*_texts(), *([long_token(options)] if options.long else [])]
     embedding, output = _wired(texts, options, rng)
     writer = gguf.GGUFWriter(path, "llama")
     _describe(writer, options, len(texts))
-    _tokenizer(writer, texts)
+    _tokenizer(writer, texts, options)
     _tensor(writer, "token_embd.weight", embedding)
     _tensor(writer, "output_norm.weight", np.ones(WIDTH))
     _tensor(writer, "output.weight", output)
@@ -130,6 +131,8 @@ def _bias(texts: Sequence[str], options: Options) -> Matrix:
             bias[number] = -1.0  # letters on their own less often than words
         elif text[1:] in WORDS[: HERALDS * len(SPLIT)]:
             bias[number] = 0.7
+    if options.long:
+        bias[-1] = NEVER
     return bias
 
 
@@ -149,10 +152,12 @@ def _describe(writer: gguf.GGUFWriter, options: Options, vocabulary: int) -> Non
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
 
 
-def _tokenizer(writer: gguf.GGUFWriter, texts: Sequence[str]) -> None:
+def _tokenizer(writer: gguf.GGUFWriter, texts: Sequence[str], options: Options) -> None:
     kinds = gguf.TokenType
     types = [kinds.UNKNOWN, *[kinds.CONTROL] * (len(CONTROL) - 1), *[kinds.BYTE] * 256]
     types += [kinds.NORMAL] * (len(texts) - FIRST_TEXT)
+    if options.long:
+        types[-1] = kinds.USER_DEFINED  # found in the text as it stands: no merging, and so no beginnings of it
     # The tokenizer merges the pair of the highest score first: longer pieces win, any merge beats a single character.
     scores = [0.0] * FIRST_TEXT + [-100.0 if len(text) == 1 else len(text) * 0.01 - 1.0 for text in texts[FIRST_TEXT:]]
     writer.add_tokenizer_model("llama")

@@ -11,6 +11,12 @@ import attrs
 __all__ = ["TLS", "Identity", "Limits", "MetricsOptions", "Retry", "Timeouts"]
 
 
+def _uniform() -> float:
+    # By name, so that a pickled Retry draws from the random source of where it is unpickled. The method itself pickles
+    # with the state of its generator: a fleet of workers would retry in step.
+    return random.random()  # noqa: S311  -- jitter, not a secret
+
+
 def _positive(_: Any, attribute: attrs.Attribute[Any], value: float | None) -> None:
     if value is not None and not value > 0:
         raise ValueError(f"{attribute.name} must be greater than 0, got {value!r}")
@@ -47,7 +53,7 @@ class Retry:
     base: float = attrs.field(default=0.1, validator=_not_negative)
     cap: float = attrs.field(default=2.0, validator=_not_negative)
     max_retry_after: float = attrs.field(default=30.0, validator=_not_negative)
-    random: Callable[[], float] = attrs.field(default=random.random, repr=False)
+    random: Callable[[], float] = attrs.field(default=_uniform, repr=False)
 
     def delay(self, failed_attempts: int) -> float:
         """Seconds to wait after that many failed attempts."""

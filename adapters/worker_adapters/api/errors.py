@@ -191,8 +191,8 @@ class WorkerError(Exception):
         e = self.error
         return f"{e.code}/{e.reason}: {e.message} [engine={e.engine} pool={e.pool_id} phase={e.phase}]"
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Error, Any]]:
-        return type(self), (self.error, self.partial)
+    def __reduce__(self) -> tuple[type[Self], tuple[Error, Any], dict[str, Any]]:
+        return type(self), (self.error, self.partial), self.__dict__  # with its notes
 
     @property
     def code(self) -> ErrorCode:

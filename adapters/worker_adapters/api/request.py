@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
@@ -27,6 +26,12 @@ class OnDegraded(StrEnum):
 
     TELL = "tell"
     REFUSE = "refuse"
+
+
+def _new_task_id() -> str:
+    import uuid  # noqa: PLC0415  -- brings in platform; not for those who name their tasks
+
+    return str(uuid.uuid4())
 
 
 def _strings(value: str | Sequence[str]) -> tuple[str, ...]:
@@ -98,7 +103,7 @@ class GenerateRequest:
     prompt: str | None = attrs.field(default=None, repr=False)
     prompt_tokens: tuple[int, ...] | None = attrs.field(default=None, converter=_ids, repr=False)
     max_tokens: int = 256
-    task_id: str = attrs.field(factory=lambda: str(uuid.uuid4()))
+    task_id: str = attrs.field(factory=_new_task_id)
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0

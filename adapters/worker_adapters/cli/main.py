@@ -25,7 +25,7 @@ from worker_adapters import (
     event_to_dict,
 )
 from worker_adapters.simulator import ENGINES as SIMULATED
-from worker_adapters.simulator import Simulator
+from worker_adapters.simulator import FaultSpec, Simulator, parse
 
 from .show import say, show_stream, show_table
 
@@ -85,6 +85,13 @@ def _properties(options: argparse.Namespace) -> int:
         return 0
 
 
+def _fault(text: str) -> FaultSpec:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _simulate(options: argparse.Namespace) -> int:
     stopped = threading.Event()
 
@@ -103,6 +110,8 @@ def _simulate(options: argparse.Namespace) -> int:
         seed=options.seed,
         split=options.split,
         load_time=options.load_time,
+        coalesce=options.coalesce,
+        faults=options.fault,
     ) as simulator:
         say(f"{options.engine} simulated at {simulator.url}; Ctrl-C stops it")
         stopped.wait()
@@ -168,6 +177,15 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--seed", type=int, default=1)
     simulate.add_argument("--split", type=int, metavar="BYTES", help="cut response bodies into pieces of that size")
     simulate.add_argument("--load-time", type=float, default=0.0, metavar="SECONDS", help="answer 503 for that long")
+    simulate.add_argument("--coalesce", type=int, default=1, metavar="EVENTS", help="events of a stream per HTTP chunk")
+    simulate.add_argument(
+        "--fault",
+        type=_fault,
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="what goes wrong, such as stall@12:30s; may be given several times (docs/simulator.md)",
+    )
     return parser
 
 

@@ -36,9 +36,9 @@ from ..api import (
 )
 from ..api.credentials import Credentials
 from ..determinism import derive_seed
-from ..dialect import Dialect, Fault
+from ..dialect import Dialect, Fault, Reply, WireRequest
 from ..lifetime import Cause, Lifetime
-from ..transport import Transport
+from ..transport import Exchange, Transport
 from .envelope import Redactor, envelope
 from .layers import layered
 from .metrics import NO_METRICS, PrometheusRecorder, Recorder
@@ -65,7 +65,7 @@ class AdapterConfig:
     pool_id: str = "default"
     replica_id: str | None = None
     model: str | None = None
-    credentials: Credentials | None = None
+    credentials: Credentials | None = attrs.field(default=None, repr=False)
     timeouts: Timeouts = attrs.field(factory=Timeouts)
     retry: Retry = attrs.field(factory=Retry)
     tls: TLS = attrs.field(factory=TLS)
@@ -76,13 +76,42 @@ class AdapterConfig:
     transport: Callable[[AdapterConfig], Transport] | None = None
 
 
-def _http_transport(config: AdapterConfig) -> Transport:
-    base = _parse_url(config)
-    from ..transport.http import HTTPTransport  # noqa: PLC0415  -- no HTTP for adapters with a transport of their own
+class _OnDemand:
+    """HTTP, loaded and set up by the first request: connecting to a thousand workers costs no more than to one."""
 
-    return HTTPTransport(
-        base, config.tls, pool_size=config.limits.max_in_flight, keep_alive=config.dialect.traits.keep_alive
-    )
+    def __init__(self, config: AdapterConfig) -> None:
+        self._config = config
+        self._base = _parse_url(config)
+        self._lock = threading.Lock()
+        self._made: Transport | None = None
+
+    def _transport(self) -> Transport:
+        with self._lock:
+            if self._made is None:
+                from ..transport.http import HTTPTransport  # noqa: PLC0415  -- see above
+
+                config = self._config
+                self._made = HTTPTransport(
+                    self._base,
+                    config.tls,
+                    pool_size=config.limits.max_in_flight,
+                    keep_alive=config.dialect.traits.keep_alive,
+                )
+            return self._made
+
+    def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> Exchange:
+        """See Transport."""
+        return self._transport().open(wire, headers, lifetime)
+
+    def call(self, wire: WireRequest, headers: Mapping[str, str], timeout: float, limit: int) -> Reply:
+        """See Transport."""
+        return self._transport().call(wire, headers, timeout, limit)
+
+    def close(self) -> None:
+        """See Transport."""
+        with self._lock:
+            if self._made is not None:
+                self._made.close()
 
 
 class EngineAdapter:
@@ -91,20 +120,23 @@ class EngineAdapter:
     def __init__(self, config: AdapterConfig, transport: Transport | None = None) -> None:
         self._config = config
         self._given_transport = transport
+        self._closed = False
+        # Kept here: a weak reference that is itself collected, with the handle in a cycle, is dead before the handle
+        # could use it to give its place back.
+        self._here = weakref.ref(self)
         self._set_up()
         _adapters.add(self)
 
     def _set_up(self) -> None:
         """Everything that a forked child must not share with its parent."""
         config = self._config
-        self._changed = threading.Condition(threading.Lock())
-        self._closed = False
+        self._changed = threading.Condition(threading.RLock())  # a collection inside may drop a stream, which releases it
         self._admitted = 0
         self._in_flight: dict[str, StreamState] = {}
         # Over for the engine, but not for the consumer: what it has not read yet can still be cancelled.
         self._unread: weakref.WeakValueDictionary[str, StreamState] = weakref.WeakValueDictionary()
         self._threads: set[threading.Thread] = set()
-        self._transport = self._given_transport or (config.transport or _http_transport)(config)
+        self._transport = self._given_transport or (config.transport or _OnDemand)(config)
         self._worker = Worker(
             dialect=config.dialect,
             transport=self._transport,
@@ -201,7 +233,7 @@ class EngineAdapter:
             state = StreamState(request=resolved, lifetime=lifetime, submitted_at=submitted_at)
             self._in_flight[request.task_id] = state
             self._admitted += 1
-        return state, _once(weakref.WeakMethod(self._release), state)
+        return state, _once(self._here, state)
 
     def _wait_for_admission(self, request: GenerateRequest, deadline: float, *, block: bool) -> None:
         limit = self._config.limits.max_in_flight
@@ -261,7 +293,8 @@ class EngineAdapter:
             facts = worker.probe(worker.dialect.health(worker.target()))
         except Fault as fault:
             return Health(live=False, ready=False, detail=worker.redactor.clean(fault.message), observed_at=time.time())
-        return Health(live=True, ready=facts.ready, detail=facts.detail, observed_at=time.time())
+        detail = worker.redactor.clean(facts.detail)
+        return Health(live=True, ready=facts.ready, detail=detail, observed_at=time.time())
 
     def properties(self, *, scrape: bool = False) -> Properties:
         """See Adapter."""
@@ -269,7 +302,8 @@ class EngineAdapter:
         try:
             return worker.facts(scrape=scrape).properties
         except Fault as fault:
-            raise WorkerError(worker.error(fault, phase=Phase.PREPARE, attempts=1)) from fault
+            # Not from the fault: a traceback would show its message, in which no secret has been redacted yet.
+            raise WorkerError(worker.error(fault, phase=Phase.PREPARE, attempts=1)) from None
 
     def engine_version(self) -> str | None:
         """See Adapter."""
@@ -325,13 +359,13 @@ class EngineAdapter:
         self._worker.join_probe(max(0.0, give_up - time.monotonic()))
 
 
-def _once(release: weakref.WeakMethod[Callable[[StreamState], None]], state: StreamState) -> Callable[[], None]:
+def _once(owner: weakref.ref[EngineAdapter], state: StreamState) -> Callable[[], None]:
     """Gives the stream's place back, once. Holds the adapter weakly: a dropped adapter is not kept by its streams."""
 
     def give_back() -> None:
-        method = release()
-        if method is not None:
-            method(state)
+        adapter = owner()
+        if adapter is not None:
+            adapter._release(state)  # noqa: SLF001  -- module-private by intent
         else:
             state.lifetime.finish()
 
@@ -387,8 +421,9 @@ def _after_fork_in_child() -> None:
 
 
 def _at_exit() -> None:
+    give_up = time.monotonic() + EXIT_SECONDS
     for adapter in list(_adapters):
-        adapter._close(EXIT_SECONDS)  # noqa: SLF001
+        adapter._close(max(0.0, give_up - time.monotonic()))  # noqa: SLF001
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

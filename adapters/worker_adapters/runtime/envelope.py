@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import attrs
 
 from ..api import (
@@ -22,6 +24,8 @@ __all__ = ["Redactor", "envelope", "exception_of", "fault_of_cause"]
 
 MAX_UPSTREAM = 2048  # bytes of the engine's own words that an error carries
 MAX_MESSAGE = 500
+MAX_TYPE = 200
+SHOWN_OF_SECRET = 3  # characters of a secret that may stand at the end of a text by chance
 
 
 class Redactor:
@@ -39,15 +43,28 @@ class Redactor:
         """The text with each secret as its fingerprint."""
         for secret in self._secrets:
             text = text.replace(secret, fingerprint(secret))
+            text = self._without_start_of(secret, text)
+        return text
+
+    @staticmethod
+    def _without_start_of(secret: str, text: str) -> str:
+        """Bodies are cut before they come here: perhaps in the middle of a secret."""
+        for length in range(len(secret) - 1, SHOWN_OF_SECRET, -1):
+            if text.endswith(secret[:length]):
+                return text[:-length] + fingerprint(secret)
         return text
 
 
 def _cut(text: str, limit: int) -> str:
-    return (
-        text
-        if len(text.encode("utf-8", "replace")) <= limit
-        else text.encode()[: limit - 3].decode("utf-8", "ignore") + "…"
-    )
+    encoded = text.encode("utf-8", "replace")  # a third-party dialect may hand on lone surrogates
+    if len(encoded) > limit:
+        encoded = encoded[: limit - 3] + "…".encode()
+    return encoded.decode("utf-8", "ignore")
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    # isfinite: a dialect may have computed it from what an engine said.
+    return round(max(0.0, seconds) * 1000) if seconds is not None and math.isfinite(seconds * 1000) else None
 
 
 def envelope(
@@ -65,8 +82,12 @@ def envelope(
     """The envelope of a fault, with its code, its context and without its secrets."""
     code, reason = code_of(fault.reason, started=started)
     upstream = fault.upstream
-    if upstream is not None and upstream.message is not None:
-        upstream = attrs.evolve(upstream, message=_cut(redactor.clean(upstream.message), MAX_UPSTREAM))
+    if upstream is not None:
+        upstream = attrs.evolve(
+            upstream,
+            type=None if upstream.type is None else _cut(redactor.clean(upstream.type), MAX_TYPE),
+            message=None if upstream.message is None else _cut(redactor.clean(upstream.message), MAX_UPSTREAM),
+        )
     return Error(
         code=code,
         reason=reason,
@@ -76,7 +97,7 @@ def envelope(
         pool_id=pool_id,
         replica_id=replica_id,
         retriable=is_retriable(code, reason),
-        retry_after_ms=None if fault.retry_after is None else round(fault.retry_after * 1000),
+        retry_after_ms=_milliseconds(fault.retry_after),
         phase=phase,
         attempts=attempts,
         upstream=upstream,

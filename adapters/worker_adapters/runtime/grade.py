@@ -8,6 +8,7 @@ import attrs
 
 from ..api import DeterminismLevel, GenerateRequest, OnDegraded, Reason
 from ..dialect import Fault
+from ..lifetime import Lifetime
 from .worker import Worker
 
 __all__ = ["Grade"]
@@ -21,20 +22,20 @@ class Grade:
     reasons: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, worker: Worker, request: GenerateRequest) -> Self:
+    def of(cls, worker: Worker, request: GenerateRequest, lifetime: Lifetime) -> Self:
         """Judge a request against the worker. Blocks on its properties if `strict` is asked for.
 
-        Raises Fault (VALIDATION) where strict can't be granted and the request says refuse.
+        Raises Fault (VALIDATION) where strict can't be granted and the request says refuse; Interrupted.
         """
         if request.determinism is not DeterminismLevel.STRICT:
             return cls(DeterminismLevel.BEST_EFFORT)
         reasons = worker.dialect.against_strict(request)
         try:
-            reasons += worker.facts().against_strict
+            reasons += worker.facts_within(lifetime).against_strict
         except Fault as fault:
             if request.on_degraded is OnDegraded.REFUSE:
                 raise
-            reasons += (f"the worker's properties can't be read: {fault.message}",)
+            reasons += (f"the worker's properties can't be read: {worker.redactor.clean(fault.message)}",)
         if not reasons:
             return cls(DeterminismLevel.STRICT)
         if request.on_degraded is OnDegraded.REFUSE:

@@ -8,8 +8,11 @@ they become the terminal event. All act per run of events, never per event.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Generator, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 from ..api import End, Error, ErrorCode, Event, Metrics, Phase, Reason, Started, Token, Upstream
@@ -34,6 +37,7 @@ Runs: TypeAlias = Generator[list[Event], None, None]
 TERMINAL = (End, Error)
 DRAIN_SECONDS = 0.1  # a keep-alive server's chunk terminator follows its end sign at once, or not soon
 MIB = 1024 * 1024
+LARGEST_EVENT = 1024 * MIB  # the codec's own bound
 
 
 def layered(worker: Worker, state: StreamState) -> Runs:
@@ -75,7 +79,7 @@ def attempt(worker: Worker, state: StreamState) -> Iterator[Run]:
 
 def _event_limit(worker: Worker, encoded: int) -> int:
     """llama-server's last event echoes the whole prompt, in JSON that may escape it: 8 times, and room for the rest."""
-    return worker.limits.max_event_size or min(max(MIB, 8 * encoded + 256 * 1024), 64 * MIB)
+    return min(worker.limits.max_event_size or min(max(MIB, 8 * encoded + 256 * 1024), 64 * MIB), LARGEST_EVENT)
 
 
 class _Frames:
@@ -87,6 +91,7 @@ class _Frames:
         self._bytes = 0
         self._batches = 0
         self._tail = b""
+        self._began = False
 
     def __iter__(self) -> Iterator[Sequence[Payload]]:
         decoder = self._decoder
@@ -107,13 +112,15 @@ class _Frames:
                 yield batch
         tail = decoder.close()
         if tail is not None:
+            # A first event that was cut short, within its data or within the word itself.
+            self._began = bool(tail.data) or any(b"data".startswith(name) for name, _ in tail.unknown)
             fields = (b": ".join(field) for field in tail.unknown)
             self._tail = b"\n".join((tail.data, *fields)).strip()[:2048]
 
     def unfinished(self) -> Fault:
         """What it means that the body ended here."""
         upstream = Upstream(message=self._tail.decode("utf-8", "replace")) if self._tail else None
-        if self._batches:
+        if self._batches or self._began:
             return Fault(Reason.TRUNCATED, "the body ended before the engine's own sign of the end", upstream=upstream)
         if self._bytes and not self._decoder.comments:
             return Fault(
@@ -154,7 +161,7 @@ def _unlawful(worker: Worker, what: str) -> Fault:
 def _count(worker: Worker, state: StreamState, events: list[Event]) -> None:
     """Check indexes at both ends of the run, which a decoder fills in one loop, and take the time of its Tokens."""
     first, last, tokens = events[0], events[-1], len(events)
-    if type(first) is not Token or type(last) is not Token:
+    if type(first) is not Token or type(last) is not Token or (tokens > 2 and len(set(map(type, events))) > 1):
         tokens = _count_mixed(worker, state, events)
     elif first.index != state.tokens_seen or last.index != state.tokens_seen + tokens - 1:
         raise _unlawful(worker, f"Token {first.index} where {state.tokens_seen} was due")
@@ -167,6 +174,8 @@ def _count(worker: Worker, state: StreamState, events: list[Event]) -> None:
 
 def _count_mixed(worker: Worker, state: StreamState, events: list[Event]) -> int:
     """A run with Metrics in it; those that come before the first Token are dropped."""
+    if strange := next((event for event in events if type(event) not in (Token, Metrics)), None):
+        raise _unlawful(worker, f"{type(strange).__name__} came in mid-stream")
     tokens = [event for event in events if type(event) is Token]
     if [event.index for event in tokens] != list(range(state.tokens_seen, state.tokens_seen + len(tokens))):
         raise _unlawful(worker, f"Token indexes are not contiguous after {state.tokens_seen}")
@@ -235,7 +244,7 @@ def retrying(worker: Worker, state: StreamState) -> Runs:
     """Attempts, until one has started or what went wrong would go wrong again."""
     lifetime = state.lifetime
     lifetime.check()
-    grade = Grade.of(worker, state.request)
+    grade = Grade.of(worker, state.request, lifetime)
     lifetime.check()
     worker.begin_version_probe()
     while True:
@@ -255,7 +264,7 @@ def retrying(worker: Worker, state: StreamState) -> Runs:
         if wait is None:
             raise failed
         lifetime.next_attempt()
-        worker.recorder.retried()
+        _quietly(worker.recorder.retried)
         lifetime.sleep(wait)
 
 
@@ -296,11 +305,18 @@ def ending(worker: Worker, state: StreamState, runs: Runs) -> Runs:
     except Fault as fault:
         terminal = _error(worker, state, fault)
     except Exception as exc:  # noqa: BLE001  -- a bug of ours must end the stream as an Error, not its thread
-        _log.exception("a stream met a bug of its adapter", extra={"task_id": state.request.task_id})
-        terminal = _error(worker, state, Fault(Reason.BUG, f"a bug of the adapter: {type(exc).__name__}: {exc}"))
+        bug = _described(exc)
+        _log.error("a stream met a bug of its adapter: %s", bug, extra={"task_id": state.request.task_id})
+        terminal = _error(worker, state, Fault(Reason.BUG, f"a bug of the adapter: {bug}"))
     else:
         return
     yield [terminal]
+
+
+def _described(exc: BaseException) -> str:
+    """What an operator needs to find a bug, and not its message: a decoder's exceptions quote what it was decoding."""
+    places = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in traceback.extract_tb(exc.__traceback__)]
+    return f"{type(exc).__name__} at {' < '.join(reversed(places[-4:]))}"
 
 
 def _error(worker: Worker, state: StreamState, fault: Fault) -> Error:
@@ -322,14 +338,15 @@ def measured(worker: Worker, state: StreamState, runs: Runs) -> Runs:
     recorder, priority = worker.recorder, state.request.priority
     reported_in = reported_out = 0
     terminal: Event | None = None
-    recorder.started()
+    _quietly(recorder.started)
     try:
         run = next(runs)
         while True:
             terminal = run[-1] if type(run[-1]) in TERMINAL else None
             tokens_in, tokens_out = state.tally.tokens_in or 0, state.tokens_out()
             if tokens_out > reported_out or tokens_in > reported_in:
-                recorder.tokens(
+                _quietly(
+                    recorder.tokens,
                     priority,
                     worker.known_version,
                     tokens_in=tokens_in - reported_in,
@@ -345,7 +362,16 @@ def measured(worker: Worker, state: StreamState, runs: Runs) -> Runs:
                     return
                 run = next(runs)
     finally:
-        _report(worker, state, terminal if isinstance(terminal, End | Error) else state.cancelled())
+        _quietly(_report, worker, state, terminal if isinstance(terminal, End | Error) else state.cancelled())
+
+
+def _quietly(report: Callable[..., None], *args: object, **named: object) -> None:
+    """A registry or a log handler that raises is no reason for a stream to fail."""
+    try:
+        report(*args, **named)
+    except Exception as exc:  # noqa: BLE001  -- whatever an application plugged in
+        with contextlib.suppress(Exception):  # perhaps it is logging itself that fails
+            _log.error("a stream could not be reported: %s", _described(exc))
 
 
 def _report(worker: Worker, state: StreamState, terminal: End | Error) -> None:

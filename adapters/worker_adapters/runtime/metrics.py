@@ -112,7 +112,7 @@ class _Families:
         self.queue_depth = gauge("queue_depth", "Requests queued at the worker, when last read.")
         self.observed_at = gauge("observed_timestamp_seconds", "When slots and queue depth were last read (Unix time).")
         self._versions: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held for two look-ups in a set, so that a fork hardly finds it taken
 
     def version_label(self, version: str | None, *, unknown: str = "unknown") -> str:
         """A version as a label, within the budget."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 
 from ..api import Reason, Upstream
 from ..dialect import Dialect, Fault, Reply
@@ -14,12 +13,13 @@ from ..transport import Exchange
 __all__ = ["refused", "require_event_stream", "retry_after"]
 
 SHOWN = 200  # bytes of a strange body that an error shows
+LONGEST = 86400.0  # seconds; a server that asks for more is as good as gone, and its number may be beyond all bounds
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds the server asks to wait: `retry-after-ms`, or `Retry-After` (RFC 9110, 10.2.3: seconds or an HTTP date).
 
-    Anything else (negative, NaN, absurd words) is as if it were not there.
+    At most a day. Anything else (negative, NaN, words) is as if it were not there.
     """
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         value = headers.get(name, "").strip()
@@ -28,11 +28,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             continue
         if math.isfinite(seconds) and seconds >= 0:
-            return seconds
+            return min(seconds, LONGEST)
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415  -- dear to import, and dates are rare
+
     try:
-        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
+        wait = parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time()
+    except Exception:  # noqa: BLE001  -- a parser fed by strangers: email.utils promises ValueError and raises more
         return None
+    return min(max(0.0, wait), LONGEST)
 
 
 def refused(exchange: Exchange, dialect: Dialect, limit: int) -> Fault:

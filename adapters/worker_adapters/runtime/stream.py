@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from operator import length_hint
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +19,10 @@ __all__ = ["RunningStream", "on_calling_thread", "on_worker_thread"]
 _NOTHING: Iterator[Event] = iter(())
 
 
+def _nothing_to_drop() -> None:
+    return None
+
+
 class RunningStream:
     """A Stream (see api.adapter). Nothing that runs refers to it, so dropping it is noticed: it cancels."""
 
@@ -28,12 +31,12 @@ class RunningStream:
         "_abandon",
         "_begun",
         "_drop",
-        "_ends",
         "_kept",
         "_lifetime",
         "_next_run",
         "_pending",
         "_state",
+        "_terminal",
     )
 
     def __init__(
@@ -51,7 +54,7 @@ class RunningStream:
         self._abandon = abandon  # frees what the stream holds
         self._drop = drop  # the same for the garbage collector, which may be inside of any lock: takes none but ours
         self._pending = _NOTHING
-        self._ends = False  # the terminal event is in _pending, or was
+        self._terminal: Event | None = None  # has come, and follows what is pending
         self._begun = False
         self._kept: list[Event] | None = [] if collect else None
 
@@ -74,17 +77,20 @@ class RunningStream:
 
     def _next_in_new_run(self) -> Event:
         self._begun = True
-        if self._ends and length_hint(self._pending) == 0:
-            self._state.delivered = True
+        if self._state.delivered:
             raise StopIteration
-        run = [] if self._lifetime.cancelled else self._next_run()
-        if self._lifetime.cancelled or not run:  # perhaps meanwhile, or closed meanwhile: what came with it is dropped
+        run: list[Event] = []
+        if self._terminal is None and not self._lifetime.cancelled:
+            run = self._next_run()
+            if run and type(run[-1]) in TERMINAL:
+                self._terminal = run.pop()
+        if self._lifetime.cancelled or not (run or self._terminal):  # perhaps meanwhile: what came with it is dropped
             self._abandon()
-            run = [self._state.cancelled()]
-        self._ends = type(run[-1]) in TERMINAL
+            run, self._terminal = [], self._state.cancelled()
         self._pending = iter(run)
-        event = next(self._pending)
-        self._state.delivered = self._ends and len(run) == 1
+        event = next(self._pending, self._terminal)
+        assert event is not None  # noqa: S101  -- for mypy: one of the two is there
+        self._state.delivered = event is self._terminal
         if self._kept is not None:
             self._kept.append(event)
         return event
@@ -98,22 +104,23 @@ class RunningStream:
         self.close()
 
     def __del__(self) -> None:
-        if not self._ends:
+        if self._terminal is None:
             self._lifetime.trip(Cause.CANCELLED)
             self._drop()
 
     def cancel(self) -> CancelOutcome:
         """See Stream."""
-        if self._ends and length_hint(self._pending) == 0:
+        if self._state.delivered:
             return CancelOutcome.UNKNOWN
         self._lifetime.trip(Cause.CANCELLED)
         return CancelOutcome.CLOSED
 
     def close(self) -> None:
         """See Stream."""
-        if not self._ends:
+        if not self._state.delivered:
             self._lifetime.trip(Cause.CANCELLED)
         self._abandon()
+        self._drop = _nothing_to_drop
 
     def result(self) -> Completion:
         """See Stream."""
@@ -174,7 +181,11 @@ def on_calling_thread(state: StreamState, runs: Runs, release: Callable[[], None
             runs.close()
             release()
 
-    return RunningStream(state, next_run, abandon, lambda: state.lifetime.later(abandon), collect=collect)
+    def drop() -> None:
+        state.lifetime.later(abandon)
+        release()
+
+    return RunningStream(state, next_run, abandon, drop, collect=collect)
 
 
 def on_worker_thread(

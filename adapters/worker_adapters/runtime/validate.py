@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
@@ -13,6 +14,7 @@ from ..dialect import Dialect, Fault
 __all__ = ["validate"]
 
 MAX_STOP = 4
+MAX_NUMBER = sys.float_info.max
 PROFILES = frozenset({"v1"})
 
 
@@ -26,7 +28,8 @@ def _integer(name: str, value: Any, low: int, high: int) -> None:
 
 
 def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Written as comparisons because isfinite() raises OverflowError for an int beyond the range of floats.
+    good = isinstance(value, int | float) and not isinstance(value, bool) and -MAX_NUMBER <= value <= MAX_NUMBER
     if not good or not low <= value <= high or (open_low and value == low):
         bounds = f"greater than {low:g}" if open_low else f"at least {low:g}"
         bounds += "" if high == math.inf else f" and at most {high:g}"
@@ -36,6 +39,14 @@ def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = 
 def _text(name: str, value: Any) -> None:
     if not isinstance(value, str) or not value:
         raise _refuse(f"{name} must be a non-empty string, got {value!r}")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _member(name: str, value: Any, kind: type[StrEnum]) -> None:
@@ -55,6 +66,8 @@ def validate(request: GenerateRequest, dialect: Dialect) -> None:
     _member("on_degraded", request.on_degraded, OnDegraded)
     _member("priority", request.priority, Priority)
     _text("task_id", request.task_id)
+    if not _is_unicode(request.task_id):
+        raise _refuse("task_id holds half a surrogate pair: it can't be written as UTF-8")
     if request.sampler_profile_version not in PROFILES:
         raise _refuse(
             f"sampler_profile_version must be one of {', '.join(sorted(PROFILES))}, got {request.sampler_profile_version!r}"

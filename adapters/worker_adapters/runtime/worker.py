@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +14,7 @@ import attrs
 from ..api import Error, Identity, Limits, Phase, Properties, Reason, Retry, Timeouts, WorkerError
 from ..api.credentials import Credentials
 from ..dialect import Dialect, Fault, Probe, ProbeTarget, WorkerFacts
+from ..lifetime import Gate, Lifetime
 from ..transport import Transport
 from .envelope import Redactor, envelope, exception_of
 from .metrics import NO_METRICS, Recorder
@@ -36,6 +39,16 @@ class _Slowly:
 
 _slowly: dict[tuple[str, str, str | None], _Slowly] = {}
 _slowly_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    """A thread that the child does not have may hold any of the locks; what was read may be old by now."""
+    global _slowly_lock  # noqa: PLW0603  -- replaced as a whole
+    _slowly_lock = threading.Lock()
+    _slowly.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)  # before the adapters': they make new workers
 
 
 class Worker:
@@ -74,6 +87,7 @@ class Worker:
         self._lock = threading.Lock()
         self._known = self._completed(Properties(engine=dialect.name, observed_at=0.0))
         self._known_at = -1e9
+        self._doubted = True  # never known, or perhaps replaced since: worth waiting for
         self._probing: threading.Event | None = None
         with _slowly_lock:
             self._slowly = _slowly.setdefault((dialect.name, url, model), _Slowly())
@@ -90,9 +104,12 @@ class Worker:
         if self._credentials is None:
             return {}
         try:
-            token = self._credentials()
+            token: object = self._credentials()
         except Exception as exc:
             raise Fault(Reason.UPSTREAM_AUTH, f"the credentials provider failed: {type(exc).__name__}: {exc}") from exc
+        # Judged here: the HTTP library would quote in its own exception what it can't put into a header.
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token.strip():
+            raise Fault(Reason.UPSTREAM_AUTH, "the credentials provider must return printable ASCII text, not empty")
         self.redactor.learn(token)
         return self.dialect.auth_headers(token)
 
@@ -118,14 +135,18 @@ class Worker:
 
     def probe(self, conversation: Probe[T]) -> T:
         """Carry a probe's requests and return what it learnt. Blocks; raises Fault."""
-        headers = self.auth_headers()
         try:
+            headers = self.auth_headers()
             wire = next(conversation)
             while True:
                 reply = self.transport.call(wire, headers, self.timeouts.probe, self.limits.max_probe_body)
                 wire = conversation.send(reply)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
+        except (LookupError, TypeError, ValueError, AttributeError) as exc:  # what comes of JSON of another shape
+            raise Fault(
+                Reason.PROTOCOL, f"{self.dialect.name} did not answer a probe as expected ({type(exc).__name__})"
+            ) from exc
         finally:
             conversation.close()
 
@@ -134,7 +155,8 @@ class Worker:
         try:
             return self.probe(conversation)
         except Fault as fault:
-            raise WorkerError(self.error(fault, phase=Phase.PREPARE, attempts=1)) from fault
+            # Not from the fault: a traceback would show its message, in which no secret has been redacted yet.
+            raise WorkerError(self.error(fault, phase=Phase.PREPARE, attempts=1)) from None
 
     def target(self, *, scrape: bool = False) -> ProbeTarget:
         """What probes may need to know."""
@@ -144,20 +166,44 @@ class Worker:
         """Properties, read no more often than the dialect allows. Blocks; raises Fault."""
         slowly = self._slowly
         with slowly.lock:
-            fresh = self.clock() - slowly.read_at < self.dialect.traits.probe_interval
-            if slowly.facts is None or not fresh or (scrape and not slowly.scraped):
+            if not self._fresh() or (scrape and not slowly.scraped):
                 found = self.probe(self.dialect.properties(self.target(scrape=scrape)))
-                slowly.facts = attrs.evolve(found, properties=self._completed(found.properties))
+                observed = attrs.evolve(found.properties, observed_at=time.time())
+                slowly.facts = attrs.evolve(found, properties=observed)
                 slowly.read_at, slowly.scraped = self.clock(), scrape
-                self._learn(slowly.facts.properties)
-                self.recorder.observed(slowly.facts.properties)
-            return slowly.facts
+                self._learn(observed)
+                self.recorder.observed(observed)
+            assert slowly.facts is not None  # noqa: S101  -- fresh, or read just now
+            return attrs.evolve(slowly.facts, properties=self._completed(slowly.facts.properties))
+
+    def facts_within(self, lifetime: Lifetime) -> WorkerFacts:
+        """As `facts`, for a stream, which does not wait for a slow worker longer than it lives. Raises Interrupted too."""
+        if self._fresh():
+            return self.facts()
+        gate, found = Gate(), list[WorkerFacts | Exception]()
+
+        def read() -> None:
+            try:
+                found.append(self.facts())
+            except Exception as exc:  # noqa: BLE001  -- raised where it is waited for
+                found.append(exc)
+            gate.open()
+
+        threading.Thread(target=read, name="worker-adapters-facts", daemon=True).start()
+        lifetime.sleep(math.inf, gate)
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0]
+
+    def _fresh(self) -> bool:
+        slowly = self._slowly
+        return slowly.facts is not None and self.clock() - slowly.read_at < self.dialect.traits.probe_interval
 
     def _completed(self, properties: Properties) -> Properties:
+        """With what the caller knows about the worker. Per adapter: the facts are shared, identities are not."""
         identity = self.identity
         return attrs.evolve(
             properties,
-            observed_at=time.time(),
             engine_version=properties.engine_version or identity.engine_version,
             trtllm_version=properties.trtllm_version or identity.trtllm_version,
             model_digest=properties.model_digest or identity.model_digest,
@@ -170,11 +216,13 @@ class Worker:
         with self._lock:
             self._known = self._completed(identity)
             self._known_at = self.clock()
+            self._doubted = False
 
     def forget_version(self) -> None:
         """The worker may have been replaced: ask again at the next stream."""
         with self._lock:
             self._known_at = -1e9
+            self._doubted = True
 
     def begin_version_probe(self) -> None:
         """Ask for the version beside a stream, unless it is known and young or somebody asks already. Does not block."""
@@ -182,7 +230,13 @@ class Worker:
             if self._probing is not None or self.clock() - self._known_at < VERSION_MAX_AGE:
                 return
             self._probing = done = threading.Event()
-        threading.Thread(target=self._probe_version, args=(done,), name="worker-adapters-version", daemon=True).start()
+        probe = threading.Thread(target=self._probe_version, args=(done,), name="worker-adapters-version", daemon=True)
+        try:
+            probe.start()
+        except RuntimeError:  # out of threads: no reason to fail the stream
+            with self._lock:
+                self._probing = None
+            done.set()
 
     def _probe_version(self, done: threading.Event) -> None:
         try:
@@ -195,9 +249,9 @@ class Worker:
             done.set()
 
     def known_for_started(self) -> Properties:
-        """Version and model, as far as known; waits for a first probe under way for at most 100 ms."""
+        """Version and model, as far as known; waits for a probe under way, unless it only renews, for at most 100 ms."""
         probing = self._probing
-        if probing is not None and self._known.engine_version is None:
+        if probing is not None and self._doubted:
             probing.wait(STARTED_WAITS)
         return self._known
 

@@ -1,7 +1,8 @@
-"""HTTP servers that speak each engine's wire byte for byte, from a seeded token source: for testing orchestrators."""
+"""HTTP servers that speak each engine's wire byte for byte, from a seeded token source, with scripted faults."""
 
 from __future__ import annotations
 
+from ..faults import KINDS, FaultSpec, parse
 from .exchange import Split, random_cuts
 from .server import ENGINES, Simulator
 from .slots import State
@@ -10,7 +11,9 @@ from .source import DEFAULT_VOCABULARY, Ask, ScriptedSource, Token, TokenSource,
 __all__ = [
     "DEFAULT_VOCABULARY",
     "ENGINES",
+    "KINDS",
     "Ask",
+    "FaultSpec",
     "ScriptedSource",
     "Simulator",
     "Split",
@@ -19,5 +22,6 @@ __all__ = [
     "TokenSource",
     "Vocabulary",
     "WordSource",
+    "parse",
     "random_cuts",
 ]

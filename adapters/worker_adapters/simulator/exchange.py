@@ -1,23 +1,36 @@
-"""One connection's bytes: the request reader, and the one place that writes.
+"""One connection's bytes: the request reader, the one place that writes, and the one that waits on a silent client.
 
 Raw sockets instead of http.server, because both the bytes and the moment each of them is sent are the product here.
 """
 
 from __future__ import annotations
 
+import math
 import random
+import re
 import select
 import socket
+import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias
+from typing import Any, NoReturn, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
 
 from .seam import Request
 
-__all__ = ["BadRequestError", "GoneError", "Out", "Split", "alive", "random_cuts", "read_request"]
+__all__ = [
+    "BadRequestError",
+    "BrokenError",
+    "GoneError",
+    "Out",
+    "Split",
+    "alive",
+    "left",
+    "random_cuts",
+    "read_request",
+]
 
 MAX_HEAD = 64 * 1024
 MAX_BODY = 100 * 1024 * 1024
@@ -29,6 +42,10 @@ Split: TypeAlias = int | Callable[[bytes], Iterable[bytes]] | None
 
 class GoneError(Exception):
     """The client has closed, reset or shut down its side."""
+
+
+class BrokenError(Exception):
+    """A fault ends the connection here: what is left to do is to close the socket."""
 
 
 class BadRequestError(Exception):
@@ -61,23 +78,39 @@ def _pieces(data: bytes, split: Split) -> Iterable[bytes]:
     return split(data)
 
 
+def _no_break(_end: int) -> tuple[int, Callable[[], None]] | None:
+    return None
+
+
 @attrs.define(kw_only=True)
 class Out:
     """All that is sent to a client goes through `_send`, the bytes of bodies through `_body`.
 
-    `split` cuts the bytes on the socket, `chunk_split` the payload into HTTP chunks. `began` tells whether a head has
-    been sent. Sending blocks while the client does not read; raises GoneError when it left.
+    `split` cuts the bytes on the socket, `chunk_split` the payload into HTTP chunks; `coalesce` events go into one.
+    `began` tells whether a head has been sent. Sending blocks while the client does not read; raises GoneError when it
+    left.
+
+    What faults change: `framed` False, a body without chunks or length, which ends with the connection; `interval`,
+    seconds after each byte; `zipper`, which compresses; `next_break(end)`, the next place before `end` where something
+    is to happen, as a number of bytes of the body and what to do there.
     """
 
     sock: socket.socket
     split: Split = None
     chunk_split: Split = None
+    coalesce: int = 1
     began: bool = False
+    framed: bool = True
+    interval: float = 0.0
+    zipper: Any = None
+    next_break: Callable[[int], tuple[int, Callable[[], None]] | None] = _no_break
+    _sent: int = 0
+    _kept: list[bytes] = attrs.field(factory=list)
 
     def head(self, data: bytes) -> None:
         """Send status line and headers, in one piece."""
         self.began = True
-        self._send(data)
+        self._send(data if self.framed else _unframed(data))
 
     def interim(self, data: bytes) -> None:
         """Send something in front of the answer itself."""
@@ -87,25 +120,101 @@ class Out:
         """Send a body of known length."""
         self._body(data)
 
+    def event(self, payload: bytes) -> None:
+        """Send a payload that may wait for others to share its chunk."""
+        self._kept.append(payload)
+        if len(self._kept) >= self.coalesce:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits for others."""
+        if self._kept:
+            payload, self._kept = b"".join(self._kept), []
+            self._chunk(payload)
+
     def chunk(self, payload: bytes) -> None:
         """Send a payload as one HTTP chunk (or as several, if chunks are to be split)."""
-        for part in _pieces(payload, self.chunk_split):
-            self._body(b"%x\r\n%b\r\n" % (len(part), part))
+        self.flush()
+        self._chunk(payload)
+
+    def part(self, payload: bytes, size: int) -> None:
+        """Send a chunk of which only the first `size` bytes come."""
+        self.flush()
+        self._body((b"%x\r\n" % len(payload) if self.framed else b"") + payload[:size])
 
     def end_chunks(self) -> None:
         """Send the terminator of a chunked body, in the two writes llama-server makes (completion_stream_close)."""
-        self._body(b"0\r\n")
-        self._body(b"\r\n")
+        self.flush()
+        if self.zipper is not None:
+            self._frame(self.zipper.flush())
+        if self.framed:
+            self._body(b"0\r\n")
+            self._body(b"\r\n")
+
+    def leave(self, *, reset: bool = False) -> NoReturn:
+        """End the connection, cleanly or with a reset; raises BrokenError."""
+        if reset:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raise BrokenError
+
+    def pause(self, seconds: float) -> None:
+        """Send nothing for that long; raises GoneError at once when the client leaves or the simulator stops."""
+        if left(self.sock, seconds):
+            raise GoneError
+
+    def _chunk(self, payload: bytes) -> None:
+        if self.zipper is not None:
+            payload = self.zipper.compress(payload) + self.zipper.flush(zlib.Z_SYNC_FLUSH)
+        self._frame(payload)
+
+    def _frame(self, payload: bytes) -> None:
+        for part in _pieces(payload, self.chunk_split):
+            self._body(b"%x\r\n%b\r\n" % (len(part), part) if self.framed else part)
 
     def _body(self, data: bytes) -> None:
+        end = self._sent + len(data)
+        while (found := self.next_break(end)) is not None:
+            at, act = found
+            self._cut(data[: at - self._sent])
+            data, self._sent = data[at - self._sent :], at
+            act()
+        self._cut(data)
+        self._sent = end
+
+    def _cut(self, data: bytes) -> None:
         for piece in _pieces(data, self.split):
-            self._send(piece)
+            if piece:
+                self._send(piece)
 
     def _send(self, data: bytes) -> None:
         try:
-            self.sock.sendall(data)
+            if not self.interval:
+                self.sock.sendall(data)
+                return
+            for number in range(len(data)):
+                self.sock.sendall(data[number : number + 1])
+                self.pause(self.interval)
         except OSError as error:
             raise GoneError from error
+
+
+def _unframed(head: bytes) -> bytes:
+    """The head of a body that ends with its connection, as HTTP/1.0 had them."""
+    lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    framing = re.compile(rb"(transfer-encoding|content-length|connection|keep-alive):", re.IGNORECASE)
+    return b"\r\n".join([*(line for line in lines if not framing.match(line)), b"Connection: close", b"", b""])
+
+
+def left(sock: socket.socket, seconds: float, *others: socket.socket) -> bool:
+    """Block for that long; true at once when the client has closed its side, or `sock` or one of `others` is shut down."""
+    poll = select.poll()
+    try:
+        poll.register(sock, select.POLLRDHUP)  # sees a closed side behind bytes that nobody has read
+        for other in others:
+            poll.register(other, 0)
+        return bool(poll.poll(None if seconds == math.inf else seconds * 1000))
+    except (OSError, ValueError):
+        return True
 
 
 def alive(sock: socket.socket) -> bool:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .exchange import GoneError, Out
+from .exchange import BrokenError, GoneError, Out
 from .seam import Job, RefusedError, Reply, Step
 from .slots import Run, Slots, StoppedError, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from .trouble import Trouble
 
 __all__ = ["Pace", "Performance"]
 
@@ -46,7 +48,8 @@ class _Live:
 class Performance:
     """One job on its connection's thread: nothing here is shared, but through `slots`.
 
-    `alive` looks after the client, `send_head` opens a streamed answer. For `exhausted` and `lone_poll` see Wire.
+    `alive` looks after the client, `send_head` opens a streamed answer, `trouble` sends its events and makes the faults
+    happen. For `exhausted` and `lone_poll` see Wire.
     """
 
     job: Job
@@ -57,6 +60,7 @@ class Performance:
     send_head: Callable[[Reply], None]
     exhausted: Callable[[], RefusedError]
     lone_poll: bool
+    trouble: Trouble
     _last_payload: float = 0.0
     _last_look: float = 0.0
     _results: dict[int, Any] = attrs.field(factory=dict)
@@ -64,20 +68,30 @@ class Performance:
     def perform(self) -> Reply | None:
         """Run the job to its end and stream it; returns the reply to send if nothing of it was sent yet.
 
-        Blocks as long as the job takes. Raises GoneError when the client left and StoppedError when the simulator
-        stops; the slots are free again in any case. Unless stopped, the job counts as served, failed or cancelled.
+        Blocks as long as the job takes. Raises GoneError when the client left, StoppedError when the simulator stops and
+        BrokenError when a fault ends the connection; the slots are free again in any case. Unless stopped, the job counts
+        as served, failed or cancelled.
         """
         try:
             self._run()
+            if self.job.head is not None:
+                if self.job.farewell:
+                    self.trouble.event(self.job.farewell, sign=self.trouble.wording.end_sign > 0, stall=self._stall)
+                self.trouble.finish(self._stall)
         except RefusedError as refused:
             self.slots.count(failed=1)
             if not self.out.began:
                 return refused.reply
             self.out.chunk(refused.event)
         except GoneError:
+            if self.slots.stopping.is_set():
+                raise StoppedError from None
             self.slots.count(cancelled=1)
             raise
         except StoppedError:
+            raise
+        except BrokenError:
+            self.slots.count(failed=1)
             raise
         except Exception:
             self.slots.count(failed=1)  # a token source that raises: the connection breaks, the thread tells why
@@ -86,8 +100,6 @@ class Performance:
             self.slots.count(served=1)
             if self.job.head is None:
                 return self.job.collect([result for _, result in sorted(self._results.items())])
-            if self.job.farewell:
-                self.out.chunk(self.job.farewell)
         self.out.end_chunks()
         return None
 
@@ -115,7 +127,7 @@ class Performance:
         live = []
         for offset, run in enumerate(ticket.runs):
             steps = run.task.steps(run)
-            self._emit(next(steps))
+            self._emit(next(steps), token=False)
             due = run.started + self.pace.first_token_delay
             live.append(_Live(index=start + offset, run=run, steps=steps, due=due))
         return live
@@ -142,23 +154,33 @@ class Performance:
                 # A client that reads slowly delays this thread; what it missed is not made up for in a burst.
                 one.due = max(one.due + self.pace.between, now) if self.pace.rate else 0.0
                 left.append(one)
-            self._emit(step)
+            self._emit(step, token=True)
         return left
 
-    def _emit(self, step: Step) -> None:
+    def _emit(self, step: Step, *, token: bool) -> None:
+        closing = len(self._results) == sum(map(len, self.job.groups))
         if self.job.head is None:
+            if token:
+                self.trouble.token(last=closing, stall=self._stall)
             return
-        events = step.events
         if not self.out.began:
             # The first result opens the answer; if it is a mere marker it is not written (completion_two_prompts).
             self.send_head(self.job.head)
         elif step.opening:
-            events = (step.opening, *events)
-        for event in events:
-            self.out.chunk(event)
+            self.out.event(step.opening)
+        signs = self.trouble.wording.end_sign - bool(self.job.farewell) if closing else 0
+        for number, event in enumerate(step.events):
+            if token:
+                self.trouble.event(event, sign=number >= len(step.events) - signs, stall=self._stall)
+            else:
+                self.out.event(event)
         self._last_payload = time.monotonic()
 
-    def _wait(self, due: float) -> None:
+    def _stall(self, seconds: float) -> None:
+        """The engine hangs, its keep-alives go on; a client that leaves is noticed at once."""
+        self._wait(time.monotonic() + seconds, pause=self.out.pause)
+
+    def _wait(self, due: float, pause: Callable[[float], object] | None = None) -> None:
         """Block until `due`; pings, looks after the client, and raises StoppedError or GoneError meanwhile."""
         while True:
             if self.slots.stopping.is_set():
@@ -174,7 +196,7 @@ class Performance:
                     self.out.chunk(self.job.ping)
                     self._last_payload = now
                 wake = min(wake, self._last_payload + self.job.ping_interval)
-            self.slots.stopping.wait(max(0.0, wake - now))
+            (pause or self.slots.stopping.wait)(max(0.0, wake - now))
 
     def _look(self, *, force: bool = False) -> None:
         self._last_look = time.monotonic()

@@ -28,7 +28,7 @@ from .llamacpp_fields import (
 from .llamacpp_json import JsonError, parse
 from .llamacpp_pages import APPLICATION_JSON, metrics_page, models_page, props_page, router_page, slots_page
 from .llamacpp_text import Generation, dump, failure
-from .seam import Head, Job, Reply, Request, Setup, Task, Wire
+from .seam import Head, Job, Reply, Request, Setup, Task, Wire, Wording
 from .slots import Slots
 
 __all__ = ["build"]
@@ -89,15 +89,16 @@ def build(
         head=_head,
         bad_request=lambda status: Reply(status=status, close=True),
         exhausted=lambda: failure(500, "server_error", "Context size has been exceeded."),
+        wording=WORDING,
         stream_closes=True,
         lone_poll=True,
     )
 
 
 def _head(head: Head) -> bytes:
-    status = HTTPStatus(head.reply.status)
+    status = head.reply.status
     lines = [
-        f"HTTP/1.1 {status.value} {status.phrase}",
+        f"HTTP/1.1 {status} {PHRASES.get(status, '')}",
         "Server: llama.cpp",
         f"Access-Control-Allow-Origin: {head.request.headers.get('origin', '')}",
         *(f"{name}: {value}" for name, value in head.reply.headers),
@@ -117,6 +118,9 @@ def _early(status: int, message: str, kind: str) -> Reply:
     return Reply(status=status, headers=APPLICATION_JSON, body=dump(body), close=True)
 
 
+LOADING = _early(503, "Loading model", "unavailable_error")
+
+
 def _invalid(message: str) -> Reply:
     return failure(400, "invalid_request_error", message).reply
 
@@ -128,7 +132,7 @@ def _off(message: str) -> Reply:
 def _answer(server: Server, request: Request, slots: Slots) -> Reply | Job:
     # The order of these checks is the engine's: 503 while loading, then 401, then 404.
     if slots.loading and not server.router:
-        return _early(503, "Loading model", "unavailable_error")
+        return LOADING
     if request.path not in PUBLIC and not _authorized(server.setup.api_key, request.headers):
         return _early(401, "Invalid API Key", "authentication_error")
     route = ROUTES.get((request.method, request.path))
@@ -363,6 +367,15 @@ def _switched_off(message: str) -> Route:
 
 
 Route: TypeAlias = Callable[[Server, Request, Slots], Reply | Job]
+PHRASES = {status.value: status.phrase for status in HTTPStatus}
+WORDING = Wording(
+    generates=lambda request: request.method == "POST" and ROUTES.get((request.method, request.path)) is _completion,
+    loading=LOADING,
+    # It queues without end and says this only to GET /slots?fail_on_no_slot=1; its clients know it by the message.
+    overloaded=failure(503, "unavailable_error", "no slot available").reply,
+    failure=lambda message: failure(500, "server_error", message),
+    broken="Compute error.",
+)
 STREAM_HEAD = Reply(status=200, headers=(("X-Accel-Buffering", "no"), ("Content-Type", "text/event-stream")))
 ROUTES: dict[tuple[str, str], Route] = {
     ("POST", "/completion"): _completion,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .slots import Run, Slots
     from .source import TokenSource
 
-__all__ = ["Head", "Job", "RefusedError", "Reply", "Request", "Setup", "Step", "Task", "Wire"]
+__all__ = ["Head", "Job", "RefusedError", "Reply", "Request", "Setup", "Step", "Task", "Wire", "Wording"]
 
 
 @attrs.frozen(kw_only=True)
@@ -121,6 +121,25 @@ class Head:
 
 
 @attrs.frozen(kw_only=True)
+class Wording:
+    """What scripted faults must know of an engine: how it says what goes wrong.
+
+    `generates` tells the requests that faults are for unless they name a path. `loading` and `overloaded` are its
+    answers then; one that never refuses for load has None, and a proxy's 503 is sent. `failure` makes an error of a
+    message, by default of `broken`. `comment` is its keep-alive. The last `end_sign` payloads of a stream are its sign
+    of the end.
+    """
+
+    generates: Callable[[Request], bool]
+    loading: Reply
+    overloaded: Reply | None
+    failure: Callable[[str], RefusedError]
+    broken: str
+    comment: bytes = b":\n\n"
+    end_sign: int = 1
+
+
+@attrs.frozen(kw_only=True)
 class Wire:
     """An engine as the server sees it: functions that touch neither socket nor clock but through their arguments.
 
@@ -134,6 +153,7 @@ class Wire:
     head: Callable[[Head], bytes]
     bad_request: Callable[[int], Reply]
     exhausted: Callable[[], RefusedError]
+    wording: Wording
     keep_alive_max: int = 100
     stream_closes: bool = False
     lone_poll: bool = False

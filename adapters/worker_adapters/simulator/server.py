@@ -6,20 +6,26 @@ import contextlib
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
+import attrs
+
+from ..faults import FaultScript, FaultSpec
 from . import llamacpp
-from .exchange import BadRequestError, GoneError, Out, Split, alive, read_request
+from .exchange import BadRequestError, BrokenError, GoneError, Out, Split, alive, left, read_request
 from .jobs import Pace, Performance
 from .seam import Head, Job, Reply, Request, Setup, Wire
 from .slots import Slots, State, StoppedError
 from .source import TokenSource, WordSource
+from .trouble import Trouble, brought, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
 __all__ = ["ENGINES", "Simulator"]
+
+HEADER = "x-simulator-fault"
 
 ENGINES: dict[str, Callable[..., Wire]] = {
     "llamacpp": llamacpp.build,
@@ -41,7 +47,10 @@ class Simulator:
       of the engine's own flag. `kv_tokens`: size of a shared cache; when running tasks outgrow it, they all fail.
     - `seed`: of the token source, if `source` is not given, and of whatever else the engine draws.
     - `split`: cut every body into sends of that many bytes, or as a function cuts it (see `random_cuts`);
-      `chunk_split`: likewise for HTTP chunks. None leaves both as the engine does it.
+      `chunk_split`: likewise for HTTP chunks. None leaves both as the engine does it. `coalesce`: how many events of a
+      stream share one chunk.
+    - `faults`: what goes wrong and when, as docs/simulator.md says; one that can't be read raises ValueError. A request
+      may also bring its own in a header X-Simulator-Fault, which then replace the script's.
     - `api_key`: required of clients, in the engine's own way. `model`: the name the engine gives its model.
     - `load_time`: seconds for which the engine says that it is loading; `finish_loading()` ends that early.
     - `keep_alive_s`: seconds an idle connection stays open, and one that is to be closed waits for its client.
@@ -62,14 +71,18 @@ class Simulator:
         source: TokenSource | None = None,
         split: Split = None,
         chunk_split: Split = None,
+        coalesce: int = 1,
+        faults: Sequence[FaultSpec | str] = (),
         api_key: str | None = None,
         model: str = "sim-model",
         load_time: float = 0.0,
         keep_alive_s: float = 5.0,
         **options: Any,
     ) -> None:
-        if (rate is not None and rate <= 0) or slots < 1:
-            raise ValueError(f"rate must be above 0 (or None) and slots at least 1: {rate}, {slots}")
+        if (rate is not None and rate <= 0) or slots < 1 or coalesce < 1:
+            raise ValueError(
+                f"rate must be above 0 (or None), slots and coalesce at least 1: {rate}, {slots}, {coalesce}"
+            )
         if engine not in ENGINES:
             raise ValueError(f"no engine {engine!r}; there are {', '.join(sorted(ENGINES))}")
         setup = Setup(
@@ -84,14 +97,16 @@ class Simulator:
         self._wire = ENGINES[engine](setup, **options)
         self._pace = Pace(first_token_delay=first_token_delay, rate=rate)
         self._address = (host, port)
-        self._cuts = (split, chunk_split)
+        self._cuts: dict[str, Any] = {"split": split, "chunk_split": chunk_split, "coalesce": coalesce}
+        self._script = FaultScript(faults, seed=seed)
+        self._started_at = 0.0
         self._slots_made = (slots, kv_tokens, load_time)
         self._keep_alive = keep_alive_s
         self._slots: Slots | None = None
         self._listener: socket.socket | None = None
         self._acceptor: threading.Thread | None = None
         self._connections: dict[socket.socket, threading.Thread] = {}
-        self._lock = threading.Lock()  # guards _connections
+        self._lock = threading.Lock()  # guards _connections and _script
 
     def __enter__(self) -> Self:
         return self.start()
@@ -128,6 +143,7 @@ class Simulator:
         host, port = self._listener.getsockname()[:2]
         self._address = (host, port)
         self._slots = Slots(slots, kv_tokens=kv_tokens, load_time=load_time)
+        self._started_at = time.monotonic()
         self._acceptor = threading.Thread(target=self._accept, name=f"simulator-{port}", daemon=True)
         self._acceptor.start()
         return self
@@ -149,6 +165,11 @@ class Simulator:
                 sock.shutdown(socket.SHUT_RDWR)
         for thread in connections.values():
             thread.join()
+
+    def inject(self, *faults: FaultSpec | str) -> None:
+        """Put more faults at the end of the script; they count requests from here on. Raises ValueError."""
+        with self._lock:
+            self._script.add(*faults)
 
     def finish_loading(self) -> None:
         """End the loading phase now."""
@@ -182,7 +203,16 @@ class Simulator:
             except OSError:
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            thread = threading.Thread(target=self._connection, args=(sock,), name="simulator-connection", daemon=True)
+            with self._lock:
+                faults = self._script.for_connection()
+            for fault in faults:
+                if fault.kind == "stall":
+                    slots.fault(fault.kind)
+                    # Whoever comes meanwhile waits as well, in the kernel's queue.
+                    left(sock, cast(float, fault.value), listener)
+            thread = threading.Thread(
+                target=self._connection, args=(sock, faults), name="simulator-connection", daemon=True
+            )
             with self._lock:
                 # Threads leave here, not by themselves: stop() must find every thread that may still be alive.
                 self._connections = {one: other for one, other in self._connections.items() if other.is_alive()}
@@ -190,21 +220,33 @@ class Simulator:
             slots.count(accepted=1, open=1)
             thread.start()
 
-    def _connection(self, sock: socket.socket) -> None:
+    def _connection(self, sock: socket.socket, faults: Sequence[FaultSpec]) -> None:
         try:
+            for fault in faults:
+                if fault.kind != "stall":
+                    self._turn_away(sock, fault)
             for number in range(1, self._wire.keep_alive_max + 1):
                 if not self._exchange(sock, last=number == self._wire.keep_alive_max):
                     break
-        except (GoneError, StoppedError):
+        except (BrokenError, GoneError, StoppedError):
             pass
         finally:
             sock.close()
             self._running().count(open=-1)
 
+    def _turn_away(self, sock: socket.socket, fault: FaultSpec) -> None:
+        """Raises BrokenError."""
+        self._running().fault(fault.kind)
+        if fault.kind == "close":
+            # close() would reset the connection if the request has come and was not read.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+            self._linger(sock)
+        Out(sock=sock).leave(reset=fault.kind == "reset")
+
     def _exchange(self, sock: socket.socket, *, last: bool) -> bool:
         """One request and its answer; whether the connection may carry another."""
-        split, chunk_split = self._cuts
-        out = Out(sock=sock, split=split, chunk_split=chunk_split)
+        out = Out(sock=sock, **self._cuts)
         try:
             request = read_request(sock, out, idle=self._keep_alive)
         except BadRequestError as error:
@@ -218,28 +260,56 @@ class Simulator:
         sock.settimeout(None)  # sending may take as long as the client likes; stop() wakes it
         self._running().count(requests=1)
         close = last or request.closing
-        answer = self._wire.answer(request, self._running())
-        reply = self._perform(answer, request, out, sock, close=close) if isinstance(answer, Job) else answer
+        request, faults = self._faults(request)
+        if isinstance(faults, Reply):
+            answer: Reply | Job = faults
+            trouble = Trouble(faults=(), out=out, wording=self._wire.wording, fired=self._running().fault)
+        else:
+            trouble = Trouble(faults=faults, out=out, wording=self._wire.wording, fired=self._running().fault)
+            answer = trouble.before() or self._wire.answer(request, self._running())
+        reply = self._perform(answer, request, trouble, close=close) if isinstance(answer, Job) else answer
         if reply is None:
-            return not (close or self._wire.stream_closes)
-        self._send(out, request, reply, close=close or reply.close)
+            return not (close or self._wire.stream_closes) and out.framed
+        self._send(out, request, trouble.dressed(reply), close=close or reply.close)
         if reply.close and not request.closing:
             self._linger(sock)
-        return not (close or reply.close)
+        return not (close or reply.close) and out.framed
 
-    def _perform(self, job: Job, request: Request, out: Out, sock: socket.socket, *, close: bool) -> Reply | None:
+    def _faults(self, request: Request) -> tuple[Request, Sequence[FaultSpec] | Reply]:
+        """The request as the engine may see it, and the faults it meets, or what is wrong with those it brings."""
+        headers = dict(request.headers)
+        own = headers.pop(HEADER, None)
+        seen = attrs.evolve(request, headers=headers)
+        if own is None:
+            elapsed = time.monotonic() - self._started_at
+            with self._lock:
+                generates = self._wire.wording.generates(seen)
+                return seen, self._script.for_request(seen.path, generates=generates, elapsed=elapsed)
+        try:
+            return seen, brought(own)
+        except ValueError as error:
+            return seen, refusal(400, str(error))
+
+    def _perform(self, job: Job, request: Request, trouble: Trouble, *, close: bool) -> Reply | None:
+        out = trouble.out
+
         def send_head(reply: Reply) -> None:
-            out.head(self._wire.head(Head(request=request, reply=reply, length=None, close=close or reply.close)))
+            out.head(
+                self._wire.head(
+                    Head(request=request, reply=trouble.dressed(reply), length=None, close=close or reply.close)
+                )
+            )
 
         return Performance(
             job=job,
             slots=self._running(),
             pace=self._pace,
             out=out,
-            alive=lambda: alive(sock),
+            alive=lambda: alive(out.sock),
             send_head=send_head,
             exhausted=self._wire.exhausted,
             lone_poll=self._wire.lone_poll,
+            trouble=trouble,
         ).perform()
 
     def _send(self, out: Out, request: Request, reply: Reply, *, close: bool) -> None:

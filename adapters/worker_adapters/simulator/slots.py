@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from .seam import Task
 
@@ -24,7 +24,10 @@ class StoppedError(Exception):
 
 @attrs.frozen(kw_only=True)
 class State:
-    """Counters at one moment. `served`, `failed` and `cancelled` count generation requests, `requests` all."""
+    """Counters at one moment. `served`, `failed` and `cancelled` count generation requests, `requests` all.
+
+    `faults` counts the scripted faults that have begun to act, `fired` by kind.
+    """
 
     accepted: int = 0
     open: int = 0
@@ -35,6 +38,8 @@ class State:
     served: int = 0
     failed: int = 0
     cancelled: int = 0
+    faults: int = 0
+    fired: Mapping[str, int] = attrs.field(factory=dict)
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -139,6 +144,13 @@ class Slots:
         """Add to counters."""
         with self._changed:
             self._bump(**changes)
+
+    def fault(self, kind: str) -> None:
+        """Note that a scripted fault begins to act."""
+        with self._changed:
+            fired = self._state.fired
+            self._state = attrs.evolve(self._state, fired={**fired, kind: fired.get(kind, 0) + 1})
+            self._bump(faults=1)
 
     def stop(self) -> None:
         """Wake everything that waits here; from now on waiting raises StoppedError."""

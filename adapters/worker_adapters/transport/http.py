@@ -16,7 +16,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version as distribution_version
 from types import TracebackType
 from typing import Any, Self, cast
 from urllib.parse import SplitResult
@@ -26,13 +25,15 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from ..api import TLS, Phase, Reason, Timeouts
+from ..api.about import VERSION
 from ..dialect import Fault, Reply, WireRequest
 from ..lifetime import Cause, Interrupted, Lifetime
 
 __all__ = ["HTTPTransport"]
 
-USER_AGENT = f"worker-adapters/{distribution_version('worker-adapters')}"
+USER_AGENT = f"worker-adapters/{VERSION}"
 READ_SIZE = 65536  # one read takes what a burst has left in the kernel, and no more than the decoder's working set
+SWITCHING = http.client.SWITCHING_PROTOCOLS  # the one 1xx that is final, and that nobody asked for
 UNBOUNDED = Timeout(connect=None, read=None)  # a stream's lifetime is its only source of time
 
 
@@ -51,10 +52,14 @@ def _connection_in_use() -> _Interruptible | None:
     return _use.connection
 
 
-def _unbind_connection() -> None:
+def _was_reused() -> bool:
+    return _use.connection is not None and _use.connection.exchanges > 1
+
+
+def _unbind_connection(lifetime: Lifetime) -> None:
     connection = _connection_in_use()
     if connection is not None:
-        connection.unbind()
+        connection.unbind(lifetime)
 
 
 class _Interruptible:
@@ -79,13 +84,18 @@ class _Interruptible:
         self._bound = (lifetime, cut, keeper)
         lifetime.attach(cut)
 
-    def unbind(self) -> None:
-        """From here on no interrupt reaches this connection. Idempotent."""
-        if self._bound is not None:
-            lifetime, cut, keeper = self._bound
-            self._bound = None
-            lifetime.detach(cut)
-            keeper.close()
+    def unbind(self, whose: Lifetime | None = None) -> None:
+        """From here on no interrupt reaches this connection. Idempotent.
+
+        `whose` leaves it alone if it is bound to another lifetime: it was given back, and another stream has it by now.
+        """
+        bound = self._bound
+        if bound is None or (whose is not None and bound[0] is not whose):
+            return
+        self._bound = None
+        lifetime, cut, keeper = bound
+        lifetime.detach(cut)
+        keeper.close()
 
     def _new_conn(self) -> socket.socket:
         """As urllib3's, but each socket is bound before it connects. Only the look-up can't be interrupted."""
@@ -147,11 +157,21 @@ class _Interruptible:
         return bool(super().is_connected)  # type: ignore[misc]  # urllib3's
 
 
+class _Head(http.client.HTTPResponse):
+    """http.client skips 100 (Continue) alone; RFC 9110, 15.2: a client must be able to skip any 1xx."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]  # typeshed leaves it out
+        return version, http.client.CONTINUE if 100 < status < 200 and status != SWITCHING else status, reason
+
+
 class _Connection(_Interruptible, HTTPConnection):
-    pass
+    response_class = _Head
 
 
 class _TLSConnection(_Interruptible, HTTPSConnection):
+    response_class = _Head
+
     def connect(self) -> None:
         # Wrapping a socket in TLS takes its descriptor away from the object that is bound: bind a duplicate meanwhile.
         duplicate: socket.socket | None = None
@@ -290,7 +310,7 @@ class HTTPTransport:
         except Fault as fault:
             # A kept connection that the server has dropped meanwhile is no failure of this request: not a byte of a
             # response came. Replaced once, by a connection that is certainly new.
-            if fault.reason is not Reason.DISCONNECTED or _use.connection is None or _use.connection.exchanges < 2:
+            if fault.reason is not Reason.DISCONNECTED or not _was_reused():
                 raise
         lifetime.enter(Phase.CONNECT)
         _use.fresh_only = True
@@ -316,7 +336,7 @@ class HTTPTransport:
                 decode_content=False,
             )
         except BaseException as exc:
-            _unbind_connection()
+            _unbind_connection(lifetime)
             lifetime.check()
             if isinstance(exc, (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)):
                 raise _no_response(exc, self._where) from exc
@@ -325,8 +345,12 @@ class HTTPTransport:
             _use.lifetime = None
         connection = _connection_in_use()
         assert connection is not None  # noqa: S101  -- set by the connection that carried the request
+        exchange = _Exchange(response, connection, lifetime)
+        if lifetime.cause is not None:  # http.client takes a head that was cut off for a whole one
+            with exchange:
+                lifetime.check()
         lifetime.phase = Phase.FIRST_TOKEN
-        return _Exchange(response, connection, lifetime)
+        return exchange
 
     def call(self, wire: WireRequest, headers: Mapping[str, str], timeout: float, limit: int) -> Reply:
         """See Transport."""
@@ -339,15 +363,24 @@ class HTTPTransport:
                 self._control = Control(self._pool, origin, self._where)
             self._calls.add(lifetime)
         _use.lifetime, _use.connection = lifetime, None
+        all_headers = {"User-Agent": USER_AGENT, **wire.headers, **headers}
+        reply: Reply
         try:
-            reply: Reply = self._control.call(wire, {"User-Agent": USER_AGENT, **wire.headers, **headers}, limit)
+            try:
+                reply = self._control.call(wire, all_headers, limit)
+            except Fault as fault:
+                if fault.reason is not Reason.CONNECT or lifetime.cause is not None or not _was_reused():
+                    raise
+                _use.fresh_only = True  # as for a stream: the server had dropped a kept connection
+                reply = self._control.call(wire, all_headers, limit)
         except (Fault, Interrupted) as exc:
             if lifetime.cause is None:
                 raise
             raise Fault(Reason.CONNECT_TIMEOUT, f"{self._where} did not answer within {timeout:g} s") from exc
         finally:
             _use.lifetime = None
-            _unbind_connection()
+            _use.fresh_only = False
+            _unbind_connection(lifetime)
             lifetime.finish()
             with self._lock:
                 self._calls.discard(lifetime)
@@ -384,9 +417,16 @@ def _no_response(exc: BaseException, where: str) -> Fault:
     return Fault(Reason.CONNECT, f"no connection to {where}: {cause}")
 
 
+def _is_garbage(context: BaseException | None) -> bool:
+    """Whether http.client met a chunk size that is no number, which it does not tell from the end of input."""
+    return isinstance(context, ValueError) and not str(context).endswith("b''")
+
+
 def _broken_body(exc: Exception) -> Fault:
     """What went wrong in the middle of a body."""
     cause = _wrapped(exc)
+    if isinstance(cause, http.client.IncompleteRead) and _is_garbage(cause.__context__):
+        return Fault(Reason.PROTOCOL, "the body is not valid HTTP: the size of a chunk is no number")
     if isinstance(cause, (http.client.IncompleteRead, urllib3.exceptions.IncompleteRead)):
         return Fault(Reason.TRUNCATED, "the body was cut off before its end")
     if isinstance(cause, OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
@@ -115,7 +116,13 @@ class _Exchange:
 
     def read(self, limit: int) -> bytes:
         """See Exchange."""
-        return b"".join(self.chunks())[:limit]
+        body = bytearray()
+        with contextlib.suppress(Fault):
+            for chunk in self.chunks():
+                body += chunk
+                if len(body) >= limit:
+                    break
+        return bytes(body[:limit])
 
     def settle(self, seconds: float) -> None:
         """See Exchange."""

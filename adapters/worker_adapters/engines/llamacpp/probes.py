@@ -100,7 +100,7 @@ def _gauges(target: ProbeTarget) -> Probe[dict[str, int]]:
 
 
 def identify(target: ProbeTarget) -> Probe[Properties]:
-    """`/props`: build_info and the model; a router has neither."""
+    """`/props`: build_info and the model, which a router has not."""
     return _identity((yield from _ask(_get("/props", target))))
 
 

@@ -15,7 +15,6 @@ def _or_none_listed(top: int | None) -> int:
     return top or 0  # no lambda: adapters are pickled with their dialect
 
 
-
 PROFILE = Profile(
     version="v1",
     knobs=(

@@ -1,0 +1,47 @@
+"""A fixture for test modules whose code must leave nothing behind: no thread of ours, no socket, no descriptor."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["leaves_nothing", "open_files", "our_threads"]
+
+REAPER = "worker-adapters-reaper"  # leaves by itself a second after the last stream; one for the whole process
+PATIENCE = 5.0
+
+
+def our_threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if t.name.startswith("worker-adapters") and t.name != REAPER}
+
+
+def open_files() -> dict[str, str]:
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found[entry.name] = str(entry.readlink())
+        except OSError:  # the descriptor that lists the folder
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing() -> Iterator[None]:
+    """Threads named worker-adapters-* get a moment to leave; what only a collection closes is closed by one."""
+    files, threads = open_files().items(), our_threads()
+    yield
+    give_up = time.monotonic() + PATIENCE
+    for thread in our_threads() - threads:
+        thread.join(max(0.0, give_up - time.monotonic()))
+    assert our_threads() <= threads, "threads were left running"
+    if open_files().items() - files:
+        gc.collect()
+        assert not open_files().items() - files, "descriptors were left open"

@@ -1,0 +1,229 @@
+"""Small test dialects, and adapters over scripts. One wire: `s`, `t<text>`, `n<text>`, `m`, `e<REASON>`, `.<reason>`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from worker_adapters import (
+    Features,
+    FinishReason,
+    GenerateRequest,
+    Metrics,
+    Properties,
+    Reason,
+    Retry,
+    Timeouts,
+    Token,
+    Upstream,
+    UsageSource,
+)
+from worker_adapters.dialect import (
+    Dialect,
+    Fault,
+    Finished,
+    HealthFacts,
+    Opened,
+    ProbeTarget,
+    Reply,
+    Traits,
+    WireRequest,
+    WorkerFacts,
+    fault_of_status,
+)
+from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.transport.scripted import Script, ScriptedTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+URL = "http://engine.test"
+NOW = Retry(base=0.0)  # retries at once
+ONCE = Retry(attempts=1)
+
+
+def encode(request: GenerateRequest, /, *, attempt: int) -> WireRequest:
+    body = f"{request.prompt} {request.task_id}-{attempt}".encode()
+    return WireRequest(method="POST", target="/generate", body=body)
+
+
+def decode(batches, /, *, request, tally):  # noqa: C901  -- a small language
+    index, opened = 0, False
+    for batch in batches:
+        run: list[Any] = []
+        try:
+            for payload in batch:
+                data = (payload if type(payload) is bytes else payload.data).decode()
+                kind, text = data[:1], data[1:]
+                if kind == "e":
+                    raise Fault(Reason(text), f"the engine says {text}", upstream=Upstream(message=text))
+                if kind == "b":
+                    raise KeyError("needle in the answer")
+                if not opened:
+                    opened = True
+                    run.append(Opened(tokens_in=5))
+                    tally.tokens_in = 5
+                if kind == "t":
+                    run.append(Token(index=index, text=text))
+                    index += 1
+                    tally.tokens_out += 1
+                elif kind == "m":
+                    run.append(Metrics(values={"x": 1}))
+                elif kind == "g":  # a gap in the indexes
+                    index += 1
+                elif kind == "u":
+                    tally.tokens_out, tally.usage_source = int(text), UsageSource.ENGINE
+                elif kind == ".":
+                    run.append(Finished(finish_reason=FinishReason(text or "stop"), finish_reason_raw=text))
+                    break
+        except Fault:
+            if run:
+                yield run
+            raise
+        yield run
+
+
+def _version(_target: ProbeTarget):
+    reply = yield WireRequest(target="/version")
+    return Properties(engine="tiny", observed_at=0.0, engine_version=reply.body.decode())
+
+
+def _properties(target: ProbeTarget):
+    reply = yield WireRequest(target="/props")
+    if reply.status != 200:
+        raise fault_of_status("tiny", reply)
+    against = ("two slots",) if reply.body == b"2" else ()
+    slots = int(reply.body)
+    return WorkerFacts(
+        properties=Properties(engine="tiny", observed_at=0.0, engine_version="1", slots_total=slots, slots_free=slots),
+        against_strict=against,
+    )
+
+
+def _health(_target: ProbeTarget):
+    reply = yield WireRequest(target="/health")
+    return HealthFacts(ready=reply.status == 200, detail=reply.body.decode())
+
+
+TINY = Dialect(
+    name="tiny",
+    encode=encode,
+    decode=decode,
+    parse_error=lambda reply: fault_of_status("tiny", reply),
+    health=_health,
+    properties=_properties,
+    identify=_version,
+    features=Features(),
+    traits=Traits(probe_interval=60.0),
+)
+
+
+def frames(*data: str) -> bytes:
+    return "".join(f"data: {d}\n\n" for d in data).encode()
+
+
+GOOD = frames("ta", "tb", ".")
+
+
+def good(*data: str, **script: Any) -> Script:
+    """A stream that arrives in one read."""
+    return Script(steps=[frames(*data) if data else GOOD], **script)
+
+
+def status(code: int, body: bytes = b"", **headers: str) -> Script:
+    return Script(status=code, headers={k.replace("_", "-"): v for k, v in headers.items()}, steps=[body])
+
+
+def ok(body: bytes) -> Reply:
+    return Reply(status=200, headers={}, body=body)
+
+
+class GatedTransport(ScriptedTransport):
+    """Control calls wait for `gate`, which is open unless a test shuts it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.asked = threading.Event()
+
+    def call(self, wire, headers, timeout, limit):
+        self.asked.set()
+        self.gate.wait(10)
+        return super().call(wire, headers, timeout, limit)
+
+
+class WatchedTransport(GatedTransport):
+    """Notes by which thread each exchange was left."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.left: list[str] = []
+
+    def open(self, wire, headers, lifetime):
+        exchange, left = super().open(wire, headers, lifetime), self.left
+
+        class Watched(type(exchange)):
+            def __exit__(self, *_args):
+                left.append(threading.current_thread().name)
+
+        exchange.__class__ = Watched
+        return exchange
+
+
+def adapter(
+    *scripts: Script,
+    replies: dict[str, Reply] | None = None,
+    answer: Callable[[WireRequest], Script] | None = None,
+    dialect: Dialect = TINY,
+    transport: ScriptedTransport | None = None,
+    url: str = URL,
+    **config: Any,
+) -> EngineAdapter:
+    """An adapter over memory; its transport is `._transport`. One attempt unless `retry` says more."""
+    if transport is None:
+        known = {"/version": ok(b"v9"), "/props": ok(b"1"), "/health": ok(b"fine")} if replies is None else replies
+        transport = GatedTransport(scripts, answer=answer, reply=lambda wire: known.get(wire.target))
+    config = {"retry": ONCE, **config}
+    return EngineAdapter(AdapterConfig(dialect=dialect, url=url, **config), transport=transport)
+
+
+def request(**fields: Any) -> GenerateRequest:
+    return GenerateRequest(**{"prompt": "p", **fields})
+
+
+def events_of(*scripts: Script, ask: dict[str, Any] | None = None, **config: Any) -> list[Any]:
+    with adapter(*scripts, **config) as a:
+        return list(a.stream(request(**(ask or {}))))
+
+
+def kinds(events: Iterable[Any]) -> list[str]:
+    return [e.kind for e in events]
+
+
+def texts(events: Iterable[Any]) -> str:
+    return "".join(e.text for e in events if e.kind == "token")
+
+
+def quick(**timeouts: float) -> Timeouts:
+    return Timeouts(**{"connect": 5.0, "first_token": 5.0, "idle": 5.0, **timeouts})
+
+
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """For states that nothing signals (a thread that has gone, a weak reference that has died)."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, "the state was never reached"
+        threading.Event().wait(0.002)
+
+
+def endless(step: bytes = frames("tx")) -> Iterator[bytes]:
+    while True:
+        yield step
+
+
+def with_traits(**traits: Any) -> Dialect:
+    return attrs.evolve(TINY, traits=attrs.evolve(TINY.traits, **traits))

@@ -1,0 +1,365 @@
+"""Ending a stream early: from any thread, in every phase, by hand, by time, or by forgetting it."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+
+import pytest
+
+from worker_adapters import CancelOutcome, Limits, Phase, Retry, Timeouts
+from worker_adapters.lifetime import REAPER
+from worker_adapters.runtime import stream as stream_module
+from worker_adapters.transport.scripted import Hang, Script
+
+from .dialects import GOOD, WatchedTransport, adapter, endless, frames, good, kinds, quick, request, status, until
+
+both = pytest.mark.parametrize("way", ["stream", "submit"])
+
+PHASES = {
+    "connect": lambda hang: Script(connect=hang),
+    "queue": lambda hang: Script(queue=hang),
+    "first_token": lambda hang: Script(steps=[b":\n\n", hang, GOOD]),
+    "decode": lambda hang: Script(steps=[frames("ta"), hang, GOOD]),
+}
+
+
+class Consumer:
+    """Iterates a stream on a thread of its own."""
+
+    def __init__(self, stream):
+        self.events = []
+        self.thread = threading.Thread(target=lambda: self.events.extend(stream))
+        self.thread.start()
+
+    def join(self):
+        self.thread.join(5)
+        assert not self.thread.is_alive()
+        return self.events
+
+
+@pytest.mark.req("ADAPT-3101")
+@both
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("by", ["handle", "adapter", "close", "adapter.close"])
+def test_a_cancel_ends_the_stream_in_every_phase(way, phase, by):
+    hang = Hang()
+    with adapter(PHASES[phase](hang)) as a:
+        stream = getattr(a, way)(request(task_id="id"))
+        consumer = Consumer(stream)
+        assert hang.reached.wait(5)
+        {
+            "handle": stream.cancel,
+            "adapter": lambda: a.cancel("id"),
+            "close": stream.close,
+            "adapter.close": a.close,
+        }[by]()
+        events = consumer.join()
+        assert kinds(events)[-1] == "end"
+        assert events[-1].finish_reason == "cancelled"
+        assert events[-1].tokens_out == (1 if phase == "decode" else 0)
+        assert stream.cancel() is CancelOutcome.UNKNOWN
+        assert a.cancel("id") is CancelOutcome.UNKNOWN
+
+
+@both
+def test_a_cancel_ends_the_sleep_before_a_retry(way):
+    drawn = threading.Event()
+
+    def draw():
+        drawn.set()
+        return 1.0
+
+    with adapter(status(503), good(), retry=Retry(base=100.0, cap=100.0, random=draw)) as a:
+        stream = getattr(a, way)(request())
+        consumer = Consumer(stream)
+        assert drawn.wait(5)
+        stream.cancel()
+        assert kinds(consumer.join()) == ["end"]
+
+
+@both
+def test_a_cancel_ends_the_wait_for_the_workers_properties(way):
+    """A strict stream asks for them first; a worker that does not answer must not hold the stream's consumer."""
+    with adapter(good()) as a:
+        a._transport.gate.clear()
+        stream = getattr(a, way)(request(determinism="strict", deadline=60.0))
+        consumer = Consumer(stream)
+        assert a._transport.asked.wait(5)
+        stream.cancel()
+        assert kinds(consumer.join()) == ["end"]
+        a._transport.gate.set()
+
+
+@both
+def test_the_deadline_ends_the_wait_for_the_workers_properties(way):
+    with adapter(good(), url="http://engine.test/deadline-" + way) as a:
+        a._transport.gate.clear()
+        began = time.monotonic()
+        events = list(getattr(a, way)(request(determinism="strict", deadline=0.05)))
+        assert time.monotonic() - began < 2
+        assert (events[-1].reason, events[-1].phase) == ("DEADLINE", Phase.PREPARE)
+        a._transport.gate.set()
+
+
+@both
+def test_eight_threads_may_cancel_at_once_in_any_phase(way):
+    barrier = threading.Barrier(9)
+    for phase in PHASES:
+        hang = Hang()
+        with adapter(PHASES[phase](hang)) as a:
+            stream = getattr(a, way)(request(task_id="id"))
+            consumer = Consumer(stream)
+            assert hang.reached.wait(5)
+
+            def cancel(stream=stream, a=a):
+                barrier.wait(5)
+                for _ in range(20):
+                    stream.cancel()
+                    a.cancel("id")
+                stream.close()
+
+            threads = [threading.Thread(target=cancel) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            barrier.wait(5)
+            for thread in threads:
+                thread.join()
+            events = consumer.join()
+            assert kinds(events).count("end") == 1
+            assert kinds(events)[-1] == "end"
+
+
+@both
+def test_a_cancel_races_the_stream_at_any_moment_and_the_grammar_holds(way):
+    """Closing runs on one thread while the other is inside, or about to go inside: neither may raise."""
+    for n in range(150):
+        with adapter(Script(steps=[frames("ta", "tb")] * 3 + [frames(".")])) as a:
+            stream = getattr(a, way)(request())
+            go = threading.Event()
+            ender = stream.close if n % 2 else stream.cancel
+            thread = threading.Thread(target=lambda go=go, ender=ender: (go.wait(), ender()))
+            thread.start()
+            events = []
+            for event in stream:
+                events.append(event)
+                if len(events) == n % 5:
+                    go.set()
+            go.set()
+            thread.join()
+            assert kinds(events)[-1] == "end"
+            assert kinds(events).count("end") == 1
+
+
+@both
+def test_no_token_comes_from_a_next_that_begins_after_a_cancel(way):
+    """Neither buffered ones, nor those that a passed deadline left in the hand-over."""
+    for tripped_before in (False, True):
+        with adapter(Script(steps=[frames(*["tx"] * 20), Hang()])) as a:
+            stream = getattr(a, way)(request(deadline=0.05 if tripped_before else None))
+            next(stream)
+            next(stream)
+            if tripped_before:
+                until(lambda stream=stream: stream._lifetime.cause is not None)
+            stream.cancel()
+            assert [e.kind for e in stream] == ["end"]
+
+
+def test_what_the_worker_has_finished_can_still_be_cancelled_until_it_is_read():
+    with adapter(good()) as a:
+        stream = a.submit(request(task_id="id"))
+        until(lambda: not a._in_flight)
+        assert a.cancel("id") is CancelOutcome.CLOSED
+        assert [(e.kind, e.finish_reason) for e in stream] == [("end", "cancelled")]
+        assert a.cancel("id") is CancelOutcome.UNKNOWN
+
+
+def test_a_terminal_event_that_was_handed_out_stands():
+    with adapter(good()) as a, a.submit(request()) as stream:
+        events = list(stream)
+        assert stream.cancel() is CancelOutcome.UNKNOWN
+        assert events[-1].finish_reason == "stop"
+        assert list(stream) == []
+
+
+def test_cancelling_an_unknown_task_is_harmless():
+    with adapter() as a:
+        assert a.cancel("nobody") is CancelOutcome.UNKNOWN
+
+
+@both
+def test_leaving_the_block_early_cancels_and_frees(way):
+    with adapter(Script(steps=endless()), limits=Limits(max_in_flight=1)) as a:
+        with getattr(a, way)(request()) as stream:
+            next(stream)
+        assert [e.kind for e in stream] == ["end"]
+        a.submit(request(deadline=5.0), block=True).close()
+
+
+# --- forgetting -----------------------------------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_dropped_handle_frees_thread_exchange_and_place(way, begun):
+    transport = WatchedTransport([Script(steps=endless()), good()])
+    with adapter(transport=transport, limits=Limits(max_in_flight=1)) as a:
+        stream = getattr(a, way)(request())
+        if begun:
+            next(stream)
+            next(stream)
+        dropped = weakref.ref(stream)
+        del stream
+        gc.collect()
+        assert dropped() is None
+        a.submit(request(deadline=5.0), block=True).close()
+        until(lambda: not a._threads and not a._in_flight)
+        assert transport.left or not begun
+
+
+def test_a_dropped_handle_is_tidied_up_away_from_whatever_lock_the_collector_found():
+    """Closing may take the locks of a pool and of log handlers: a collection can strike inside of those."""
+    transport = WatchedTransport([Script(steps=endless())])
+    with adapter(transport=transport) as a:
+        stream = a.stream(request())
+        next(stream)
+        with REAPER._changed:  # the reaper can't go on
+            del stream
+            assert transport.left == []
+            assert not a._in_flight
+        until(lambda: transport.left == ["worker-adapters-reaper"])
+
+
+# --- time -----------------------------------------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize(
+    ("script", "reason", "code", "shown"),
+    [
+        (lambda: Script(connect=Hang()), "CONNECT_TIMEOUT", "POOL_UNAVAILABLE", "0.03 s"),
+        (lambda: Script(queue=Hang()), "FIRST_TOKEN_TIMEOUT", "POOL_UNAVAILABLE", "0.04 s"),
+        (lambda: Script(steps=[Hang()]), "FIRST_TOKEN_TIMEOUT", "POOL_UNAVAILABLE", "0.04 s"),
+        (lambda: Script(steps=endless(b":\n\n")), "FIRST_TOKEN_TIMEOUT", "POOL_UNAVAILABLE", "0.04 s"),
+        (lambda: Script(steps=[frames("ta"), Hang()]), "IDLE_TIMEOUT", "DECODE_TIMEOUT", "0.05 s"),
+    ],
+)
+def test_each_timer_is_typed_and_names_its_value(way, script, reason, code, shown):
+    with adapter(script(), timeouts=Timeouts(connect=0.03, first_token=0.04, idle=0.05)) as a:
+        error = list(getattr(a, way)(request()))[-1]
+    assert (error.code, error.reason, error.retriable) == (code, reason, True)
+    assert shown in error.message
+
+
+def test_timeouts_may_be_given_per_call():
+    with adapter(Script(queue=Hang())) as a:
+        error = list(a.stream(request(), timeouts=quick(first_token=0.02)))[-1]
+    assert error.reason == "FIRST_TOKEN_TIMEOUT"
+
+
+@both
+def test_a_slow_consumer_is_never_charged_to_the_engine(way):
+    """It takes its time, many times the idle timer, over a full hand-over."""
+    with adapter(
+        Script(steps=[frames("tx")] * 6 + [frames(".")]), timeouts=quick(idle=0.05), limits=Limits(hand_over=1)
+    ) as a:
+        events = []
+        for event in getattr(a, way)(request()):
+            events.append(event.kind)
+            if len(events) in (2, 4):
+                threading.Event().wait(0.12)  # the consumer's time is the subject
+        assert events[-1] == "end"
+
+
+@both
+def test_a_consumer_that_never_reads_does_not_stop_the_clock(way):
+    """The engine is let go at the deadline; the consumer learns of it when it looks."""
+    with adapter(Script(steps=endless()), limits=Limits(hand_over=4)) as a:
+        stream = getattr(a, way)(request(deadline=0.1))
+        if way == "submit":
+            until(lambda: not a._in_flight)
+            until(lambda: not a._threads)
+        events = list(stream)
+    assert events[-1].reason == "DEADLINE"
+    assert [e.index for e in events if e.kind == "token"] == list(range(kinds(events).count("token")))
+
+
+def test_a_deadline_that_strikes_a_full_hand_over_drops_no_token_silently():
+    """All came in one read, the end too; what did not fit by the deadline must not be followed by an End."""
+    with adapter(good(*["tx"] * 50, "."), limits=Limits(hand_over=4)) as a:
+        stream = a.submit(request(deadline=0.05))
+        until(lambda: not a._in_flight)
+        events = list(stream)
+    assert (events[-1].kind, kinds(events).count("token") < 50) == ("error", True)
+
+
+def test_the_hand_over_holds_no_more_than_its_bound():
+    made = []
+
+    def steps():
+        for n in range(200):
+            made.append(n)
+            yield frames("tx")
+        yield frames(".")
+
+    with adapter(Script(steps=steps()), limits=Limits(hand_over=8)) as a:
+        stream = a.submit(request())
+        until(lambda: len(made) >= 8)
+        until(lambda: stream._state.lifetime._interrupts)
+        threading.Event().wait(0.05)  # time for a producer that does not stop; one that stops is unaffected
+        assert len(made) <= 10
+        assert kinds(stream).count("token") == 200
+
+
+# --- robustness of the way out -----------------------------------------------------------------------------------------------
+
+
+@both
+def test_a_recorder_that_raises_fails_no_stream(way, monkeypatch):
+    with adapter(good()) as a:
+        for name in ("tokens", "ended"):
+            monkeypatch.setattr(type(a._worker.recorder), name, lambda *_a, **_k: 1 / 0)
+        assert kinds(getattr(a, way)(request()))[-1] == "end"
+
+
+def test_a_worker_thread_that_dies_ends_its_stream(monkeypatch):
+    """SystemExit, say, from a handler that an application plugged into logging: nobody may wait for that thread."""
+
+    def pump(*_args):
+        raise SystemExit
+
+    monkeypatch.setattr(stream_module, "_pump", pump)
+    monkeypatch.setattr(threading, "excepthook", lambda _args: None)
+    with adapter(good()) as a:
+        assert kinds(a.submit(request()))[-1] == "end"
+
+
+def test_no_thread_to_be_had_is_a_local_limit_and_keeps_no_place(monkeypatch):
+    with adapter(good(), good(), limits=Limits(max_in_flight=1)) as a:
+        list(a.stream(request()))
+
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(Exception, match="LOCAL_LIMIT.*no thread"):
+                a.submit(request())
+        assert kinds(a.submit(request()))[-1] == "end"
+
+
+def test_an_interrupt_from_the_keyboard_frees_the_stream():
+    def steps():
+        yield frames("ta")
+        raise KeyboardInterrupt
+
+    with adapter(Script(steps=steps()), good(), limits=Limits(max_in_flight=1)) as a:
+        stream = a.stream(request())
+        next(stream)
+        next(stream)
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+        assert kinds(stream) == ["end"]
+        assert kinds(a.stream(request()))[-1] == "end"

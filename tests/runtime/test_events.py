@@ -1,0 +1,257 @@
+"""What a stream says, in which order, and what it makes of bodies that are not what they should be."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from worker_adapters import Limits, Phase, Reason, UsageSource, WorkerError
+from worker_adapters.dialect import Fault
+from worker_adapters.engines.llamacpp import DIALECT as LLAMACPP
+from worker_adapters.transport.scripted import Hang, Script
+
+from .dialects import GOOD, NOW, TINY, adapter, events_of, frames, good, kinds, request, status, texts
+
+LLAMA = (
+    b'data: {"index":0,"content":"Hel","tokens":[1],"stop":false,"tokens_predicted":1,"tokens_evaluated":4}\n\n'
+    b'data: {"index":0,"content":"lo","tokens":[2],"stop":false,"tokens_predicted":2,"tokens_evaluated":4}\n\n'
+    b'data: {"index":0,"content":"","tokens":[],"stop":true,"tokens_predicted":2,"tokens_evaluated":4,'
+    b'"stop_type":"eos","stopping_word":"","timings":{"predicted_ms":1.5}}\n\n'
+)
+
+
+def run_both(*scripts, **config):
+    """The same stream on the calling thread and on a worker thread; they must agree."""
+    ask = config.pop("ask", {})
+    with adapter(*scripts, *scripts, **config) as a:
+        streamed = list(a.stream(request(task_id="t", **ask)))
+        submitted = list(a.submit(request(task_id="t", **ask)))
+
+    def timeless(event):
+        if event.kind == "metrics":
+            return {k: v for k, v in event.values.items() if "latency" not in k}
+        return attrs.evolve(event, decode_time_ms=0.0) if event.kind == "end" else event
+
+    assert [timeless(e) for e in streamed] == [timeless(e) for e in submitted]
+    return streamed
+
+
+@pytest.mark.req("ADAPT-3001", "ADAPT-3003")
+def test_a_stream_of_llama_cpp():
+    events = run_both(Script(steps=[LLAMA]), dialect=LLAMACPP, ask={"seed": 7}, replies={})
+    assert kinds(events) == ["started", "token", "token", "metrics", "end"]
+    started, *_, metrics, end = events
+    assert (started.seed, started.sampler_profile_version, started.attempt) == (7, "v1", 1)
+    assert started.engine_version is None
+    assert texts(events) == "Hello"
+    assert (end.tokens_out, end.tokens_in, end.usage_source) == (2, 4, UsageSource.ENGINE)
+    assert metrics.values["predicted_ms"] == 1.5
+    assert set(metrics.values) >= {"latency_first_token_ms", "latency_decode_ms", "tokens_out", "tokens_in"}
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_the_grammar_holds_however_the_body_is_cut(step):
+    body = frames("ta", "m", "tb", "tc", ".length")
+    events = run_both(Script(steps=[body[i : i + step] for i in range(0, len(body), step)]))
+    assert kinds(events) == ["started", "token", "metrics", "token", "token", "metrics", "end"]
+    assert [e.index for e in events if e.kind == "token"] == [0, 1, 2]
+
+
+def test_an_empty_answer_is_started_and_end():
+    assert kinds(run_both(good("."))) == ["started", "end"]
+
+
+def test_no_metrics_come_before_the_first_token():
+    assert kinds(run_both(good("m", "m", "ta", "."))) == ["started", "token", "metrics", "end"]
+    assert kinds(run_both(good("m", "."))) == ["started", "end"]
+
+
+def test_nothing_comes_after_the_terminal_event():
+    events = run_both(good("ta", ".", "tb", "."))
+    assert kinds(events) == ["started", "token", "metrics", "end"]
+    with adapter(good()) as a, a.stream(request()) as stream:
+        assert kinds(stream)[-1] == "end"
+        for _ in range(3):
+            with pytest.raises(StopIteration):
+                next(stream)
+
+
+def test_a_stream_cancelled_before_it_started_is_one_event():
+    for way in ("stream", "submit"):
+        hang = Hang()
+        with adapter(Script(connect=hang)) as a:
+            stream = getattr(a, way)(request())
+            stream.cancel()
+            events = list(stream)
+        assert kinds(events) == ["end"]
+        assert (events[0].finish_reason, events[0].tokens_out) == ("cancelled", 0)
+
+
+def test_the_engines_own_count_wins_over_deltas():
+    end = run_both(good("ta", "u9", "."))[-1]
+    assert (end.tokens_out, end.usage_source) == (9, UsageSource.ENGINE)
+
+
+def test_a_missing_seed_is_derived_from_the_task_and_told():
+    one, two = (events_of(good(), ask={"task_id": "same"})[0].seed for _ in range(2))
+    assert one == two
+    assert one != events_of(good(), ask={"task_id": "other"})[0].seed
+
+
+# --- bodies that end, or are, wrong ---------------------------------------------------------------------------------
+
+
+@pytest.mark.req("ADAPT-3002")
+@pytest.mark.parametrize(
+    ("script", "code", "reason", "before"),
+    [
+        (Script(steps=[frames("ta")]), "WORKER_RESET", "TRUNCATED", ["started", "token"]),
+        (Script(steps=[frames("ta"), b"data: t"]), "WORKER_RESET", "TRUNCATED", ["started", "token"]),
+        (Script(steps=[frames("ta", "eOVERLOADED")]), "WORKER_RESET", "ENGINE_ERROR", ["started", "token"]),
+        (Script(steps=[frames("ta", "eABORTED")]), "WORKER_RESET", "ABORTED", ["started", "token"]),
+        (Script(steps=[frames("ta", "eKV_EXHAUSTED")]), "WORKER_RESET", "KV_EXHAUSTED", ["started", "token"]),
+        (Script(steps=[frames("ta"), Fault(Reason.DISCONNECTED, "x")]), "WORKER_RESET", "DISCONNECTED", ["started", "token"]),
+        (Script(steps=[frames("ta"), Fault(Reason.TRUNCATED, "x")]), "WORKER_RESET", "TRUNCATED", ["started", "token"]),
+        (Script(steps=[Fault(Reason.TRUNCATED, "x")]), "POOL_UNAVAILABLE", "TRUNCATED", []),
+        (Script(steps=[]), "POOL_UNAVAILABLE", "EMPTY", []),
+        (Script(steps=[b": keep-alive\n\n"]), "POOL_UNAVAILABLE", "EMPTY", []),
+        (Script(steps=[b"hello, I am no event stream\n"]), "INTERNAL", "PROTOCOL", []),
+        (Script(steps=[b"<html>hi"], headers={"content-type": "text/html"}), "INTERNAL", "PROTOCOL", []),
+        (Script(steps=[b"{}"], headers={}), "INTERNAL", "PROTOCOL", []),
+        (Script(steps=[], headers={}), "POOL_UNAVAILABLE", "EMPTY", []),
+        (
+            Script(steps=[GOOD], headers={"content-type": "text/event-stream", "content-encoding": "gzip"}),
+            "INTERNAL",
+            "PROTOCOL",
+            [],
+        ),
+        (status(302, location="http://elsewhere/"), "INTERNAL", "REDIRECT", []),
+        (status(204), "POOL_UNAVAILABLE", "ENGINE_ERROR", []),
+        (status(429), "ADMISSION_REJECT", "OVERLOADED", []),
+        (status(401), "INTERNAL", "UPSTREAM_AUTH", []),
+        (status(404), "INTERNAL", "UPSTREAM_NOT_FOUND", []),
+        (status(405), "INTERNAL", "UNSUPPORTED", []),
+        (status(422), "INVALID_PARAMS", "VALIDATION", []),
+        (status(500), "POOL_UNAVAILABLE", "ENGINE_ERROR", []),
+        (Script(steps=[frames("eLOADING")]), "POOL_UNREADY", "LOADING", []),
+        (Script(steps=[frames("eCONTEXT_TOO_LONG")]), "INVALID_PARAMS", "CONTEXT_TOO_LONG", []),
+    ],
+)
+def test_each_wrong_body_has_its_error(script, code, reason, before):
+    events = run_both(script)
+    assert kinds(events) == [*before, "error"]
+    assert (events[-1].code, events[-1].reason) == (code, reason)
+    assert events[-1].attempts == 1
+
+
+def test_html_under_200_is_shown_and_a_redirect_names_its_target():
+    html = events_of(Script(steps=[b"<html>nginx"], headers={"content-type": "text/html"}))[-1]
+    assert html.upstream.message == "<html>nginx"
+    assert "text/html" in html.message
+    assert "http://elsewhere/" in events_of(status(307, location="http://elsewhere/"))[-1].message
+
+
+def test_a_reset_while_reading_the_body_of_an_error_does_not_hide_the_status():
+    script = Script(status=429, headers={"retry-after": "7"}, steps=[b"slow", Fault(Reason.DISCONNECTED, "x"), b"more"])
+    error = events_of(script)[-1]
+    assert (error.code, error.retry_after_ms, error.upstream.message) == ("ADMISSION_REJECT", 7000, "slow")
+
+
+def test_the_body_of_an_error_is_bounded():
+    error = events_of(status(500, b"x" * 100_000), limits=Limits(max_error_body=1000))[-1]
+    assert len(error.upstream.message) == 1000
+    assert len(events_of(status(500, "é".encode() * 9000))[-1].upstream.message.encode()) <= 2048
+
+
+def test_an_event_that_is_too_large_ends_the_stream_after_what_came_before_it():
+    script = Script(steps=[frames("ta", "tb", "t" + "x" * 2000, ".")])
+    events = run_both(script, limits=Limits(max_event_size=1000))
+    assert kinds(events) == ["started", "token", "token", "error"]
+    assert (events[-1].code, events[-1].reason) == ("INTERNAL", "EVENT_TOO_LARGE")
+    assert "1000 bytes" in events[-1].message
+
+
+def test_a_limit_beyond_the_codecs_own_is_no_bug():
+    assert kinds(events_of(good(), limits=Limits(max_event_size=2**31)))[-1] == "end"
+
+
+def test_an_event_as_long_as_a_long_prompt_passes():
+    """llama-server's last event echoes the whole prompt."""
+    prompt = "x" * 2_000_000
+    script = good("ta", "t" + prompt * 2, ".")
+    assert kinds(events_of(script, ask={"prompt": prompt}))[-1] == "end"
+
+
+# --- dialects with bugs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dialect", "script"),
+    [
+        (TINY, good("ta", "b")),
+        (TINY, good("ta", "g", "tb", ".")),
+        (attrs.evolve(TINY, decode=lambda batches, request, tally: ([object()] for _ in batches)), good()),
+        (attrs.evolve(TINY, encode=lambda request, attempt: {}["x"]), good()),
+        (attrs.evolve(TINY, parse_error=lambda reply: None), status(500)),
+    ],
+)
+def test_a_bug_of_a_dialect_is_an_error_event_that_says_where_and_not_what(dialect, script, caplog):
+    events = run_both(script, dialect=dialect)
+    assert kinds(events)[-1] == "error"
+    error = events[-1]
+    assert (error.code, error.reason, error.retriable) == ("INTERNAL", "BUG", False)
+    assert "needle" not in error.message + caplog.text
+
+
+def test_the_place_of_a_bug_is_told():
+    assert "KeyError at dialects.py:" in events_of(good("ta", "b"))[-1].message
+
+
+# --- collecting -------------------------------------------------------------------------------------------------------
+
+
+def test_result_collects_from_the_start():
+    with adapter(good(), good()) as a:
+        assert a.stream(request()).result().text == "ab"
+        completion = a.submit(request()).result()
+    assert (completion.text, completion.tokens_out, completion.finish_reason) == ("ab", 2, "stop")
+    assert completion.started.engine == "tiny"
+    assert completion.metrics["tokens_out"] == 2
+
+
+def test_result_after_iteration_has_begun_needs_collect():
+    with adapter(good(), good()) as a:
+        with a.stream(request()) as stream:
+            next(stream)
+            with pytest.raises(RuntimeError, match="collect=True"):
+                stream.result()
+        with a.stream(request(), collect=True) as stream:
+            next(stream)
+            next(stream)
+            assert stream.result().text == "ab"
+            assert stream.result().text == "ab"
+
+
+@pytest.mark.req("ADAPT-3000")
+def test_generate_raises_with_what_had_come():
+    with adapter(good("ta", "tb", "eENGINE_ERROR")) as a, pytest.raises(WorkerError) as caught:
+        a.generate(request())
+    assert (caught.value.code, caught.value.partial.text) == ("WORKER_RESET", "ab")
+    assert caught.value.partial.end is None
+
+
+def test_the_phase_of_an_error_says_how_far_it_had_come():
+    cases = [
+        (Script(connect=Fault(Reason.CONNECT, "x")), Phase.CONNECT),
+        (Script(queue=Fault(Reason.DISCONNECTED, "x")), Phase.QUEUE),
+        (status(500), Phase.FIRST_TOKEN),
+        (good("ta", "eENGINE_ERROR"), Phase.DECODE),
+    ]
+    assert [p for _, p in cases] == [events_of(script)[-1].phase for script, _ in cases]
+
+
+def test_started_is_held_back_until_a_frame_that_is_no_error():
+    """An overload that is told inside a 200 is retried like a status."""
+    events = run_both(good("eOVERLOADED"), good(), retry=NOW)
+    assert kinds(events) == ["started", "token", "token", "metrics", "end"]
+    assert events[0].attempt == 2

@@ -1,0 +1,361 @@
+"""What is known about a worker: asked beside the streams, shared, bounded, and never a reason to fail one."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import traceback
+
+import attrs
+import pytest
+
+from worker_adapters import (
+    AdapterClosedError,
+    FromEnv,
+    Identity,
+    InvalidRequestError,
+    Limits,
+    Reason,
+    WorkerError,
+)
+from worker_adapters.dialect import Fault, Reply, WireRequest
+from worker_adapters.transport.scripted import Script
+
+from .dialects import TINY, GatedTransport, adapter, events_of, good, kinds, ok, request, status, until, with_traits
+
+numbers = itertools.count()
+SECRET = "s3cr3t-0123456789abcdef"
+
+
+@pytest.fixture
+def url():
+    """Facts are shared per URL and process: each test has a worker of its own."""
+    return f"http://worker-{next(numbers)}.test"
+
+
+def failing(code=500, body=b"no"):
+    return Reply(status=code, headers={}, body=body)
+
+
+# --- version --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("ADAPT-3003")
+def test_the_version_is_asked_for_beside_the_first_stream_and_shared():
+    with adapter(good(), good(), good()) as a:
+        versions = [list(a.stream(request()))[0].engine_version for _ in range(3)]
+        assert versions == ["v9"] * 3
+        assert [c.target for c in a._transport.calls] == ["/version"]
+        assert a.engine_version() == "v9"
+
+
+def test_a_stream_waits_for_the_version_a_tenth_of_a_second_and_no_longer():
+    with adapter(good(), good()) as a:
+        a._transport.gate.clear()
+        began = time.monotonic()
+        events = list(a.stream(request()))
+        took = time.monotonic() - began
+        assert (events[0].engine_version, events[-1].kind) == (None, "end")
+        assert 0.09 <= took < 1.0
+        a._transport.gate.set()
+        assert a.engine_version() == "v9"
+        assert list(a.stream(request()))[0].engine_version == "v9"
+
+
+def test_a_failing_probe_never_fails_a_stream_and_the_next_stream_asks_again():
+    with adapter(good(), good(), replies={}) as a:
+        for _ in range(2):
+            events = list(a.stream(request()))
+            assert (events[0].engine_version, events[-1].kind) == (None, "end")
+            until(lambda: a._worker._probing is None)
+        assert len(a._transport.calls) == 2
+        assert a.engine_version() is None
+
+
+def test_an_identity_says_what_the_engine_does_not():
+    given = Identity(engine_version="mine", model_digest="sha256:1", trtllm_version="t")
+    started = events_of(good(), replies={}, identity=given)[0]
+    assert (started.engine_version, started.model_digest, started.trtllm_version) == ("mine", "sha256:1", "t")
+    with adapter(good(), identity=given) as a:
+        a.engine_version()
+        assert list(a.stream(request()))[0].engine_version == "v9"  # what it does tell takes precedence
+
+
+@pytest.mark.parametrize(
+    "script", [good("ta", "eABORTED"), Script(connect=Fault(Reason.CONNECT, "x"))], ids=["reset", "connect"]
+)
+def test_a_worker_that_may_have_been_replaced_is_asked_again_and_waited_for(script):
+    versions = iter([b"v1", b"v2"])
+    transport = GatedTransport([good(), script, good()], reply=lambda wire: ok(next(versions)))
+    with adapter(transport=transport) as a:
+        seen = [list(a.stream(request()))[0] for _ in range(3)]
+    assert (seen[0].engine_version, seen[2].engine_version) == ("v1", "v2")
+
+
+def test_no_thread_for_the_probe_is_no_reason_to_fail(monkeypatch):
+    with adapter(good(), good()) as a:
+        a._worker.forget_version()
+        started = threading.Thread.start
+
+        def start(self):
+            if self.name == "worker-adapters-version":
+                raise RuntimeError("can't start new thread")
+            started(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            assert kinds(a.stream(request()))[-1] == "end"
+        assert a.engine_version() == "v9"
+
+
+# --- properties -------------------------------------------------------------------------------------------------------------
+
+
+def test_properties_are_read_no_faster_than_the_engine_bears_by_any_adapter_of_the_process(url):
+    with adapter(url=url) as one, adapter(url=url) as two:
+        first = one.properties()
+        assert [one.properties(), two.properties(), one.properties()] == [first] * 3
+        assert first.slots_total == 1
+        assert len(one._transport.calls) + len(two._transport.calls) == 1
+        assert 0 <= time.time() - first.observed_at < 60
+
+
+def test_properties_are_read_again_after_the_interval(url):
+    with adapter(url=url, dialect=with_traits(probe_interval=0.0)) as a:
+        a.properties()
+        a.properties()
+        assert len(a._transport.calls) == 2
+
+
+def test_adapters_of_one_worker_share_facts_and_not_identities(url):
+    with (
+        adapter(url=url, identity=Identity(model_digest="sha256:one")) as one,
+        adapter(url=url, identity=Identity(model_digest="sha256:two")) as two,
+        adapter(url=url) as three,
+    ):
+        digests = [a.properties().model_digest for a in (one, two, three)]
+    assert digests == ["sha256:one", "sha256:two", None]
+
+
+@pytest.mark.parametrize("body", [b"", b"not a number", b"[]"])
+def test_a_reply_of_another_shape_is_a_worker_error(url, body):
+    """What a probe stumbles over (a list for a mapping, a missing key) must not come out as it is."""
+    with adapter(url=url, replies={"/props": ok(body)}) as a, pytest.raises(WorkerError) as caught:
+        a.properties()
+    assert (caught.value.code, caught.value.reason) == ("INTERNAL", "PROTOCOL")
+
+
+def test_properties_raise_what_went_wrong(url):
+    with adapter(url=url, replies={"/props": failing(503)}) as a, pytest.raises(WorkerError) as caught:
+        a.properties()
+    assert caught.value.error.upstream.status == 503
+
+
+def test_health_is_an_answer_also_when_there_is_none():
+    with adapter(replies={}) as a:
+        assert (a.health().live, a.health().ready) == (False, False)
+    with adapter(replies={"/health": failing(503, b"loading")}) as a:
+        health = a.health()
+        assert (health.live, health.ready, health.detail) == (True, False, "loading")
+
+
+def test_what_a_dialect_does_not_have_is_unsupported():
+    with adapter() as a:
+        for ask in (lambda: a.tokenize("x"), lambda: a.detokenize([1]), lambda: a.apply_template([])):
+            with pytest.raises(WorkerError) as caught:
+                ask()
+            assert caught.value.reason == "UNSUPPORTED"
+
+
+# --- determinism ------------------------------------------------------------------------------------------------------------
+
+
+def test_strict_is_granted_where_nothing_stands_against_it(url):
+    started = events_of(good(), ask={"determinism": "strict"}, url=url)[0]
+    assert (started.determinism, started.determinism_reasons) == ("strict", ())
+
+
+def test_what_can_not_be_granted_is_told(url):
+    started = events_of(good(), ask={"determinism": "strict"}, url=url, replies={"/props": ok(b"2")})[0]
+    assert (started.determinism, started.determinism_reasons) == ("best_effort", ("two slots",))
+
+
+def test_or_refused_before_anything_is_sent(url):
+    with adapter(good(), replies={"/props": ok(b"2")}, url=url) as a:
+        events = list(a.stream(request(determinism="strict", on_degraded="refuse")))
+        assert kinds(events) == ["error"]
+        assert (events[0].code, events[0].phase, events[0].attempts) == ("INVALID_PARAMS", "prepare", 0)
+        assert "two slots" in events[0].message
+        assert a._transport.requests == []
+
+
+def test_a_worker_whose_properties_can_not_be_read_grants_nothing(url):
+    started = events_of(good(), ask={"determinism": "strict"}, url=url, replies={})[0]
+    assert started.determinism == "best_effort"
+    assert "can't be read" in started.determinism_reasons[0]
+    refused = events_of(
+        good(), ask={"determinism": "strict", "on_degraded": "refuse"}, url=url + "0", replies={}
+    )
+    assert kinds(refused) == ["error"]
+    assert refused[0].reason == "CONNECT"
+
+
+def test_best_effort_asks_nothing(url):
+    with adapter(good(), url=url) as a:
+        list(a.stream(request()))
+        assert "/props" not in [c.target for c in a._transport.calls]
+
+
+# --- admission and validation ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"task_id": "\ud800"},
+        {"task_id": ""},
+        {"temperature": 10**400},
+        {"temperature": float("nan")},
+        {"temperature": True},
+        {"deadline": float("inf")},
+        {"deadline": 0.0},
+        {"max_tokens": 0},
+        {"seed": 2**32 - 1},
+        {"seed": -1},
+        {"stop": ["a"] * 5},
+        {"stop": [""]},
+        {"prompt": None},
+        {"prompt": b"bytes"},
+        {"prompt": None, "prompt_tokens": [1]},
+        {"logprobs": 1},
+        {"engine_options": {"nonsense": 1}},
+        {"engine_options": {"unchecked": 1}},
+        {"sampler_profile_version": "v0"},
+        {"determinism": "perhaps"},
+        {"priority": "high"},
+        {"json_schema": {}},
+    ],
+)
+def test_what_can_not_be_right_is_refused_at_once_and_keeps_no_place(fields):
+    dialect = attrs.evolve(TINY, features=attrs.evolve(TINY.features, engine_options=frozenset({"unchecked"})))
+    with adapter(good(), limits=Limits(max_in_flight=1), dialect=dialect) as a:
+        with pytest.raises(InvalidRequestError) as caught:
+            a.submit(request(**fields))
+        assert caught.value.error.phase == "prepare"
+        assert not caught.value.retriable
+        assert kinds(a.stream(request()))[-1] == "end"
+
+
+@pytest.mark.parametrize("deadline", [1e12, 1e300])
+def test_no_deadline_is_too_long(deadline):
+    with adapter(good(), good(), limits=Limits(max_in_flight=1)) as a:
+        first = a.stream(request(deadline=deadline))
+        waiting = threading.Thread(target=lambda: a.submit(request(deadline=deadline), block=True).close())
+        waiting.start()
+        assert kinds(first)[-1] == "end"
+        waiting.join(5)
+        assert not waiting.is_alive()
+
+
+def test_closing_refuses_what_comes_and_is_idempotent():
+    a = adapter(good())
+    a.close()
+    a.close()
+    for call in (lambda: a.submit(request()), lambda: a.stream(request()), a.health, a.properties, a.engine_version):
+        with pytest.raises(AdapterClosedError):
+            call()
+
+
+def test_closing_wakes_who_waits_for_a_place():
+    with adapter(good(), good(), limits=Limits(max_in_flight=1)) as a:
+        kept = a.stream(request())
+        caught = []
+
+        def wait():
+            try:
+                a.submit(request(), block=True)
+            except AdapterClosedError as exc:
+                caught.append(exc)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        until(lambda: a._changed._waiters)
+        a.close()
+        waiting.join(5)
+        assert len(caught) == 1
+        assert kinds(kept) == ["end"]
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------------
+
+
+def leaking(reply_body=b""):
+    """A worker that says everything it was told."""
+
+    def echo(wire: WireRequest) -> Reply:
+        return Reply(status=500, headers={}, body=reply_body or f"you said Bearer {SECRET}".encode())
+
+    return echo
+
+
+def shown(exc: BaseException) -> str:
+    return "".join(traceback.format_exception(exc)) + repr(exc) + str(exc)
+
+
+@pytest.mark.parametrize("cut", [0, 5])
+def test_a_secret_that_the_engine_echoes_is_redacted_in_errors_of_streams(cut, caplog):
+    caplog.set_level(0)
+    padding = b"x" * (2048 - cut - len("Bearer ") - (0 if cut else 2000))
+    body = padding + f"Bearer {SECRET}".encode()
+    events = events_of(status(500, body), credentials=lambda: SECRET)
+    assert "****" in events[0].upstream.message
+    for text in (repr(events), caplog.text):
+        assert SECRET not in text
+        assert SECRET[:5] not in text
+
+
+def test_a_secret_that_the_engine_echoes_is_redacted_in_what_probes_raise(url):
+    """In its traceback too, where the cause of an exception is printed."""
+    transport = GatedTransport(reply=leaking())
+    with adapter(transport=transport, credentials=lambda: SECRET, url=url) as a:
+        with pytest.raises(WorkerError) as caught:
+            a.properties()
+        assert SECRET not in shown(caught.value)
+        assert SECRET not in repr(a.health())
+        assert SECRET not in repr(vars(a)) + repr(a)
+
+
+def test_the_engines_words_are_bounded_and_redacted_wherever_they_stand():
+    from worker_adapters import Upstream  # noqa: PLC0415  -- this test's own
+
+    fault = Fault(Reason.VALIDATION, SECRET * 100, upstream=Upstream(type=f"t{SECRET}" * 100, message=SECRET * 1000))
+    error = events_of(Script(queue=fault), credentials=lambda: SECRET)[0]
+    assert SECRET[:5] not in repr(error)
+    assert len(error.message.encode()) <= 500
+    assert len(error.upstream.type.encode()) <= 200
+    assert len(error.upstream.message.encode()) <= 2048
+
+
+@pytest.mark.parametrize("token", ["", " ", f"{SECRET}\n", f"{SECRET}\u20ac", f"\0{SECRET}", None, SECRET.encode()])
+def test_what_can_stand_in_no_header_is_refused_without_being_shown(token):
+    """The HTTP library would quote it in its own exception."""
+    error = events_of(good(), credentials=lambda: token)[0]
+    assert (error.code, error.reason, error.attempts) == ("INTERNAL", "UPSTREAM_AUTH", 1)
+    assert SECRET not in repr(error)
+
+
+def test_a_provider_that_fails_is_an_auth_error_that_names_it(monkeypatch):
+    monkeypatch.delenv("NO_SUCH_TOKEN", raising=False)
+    error = events_of(good(), credentials=FromEnv("NO_SUCH_TOKEN"))[0]
+    assert error.reason == "UPSTREAM_AUTH"
+    assert "NO_SUCH_TOKEN" in error.message
+
+
+def test_the_provider_is_asked_for_every_request():
+    tokens = iter(["one", "two", "three", "four", "five", "six"])
+    with adapter(good(), good(), credentials=lambda: next(tokens), replies={}) as a:
+        list(a.stream(request()))
+        list(a.stream(request()))
+        sent = [h["Authorization"] for h in a._transport.headers]
+    assert len(set(sent)) == 2
