@@ -57,7 +57,7 @@ class Retry:
 
     def delay(self, failed_attempts: int) -> float:
         """Seconds to wait after that many failed attempts."""
-        return self.random() * min(self.cap, self.base * 2.0**failed_attempts)
+        return self.random() * min(self.cap, self.base * 2.0 ** min(failed_attempts, 60))
 
 
 @attrs.frozen(kw_only=True)
