@@ -23,10 +23,6 @@ BEGIN, END = "<!-- engines:begin -->", "<!-- engines:end -->"
 # Report name -> (engine, dialect). An engine without a report is listed as never run: that is what the table is for.
 ENGINES = {
     "llamacpp": ("llama.cpp `llama-server`", "llamacpp"),
-    "vllm": ("vLLM", "vllm"),
-    "tgi": ("Text Generation Inference", "tgi"),
-    "triton": ("Triton Inference Server", "triton"),
-    "trtllm": ("`trtllm-serve`", "trtllm"),
 }
 
 

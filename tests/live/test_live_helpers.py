@@ -165,13 +165,14 @@ def test_damaged_report_is_named(tmp_path):
         report.read("llamacpp", tmp_path)
 
 
-def test_engine_table_replaces_what_is_between_the_markers(tmp_path):
+def test_engine_table_replaces_what_is_between_the_markers(tmp_path, monkeypatch):
+    monkeypatch.setitem(report.ENGINES, "other", ("Other", "other"))
     report.write(a_report(), tmp_path)
     text = report.engine_table(f"# Title\n{report.BEGIN}\nold\n{report.END}\nrest\n", tmp_path)
     assert text.startswith(f"# Title\n{report.BEGIN}\n| Engine | Dialect |")
     assert text.endswith(f"{report.END}\nrest\n")
     assert "| llama.cpp `llama-server` | `llamacpp` | 2026-01-02 | b1-0c1e570 | 41 passed, 1 skipped |\n" in text
-    assert "| vLLM | `vllm` | never | | |\n" in text
+    assert "| Other | `other` | never | | |\n" in text
     assert "old" not in text
     assert report.engine_table(text, tmp_path) == text
 
