@@ -242,15 +242,15 @@ def _plain(number: float) -> str:
     return f"{Decimal(repr(number)):f}"  # never with an exponent, which the grammar lacks
 
 
-_SUFFIXES = r"(?:\*\d*|#\d+|%\d+|~\d*\.?\d+)*"
+# No text can be read in two ways here, or matching could take for ever.
+_SUFFIX = re.compile(r"([*#%~])(\d*|\d*\.\d+)")
 _SPEC = re.compile(
     r"(?:(?P<path>/\S*)\s+)?"
     r"(?P<kind>[a-z][a-z-]*)"
     r"(?:@(?P<where>[a-z0-9]+))?"
-    rf'(?::(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<argument>[^"].*?)))?(?P<suffixes>{_SUFFIXES})\Z',
+    r'(?::(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<argument>[^"].*)))?\Z',
     re.DOTALL,
 )
-_SUFFIX = re.compile(r"([*#%~])([\d.]*)")
 
 
 def parse(text: str) -> FaultSpec:
@@ -262,16 +262,17 @@ def parse(text: str) -> FaultSpec:
 
 
 def _read(text: str) -> FaultSpec:
-    found = _SPEC.match(text)
+    rest, suffixes = _suffixes(text)
+    found = _SPEC.match(rest)
     if found is None:
-        raise ValueError(_complaint(text))
+        raise ValueError(_complaint(rest))
     quoted = found["quoted"]
     return FaultSpec(
         kind=found["kind"],
         where=found["where"],
         argument=found["argument"] if quoted is None else _unquoted(quoted),
         path=found["path"],
-        **_suffixes(found["suffixes"]),
+        **suffixes,
     )
 
 
@@ -282,20 +283,27 @@ def _unquoted(text: str) -> str:
         raise ValueError(f"{text} is not quoted as JSON quotes: {error}") from None
 
 
-def _suffixes(text: str) -> dict[str, Any]:
+def _suffixes(text: str) -> tuple[str, dict[str, Any]]:
+    """What stands in front of the endings, and what those say."""
     names = {"*": "times", "#": "nth", "%": "every", "~": "probability"}
     values: dict[str, Any] = {}
-    for sign, number in _SUFFIX.findall(text):
-        name = names[sign]
-        if name in values:
+    while True:
+        at = max(text.rfind(sign) for sign in names)
+        found = _SUFFIX.fullmatch(text, at) if at > 0 else None
+        if found is None:
+            return text, values
+        sign, number = found[1], found[2]
+        if names[sign] in values:
             raise ValueError(f"{sign} stands there twice")
-        values[name] = float(number) if sign == "~" else int(number) if number else math.inf
-    return values
+        if (not number and sign != "*") or ("." in number and sign != "~"):
+            raise ValueError(f"{found[0]!r} is no count, or no probability")
+        values[names[sign]] = float(number) if sign == "~" else int(number) if number else math.inf
+        text = text[:at]
 
 
 def _complaint(text: str) -> str:
     """What is wrong with a text that is no spec at all: how far it can be read, and what stands there."""
-    good = re.match(r'(?:/\S*\s+)?(?P<kind>[a-z][a-z-]*)?(?:@[a-z0-9]+)?(?::"(?:[^"\\]|\\.)*")?' + _SUFFIXES, text)
+    good = re.match(r'(?:/\S*\s+)?(?P<kind>[a-z][a-z-]*)?(?:@[a-z0-9]+)?(?::"(?:[^"\\]|\\.)*")?', text)
     end = good.end() if good else 0
     if good and good["kind"] and good["kind"] not in KINDS:
         return f"there is no kind {good['kind']!r}; {_list_of_kinds()}"

@@ -50,7 +50,11 @@ def encode(request: GenerateRequest, /, *, attempt: int) -> WireRequest:
     return WireRequest(method="POST", target="/generate", body=body)
 
 
-def decode(batches, /, *, request, tally):  # noqa: C901  -- a small language
+def _said(reason: str) -> Fault:
+    return Fault(Reason(reason), f"the engine says {reason}", upstream=Upstream(message=reason))
+
+
+def decode(batches, /, *, request, tally):
     index, opened = 0, False
     for batch in batches:
         run: list[Any] = []
@@ -59,7 +63,7 @@ def decode(batches, /, *, request, tally):  # noqa: C901  -- a small language
                 data = (payload if type(payload) is bytes else payload.data).decode()
                 kind, text = data[:1], data[1:]
                 if kind == "e":
-                    raise Fault(Reason(text), f"the engine says {text}", upstream=Upstream(message=text))
+                    raise _said(text)
                 if kind == "b":
                     raise KeyError("needle in the answer")
                 if not opened:

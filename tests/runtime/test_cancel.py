@@ -107,9 +107,9 @@ def test_the_deadline_ends_the_wait_for_the_workers_properties(way):
 @both
 def test_eight_threads_may_cancel_at_once_in_any_phase(way):
     barrier = threading.Barrier(9)
-    for phase in PHASES:
+    for script in PHASES.values():
         hang = Hang()
-        with adapter(PHASES[phase](hang)) as a:
+        with adapter(script(hang)) as a:
             stream = getattr(a, way)(request(task_id="id"))
             consumer = Consumer(stream)
             assert hang.reached.wait(5)
@@ -151,6 +151,25 @@ def test_a_cancel_races_the_stream_at_any_moment_and_the_grammar_holds(way):
             thread.join()
             assert kinds(events)[-1] == "end"
             assert kinds(events).count("end") == 1
+
+
+def test_a_next_that_meets_a_stream_closed_or_just_being_closed_ends_it():
+    """What a close on another thread leaves between the consumer's look at the cause and its step into the layers."""
+    hang = Hang()
+    with adapter(Script(steps=[hang])) as a:
+        stream = a.stream(request())
+        consumer = Consumer(stream)
+        assert hang.reached.wait(5)
+        assert stream._next_run() == []  # the layers are running
+        stream.cancel()
+        assert kinds(consumer.join()) == ["end"]
+    with adapter(good()) as a:
+        stream = a.stream(request())
+        next(stream)
+        next(stream)
+        stream._abandon()
+        next(stream)  # came in the run before
+        assert [(e.kind, e.finish_reason) for e in stream] == [("end", "cancelled")]
 
 
 @both
@@ -198,7 +217,7 @@ def test_leaving_the_block_early_cancels_and_frees(way):
         a.submit(request(deadline=5.0), block=True).close()
 
 
-# --- forgetting -----------------------------------------------------------------------------------------------------------
+# --- forgetting -------------------------------------------------------------------------------------------------------
 
 
 @both
@@ -232,7 +251,7 @@ def test_a_dropped_handle_is_tidied_up_away_from_whatever_lock_the_collector_fou
         until(lambda: transport.left == ["worker-adapters-reaper"])
 
 
-# --- time -----------------------------------------------------------------------------------------------------------------
+# --- time -------------------------------------------------------------------------------------------------------------
 
 
 @both
@@ -313,7 +332,7 @@ def test_the_hand_over_holds_no_more_than_its_bound():
         assert kinds(stream).count("token") == 200
 
 
-# --- robustness of the way out -----------------------------------------------------------------------------------------------
+# --- robustness of the way out ----------------------------------------------------------------------------------------
 
 
 @both
@@ -345,7 +364,7 @@ def test_no_thread_to_be_had_is_a_local_limit_and_keeps_no_place(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", start)
-            with pytest.raises(Exception, match="LOCAL_LIMIT.*no thread"):
+            with pytest.raises(Exception, match=r"LOCAL_LIMIT.*no thread"):
                 a.submit(request())
         assert kinds(a.submit(request()))[-1] == "end"
 

@@ -128,5 +128,5 @@ def test_a_run_that_is_larger_than_the_bound_goes_over_in_parts(channel):
     while part := channel.take():
         parts.append(part)
     producer.join()
-    assert sum(parts, []) == list(range(10))
+    assert [n for part in parts for n in part] == list(range(10))
     assert max(map(len, parts)) == 4

@@ -98,7 +98,7 @@ def test_a_missing_seed_is_derived_from_the_task_and_told():
     assert one != events_of(good(), ask={"task_id": "other"})[0].seed
 
 
-# --- bodies that end, or are, wrong ---------------------------------------------------------------------------------
+# --- bodies that end, or are, wrong -----------------------------------------------------------------------------------
 
 
 @pytest.mark.req("ADAPT-3002")
@@ -110,7 +110,12 @@ def test_a_missing_seed_is_derived_from_the_task_and_told():
         (Script(steps=[frames("ta", "eOVERLOADED")]), "WORKER_RESET", "ENGINE_ERROR", ["started", "token"]),
         (Script(steps=[frames("ta", "eABORTED")]), "WORKER_RESET", "ABORTED", ["started", "token"]),
         (Script(steps=[frames("ta", "eKV_EXHAUSTED")]), "WORKER_RESET", "KV_EXHAUSTED", ["started", "token"]),
-        (Script(steps=[frames("ta"), Fault(Reason.DISCONNECTED, "x")]), "WORKER_RESET", "DISCONNECTED", ["started", "token"]),
+        (
+            Script(steps=[frames("ta"), Fault(Reason.DISCONNECTED, "x")]),
+            "WORKER_RESET",
+            "DISCONNECTED",
+            ["started", "token"],
+        ),
         (Script(steps=[frames("ta"), Fault(Reason.TRUNCATED, "x")]), "WORKER_RESET", "TRUNCATED", ["started", "token"]),
         (Script(steps=[Fault(Reason.TRUNCATED, "x")]), "POOL_UNAVAILABLE", "TRUNCATED", []),
         (Script(steps=[]), "POOL_UNAVAILABLE", "EMPTY", []),

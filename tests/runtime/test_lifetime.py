@@ -143,7 +143,7 @@ def test_sleep_ends_by_time_by_trip_and_by_its_gate():
     assert caught.value.cause is Cause.DEADLINE
 
 
-# --- timers ------------------------------------------------------------------------------------------------------------
+# --- timers -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_pause_keeps_what_is_left_and_content_resets_it():
@@ -220,7 +220,7 @@ def test_the_next_check_is_never_later_than_the_true_expiry(actions, deadline):
                 check = lifetime.next_check(clock.now)
 
 
-# --- the reaper ----------------------------------------------------------------------------------------------------------
+# --- the reaper -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.req("ADAPT-3005")
@@ -318,9 +318,10 @@ def test_a_reaper_without_a_thread_can_start_one_later(reaper, monkeypatch):
     def no_more_threads(self):
         raise RuntimeError("can't start new thread")
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+    with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_more_threads)
-        Lifetime(NONE, reaper=reaper)
+        with pytest.raises(RuntimeError):
+            Lifetime(NONE, reaper=reaper)
     assert reaper._watched == set()
     tripped = threading.Event()
     lifetime = Lifetime(NONE, time.monotonic(), reaper=reaper)

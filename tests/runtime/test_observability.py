@@ -57,7 +57,9 @@ def test_the_buckets_are_those_of_the_contract(registry):
         "latency_first_token_ms": [50, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000, 3000],
         "latency_decode_ms": [250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000],
     }.items():
-        found = [line.split('le="')[1].split('"')[0] for line in text.splitlines() if line.startswith(f"{family}_bucket")]
+        found = [
+            line.split('le="')[1].split('"')[0] for line in text.splitlines() if line.startswith(f"{family}_bucket")
+        ]
         assert found == [f"{b}.0" for b in buckets] + ["+Inf"]
 
 
@@ -140,7 +142,7 @@ def test_the_time_a_consumer_keeps_a_worker_waiting_is_counted(registry):
     assert registry.get_sample_value("worker_adapter_backpressure_seconds_total", WORKER) > 0
 
 
-# --- the log line ---------------------------------------------------------------------------------------------------------
+# --- the log line -----------------------------------------------------------------------------------------------------
 
 
 FIELDS = {

@@ -97,7 +97,7 @@ def test_wire_ids_count_the_attempts():
         assert [r.body for r in a._transport.requests] == [b"p id-1", b"p id-2", b"p id-3"]
 
 
-# --- how long ----------------------------------------------------------------------------------------------------------
+# --- how long ---------------------------------------------------------------------------------------------------------
 
 
 def test_jitter_is_full_and_capped():
@@ -163,7 +163,8 @@ def test_a_short_wait_is_kept():
 
 
 @pytest.mark.parametrize(
-    ("value", "ms"), [("31", 31_000), ("3600", 3_600_000), ("1e308", 86_400_000), ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400_000)]
+    ("value", "ms"),
+    [("31", 31_000), ("3600", 3_600_000), ("1e308", 86_400_000), ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400_000)],
 )
 def test_a_wait_that_is_too_long_goes_out_with_the_error(value, ms):
     tried, events = attempts_for(status(429, retry_after=value))
@@ -190,7 +191,9 @@ def test_a_wait_beyond_the_deadline_goes_out_with_the_error():
 @pytest.mark.parametrize("way", ["stream", "submit"])
 def test_the_deadline_spans_all_attempts_and_the_waits_between(way):
     """Attempts that would each be in time, and waits of which each would be."""
-    with adapter(answer=lambda wire: status(503), retry=Retry(attempts=1000, base=0.02, cap=0.02, random=lambda: 1.0)) as a:
+    with adapter(
+        answer=lambda wire: status(503), retry=Retry(attempts=1000, base=0.02, cap=0.02, random=lambda: 1.0)
+    ) as a:
         began = time.monotonic()
         events = list(getattr(a, way)(request(deadline=0.15)))
         took = time.monotonic() - began

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 import re
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker_adapters.cli.main import main
 from worker_adapters.faults import KINDS, FaultScript, FaultSpec, Place, parse, parse_many
 from worker_adapters.simulator import Simulator
 
+from .client import completion
+
+COMMAND = [sys.executable, "-m", "worker_adapters.cli", "simulate", "--port", "0"]
 DOCS = Path(__file__).parents[2] / "docs" / "simulator.md"
 ARGUMENTS = {
     "a time": st.sampled_from(["30s", "0.5", "200ms", "2m", "1", ".5s"]),
@@ -73,12 +79,14 @@ def specs(draw):
     )
 
 
+@settings(deadline=None)
 @given(specs())
 def test_what_a_fault_writes_of_itself_is_read_as_the_same_fault(spec):
     assert parse(str(spec)) == spec
     assert str(parse(str(spec))) == str(spec)
 
 
+@settings(deadline=None)
 @given(st.lists(specs(), max_size=4))
 def test_several_faults_fit_into_one_header(many):
     header = "; ".join(map(str, many))
@@ -87,6 +95,7 @@ def test_several_faults_fit_into_one_header(many):
     assert parse_many(header) == tuple(many)
 
 
+@settings(deadline=None)
 @given(st.text() | st.from_regex(r"(/x )?[a-z-]{1,9}(@[a-z0-9]*)?(:.*)?([*#%~]\d*)*", fullmatch=True))
 def test_any_text_is_a_fault_or_a_value_error(text):
     try:
@@ -149,12 +158,24 @@ def test_the_endings_may_come_in_any_order():
         ("reset~0", "a probability is above 0 and at most 1"),
         ("reset~1.5", "a probability is above 0 and at most 1"),
         ("reset*2*3", "\\* stands there twice"),
+        ("reset#", "'#' is no count"),
+        ("reset*1.5", "'\\*1.5' is no count"),
         ("/health reset@accept", "acts before there is one"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_text_and_where(text, says):
     with pytest.raises(ValueError, match=f"^fault {re.escape(repr(text))}: .*{says}"):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["a:" + "~111" * 16_000, "a:" + "*1" * 30_000 + "x", 'html:"' + "\\" * 60_001, '"' * 60_000]
+)
+def test_a_header_full_of_signs_is_read_at_once(text):
+    before = time.monotonic()
+    with pytest.raises(ValueError, match="fault"):
+        parse_many(text)
+    assert time.monotonic() - before < 5
 
 
 @pytest.mark.parametrize("text", ["stal", "", "cut@b7", "reset:3"])
@@ -241,11 +262,27 @@ def test_a_simulator_refuses_what_it_cannot_read():
         sim.inject("nope")
 
 
-def test_the_command_line_says_what_is_wrong(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["simulate", "--fault", "nope@3"])
-    assert stopped.value.code == 2
-    assert "there is no kind 'nope'; kinds: after-end, busy" in capsys.readouterr().err
+def test_the_command_line_says_what_is_wrong():
+    ran = subprocess.run([*COMMAND, "--fault", "nope@3"], capture_output=True, text=True, timeout=30, check=False)
+    assert ran.returncode == 2
+    assert "fault 'nope@3': there is no kind 'nope'; kinds: after-end, busy" in ran.stderr
+
+
+def test_the_command_line_takes_several_faults():
+    command = [*COMMAND, "--coalesce", "9", "--fault", "status:418 teapot", "--fault", "close@2*"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            host, port = re.search(r"http://([\d.]+):(\d+)", process.stdout.readline()).groups()
+            replies = []
+            for _ in range(3):
+                with socket.create_connection((host, int(port)), timeout=10) as sock:
+                    sock.sendall(completion().replace(b"Host: test", b"Host: test\r\nConnection: close"))
+                    replies.append(b"".join(iter(lambda: sock.recv(65536), b"")))
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+    assert replies[0].startswith(b"HTTP/1.1 418 ")
+    assert [reply.count(b"data: ") for reply in replies[1:]] == [2, 2]
 
 
 def test_the_documentation_has_every_kind_with_an_example_that_can_be_read():

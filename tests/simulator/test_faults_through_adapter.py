@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from itertools import islice
 
@@ -30,6 +31,15 @@ SLOW = Timeouts(first_token=30.0, idle=30.0)
 NEW = "POOL_UNAVAILABLE"
 HALF = "WORKER_RESET"
 INTERNAL = "INTERNAL"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _old_objects_are_left_alone():
+    """`no_leaks` collects after each case: of what the case has made, not of all that was ever imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def simulator(*faults, **options):

@@ -130,7 +130,8 @@ class EngineAdapter:
     def _set_up(self) -> None:
         """Everything that a forked child must not share with its parent."""
         config = self._config
-        self._changed = threading.Condition(threading.RLock())  # a collection inside may drop a stream, which releases it
+        # Reentrant: a collection inside may drop a stream, which is then released.
+        self._changed = threading.Condition(threading.RLock())
         self._admitted = 0
         self._in_flight: dict[str, StreamState] = {}
         # Over for the engine, but not for the consumer: what it has not read yet can still be cancelled.

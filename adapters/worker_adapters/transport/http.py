@@ -371,6 +371,7 @@ class HTTPTransport:
             except Fault as fault:
                 if fault.reason is not Reason.CONNECT or lifetime.cause is not None or not _was_reused():
                     raise
+                _unbind_connection(lifetime)
                 _use.fresh_only = True  # as for a stream: the server had dropped a kept connection
                 reply = self._control.call(wire, all_headers, limit)
         except (Fault, Interrupted) as exc:
