@@ -37,15 +37,15 @@ def ask(*headers, **fields):
 
 def received(sim, request=None):
     """All that comes until the server closes, and whether it did so with a reset."""
-    with Client(sim) as client:
-        data = b""
-        try:
+    data = b""
+    try:  # a reset at accept may be there before connect() has returned
+        with Client(sim) as client:
             client.send(request or ask())
             while piece := client.sock.recv(65536):
                 data += piece
-        except (ConnectionResetError, BrokenPipeError):
-            return data, True
-        return data, False
+    except (ConnectionResetError, BrokenPipeError):
+        return data, True
+    return data, False
 
 
 def faulty(*faults, **options):

@@ -101,7 +101,6 @@ FAILURES = [
     ("trickle@2:10ms", 2, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
     ("comments@0:10ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
     ("comments@3:10ms", 3, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
-    ("reset@accept*", None, (NEW, "DISCONNECTED", True, "queue", ATTEMPTS)),
     ("reset@head*", None, (NEW, "DISCONNECTED", True, "queue", ATTEMPTS)),
     ("reset@0", None, (NEW, "DISCONNECTED", True, "first_token", 1)),
     ("reset@b30", None, (NEW, "DISCONNECTED", True, "first_token", 1)),
@@ -163,6 +162,15 @@ def test_a_fault_ends_the_stream_with_its_error(fault, said, expected, way):
 def test_interim_heads_of_every_kind_are_skipped():
     """http.client skips 100 alone (RFC 9110, 15.2: a client must be able to skip any 1xx)."""
     assert_complete(meet("interim:3", "stream")[0])
+
+
+@both
+def test_a_reset_at_accept_is_seen_while_connecting_or_just_after(way):
+    events, fired = meet("reset@accept*", way)
+    error = error_of(events, None)
+    assert (error.code, error.reason, error.retriable, error.attempts) == (NEW, "DISCONNECTED", True, ATTEMPTS)
+    assert error.phase in {"connect", "queue"}
+    assert fired["reset"] >= ATTEMPTS
 
 
 @pytest.mark.parametrize("kind", ["close", "reset", "eof"])

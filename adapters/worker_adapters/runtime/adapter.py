@@ -11,37 +11,29 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import SplitResult, urlsplit
 
 import attrs
 
 from ..api import (
-    TLS,
     CancelOutcome,
     Completion,
     Features,
     GenerateRequest,
     Health,
-    Identity,
-    InvalidRequestError,
-    Limits,
-    MetricsOptions,
     Phase,
     Properties,
     Reason,
-    Retry,
     Stream,
     Timeouts,
     WorkerError,
 )
-from ..api.credentials import Credentials
 from ..determinism import derive_seed
-from ..dialect import Dialect, Fault, Reply, WireRequest
+from ..dialect import Fault
 from ..lifetime import Cause, Lifetime
-from ..transport import Exchange, Transport
-from .envelope import Redactor, envelope
+from ..transport import Transport
 from .layers import layered
 from .metrics import NO_METRICS, PrometheusRecorder, Recorder
+from .origin import AdapterConfig, OnDemand
 from .state import StreamState
 from .stream import on_calling_thread, on_worker_thread
 from .validate import validate
@@ -51,67 +43,6 @@ __all__ = ["AdapterConfig", "EngineAdapter"]
 
 CLOSE_SECONDS = 2.0  # how long close() waits for its threads; a DNS look-up is the only thing that can take longer
 EXIT_SECONDS = 1.0
-
-
-@attrs.frozen(kw_only=True)
-class AdapterConfig:
-    """All that an adapter is made of; picklable unless it holds a literal credential.
-
-    `transport` makes what carries the requests, where that is not HTTP.
-    """
-
-    dialect: Dialect
-    url: str
-    pool_id: str = "default"
-    replica_id: str | None = None
-    model: str | None = None
-    credentials: Credentials | None = attrs.field(default=None, repr=False)
-    timeouts: Timeouts = attrs.field(factory=Timeouts)
-    retry: Retry = attrs.field(factory=Retry)
-    tls: TLS = attrs.field(factory=TLS)
-    limits: Limits = attrs.field(factory=Limits)
-    identity: Identity = attrs.field(factory=Identity)
-    metrics: MetricsOptions | None = None
-    metrics_url: str | None = None
-    transport: Callable[[AdapterConfig], Transport] | None = None
-
-
-class _OnDemand:
-    """HTTP, loaded and set up by the first request: connecting to a thousand workers costs no more than to one."""
-
-    def __init__(self, config: AdapterConfig) -> None:
-        self._config = config
-        self._base = _parse_url(config)
-        self._lock = threading.Lock()
-        self._made: Transport | None = None
-
-    def _transport(self) -> Transport:
-        with self._lock:
-            if self._made is None:
-                from ..transport.http import HTTPTransport  # noqa: PLC0415  -- see above
-
-                config = self._config
-                self._made = HTTPTransport(
-                    self._base,
-                    config.tls,
-                    pool_size=config.limits.max_in_flight,
-                    keep_alive=config.dialect.traits.keep_alive,
-                )
-            return self._made
-
-    def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> Exchange:
-        """See Transport."""
-        return self._transport().open(wire, headers, lifetime)
-
-    def call(self, wire: WireRequest, headers: Mapping[str, str], timeout: float, limit: int) -> Reply:
-        """See Transport."""
-        return self._transport().call(wire, headers, timeout, limit)
-
-    def close(self) -> None:
-        """See Transport."""
-        with self._lock:
-            if self._made is not None:
-                self._made.close()
 
 
 class EngineAdapter:
@@ -137,7 +68,7 @@ class EngineAdapter:
         # Over for the engine, but not for the consumer: what it has not read yet can still be cancelled.
         self._unread: weakref.WeakValueDictionary[str, StreamState] = weakref.WeakValueDictionary()
         self._threads: set[threading.Thread] = set()
-        self._transport = self._given_transport or (config.transport or _OnDemand)(config)
+        self._transport = self._given_transport or (config.transport or OnDemand)(config)
         self._worker = Worker(
             dialect=config.dialect,
             transport=self._transport,
@@ -383,34 +314,6 @@ def _recorder(config: AdapterConfig) -> Recorder:
         replica_id=config.replica_id,
         trtllm_version=config.identity.trtllm_version,
     )
-
-
-def _parse_url(config: AdapterConfig) -> SplitResult:
-    try:
-        base = urlsplit(config.url)
-        bad = None if base.hostname and (base.port is None or base.port > 0) else "it names no host"
-    except ValueError as exc:
-        base, bad = urlsplit(""), str(exc)
-    if not bad and base.scheme not in ("http", "https"):
-        bad = "it must begin with http:// or https://"
-    if not bad and (base.username is not None or base.password is not None):
-        bad = "it holds a user or password: pass credentials= instead"
-    if not bad and (base.query or base.fragment):
-        bad = "it has a query or a fragment: pass the base URL"
-    if bad:
-        shown = "the URL" if "@" in config.url else f"the URL {config.url!r}"
-        fault = Fault(Reason.VALIDATION, f"{shown} can't be used: {bad}; expected something like http://10.0.0.7:8000")
-        raise InvalidRequestError(
-            envelope(
-                fault,
-                engine=config.dialect.name,
-                pool_id=config.pool_id,
-                replica_id=config.replica_id,
-                phase=Phase.PREPARE,
-                redactor=Redactor(),
-            )
-        )
-    return base
 
 
 _adapters: weakref.WeakSet[EngineAdapter] = weakref.WeakSet()

@@ -1,0 +1,107 @@
+"""What an adapter is made of, and the way from its URL to a transport."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from urllib.parse import SplitResult, urlsplit
+
+import attrs
+
+from ..api import TLS, Identity, InvalidRequestError, Limits, MetricsOptions, Phase, Reason, Retry, Timeouts
+from ..api.credentials import Credentials
+from ..dialect import Dialect, Fault, Reply, WireRequest
+from ..lifetime import Lifetime
+from ..transport import Exchange, Transport
+from .envelope import Redactor, envelope
+
+__all__ = ["AdapterConfig", "OnDemand"]
+
+
+@attrs.frozen(kw_only=True)
+class AdapterConfig:
+    """All that an adapter is made of; picklable unless it holds a literal credential.
+
+    `transport` makes what carries the requests, where that is not HTTP.
+    """
+
+    dialect: Dialect
+    url: str
+    pool_id: str = "default"
+    replica_id: str | None = None
+    model: str | None = None
+    credentials: Credentials | None = attrs.field(default=None, repr=False)
+    timeouts: Timeouts = attrs.field(factory=Timeouts)
+    retry: Retry = attrs.field(factory=Retry)
+    tls: TLS = attrs.field(factory=TLS)
+    limits: Limits = attrs.field(factory=Limits)
+    identity: Identity = attrs.field(factory=Identity)
+    metrics: MetricsOptions | None = None
+    metrics_url: str | None = None
+    transport: Callable[[AdapterConfig], Transport] | None = None
+
+
+class OnDemand:
+    """HTTP, loaded and set up by the first request: connecting to a thousand workers costs no more than to one."""
+
+    def __init__(self, config: AdapterConfig) -> None:
+        self._config = config
+        self._base = _parse_url(config)
+        self._lock = threading.Lock()
+        self._made: Transport | None = None
+
+    def _transport(self) -> Transport:
+        with self._lock:
+            if self._made is None:
+                from ..transport.http import HTTPTransport  # noqa: PLC0415  -- see above
+
+                config = self._config
+                self._made = HTTPTransport(
+                    self._base,
+                    config.tls,
+                    pool_size=config.limits.max_in_flight,
+                    keep_alive=config.dialect.traits.keep_alive,
+                )
+            return self._made
+
+    def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> Exchange:
+        """See Transport."""
+        return self._transport().open(wire, headers, lifetime)
+
+    def call(self, wire: WireRequest, headers: Mapping[str, str], timeout: float, limit: int) -> Reply:
+        """See Transport."""
+        return self._transport().call(wire, headers, timeout, limit)
+
+    def close(self) -> None:
+        """See Transport."""
+        with self._lock:
+            if self._made is not None:
+                self._made.close()
+
+
+def _parse_url(config: AdapterConfig) -> SplitResult:
+    try:
+        base = urlsplit(config.url)
+        bad = None if base.hostname and (base.port is None or base.port > 0) else "it names no host"
+    except ValueError as exc:
+        base, bad = urlsplit(""), str(exc)
+    if not bad and base.scheme not in ("http", "https"):
+        bad = "it must begin with http:// or https://"
+    if not bad and (base.username is not None or base.password is not None):
+        bad = "it holds a user or password: pass credentials= instead"
+    if not bad and (base.query or base.fragment):
+        bad = "it has a query or a fragment: pass the base URL"
+    if bad:
+        shown = "the URL" if "@" in config.url else f"the URL {config.url!r}"
+        fault = Fault(Reason.VALIDATION, f"{shown} can't be used: {bad}; expected something like http://10.0.0.7:8000")
+        raise InvalidRequestError(
+            envelope(
+                fault,
+                engine=config.dialect.name,
+                pool_id=config.pool_id,
+                replica_id=config.replica_id,
+                phase=Phase.PREPARE,
+                redactor=Redactor(),
+            )
+        )
+    return base
