@@ -17,7 +17,7 @@ MARKS = requirements.marks()
 
 
 def required() -> set[str]:
-    engines = registry.engines()
+    engines = registry.engine_names()
     return {name for name, r in REQUIREMENTS.items() if any(engine.startswith(r.engine) for engine in engines)}
 
 

@@ -52,7 +52,7 @@ from .api import (
 )
 
 if TYPE_CHECKING:
-    from .registry import connect, engines
+    from .registry import connect, engine_names
 
 __all__ = [
     "TLS",
@@ -94,7 +94,7 @@ __all__ = [
     "UsageSource",
     "WorkerError",
     "connect",
-    "engines",
+    "engine_names",
     "event_to_dict",
     "http_headers",
     "http_status",
@@ -102,7 +102,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"connect", "engines"}:
+    if name in {"connect", "engine_names"}:
         from . import registry  # noqa: PLC0415  -- the registry pulls in runtime and transport: not at import time
 
         return getattr(registry, name)

@@ -24,7 +24,7 @@ from .dialect import Dialect
 from .runtime import AdapterConfig, EngineAdapter
 from .transport import Transport
 
-__all__ = ["ENTRY_POINTS", "connect", "dialect", "engines"]
+__all__ = ["ENTRY_POINTS", "connect", "dialect", "engine_names"]
 
 ENTRY_POINTS = "worker_adapters.dialects"
 
@@ -45,7 +45,7 @@ def _in_process(_config: AdapterConfig) -> Transport:
 _TRANSPORTS: Mapping[str, Callable[[AdapterConfig], Transport]] = {"mock": _in_process}
 
 
-def engines() -> tuple[str, ...]:
+def engine_names() -> tuple[str, ...]:
     """The names `connect` takes: our own engines, then those that other distributions register. Reads metadata."""
     from importlib.metadata import entry_points  # noqa: PLC0415  -- as dear to import as all of this package
 
@@ -69,7 +69,7 @@ def dialect(engine: str) -> Dialect:
             Error(
                 code=ErrorCode.INVALID_PARAMS,
                 reason=Reason.VALIDATION,
-                message=f"{what}; there are: {', '.join(engines())}; a Dialect can be passed in place of a name",
+                message=f"{what}; there are: {', '.join(engine_names())}; a Dialect can be passed in place of a name",
                 engine=engine,
                 pool_id="",
                 replica_id=None,

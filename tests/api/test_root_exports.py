@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import subprocess
+import sys
 
 import pytest
 
@@ -30,7 +32,7 @@ def test_a_module_s_all_is_a_list_of_names_it_has(name):
 
 
 def test_the_root_exports_the_api_and_the_two_functions_of_the_registry_and_nothing_else():
-    assert sorted(worker_adapters.__all__) == sorted([*api.__all__, "connect", "engines"])
+    assert sorted(worker_adapters.__all__) == sorted([*api.__all__, "connect", "engine_names"])
 
 
 @pytest.mark.parametrize("package", [worker_adapters, api], ids=lambda p: p.__name__)
@@ -40,3 +42,12 @@ def test_a_public_all_is_sorted_and_has_no_name_twice(package):
 
 def test_what_the_root_exports_is_what_the_api_has():
     assert [name for name in api.__all__ if getattr(worker_adapters, name) is not getattr(api, name)] == []
+
+
+def test_no_submodule_shadows_a_public_name():
+    """A lazy name that is a submodule's too is replaced by the module as soon as that is imported."""
+    code = "import worker_adapters as w; w.connect('llamacpp', 'http://127.0.0.1:9'); print(w.engine_names())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "'llamacpp'" in out
+    submodules = {module.name for module in pkgutil.iter_modules(worker_adapters.__path__)}
+    assert not submodules & set(worker_adapters.__all__)

@@ -30,7 +30,7 @@ on every engine.
 
 def text() -> str:
     """The page."""
-    return "\n".join([HEAD, *(line for name in registry.engines() for line in _section(registry.dialect(name)))])
+    return "\n".join([HEAD, *(line for name in registry.engine_names() for line in _section(registry.dialect(name)))])
 
 
 def _section(dialect: Dialect) -> Iterator[str]:

@@ -16,7 +16,7 @@ from ..simulator import transcripts
 from . import document
 
 LLAMACPP = registry.dialect("llamacpp")
-ENGINES = registry.engines()
+ENGINES = registry.engine_names()
 
 # Settings that a real llama-server echoes with every answer, and that are no knobs of the table: why.
 NO_KNOBS = {

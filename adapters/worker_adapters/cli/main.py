@@ -22,7 +22,7 @@ from worker_adapters import (
     Timeouts,
     WorkerError,
     connect,
-    engines,
+    engine_names,
     event_to_dict,
 )
 from worker_adapters.simulator import ENGINES as SIMULATED
@@ -191,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _worker_arguments(parser: argparse.ArgumentParser, engine: str | None = None, *, url_required: bool = True) -> None:
-    parser.add_argument("--engine", default=engine, required=engine is None, help=f"one of {', '.join(engines())}")
+    parser.add_argument("--engine", default=engine, required=engine is None, help=f"one of {', '.join(engine_names())}")
     parser.add_argument("--url", required=url_required, help="the engine's base URL, such as http://127.0.0.1:8080")
     parser.add_argument("--model", help="the model, where the server has several")
     parser.add_argument("--credentials-env", metavar="NAME", help="environment variable that holds the API key")
