@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("setuptools")
-
 ROOT = Path(__file__).parents[2]
 INSTALL = "apt-get install gcc libc6-dev python3-dev"
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("importlinter")
-
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / ".importlinter"
 LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
