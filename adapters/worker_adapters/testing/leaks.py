@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["no_leaks"]
+__all__ = ["counted_connects", "no_leaks"]
 
 PREFIX = "worker-adapters"
 REAPER = "worker-adapters-reaper"  # one per process; it leaves by itself when it has had nothing to do for a while
@@ -48,3 +49,36 @@ def no_leaks() -> Iterator[None]:
     sockets = set(_descriptors().values()) - before
     if sockets:
         raise AssertionError(f"{len(sockets)} sockets were left open: {sorted(sockets)}")
+
+
+class _Connects:
+    """Counts this process's socket.connect while it is switched on. An audit hook can't be taken out, only ignored."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.on = False
+        self._installed = False
+
+    def install(self) -> None:
+        """Once per process."""
+        if not self._installed:
+            self._installed = True
+            sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, _arguments: object) -> None:
+        if self.on and event == "socket.connect":
+            self.count += 1
+
+
+_connects = _Connects()
+
+
+@contextmanager
+def counted_connects() -> Iterator[_Connects]:
+    """How many connections the block opens, by `count`; of the whole process, so not for blocks that run beside others."""
+    _connects.install()
+    _connects.count, _connects.on = 0, True
+    try:
+        yield _connects
+    finally:
+        _connects.on = False

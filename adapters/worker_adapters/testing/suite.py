@@ -44,7 +44,7 @@ from ..determinism import sampling_fields
 from ..dialect import Dialect, Fault, ProbeTarget, Reply, WireRequest
 from ..runtime import AdapterConfig, EngineAdapter
 from ..transport.scripted import Hang, Script, ScriptedTransport, Step
-from .leaks import no_leaks
+from .leaks import counted_connects, no_leaks
 from .server import ReplayServer
 from .transcripts import TAGS, Expected, Recorded, Transcripts
 
@@ -104,6 +104,7 @@ class EngineSuite:
     dialect: ClassVar[Dialect]
     transcripts: ClassVar[Transcripts]
     simulator: ClassVar[Callable[[], AbstractContextManager[Any]] | None] = None
+    _wait_for: Callable[..., Any] | None = None  # a simulator's, which tells when the engine has noticed
 
     @pytest.fixture(autouse=True)
     def _leaves_nothing(self) -> Iterator[None]:
@@ -134,6 +135,7 @@ class EngineSuite:
         """A worker over sockets, by its URL. Live suites override this with the real engine."""
         make = type(self).simulator or (lambda: ReplayServer(self.transcripts))
         with make() as server:
+            self._wait_for = getattr(server, "wait_for", None)
             yield server.url
 
     def connect(self, url: str, **config: Any) -> Adapter:
@@ -485,20 +487,27 @@ class EngineSuite:
             assert len(texts) == 1
 
     def test_a_cancel_in_mid_stream_over_sockets(self) -> None:
-        """Closing the connection is what tells the engine; ours is gone at once."""
+        """Ours is gone at once; by closing the connection the engine is told, whatever `Traits.cancel` says of queues."""
         with self.worker() as url, self.connect(url) as adapter:
             for way in (adapter.submit, adapter.stream):
-                with way(self.request(max_tokens=64)) as stream:
+                with way(self.request(max_tokens=4096)) as stream:
                     assert isinstance(next(stream), Started)
                     stream.cancel()
                     last = list(stream)
                 assert [type(e) for e in last] == [End]
+                if self._wait_for is not None:
+                    self._wait_for(active=0)
 
-    def test_streams_one_after_another_over_sockets(self) -> None:
-        """Whether the engine keeps connections or closes them: the caller sees no difference."""
+    def test_connections_are_kept_or_closed_as_the_traits_say(self) -> None:
+        """One for all streams where the engine keeps them, one each where it does not; the caller sees no difference."""
+        streams = 5
         with self.worker() as url, self.connect(url) as adapter:
-            for _ in range(10):
-                assert isinstance(list(adapter.stream(self.request(max_tokens=4)))[-1], End)
+            list(adapter.stream(self.request(max_tokens=4)))
+            adapter.engine_version()  # whose probe would count otherwise
+            with counted_connects() as connects:
+                for _ in range(streams):
+                    assert isinstance(list(adapter.stream(self.request(max_tokens=4)))[-1], End)
+        assert connects.count in (0, streams if self.dialect.traits.keep_alive == 0 else 1)  # 0: in this process
 
     def test_probes_over_sockets(self) -> None:
         """Health is ready, and the version is the one in Started."""
