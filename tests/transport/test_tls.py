@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 import threading
 import time
 
 import attrs
 import pytest
+import trustme
 
 from worker_adapters import TLS, Timeouts
 
@@ -30,17 +30,14 @@ class Certificates:
 def certificates(tmp_path_factory):
     """A CA, and a certificate of it for 127.0.0.1 and engine.internal."""
     folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*args):
-        subprocess.run(["openssl", *map(str, args)], cwd=folder, check=True, capture_output=True, timeout=30)
-
-    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test CA", "-days", "2")
-    openssl("req", *new, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=engine")
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:engine.internal")
-    signed_by = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
-    openssl("x509", "-req", "-in", "server.csr", *signed_by, "-out", "server.pem", "-days", "2", "-extfile", "names")
-    return Certificates(*(str(folder / name) for name in ("ca.pem", "server.pem", "server.key")))
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1", "engine.internal")
+    files = Certificates(*(str(folder / name) for name in ("ca.pem", "server.pem", "server.key")))
+    authority.cert_pem.write_to_path(files.ca)
+    issued.private_key_pem.write_to_path(files.key)
+    for number, blob in enumerate(issued.cert_chain_pems):
+        blob.write_to_path(files.cert, append=number > 0)
+    return files
 
 
 @pytest.fixture
