@@ -15,21 +15,17 @@ import itertools
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
-import attrs
 import pytest
 
 from ..api import (
-    Adapter,
     CancelOutcome,
     End,
     Error,
     ErrorCode,
     Event,
-    GenerateRequest,
     Metrics,
     Phase,
     Reason,
@@ -41,125 +37,32 @@ from ..api import (
 )
 from ..api.errors import is_retriable
 from ..determinism import sampling_fields
-from ..dialect import Dialect, Fault, ProbeTarget, Reply, WireRequest
-from ..runtime import AdapterConfig, EngineAdapter
-from ..transport.scripted import Hang, Script, ScriptedTransport, Step
-from .leaks import counted_connects, no_leaks
-from .server import ReplayServer
-from .transcripts import TAGS, Expected, Recorded, Transcripts
+from ..dialect import Fault, ProbeTarget
+from ..transport.scripted import Hang, Script
+from .leaks import counted_connects
+from .transcripts import TAGS
+from .ways import (
+    CUTS,
+    PROMPT,
+    RETRIED,
+    RETRIED_STATUS,
+    SECRET,
+    SHORT,
+    STRANGERS,
+    Ways,
+    around_frames,
+    comparable,
+    cut,
+    first_frames,
+    script_of,
+    text_of,
+)  # fmt: skip
 
 __all__ = ["EngineSuite"]
 
-CUTS = (1, 7, 4096, 1 << 30)
-SHORT = 0.05  # seconds; where a timer is the subject
-SECRET = "s3cr3t-0123456789"
-PROMPT = "a prompt that no log may hold"
-RETRIED = frozenset({Reason.LOADING, Reason.OVERLOADED})
-RETRIED_STATUS = frozenset({502, 503, 504})
 
-
-def _cut(body: bytes, size: int) -> list[Step]:
-    return [body[i : i + size] for i in range(0, len(body), size)]
-
-
-def _script(recorded: Recorded, steps: Iterable[Step] | None = None, **phases: Any) -> Script:
-    whole: Iterable[Step] = [recorded.body]
-    return Script(status=recorded.status, headers=recorded.headers, steps=whole if steps is None else steps, **phases)
-
-
-def _text(events: Iterable[Event]) -> str:
-    return "".join(e.text for e in events if isinstance(e, Token))
-
-
-def _comparable(events: Iterable[Event]) -> list[object]:
-    """Without clocks and task ids."""
-    out: list[object] = []
-    for event in events:
-        if isinstance(event, End):
-            out.append(attrs.evolve(event, decode_time_ms=0.0))
-        elif isinstance(event, Token | Error):
-            out.append(event)
-        elif isinstance(event, Started):
-            out.append(attrs.evolve(event, task_id=""))
-    return out
-
-
-def _around_frames(body: bytes) -> list[int]:
-    """Positions one byte before, at and after each blank line; for long bodies, of the first and last twenty."""
-    ends = [m.end() for m in re.finditer(rb"\r?\n\r?\n", body)]
-    if len(ends) > 40:
-        ends = ends[:20] + ends[-20:]
-    return sorted({at for end in ends for at in (end - 2, end - 1, end, end + 1) if 0 <= at < len(body)} | {0})
-
-
-def _first_frames(body: bytes) -> bytes:
-    """About half of the body, whole frames."""
-    ends = [m.end() for m in re.finditer(rb"\r?\n\r?\n", body)]
-    return body[: ends[len(ends) // 2]]
-
-
-class EngineSuite:
+class EngineSuite(Ways):
     """Cases for one dialect. Subclass it in a test module and name the three things; pytest finds the rest."""
-
-    dialect: ClassVar[Dialect]
-    transcripts: ClassVar[Transcripts]
-    simulator: ClassVar[Callable[[], AbstractContextManager[Any]] | None] = None
-    _wait_for: Callable[..., Any] | None = None  # a simulator's, which tells when the engine has noticed
-
-    @pytest.fixture(autouse=True)
-    def _leaves_nothing(self) -> Iterator[None]:
-        with no_leaks():
-            yield
-
-    # --- ways to run ------------------------------------------------------------------------------------------------
-
-    def adapter(self, *scripts: Script, **config: Any) -> EngineAdapter:
-        """An adapter over memory that gets these answers, in this order."""
-        config = {"retry": Retry(attempts=1), **config}
-        return EngineAdapter(
-            AdapterConfig(dialect=self.dialect, url="http://engine.test", **config),
-            transport=ScriptedTransport(scripts, reply=self._reply_to),
-        )
-
-    def events(self, *scripts: Script, request: dict[str, Any] | None = None, **config: Any) -> list[Event]:
-        """The events of one stream over memory."""
-        with self.adapter(*scripts, **config) as adapter:
-            return list(adapter.stream(self.request(**(request or {}))))
-
-    def request(self, **fields: Any) -> GenerateRequest:
-        """A request that any engine takes."""
-        return GenerateRequest(**{"prompt": PROMPT, "max_tokens": 64, "seed": 1, **fields})
-
-    @contextmanager
-    def worker(self) -> Iterator[str]:
-        """A worker over sockets, by its URL. Live suites override this with the real engine."""
-        make = type(self).simulator or (lambda: ReplayServer(self.transcripts))
-        with make() as server:
-            self._wait_for = getattr(server, "wait_for", None)
-            yield server.url
-
-    def connect(self, url: str, **config: Any) -> Adapter:
-        """An adapter over sockets."""
-        config = {"retry": Retry(attempts=1), **config}
-        return EngineAdapter(AdapterConfig(dialect=self.dialect, url=url, **config))
-
-    def _reply_to(self, wire: WireRequest) -> Reply | None:
-        for probe in self.transcripts.probes.values():
-            if wire.target in probe["replies"]:
-                return self._reply(probe["replies"][wire.target])
-        return None
-
-    def _reply(self, name: str) -> Reply:
-        recorded = self.transcripts.recorded(name)
-        return Reply(status=recorded.status, headers=recorded.headers, body=recorded.body)
-
-    def _streams(self) -> Iterator[tuple[str, Recorded, Expected]]:
-        for name, expected in self.transcripts.streams.items():
-            yield name, self.transcripts.recorded(name), expected
-
-    def _good(self) -> tuple[Recorded, Expected]:
-        name = self.transcripts.good()
-        return self.transcripts.recorded(name), self.transcripts.streams[name]
 
     # --- evidence ---------------------------------------------------------------------------------------------------
 
@@ -178,7 +81,7 @@ class EngineSuite:
     def test_order_and_indexes(self) -> None:
         """Started (Token | Metrics)* (End | Error), or Error alone; indexes without gaps; no empty Token."""
         for name, recorded, expected in self._streams():
-            events = self.events(_script(recorded), request=dict(expected.request))
+            events = self.events(script_of(recorded), request=dict(expected.request))
             kinds = [type(e) for e in events]
             tokens = [e for e in events if isinstance(e, Token)]
             assert kinds.count(End) + kinds.count(Error) == 1, name
@@ -194,8 +97,8 @@ class EngineSuite:
     def test_text_and_counts_are_the_recorded_ones(self) -> None:
         """The whole text, the number of deltas, how it ended, and what was counted."""
         for name, recorded, expected in self._streams():
-            events = self.events(_script(recorded), request=dict(expected.request))
-            assert _text(events) == expected.text, name
+            events = self.events(script_of(recorded), request=dict(expected.request))
+            assert text_of(events) == expected.text, name
             assert sum(isinstance(e, Token) for e in events) == expected.deltas, name
             last = events[-1]
             if expected.error is not None:
@@ -214,7 +117,7 @@ class EngineSuite:
         for name, recorded, expected in self._streams():
             request = {"task_id": "same", **expected.request}
             runs = [
-                _comparable(self.events(_script(recorded, _cut(recorded.body, size)), request=request)) for size in CUTS
+                comparable(self.events(script_of(recorded, cut(recorded.body, size)), request=request)) for size in CUTS
             ]
             for size, run in zip(CUTS, runs, strict=True):
                 assert run == runs[0], f"{name} cut at {size}"
@@ -224,7 +127,7 @@ class EngineSuite:
         for name in self.transcripts.tagged("split_character"):
             expected = self.transcripts.streams[name]
             recorded = self.transcripts.recorded(name)
-            events = self.events(_script(recorded, _cut(recorded.body, 1)), request=dict(expected.request))
+            events = self.events(script_of(recorded, cut(recorded.body, 1)), request=dict(expected.request))
             for token in (e for e in events if isinstance(e, Token)):
                 token.text.encode("utf-8")
                 assert token.text.count("\ufffd") <= expected.text.count("\ufffd"), name
@@ -233,10 +136,10 @@ class EngineSuite:
         """It is cut out, also when it comes over several deltas, and told in End."""
         for name in self.transcripts.tagged("stop_string"):
             expected = self.transcripts.streams[name]
-            events = self.events(_script(self.transcripts.recorded(name)), request=dict(expected.request))
+            events = self.events(script_of(self.transcripts.recorded(name)), request=dict(expected.request))
             assert expected.stop_text, name
-            assert expected.stop_text not in _text(events), name
-            assert _text(events) == expected.text, name
+            assert expected.stop_text not in text_of(events), name
+            assert text_of(events) == expected.text, name
             last = events[-1]
             assert isinstance(last, End), name
             assert last.stop_text == expected.stop_text, name
@@ -248,8 +151,8 @@ class EngineSuite:
             if expected.error is not None:
                 continue
             whole = len(recorded.body)
-            lengths = list(range(whole)) if name == smallest else _around_frames(recorded.body)
-            scripts = [_script(recorded, [recorded.body[:length]]) for length in lengths]
+            lengths = list(range(whole)) if name == smallest else around_frames(recorded.body)
+            scripts = [script_of(recorded, [recorded.body[:length]]) for length in lengths]
             with self.adapter(*scripts) as adapter:
                 for length in lengths:
                     events = list(adapter.stream(self.request(**expected.request)))
@@ -265,7 +168,7 @@ class EngineSuite:
         """Code, reason, advice and phase; the engine's status beside them."""
         for name, (code, reason) in self.transcripts.errors.items():
             recorded = self.transcripts.recorded(name)
-            (error,) = self.events(_script(recorded))
+            (error,) = self.events(script_of(recorded))
             assert isinstance(error, Error), name
             assert (error.code, error.reason) == (code, reason), name
             assert error.retriable == is_retriable(ErrorCode(code), reason), name
@@ -280,13 +183,13 @@ class EngineSuite:
             recorded = self.transcripts.recorded(name)
             again = reason in RETRIED or (reason == Reason.ENGINE_ERROR and recorded.status in RETRIED_STATUS)
             events = self.events(
-                _script(recorded), _script(good), request=dict(expected.request), retry=Retry(attempts=2, base=0.0)
+                script_of(recorded), script_of(good), request=dict(expected.request), retry=Retry(attempts=2, base=0.0)
             )
             started = events[0]
             assert isinstance(started, Started) == again, name
             if isinstance(started, Started):
                 assert started.attempt == 2, name
-                assert _text(events) == expected.text, name
+                assert text_of(events) == expected.text, name
             else:
                 assert isinstance(started, Error), name
                 assert started.attempts == 1, name
@@ -294,19 +197,19 @@ class EngineSuite:
     def test_an_error_in_the_first_frame_is_no_start(self) -> None:
         """Started is held back until the first frame that is not an error."""
         for name in self.transcripts.tagged("error_first"):
-            events = self.events(_script(self.transcripts.recorded(name)))
+            events = self.events(script_of(self.transcripts.recorded(name)))
             assert [type(e) for e in events] == [Error], name
 
     def test_connection_failures_are_typed(self) -> None:
         """Refused, dropped before and after the head, and in mid-stream."""
         good, expected = self._good()
-        some = _first_frames(good.body)
+        some = first_frames(good.body)
         refused, dropped = Fault(Reason.CONNECT, "refused"), Fault(Reason.DISCONNECTED, "dropped")
         for script, code, reason, phase in (
-            (_script(good, connect=refused), ErrorCode.POOL_UNAVAILABLE, Reason.CONNECT, Phase.CONNECT),
-            (_script(good, queue=dropped), ErrorCode.POOL_UNAVAILABLE, Reason.DISCONNECTED, Phase.QUEUE),
-            (_script(good, [dropped]), ErrorCode.POOL_UNAVAILABLE, Reason.DISCONNECTED, Phase.FIRST_TOKEN),
-            (_script(good, [some, dropped]), ErrorCode.WORKER_RESET, Reason.DISCONNECTED, Phase.DECODE),
+            (script_of(good, connect=refused), ErrorCode.POOL_UNAVAILABLE, Reason.CONNECT, Phase.CONNECT),
+            (script_of(good, queue=dropped), ErrorCode.POOL_UNAVAILABLE, Reason.DISCONNECTED, Phase.QUEUE),
+            (script_of(good, [dropped]), ErrorCode.POOL_UNAVAILABLE, Reason.DISCONNECTED, Phase.FIRST_TOKEN),
+            (script_of(good, [some, dropped]), ErrorCode.WORKER_RESET, Reason.DISCONNECTED, Phase.DECODE),
         ):
             error = self.events(script, request=dict(expected.request))[-1]
             assert isinstance(error, Error)
@@ -314,18 +217,7 @@ class EngineSuite:
 
     def test_strangers_are_not_engines(self) -> None:
         """An HTML page, an empty body, bytes that are no events, a body that was compressed, a redirect."""
-        page = {"content-type": "text/html"}
-        stream = {"content-type": "text/event-stream"}
-        for script, reason in (
-            (Script(headers=page, steps=[b"<html>hello</html>"]), Reason.PROTOCOL),
-            (Script(headers=stream), Reason.EMPTY),
-            (Script(headers=stream, steps=[b":\n\n:\n\n"]), Reason.EMPTY),
-            (Script(headers=stream, steps=[b"hello\nworld\n"]), Reason.PROTOCOL),
-            (Script(headers=stream, steps=[b"data: {not json\n\n"]), Reason.PROTOCOL),
-            (Script(headers={**stream, "content-encoding": "gzip"}, steps=[b"\x1f\x8b"]), Reason.PROTOCOL),
-            (Script(status=302, headers={"location": "http://elsewhere.test/"}), Reason.REDIRECT),
-            (Script(status=502, headers=page, steps=[b"<html>Bad Gateway</html>"]), Reason.ENGINE_ERROR),
-        ):
+        for script, reason in STRANGERS:
             (error,) = self.events(script)
             assert isinstance(error, Error)
             assert error.reason == reason, error.message
@@ -335,33 +227,33 @@ class EngineSuite:
     def test_timers_are_typed(self) -> None:
         """Each names its value; the first-token timer runs through queueing."""
         good, _ = self._good()
-        some = _first_frames(good.body)
+        some = first_frames(good.body)
         quick = Timeouts(connect=SHORT, first_token=SHORT, idle=SHORT)
         for script, reason in (
-            (_script(good, connect=Hang()), Reason.CONNECT_TIMEOUT),
-            (_script(good, queue=Hang()), Reason.FIRST_TOKEN_TIMEOUT),
-            (_script(good, [Hang()]), Reason.FIRST_TOKEN_TIMEOUT),
-            (_script(good, itertools.repeat(b":\n\n")), Reason.FIRST_TOKEN_TIMEOUT),
-            (_script(good, [some, Hang()]), Reason.IDLE_TIMEOUT),
-            (_script(good, itertools.chain([some], itertools.repeat(b":\n\n"))), Reason.IDLE_TIMEOUT),
+            (script_of(good, connect=Hang()), Reason.CONNECT_TIMEOUT),
+            (script_of(good, queue=Hang()), Reason.FIRST_TOKEN_TIMEOUT),
+            (script_of(good, [Hang()]), Reason.FIRST_TOKEN_TIMEOUT),
+            (script_of(good, itertools.repeat(b":\n\n")), Reason.FIRST_TOKEN_TIMEOUT),
+            (script_of(good, [some, Hang()]), Reason.IDLE_TIMEOUT),
+            (script_of(good, itertools.chain([some], itertools.repeat(b":\n\n"))), Reason.IDLE_TIMEOUT),
         ):
             error = self.events(script, timeouts=quick)[-1]
             assert isinstance(error, Error)
             assert error.reason is reason
             assert "0.05 s" in error.message
-        error = self.events(_script(good, [some, Hang()]), request={"deadline": SHORT})[-1]
+        error = self.events(script_of(good, [some, Hang()]), request={"deadline": SHORT})[-1]
         assert isinstance(error, Error)
         assert (error.code, error.retriable) == (ErrorCode.DEADLINE_UNMET, False)
 
     def test_cancel_in_each_phase(self) -> None:
         """Connecting, queued, before the first token, between tokens: End(cancelled), from either way to run."""
         good, expected = self._good()
-        some = _first_frames(good.body)
+        some = first_frames(good.body)
         phases: tuple[Callable[[Hang], Script], ...] = (
-            lambda hang: _script(good, connect=hang),
-            lambda hang: _script(good, queue=hang),
-            lambda hang: _script(good, [hang]),
-            lambda hang: _script(good, [some, hang]),
+            lambda hang: script_of(good, connect=hang),
+            lambda hang: script_of(good, queue=hang),
+            lambda hang: script_of(good, [hang]),
+            lambda hang: script_of(good, [some, hang]),
         )
         for make in phases:
             for way in ("submit", "stream"):
@@ -425,20 +317,10 @@ class EngineSuite:
         """Health, properties and identity, from recorded replies."""
         for probe, entry in self.transcripts.probes.items():
             kind = entry.get("probe", probe)
-            facts = self._converse(
-                getattr(self.dialect, kind)(ProbeTarget(**entry.get("target", {}))), entry["replies"]
-            )
+            facts = self.converse(getattr(self.dialect, kind)(ProbeTarget(**entry.get("target", {}))), entry["replies"])
             facts = getattr(facts, "properties", facts)
             for field, value in entry["facts"].items():
                 assert getattr(facts, field) == value, f"{probe}: {field}"
-
-    def _converse(self, conversation: Any, replies: dict[str, str]) -> Any:
-        try:
-            wire = next(conversation)
-            while True:
-                wire = conversation.send(self._reply(replies[wire.target]))
-        except StopIteration as done:
-            return done.value
 
     def test_an_unready_worker_is_not_ready(self) -> None:
         """Health over every recorded error: live, not ready, and why."""
@@ -459,7 +341,7 @@ class EngineSuite:
         echo = Script(status=500, headers={}, steps=[f"boom for {SECRET}".encode()])
         good, expected = self._good()
         caplog.set_level(logging.DEBUG, "worker_adapters")
-        with self.adapter(echo, _script(good), credentials=lambda: SECRET) as adapter:
+        with self.adapter(echo, script_of(good), credentials=lambda: SECRET) as adapter:
             stream = adapter.stream(self.request())
             error = list(stream)[-1]
             assert isinstance(error, Error)
@@ -483,7 +365,7 @@ class EngineSuite:
                 events = list(way(self.request(max_tokens=8)))
                 assert isinstance(events[0], Started), events[-1]
                 assert isinstance(events[-1], End), events[-1]
-                texts.add(_text(events))
+                texts.add(text_of(events))
             assert len(texts) == 1
 
     def test_a_cancel_in_mid_stream_over_sockets(self) -> None:

@@ -1,0 +1,174 @@
+"""How the cases of the suite run a dialect: over memory, and over sockets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+
+from ..api import Adapter, End, Error, Event, GenerateRequest, Reason, Retry, Started, Token
+from ..dialect import Dialect, Reply, WireRequest
+from ..runtime import AdapterConfig, EngineAdapter
+from ..transport.scripted import Script, ScriptedTransport, Step
+from .leaks import no_leaks
+from .server import ReplayServer
+from .transcripts import Expected, Recorded, Transcripts
+
+__all__ = [
+    "CUTS",
+    "PROMPT",
+    "RETRIED",
+    "RETRIED_STATUS",
+    "SECRET",
+    "SHORT",
+    "STRANGERS",
+    "Ways",
+    "around_frames",
+    "comparable",
+    "cut",
+    "first_frames",
+    "script_of",
+    "text_of",
+]
+
+SECRET = "s3cr3t-0123456789"
+PROMPT = "a prompt that no log may hold"
+
+
+CUTS = (1, 7, 4096, 1 << 30)
+RETRIED = frozenset({Reason.LOADING, Reason.OVERLOADED})
+RETRIED_STATUS = frozenset({502, 503, 504})
+SHORT = 0.05  # seconds; where a timer is the subject
+PAGE = {"content-type": "text/html"}
+STREAM = {"content-type": "text/event-stream"}
+STRANGERS = (
+    (Script(headers=PAGE, steps=[b"<html>hello</html>"]), Reason.PROTOCOL),
+    (Script(headers=STREAM), Reason.EMPTY),
+    (Script(headers=STREAM, steps=[b":\n\n:\n\n"]), Reason.EMPTY),
+    (Script(headers=STREAM, steps=[b"hello\nworld\n"]), Reason.PROTOCOL),
+    (Script(headers=STREAM, steps=[b"data: {not json\n\n"]), Reason.PROTOCOL),
+    (Script(headers={**STREAM, "content-encoding": "gzip"}, steps=[b"\x1f\x8b"]), Reason.PROTOCOL),
+    (Script(status=302, headers={"location": "http://elsewhere.test/"}), Reason.REDIRECT),
+    (Script(status=502, headers=PAGE, steps=[b"<html>Bad Gateway</html>"]), Reason.ENGINE_ERROR),
+)
+"""What answers in an engine's place, and what it is taken for."""
+
+
+def cut(body: bytes, size: int) -> list[Step]:
+    """A body in reads of that size."""
+    return [body[i : i + size] for i in range(0, len(body), size)]
+
+
+def script_of(recorded: Recorded, steps: Iterable[Step] | None = None, **phases: Any) -> Script:
+    """An answer like the recorded one, perhaps with other steps, or with something before its head."""
+    whole: Iterable[Step] = [recorded.body]
+    return Script(status=recorded.status, headers=recorded.headers, steps=whole if steps is None else steps, **phases)
+
+
+def text_of(events: Iterable[Event]) -> str:
+    """The joined text of the Tokens."""
+    return "".join(e.text for e in events if isinstance(e, Token))
+
+
+def comparable(events: Iterable[Event]) -> list[object]:
+    """Without clocks and task ids."""
+    out: list[object] = []
+    for event in events:
+        if isinstance(event, End):
+            out.append(attrs.evolve(event, decode_time_ms=0.0))
+        elif isinstance(event, Token | Error):
+            out.append(event)
+        elif isinstance(event, Started):
+            out.append(attrs.evolve(event, task_id=""))
+    return out
+
+
+def around_frames(body: bytes) -> list[int]:
+    """Positions one byte before, at and after each blank line; for long bodies, of the first and last twenty."""
+    ends = [m.end() for m in re.finditer(rb"\r?\n\r?\n", body)]
+    if len(ends) > 40:
+        ends = ends[:20] + ends[-20:]
+    return sorted({at for end in ends for at in (end - 2, end - 1, end, end + 1) if 0 <= at < len(body)} | {0})
+
+
+def first_frames(body: bytes) -> bytes:
+    """About half of the body, whole frames."""
+    ends = [m.end() for m in re.finditer(rb"\r?\n\r?\n", body)]
+    return body[: ends[len(ends) // 2]]
+
+
+class Ways:
+    """What a suite is told of its dialect, and the ways in which its cases run it."""
+
+    dialect: ClassVar[Dialect]
+    transcripts: ClassVar[Transcripts]
+    simulator: ClassVar[Callable[[], AbstractContextManager[Any]] | None] = None
+    _wait_for: Callable[..., Any] | None = None  # a simulator's, which tells when the engine has noticed
+
+    @pytest.fixture(autouse=True)
+    def _leaves_nothing(self) -> Iterator[None]:
+        with no_leaks():
+            yield
+
+    # --- ways to run ------------------------------------------------------------------------------------------------
+
+    def adapter(self, *scripts: Script, **config: Any) -> EngineAdapter:
+        """An adapter over memory that gets these answers, in this order."""
+        config = {"retry": Retry(attempts=1), **config}
+        return EngineAdapter(
+            AdapterConfig(dialect=self.dialect, url="http://engine.test", **config),
+            transport=ScriptedTransport(scripts, reply=self._reply_to),
+        )
+
+    def events(self, *scripts: Script, request: dict[str, Any] | None = None, **config: Any) -> list[Event]:
+        """The events of one stream over memory."""
+        with self.adapter(*scripts, **config) as adapter:
+            return list(adapter.stream(self.request(**(request or {}))))
+
+    def request(self, **fields: Any) -> GenerateRequest:
+        """A request that any engine takes."""
+        return GenerateRequest(**{"prompt": PROMPT, "max_tokens": 64, "seed": 1, **fields})
+
+    @contextmanager
+    def worker(self) -> Iterator[str]:
+        """A worker over sockets, by its URL. Live suites override this with the real engine."""
+        make = type(self).simulator or (lambda: ReplayServer(self.transcripts))
+        with make() as server:
+            self._wait_for = getattr(server, "wait_for", None)
+            yield server.url
+
+    def connect(self, url: str, **config: Any) -> Adapter:
+        """An adapter over sockets."""
+        config = {"retry": Retry(attempts=1), **config}
+        return EngineAdapter(AdapterConfig(dialect=self.dialect, url=url, **config))
+
+    def _reply_to(self, wire: WireRequest) -> Reply | None:
+        for probe in self.transcripts.probes.values():
+            if wire.target in probe["replies"]:
+                return self._reply(probe["replies"][wire.target])
+        return None
+
+    def _reply(self, name: str) -> Reply:
+        recorded = self.transcripts.recorded(name)
+        return Reply(status=recorded.status, headers=recorded.headers, body=recorded.body)
+
+    def _streams(self) -> Iterator[tuple[str, Recorded, Expected]]:
+        for name, expected in self.transcripts.streams.items():
+            yield name, self.transcripts.recorded(name), expected
+
+    def _good(self) -> tuple[Recorded, Expected]:
+        name = self.transcripts.good()
+        return self.transcripts.recorded(name), self.transcripts.streams[name]
+
+    def converse(self, conversation: Any, replies: dict[str, str]) -> Any:
+        """What a probe makes of recorded replies."""
+        try:
+            wire = next(conversation)
+            while True:
+                wire = conversation.send(self._reply(replies[wire.target]))
+        except StopIteration as done:
+            return done.value
