@@ -36,7 +36,7 @@ class BuildCodec(build_ext):
 
 setup(
     package_dir={"": "adapters"},
-    cffi_modules=["csrc/build_sse.py:ffibuilder"],
+    cffi_modules=["csrc/build_native.py:ffibuilder"],
     cmdclass={"build_ext": BuildCodec},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

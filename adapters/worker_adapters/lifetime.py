@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
 from math import inf
+from typing import Any
 
 from .api import Phase, Timeouts
 
@@ -76,7 +77,8 @@ class Lifetime:
 
     `trip` may be called by any thread; everything that changes the phase or the timer, `sleep` and `finish` are the
     working thread's. `deadline` is a point on `clock` (monotonic seconds), or None. `phase` says how far the stream is.
-    `cancelled`: the caller wants no more of it, even where something else was the first cause.
+    `cancelled`: the caller wants no more of it, even where something else was the first cause. `handed`: events that have
+    been handed to the caller, who has not looked at them all yet; a cancel takes them back.
     """
 
     __slots__ = (
@@ -91,6 +93,7 @@ class Lifetime:
         "cause",
         "clock",
         "deadline",
+        "handed",
         "phase",
         "timeouts",
     )
@@ -109,6 +112,7 @@ class Lifetime:
         self.deadline = inf if deadline is None else deadline
         self.cause: Cause | None = None
         self.cancelled = False
+        self.handed: list[Any] = []
         self._reaper = REAPER if reaper is None else reaper
         self._lock = threading.RLock()
         self._interrupts: list[Callable[[], None]] = []
@@ -125,7 +129,9 @@ class Lifetime:
         """End this lifetime; False if a final cause stands already. Any thread; never blocks on I/O."""
         with self._lock:
             news = cause is Cause.CANCELLED and not self.cancelled
-            self.cancelled = self.cancelled or news
+            if news:
+                self.cancelled = True
+                self.handed.clear()  # after the flag: whoever refills the list looks at it next
             first = not self._is_final()
             if first:
                 self.cause = cause

@@ -8,6 +8,7 @@ import pickle
 from enum import Enum
 
 import attrs
+import msgspec
 import pytest
 
 from worker_adapters import (
@@ -109,7 +110,7 @@ FORMS = {
     ),
     "token, as little as can be": (TOKEN, {"event": "token", "i": 0, "t": "Zoë"}),
     "token, everything": (
-        attrs.evolve(TOKEN, index=4, token_ids=(5, 0), logprobs=(LOGPROB,)),
+        msgspec.structs.replace(TOKEN, index=4, token_ids=(5, 0), logprobs=(LOGPROB,)),
         {
             "event": "token",
             "i": 4,
@@ -207,11 +208,17 @@ FORMS = {
 BY_FORM = pytest.mark.parametrize(("event", "form"), FORMS.values(), ids=FORMS)
 
 
+def fields(record):
+    """The names of a record's fields: what streams make per token are msgspec Structs, the rest attrs classes."""
+    kind = type(record)
+    return kind.__struct_fields__ if issubclass(kind, msgspec.Struct) else [field.name for field in attrs.fields(kind)]
+
+
 @BY_RECORD
 def test_no_field_of_a_record_can_be_set(record):
-    for field in attrs.fields(type(record)):
+    for name in fields(record):
         with pytest.raises(AttributeError):
-            setattr(record, field.name, getattr(record, field.name))
+            setattr(record, name, getattr(record, name))
 
 
 @BY_RECORD
@@ -227,9 +234,8 @@ def test_a_record_is_slotted(record):
 
 @BY_RECORD
 def test_a_record_is_made_by_keyword_only(record):
-    assert all(field.kw_only for field in attrs.fields(type(record)))
     with pytest.raises(TypeError):
-        type(record)(*(getattr(record, field.name) for field in attrs.fields(type(record))))
+        type(record)(*(getattr(record, name) for name in fields(record)))
 
 
 @BY_RECORD
@@ -242,7 +248,7 @@ def test_a_record_survives_pickling_and_copying(record):
 
 @BY_RECORD
 def test_a_record_equals_one_with_the_same_fields_only(record):
-    assert attrs.evolve(record) == record
+    assert type(record)(**{name: getattr(record, name) for name in fields(record)}) == record
     assert [r for r in RECORDS if r == record] == [record]
 
 

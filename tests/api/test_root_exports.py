@@ -15,7 +15,7 @@ from worker_adapters import api
 
 def modules():
     for info in pkgutil.walk_packages(worker_adapters.__path__, "worker_adapters."):
-        if info.name != "worker_adapters.codec._sse" and not info.name.endswith(".__main__"):
+        if info.name != "worker_adapters.codec._native" and not info.name.endswith(".__main__"):
             yield info.name
 
 

@@ -10,7 +10,14 @@ from worker_adapters.codec import sse as module
 
 
 def test_public_names():
-    assert sorted(worker_adapters.codec.__all__) == ["EventTooLargeError", "Frame", "SSEDecoder", "encode"]
+    assert sorted(worker_adapters.codec.__all__) == [
+        "ChunkedDecoder",
+        "ChunkedError",
+        "EventTooLargeError",
+        "Frame",
+        "SSEDecoder",
+        "encode",
+    ]
     assert module.__all__ == worker_adapters.codec.__all__
     assert issubclass(EventTooLargeError, ValueError)
 

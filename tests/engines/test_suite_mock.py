@@ -75,7 +75,9 @@ def test_the_tokenizer_routes_round_trip():
 
 def test_a_rate_paces_the_tokens():
     with connect("mock", "mock://local") as adapter:
-        events = list(adapter.submit(GenerateRequest(prompt="p", max_tokens=3, engine_options={"rate": 100})))
+        events = list(
+            adapter.submit(GenerateRequest(prompt="p", max_tokens=3, ignore_eos=True, engine_options={"rate": 100}))
+        )
     assert isinstance(events[-1], End)
     assert events[-1].decode_time_ms >= 10
 

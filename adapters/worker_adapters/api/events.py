@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, TypeAlias
 
 import attrs
+import msgspec
 
 from .errors import Error
 
@@ -27,10 +28,6 @@ __all__ = [
     "UsageSource",
     "event_to_dict",
 ]
-
-# Immutable by a __setattr__ hook instead of attrs.frozen: a frozen class fills its slots through object.__setattr__,
-# which makes constructing a Token almost three times as dear (benchmarks/bench_events.py).
-_immutable = attrs.setters.frozen
 
 
 class DeterminismLevel(StrEnum):
@@ -63,8 +60,11 @@ class UsageSource(StrEnum):
     DELTAS = "deltas"
 
 
-@attrs.frozen(kw_only=True)
-class TokenLogprob:
+# What a stream makes once per token is a msgspec.Struct instead of an attrs class: immutable too, but built ten times as
+# fast (0.05 µs against 0.5), and never looked at by the garbage collector, since none of these can be part of a cycle.
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One sampled token with its natural-log probability, and the alternatives the engine listed."""
 
     token: str
@@ -73,7 +73,7 @@ class TokenLogprob:
     top: tuple[TokenLogprob, ...] = ()
 
 
-@attrs.define(kw_only=True, on_setattr=_immutable)
+@attrs.frozen(kw_only=True)
 class Started:
     """The engine has begun to answer. Held back until its first frame that is not an error.
 
@@ -99,8 +99,7 @@ class Started:
     predicted_start_ms: float | None = None
 
 
-@attrs.define(kw_only=True, on_setattr=_immutable)
-class Token:
+class Token(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One text delta of the engine: `index` counts 0, 1, 2, … without gaps, `text` never holds half a character.
 
     `token_ids` are the ids that arrived with or before this text (only if the request asked for them). A Token is a
@@ -115,7 +114,7 @@ class Token:
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
-@attrs.define(kw_only=True, on_setattr=_immutable)
+@attrs.frozen(kw_only=True)
 class Metrics:
     """Measurements of this stream; an open mapping, times in milliseconds.
 
@@ -128,7 +127,7 @@ class Metrics:
     values: Mapping[str, float | int]
 
 
-@attrs.define(kw_only=True, on_setattr=_immutable)
+@attrs.frozen(kw_only=True)
 class End:
     """The regular end. `token_ids_tail` are ids that came after the last text (an end-of-text token, for example).
 
@@ -155,7 +154,7 @@ _JSON_NAMES = {"index": "i", "text": "t"}
 
 
 def _plain(value: Any) -> Any:
-    if attrs.has(type(value)):
+    if isinstance(value, msgspec.Struct) or attrs.has(type(value)):
         return {name: _plain(v) for name, v in _fields(value)}
     if isinstance(value, StrEnum):
         return value.value
@@ -167,7 +166,9 @@ def _plain(value: Any) -> Any:
 
 
 def _fields(value: Any) -> list[tuple[str, Any]]:
-    return [(a.name, v) for a in attrs.fields(type(value)) if (v := getattr(value, a.name)) is not None]
+    kind = type(value)
+    names = kind.__struct_fields__ if isinstance(value, msgspec.Struct) else [a.name for a in attrs.fields(kind)]
+    return [(name, v) for name in names if (v := getattr(value, name)) is not None]
 
 
 def event_to_dict(event: Event) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import _sse
+from . import _native
 
 __all__ = ["EventTooLargeError", "Frame", "SSEDecoder", "encode"]
 
-_ffi: Any = _sse.ffi
-_lib: Any = _sse.lib
+_ffi: Any = _native.ffi
+_lib: Any = _native.lib
 
 # Module globals: a lookup per read instead of two attribute lookups on the library object.
 _feed = _lib.sse_feed

@@ -1,7 +1,8 @@
 """The bounded hand-over of events from the worker thread to the consumer.
 
 One producer, one consumer. Runs of events go over, not single ones: what a thread switch costs is paid once per run. The
-bound counts events that the consumer has not finished with: a run it is still iterating counts until it asks for more.
+bound counts events that the consumer has not finished with: a run it is still iterating counts until it asks for more. A
+run goes over whole if there is any room: its events exist already, and the worker could only hold them itself meanwhile.
 
 Lock rule: `wake` is a lifetime interrupt, so it runs under the lifetime's lock and takes the channel's (lifetime, then
 channel). Nothing here calls into the lifetime but to read `cause`. The lock is reentrant for the reason given there.
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 
 class Channel(Generic[T]):
-    """At most `size` events in the hand-over, plus the last run: the terminal event and the Metrics before it."""
+    """Takes no further run while it holds `size` events; always the last one: the terminal event and the Metrics before it."""
 
     __slots__ = ("_changed", "_closed", "_lifetime", "_pending", "_size", "_taken", "blocked_seconds", "clock")
 
@@ -37,26 +38,24 @@ class Channel(Generic[T]):
 
     def put(self, run: Sequence[T]) -> None:
         """Hand over a run, blocking while there is no room. Raises Interrupted when the lifetime is tripped meanwhile."""
-        start = 0
-        while start < len(run):
-            with self._changed:
-                room = self._size - len(self._pending) - self._taken
-                if room <= 0:
-                    room = self._wait_for_room()
-                self._pending.extend(run[start : start + room])
-                self._changed.notify()
-            start += room
+        with self._changed:
+            if self._is_full():
+                self._wait_for_room()
+            self._pending.extend(run)
+            self._changed.notify()
 
-    def _wait_for_room(self) -> int:
+    def _is_full(self) -> bool:
+        return len(self._pending) + self._taken >= self._size
+
+    def _wait_for_room(self) -> None:
         since = self.clock()
         try:
-            while (room := self._size - len(self._pending) - self._taken) <= 0:
+            while self._is_full():
                 if self._lifetime.cause is not None:
                     raise Interrupted(self._lifetime.cause)
                 self._changed.wait()
         finally:
             self.blocked_seconds += self.clock() - since
-        return room
 
     def finish(self, last: Sequence[T]) -> None:
         """Hand over the run with the terminal event, for which there is always room; nothing may follow. Never blocks."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from types import TracebackType
 from typing import Self
 
@@ -16,28 +17,61 @@ from .state import StreamState
 
 __all__ = ["RunningStream", "on_calling_thread", "on_worker_thread"]
 
-_NOTHING: Iterator[Event] = iter(())
-
-
 def _nothing_to_drop() -> None:
     return None
+
+
+class _Handed:
+    """The runs as they reach the consumer, the terminal event in one of its own. Refers to the stream, not to its handle.
+
+    The run in the consumer's hand is one list, the lifetime's `handed`, which a cancel empties: no Token comes after it,
+    although `itertools.chain` iterates the list without asking anybody.
+    """
+
+    __slots__ = ("_abandon", "_next_run", "_state", "begun", "terminal")
+
+    def __init__(self, state: StreamState, next_run: Callable[[], list[Event]], abandon: Callable[[], None]) -> None:
+        self._state = state
+        self._next_run = next_run
+        self._abandon = abandon
+        self.terminal: Event | None = None  # has come, and follows what is in the consumer's hand
+        self.begun = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Sequence[Event]:
+        self.begun = True
+        state, lifetime = self._state, self._state.lifetime
+        if state.delivered:
+            raise StopIteration
+        run: list[Event] = []
+        if self.terminal is None and not lifetime.cancelled:
+            run = self._next_run()
+            if run and type(run[-1]) in TERMINAL:
+                self.terminal = run.pop()
+            lifetime.handed[:] = run
+        if lifetime.cancelled or not (run or self.terminal):  # perhaps meanwhile: what came with it is dropped
+            lifetime.handed.clear()
+            self._abandon()
+            run, self.terminal = [], state.cancelled()
+        if run:
+            return lifetime.handed
+        assert self.terminal is not None  # noqa: S101  -- for mypy: one of the two is there
+        state.delivered = True
+        return (self.terminal,)
+
+
+def _holding(_handle: object) -> Iterator[Event]:
+    """Nothing, but keeps the handle alive as long as somebody iterates: dropping it would cancel."""
+    return
+    yield
 
 
 class RunningStream:
     """A Stream (see api.adapter). Nothing that runs refers to it, so dropping it is noticed: it cancels."""
 
-    __slots__ = (
-        "__weakref__",
-        "_abandon",
-        "_begun",
-        "_drop",
-        "_kept",
-        "_lifetime",
-        "_next_run",
-        "_pending",
-        "_state",
-        "_terminal",
-    )
+    __slots__ = ("__weakref__", "_abandon", "_drop", "_events", "_handed", "_kept", "_lifetime", "_state")
 
     def __init__(
         self,
@@ -50,12 +84,10 @@ class RunningStream:
     ) -> None:
         self._state = state
         self._lifetime = state.lifetime
-        self._next_run = next_run
         self._abandon = abandon  # frees what the stream holds
         self._drop = drop  # the same for the garbage collector, which may be inside of any lock: takes none but ours
-        self._pending = _NOTHING
-        self._terminal: Event | None = None  # has come, and follows what is pending
-        self._begun = False
+        self._handed = _Handed(state, next_run, abandon)
+        self._events = chain.from_iterable(self._handed)
         self._kept: list[Event] | None = [] if collect else None
 
     @property
@@ -63,37 +95,19 @@ class RunningStream:
         """See Stream."""
         return self._state.request.task_id
 
-    def __iter__(self) -> Self:
-        return self
+    def __iter__(self) -> Iterator[Event]:
+        # All in C: a method of ours per event would cost more than making the event does.
+        return self if self._kept is not None else chain(self._events, _holding(self))
 
     def __next__(self) -> Event:
-        # A generator or a property here would cost as much as building the event does.
-        if not self._lifetime.cancelled:
-            for event in self._pending:
-                if self._kept is not None:
-                    self._kept.append(event)
-                return event
-        return self._next_in_new_run()
-
-    def _next_in_new_run(self) -> Event:
-        self._begun = True
+        for event in self._events:
+            if self._kept is not None:
+                self._kept.append(event)
+            return event
         if self._state.delivered:
             raise StopIteration
-        run: list[Event] = []
-        if self._terminal is None and not self._lifetime.cancelled:
-            run = self._next_run()
-            if run and type(run[-1]) in TERMINAL:
-                self._terminal = run.pop()
-        if self._lifetime.cancelled or not (run or self._terminal):  # perhaps meanwhile: what came with it is dropped
-            self._abandon()
-            run, self._terminal = [], self._state.cancelled()
-        self._pending = iter(run)
-        event = next(self._pending, self._terminal)
-        assert event is not None  # noqa: S101  -- for mypy: one of the two is there
-        self._state.delivered = event is self._terminal
-        if self._kept is not None:
-            self._kept.append(event)
-        return event
+        self._events = chain.from_iterable(self._handed)  # it was left by an exception: Ctrl-C
+        return next(self)
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +118,7 @@ class RunningStream:
         self.close()
 
     def __del__(self) -> None:
-        if self._terminal is None:
+        if self._handed.terminal is None:
             self._lifetime.trip(Cause.CANCELLED)
             self._drop()
 
@@ -125,9 +139,9 @@ class RunningStream:
     def result(self) -> Completion:
         """See Stream."""
         if self._kept is None:
-            if self._begun:
+            if self._handed.begun:
                 raise RuntimeError("result() after iteration has begun needs a stream made with collect=True")
-            self._kept = []
+            return _collected(list(self))
         for _ in self:
             pass
         return _collected(self._kept)

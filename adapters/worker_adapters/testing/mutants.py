@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
+from msgspec.structs import replace
 
 from ..api import FinishReason, FinishReasonSource, GenerateRequest, Reason, Token
 from ..dialect import Dialect, Fault, Finished, HealthFacts, Opened, Payload, Probe, ProbeTarget, Reply, Run, Tally
@@ -55,7 +56,7 @@ def _renumbered(runs: Iterator[Run]) -> Iterator[Run]:
         out: Run = []
         for item in run:
             if isinstance(item, Token):
-                out.append(attrs.evolve(item, index=index))
+                out.append(replace(item, index=index))
                 index += 1
             else:
                 out.append(item)
@@ -86,7 +87,7 @@ def _merge_deltas(runs: Iterator[Run], _request: GenerateRequest, _tally: Tally)
             out: Run = []
             for item in run:
                 if out and isinstance(item, Token) and isinstance(out[-1], Token):
-                    out[-1] = attrs.evolve(out[-1], text=out[-1].text + item.text)
+                    out[-1] = replace(out[-1], text=out[-1].text + item.text)
                 else:
                     out.append(item)
             yield out
@@ -146,7 +147,7 @@ def _split_character(token: Token) -> Token:
     if token.text.isascii():
         return token
     half = token.text.encode()[:-1].decode("utf-8", "replace")
-    return attrs.evolve(token, text=half)
+    return replace(token, text=half)
 
 
 def _empty_deltas(runs: Iterator[Run], _request: GenerateRequest, _tally: Tally) -> Iterator[Run]:
@@ -236,7 +237,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "counts wrongly": Mutant(mutate=_decoding(_miscount), killed_by=TEXT),
     "numbers tokens from one": Mutant(
-        mutate=_tokens(lambda token: attrs.evolve(token, index=token.index + 1)), killed_by="test_order_and_indexes"
+        mutate=_tokens(lambda token: replace(token, index=token.index + 1)), killed_by="test_order_and_indexes"
     ),
     "is always ready": Mutant(mutate=_always_ready, killed_by="test_an_unready_worker_is_not_ready"),
 }

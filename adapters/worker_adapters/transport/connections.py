@@ -21,7 +21,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from ..api import TLS, Phase
 from ..lifetime import Lifetime
 
-__all__ = ["USE", "Interruptible", "Pool", "connection_in_use", "make_pool", "unbind_connection", "was_reused"]
+__all__ = ["USE", "Head", "Interruptible", "Pool", "connection_in_use", "make_pool", "unbind_connection", "was_reused"]
 
 SWITCHING = http.client.SWITCHING_PROTOCOLS  # the one 1xx that is final, and that nobody asked for
 
@@ -32,6 +32,7 @@ class _Use(threading.local):
     lifetime: Lifetime | None = None
     fresh_only: bool = False
     connection: Interruptible | None = None
+    head: Head | None = None
 
 
 USE = _Use()
@@ -149,8 +150,16 @@ class Interruptible:
         return bool(super().is_connected)  # type: ignore[misc]  # urllib3's
 
 
-class _Head(http.client.HTTPResponse):
-    """http.client skips 100 (Continue) alone; RFC 9110, 15.2: a client must be able to skip any 1xx."""
+class Head(http.client.HTTPResponse):
+    """A response head; what a stream reads of the body it reads from `sock` (transport/body.py).
+
+    http.client skips 100 (Continue) alone; RFC 9110, 15.2: a client must be able to skip any 1xx.
+    """
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.sock = sock
+        USE.head = self
 
     def _read_status(self) -> tuple[str, int, str]:
         version, status, reason = super()._read_status()  # type: ignore[misc]  # typeshed leaves it out
@@ -158,11 +167,11 @@ class _Head(http.client.HTTPResponse):
 
 
 class _Connection(Interruptible, HTTPConnection):
-    response_class = _Head
+    response_class = Head
 
 
 class _TLSConnection(Interruptible, HTTPSConnection):
-    response_class = _Head
+    response_class = Head
 
     def connect(self) -> None:
         # Wrapping a socket in TLS takes its descriptor away from the object that is bound: bind a duplicate meanwhile.

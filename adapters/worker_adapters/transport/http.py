@@ -23,20 +23,24 @@ from ..api import TLS, Phase, Reason, Timeouts
 from ..api.about import VERSION
 from ..dialect import Fault, Reply, WireRequest
 from ..lifetime import Cause, Interrupted, Lifetime
-from .connections import USE, Interruptible, connection_in_use, make_pool, unbind_connection, was_reused
+from .body import Body
+from .connections import USE, Head, Interruptible, make_pool, unbind_connection, was_reused
 
 __all__ = ["HTTPTransport"]
 
 USER_AGENT = f"worker-adapters/{VERSION}"
-READ_SIZE = 65536  # one read takes what a burst has left in the kernel, and no more than the decoder's working set
 UNBOUNDED = Timeout(connect=None, read=None)  # a stream's lifetime is its only source of time
 
 
 class _Exchange:
     """One response. Used by one thread."""
 
-    def __init__(self, response: urllib3.BaseHTTPResponse, connection: Interruptible, lifetime: Lifetime) -> None:
+    def __init__(
+        self, response: urllib3.BaseHTTPResponse, head: Head, connection: Interruptible, lifetime: Lifetime
+    ) -> None:
         self._response = response
+        self._head = head
+        self._body = Body(head)
         self._connection = connection
         self._lifetime = lifetime
         self.status = response.status
@@ -44,13 +48,16 @@ class _Exchange:
 
     def chunks(self) -> Iterator[bytes]:
         """See Exchange."""
-        lifetime, read1 = self._lifetime, self._response.read1
+        lifetime, read = self._lifetime, self._body.read
         while True:
             try:
-                chunk = read1(READ_SIZE)
-            except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as exc:
+                chunk = read()
+            except Fault:
                 lifetime.check()
-                raise _broken_body(exc) from exc
+                raise
+            except (OSError, ValueError) as exc:
+                lifetime.check()
+                raise Fault(Reason.DISCONNECTED, f"the connection was lost in the middle of the body: {exc}") from exc
             if lifetime.cause is not None:  # a shutdown looks like the end of the body
                 raise Interrupted(lifetime.cause)
             if not chunk:
@@ -69,12 +76,14 @@ class _Exchange:
 
     def settle(self, seconds: float) -> None:
         """See Exchange."""
-        if self._response.connection is None or self._connection.sock is None:
-            return  # the body has ended, or the connection ends with it
-        self._connection.sock.settimeout(seconds)
-        with contextlib.suppress(urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError):
-            self._response.read1(READ_SIZE)
-            self._response.read1(READ_SIZE)
+        if self._head.will_close:
+            return
+        until = time.monotonic() + seconds
+        with contextlib.suppress(Fault, OSError, ValueError):
+            while not self._body.reusable and (left := until - time.monotonic()) > 0:
+                self._head.sock.settimeout(left)
+                if not self._body.read():
+                    return
 
     def __enter__(self) -> Self:
         return self
@@ -82,10 +91,11 @@ class _Exchange:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._response.connection is None:
-            return  # the end of the body gave it back to the pool, where another stream may use it by now
         self._connection.unbind()
-        self._response.close()
+        if self._body.reusable:
+            self._head.close()  # for http.client the response is over, and the connection free for the next request
+        else:
+            self._response.close()
         self._response.release_conn()
 
 
@@ -144,9 +154,10 @@ class HTTPTransport:
             raise
         finally:
             USE.lifetime = None
-        connection = connection_in_use()
-        assert connection is not None  # noqa: S101  -- set by the connection that carried the request
-        exchange = _Exchange(response, connection, lifetime)
+        connection, head = USE.connection, USE.head
+        USE.head = None
+        assert connection is not None and head is not None  # noqa: S101  -- set by the connection that carried the request
+        exchange = _Exchange(response, head, connection, lifetime)
         if lifetime.cause is not None:  # http.client takes a head that was cut off for a whole one
             with exchange:
                 lifetime.check()
@@ -217,20 +228,3 @@ def _no_response(exc: BaseException, where: str) -> Fault:
     if isinstance(cause, http.client.HTTPException):
         return Fault(Reason.PROTOCOL, f"{where} does not answer in HTTP ({type(cause).__name__}): is the port right?")
     return Fault(Reason.CONNECT, f"no connection to {where}: {cause}")
-
-
-def _is_garbage(context: BaseException | None) -> bool:
-    """Whether http.client met a chunk size that is no number, which it does not tell from the end of input."""
-    return isinstance(context, ValueError) and not str(context).endswith("b''")
-
-
-def _broken_body(exc: Exception) -> Fault:
-    """What went wrong in the middle of a body."""
-    cause = _wrapped(exc)
-    if isinstance(cause, http.client.IncompleteRead) and _is_garbage(cause.__context__):
-        return Fault(Reason.PROTOCOL, "the body is not valid HTTP: the size of a chunk is no number")
-    if isinstance(cause, (http.client.IncompleteRead, urllib3.exceptions.IncompleteRead)):
-        return Fault(Reason.TRUNCATED, "the body was cut off before its end")
-    if isinstance(cause, OSError):
-        return Fault(Reason.DISCONNECTED, f"the connection was lost in the middle of the body: {cause}")
-    return Fault(Reason.PROTOCOL, f"the body is not valid HTTP: {cause}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -33,6 +34,15 @@ class _Chunk(msgspec.Struct, gc=False):
     error: msgspec.Raw = NO_ERROR
 
 
+class _Delta(msgspec.Struct, gc=False):
+    """What nearly every event is: text, and nothing to think about. Whatever else there is fails to decode as one."""
+
+    content: Annotated[str, msgspec.Meta(min_length=1)]
+    tokens_predicted: int
+    stop: bool = False
+    error: None = None
+
+
 class _Final(msgspec.Struct):
     stop_type: str = "none"
     stopping_word: str = ""
@@ -40,6 +50,7 @@ class _Final(msgspec.Struct):
     timings: dict[str, float | int] = {}
 
 
+_decode_delta = msgspec.json.Decoder(_Delta).decode
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_final = msgspec.json.Decoder(_Final).decode
 
@@ -47,11 +58,16 @@ _decode_final = msgspec.json.Decoder(_Final).decode
 def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
     """Content events until `stop: true`; native streams have no [DONE], and end of input proves nothing."""
     wants_ids, wants_logprobs = request.return_token_ids, request.logprobs is not None
+    only_text = not (wants_ids or wants_logprobs)
     index, ids_seen, opened = 0, 0, False
     ids: list[int] = []
     probabilities: list[_Probability] = []
     for batch in batches:
-        run: Run = []
+        if opened and only_text and (run := _plain_run(batch, index, tally)):
+            index += len(run)
+            yield run
+            continue
+        run = []
         try:
             for payload in batch:
                 data = payload if type(payload) is bytes else _unusual(payload)
@@ -89,6 +105,19 @@ def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest,
                 yield run
             raise
         yield run
+
+
+def _plain_run(batch: Sequence[Payload], index: int, tally: Tally) -> Run:
+    """The run of a batch that holds deltas only; empty if it holds anything else, and has to be looked at closely."""
+    try:
+        deltas = list(map(_decode_delta, batch))  # type: ignore[arg-type]  # a Frame is a TypeError
+    except (msgspec.DecodeError, TypeError):
+        return []
+    run: Run = [Token(index=i, text=delta.content) for i, delta in enumerate(deltas, index) if not delta.stop]
+    if len(run) != len(deltas):
+        return []
+    tally.tokens_out = deltas[-1].tokens_predicted
+    return run
 
 
 def _unusual(payload: Payload) -> bytes | None:

@@ -1,0 +1,23 @@
+"""Describes the extension `worker_adapters.codec._native` to cffi; setup.py runs it, nothing imports it at run time."""
+
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).parent
+BEGIN, END = "/* [cdef begin] */", "/* [cdef end] */"
+HEADERS = ("sse.h", "chunked.h")
+
+ffibuilder = FFI()
+for header in HEADERS:  # the single source of the declarations: cffi gets the part between the marks as it stands
+    ffibuilder.cdef((HERE / header).read_text(encoding="ascii").split(BEGIN)[1].split(END)[0])
+ffibuilder.set_source(
+    "worker_adapters.codec._native",
+    "".join(f'#include "{header}"\n' for header in HEADERS),
+    sources=["csrc/sse.c", "csrc/chunked.c"],
+    include_dirs=["csrc"],
+    depends=[f"csrc/{header}" for header in HEADERS],
+    # No -Werror here: a compiler newer than this code must still be able to build it.
+    extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden"],
+    py_limited_api=True,
+)
