@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "fuzz_body.h"
 #include "sse.h"
 
 #define CHECK(what) ((what) ? (void)0 : (fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #what), abort()))
@@ -287,6 +288,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
         forget(&cut);
     }
     forget(&whole);
+    body_tells_the_same(input + 3, size - 3, seed);
     return 0;
 }
 
@@ -298,7 +300,7 @@ static const char *const WORDS[] = {
     "data: ", "data:", "data", "event: ", "event", "id: ", "id", "retry: ", "retry", "error: ", "eventual", ":", " ", "\n",
     "\r", "\r\n", "\n\n", "\r\r", "\r\n\r\n", "\xef\xbb\xbf", "\xef\xbb", "message", "18446744073709551616", "9", "x",
     "data: {\"t\":\"abc\"}\n\n", "data: [DONE]\n\n", "event: e\nid: 1\nretry: 5\ndata: x\n\n", "error: {}\n\n", ": ping\n\n",
-    "data: a\ndata: b\n\n", "u\n", "data\n", "data\n\n",
+    "data: a\ndata: b\n\n", "u\n", "data\n", "data\n\n", "0\r\n\r\n", "5\r\n", "a;b=c\r\n", "3\r\nabc\r\n", "f", "0",
 };
 
 static size_t insert(uint8_t *input, size_t size, size_t at, const uint8_t *bytes, size_t n)

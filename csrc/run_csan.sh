@@ -6,7 +6,11 @@ cc=${CC:-gcc}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 warnings="-std=c11 -Wall -Wextra -Werror -Wpedantic -Wconversion -Wshadow"
-$cc $warnings -O2 -c sse.c -o "$out/sse.o"
-$cc $warnings -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all \
-    -DSSE_LIBFUZZER sse.c fuzz_sse.c test_sse.c -o "$out/test_sse"
-"$out/test_sse"
+for source in sse body wire; do
+    $cc $warnings -O2 -c $source.c -o "$out/$source.o"
+done
+for test in test_sse test_wire; do
+    $cc $warnings -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all \
+        -DSSE_LIBFUZZER sse.c body.c wire.c fuzz_sse.c fuzz_body.c $test.c -o "$out/$test"
+    "$out/$test"
+done

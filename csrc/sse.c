@@ -555,7 +555,7 @@ static const uint8_t *skip_bom(sse_decoder *d, const uint8_t *p, const uint8_t *
 
 int sse_init(sse_decoder *d, size_t limit)
 {
-    memset(d, 0, sizeof *d);
+    memset(d, 0, offsetof(sse_decoder, spans));
     d->limit = limit;
     return limit && limit <= SSE_MAX_LIMIT ? 0 : fail(d, SSE_E_MISUSE);
 }

@@ -71,12 +71,9 @@ typedef struct sse_unknown {
 } sse_unknown;
 
 typedef struct sse_decoder {
-    /* Records of the last call. A span is {begin, end} in the chunk: the data of a plain frame (one data field and nothing
-     * else). If first_carried, spans[0] and [1] are offsets into the carry-over buffer instead: the plain frame that the
-     * read before left unfinished. */
+    /* Records of the last call: how many. If first_carried, the first span is offsets into the carry-over buffer: the plain
+     * frame that the read before left unfinished. */
     uint32_t n_spans, n_pieces, first_carried;
-    uint32_t spans[2 * SSE_SPANS];
-    uint32_t pieces[3 * SSE_PIECES];
 
     /* Facts about the stream, readable at any time. */
     uint64_t comments; /* comment lines begun */
@@ -100,7 +97,6 @@ typedef struct sse_decoder {
     uint32_t event_at, event_size, id_at, id_size;
     uint64_t block_retry;
     uint32_t n_unknown;
-    sse_unknown unknown[SSE_UNKNOWN];
 
     /* The current line, when its block is carried. */
     uint8_t state, kind, name_len, bad;
@@ -108,6 +104,13 @@ typedef struct sse_decoder {
     uint32_t long_name; /* length of the unknown name at the start of scratch */
     uint64_t number;
     uint32_t digits;
+
+    /* The records themselves, public again, and what is not cleared by sse_init: last, so that what a read of one frame
+     * touches lies close together, and that a stream of plain frames never touches the rest. A span is {begin, end} in the chunk: the data of a plain frame (one data
+     * field and nothing else). */
+    uint32_t spans[2 * SSE_SPANS];
+    uint32_t pieces[3 * SSE_PIECES];
+    sse_unknown unknown[SSE_UNKNOWN];
 } sse_decoder;
 
 #define SSE_MARGIN 16

@@ -131,7 +131,7 @@ class Lifetime:
             news = cause is Cause.CANCELLED and not self.cancelled
             if news:
                 self.cancelled = True
-                self.handed.clear()  # after the flag: whoever refills the list looks at it next
+                self.handed.clear()  # after the flag: whoever hands over another run looks at it next
             first = not self._is_final()
             if first:
                 self.cause = cause
@@ -226,6 +226,13 @@ class Lifetime:
             self.enter(Phase.DECODE)
         elif self._budget != inf:
             self._timer = (self.clock() + self._budget, self._timer[1])
+
+    def hand_over(self) -> None:
+        """Content came, and it is the consumer's turn: as `content` and `pause`, without a look at the clock."""
+        if self.phase is not Phase.DECODE:
+            self.enter(Phase.DECODE)
+        self._left = self._budget
+        self._timer = (inf, self._timer[1])
 
     def pause(self) -> None:
         """It is the consumer's turn: the timer stands still, with what is left of it."""

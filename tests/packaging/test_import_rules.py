@@ -20,6 +20,7 @@ LINT = "from importlinter.cli import lint_imports_command; lint_imports_command(
 VIOLATIONS = {
     "layers": ("dialect.py", "from .registry import engine_names as planted"),
     "engines": ("engines/mock/play.py", "from ..llamacpp import DIALECT as planted"),
+    "engines-frames": ("engines/llamacpp/stream.py", "from ...codec import SSEDecoder as planted"),
     "http": ("runtime/stream.py", "import urllib3 as planted"),
     "engines-pure": ("engines/llamacpp/stream.py", "import time as planted"),
     "prometheus": ("cli/main.py", "import prometheus_client as planted"),

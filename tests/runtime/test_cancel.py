@@ -160,7 +160,7 @@ def test_a_next_that_meets_a_stream_closed_or_just_being_closed_ends_it():
         stream = a.stream(request())
         consumer = Consumer(stream)
         assert hang.reached.wait(5)
-        assert stream._next_run() == []  # the layers are running
+        assert stream._handed._next_run() == []  # the layers are running
         stream.cancel()
         assert kinds(consumer.join()) == ["end"]
     with adapter(good()) as a:
@@ -306,12 +306,13 @@ def test_a_consumer_that_never_reads_does_not_stop_the_clock(way):
 
 
 def test_a_deadline_that_strikes_a_full_hand_over_drops_no_token_silently():
-    """All came in one read, the end too; what did not fit by the deadline must not be followed by an End."""
-    with adapter(good(*["tx"] * 50, "."), limits=Limits(hand_over=4)) as a:
+    """The end came with the second read; what did not fit by the deadline must not be followed by an End."""
+    reads = Script(steps=[frames(*["tx"] * 50), frames("tx", ".")])
+    with adapter(reads, limits=Limits(hand_over=4)) as a:
         stream = a.submit(request(deadline=0.05))
         until(lambda: not a._in_flight)
         events = list(stream)
-    assert (events[-1].kind, kinds(events).count("token") < 50) == ("error", True)
+    assert (events[-1].kind, kinds(events).count("token") < 51) == ("error", True)
 
 
 def test_the_hand_over_holds_no_more_than_its_bound():

@@ -71,13 +71,13 @@ def test_the_families_of_a_good_stream(registry: CollectorRegistry) -> None:
 
 
 def test_tokens_out_ends_at_the_engines_figure(registry: CollectorRegistry) -> None:
-    """Two deltas, which were seven tokens, as the engine says at the end."""
+    """Two deltas, which were seven tokens, as the engine says at the end; until then a lower bound, not much older."""
     events = [event_bytes({"t": "a", "n": 1, "in": 5}), event_bytes({"t": "b", "n": 2, "in": 5})]
     hang = Hang()
     with measured(registry, Script(steps=[*events, hang, end(7)])) as adapter:
         stream = adapter.submit(request())
         assert hang.reached.wait(10)
-        assert registry.get_sample_value("tokens_out_total", STREAM) == 2  # the lower bound, meanwhile
+        assert registry.get_sample_value("tokens_out_total", STREAM) in (1, 2)
         assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 1
         hang.release()
         assert stream.result().tokens_out == 7

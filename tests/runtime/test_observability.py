@@ -136,7 +136,7 @@ def test_the_time_a_consumer_keeps_a_worker_waiting_is_counted(registry):
     config = {"metrics": MetricsOptions(registry=registry), "pool_id": "a", "replica_id": "r"}
     with adapter(good(*["tx"] * 20, "."), limits=Limits(hand_over=1), **config) as a:
         stream = a.submit(request())
-        until(lambda: stream._next_run.__self__._pending)  # the hand-over is full
+        until(lambda: stream._handed._next_run.__self__._gate)  # the hand-over is full
         assert kinds(stream)[-1] == "end"
         until(lambda: not a._threads)
     assert registry.get_sample_value("worker_adapter_backpressure_seconds_total", WORKER) > 0

@@ -1,9 +1,10 @@
-"""The codecs of the hot path: chunked bodies to bytes, event streams to frames, an event back to bytes.
+"""The codecs of the hot path: response bodies to content, event streams to frames, an event back to bytes.
 
-No I/O, no clock, no threads. The work is done in C (`csrc/`); importing this package loads the compiled extension.
+No clock and no threads; no I/O but `SSEDecoder.pull`, which reads a socket that its caller owns. The work is done in C
+(`csrc/`); importing this package loads the compiled extension.
 """
 
-from .chunked import ChunkedDecoder, ChunkedError
 from .sse import EventTooLargeError, Frame, SSEDecoder, encode
+from .wire import BodyError, CutOffError, Wire
 
-__all__ = ["ChunkedDecoder", "ChunkedError", "EventTooLargeError", "Frame", "SSEDecoder", "encode"]
+__all__ = ["BodyError", "CutOffError", "EventTooLargeError", "Frame", "SSEDecoder", "Wire", "encode"]

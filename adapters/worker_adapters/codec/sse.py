@@ -17,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from . import _native
+from .wire import Wire
 
 __all__ = ["EventTooLargeError", "Frame", "SSEDecoder", "encode"]
 
@@ -25,6 +26,7 @@ _lib: Any = _native.lib
 
 # Module globals: a lookup per read instead of two attribute lookups on the library object.
 _feed = _lib.sse_feed
+_wire_read = _lib.wire_read
 _unpack = _ffi.unpack
 _uninitialised = _ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -40,6 +42,8 @@ _TAIL: int = _lib.SSE_TAIL
 _GROW: int = _lib.SSE_GROW
 _FIRST_CARRIED: int = _lib.SSE_FIRST_CARRIED
 _N_SPANS: int = _lib.SSE_N_SPANS_MASK
+_NOT_A_READ: int = _lib.WIRE_CLOSED  # results up to here say that there was none
+_CLOSED, _SIGNAL, _OVER = _lib.WIRE_CLOSED, _lib.WIRE_SIGNAL, _lib.WIRE_OVER
 _ANOTHER_CALL: int = _lib.SSE_GROW | _lib.SSE_AGAIN
 _ONLY_SPANS = 1 << _lib.SSE_N_PIECES_SHIFT  # a result below: the read is done and held plain frames at most
 
@@ -149,7 +153,7 @@ class SSEDecoder:
         if not 1 <= max_event_size <= _MAX_LIMIT:
             raise ValueError(f"max_event_size must be in 1..{_MAX_LIMIT}, got {max_event_size}")
         self._limit = max_event_size
-        self._state: Any = _ffi.new("sse_decoder *")
+        self._state: Any = _uninitialised("sse_decoder *")
         _lib.sse_init(self._state, max_event_size)
         self._spans: Any = self._state.spans
         self._pieces: Any = self._state.pieces
@@ -203,6 +207,31 @@ class SSEDecoder:
             return self._cut(owned, result) if result else []  # type: ignore[return-value]  # nobody else holds the list
         return self._drain(owned, result, _bare, _judge_payload, [])
 
+    def pull(self, wire: Wire, descriptor: int) -> list[bytes | Frame]:
+        """Like `payloads`, of what the next reads from a blocking socket bring: at least one; none at the body's end.
+
+        Blocks, without the interpreter lock. Raises what `payloads` does, BodyError, CutOffError and OSError.
+        """
+        while True:
+            result = _wire_read(wire.struct, descriptor, self._state)
+            if result == 1:  # every read of a stream that flows token by token
+                begin, end = _unpack(self._spans, 2)
+                return [wire.window[begin:end]]
+            if 0 <= result & ~_FIRST_CARRIED < _ONLY_SPANS:
+                return self._cut(wire.window, result)  # type: ignore[return-value]  # nobody else holds the list
+            if result > _NOT_A_READ:
+                chunk = wire.window[: wire.struct.size]
+                if batch := self._drain(chunk, result, _bare, _judge_payload, []):
+                    return batch
+            elif result == _OVER:
+                wire.check()
+                return []
+            elif result == _CLOSED:
+                wire.closed()
+                return []
+            elif result != _SIGNAL:
+                raise wire.failed()
+
     def close(self) -> Frame | None:
         """Ends the input and returns what was not dispatched: no event by the standard, the caller decides.
 
@@ -231,9 +260,6 @@ class SSEDecoder:
         """Cuts the data of the plain frames out of the chunk; the first one may be in the carry-over buffer."""
         n = result & _N_SPANS
         offsets = _unpack(self._spans, 2 * n)
-        if n == 1:  # every read of a stream that flows token by token
-            begin, end = offsets
-            return [self._window[begin:end] if result & _FIRST_CARRIED else chunk[begin:end]]
         pairs = iter(offsets)
         data = [chunk[begin:end] for begin, end in zip(pairs, pairs)]  # noqa: B905  -- strict= costs 0.2 µs per read
         if result & _FIRST_CARRIED:

@@ -4,17 +4,20 @@ One producer, one consumer. Runs of events go over, not single ones: what a thre
 bound counts events that the consumer has not finished with: a run it is still iterating counts until it asks for more. A
 run goes over whole if there is any room: its events exist already, and the worker could only hold them itself meanwhile.
 
-Lock rule: `wake` is a lifetime interrupt, so it runs under the lifetime's lock and takes the channel's (lifetime, then
-channel). Nothing here calls into the lifetime but to read `cause`. The lock is reentrant for the reason given there.
+Lock rule: there is no lock of ours. Each counter has one writer, and whoever is about to block first says so and then
+looks again, so a wake-up can't be lost: the consumer blocks in a SimpleQueue, which `wake` puts a None into; the producer
+at a gate that it has published before. A SimpleQueue's `put` and a Gate's `open` are reentrant and never block, so `wake`
+may be a lifetime's interrupt, and run inside a garbage collection.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from math import inf
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from ..lifetime import Interrupted, Lifetime
+from ..lifetime import Gate, Interrupted, Lifetime
 
 __all__ = ["Channel"]
 
@@ -22,61 +25,80 @@ T = TypeVar("T")
 
 
 class Channel(Generic[T]):
-    """Takes no further run while it holds `size` events; always the last one: the terminal event and the Metrics before it."""
+    """Takes no further run while it holds `size` events, but always the last one, which has the terminal event."""
 
-    __slots__ = ("_changed", "_closed", "_lifetime", "_pending", "_size", "_taken", "blocked_seconds", "clock")
+    __slots__ = (
+        "_closed",
+        "_done",
+        "_gate",
+        "_lifetime",
+        "_put",
+        "_queue",
+        "_size",
+        "_taken",
+        "blocked_seconds",
+        "clock",
+    )
 
     def __init__(self, size: int, lifetime: Lifetime, clock: Callable[[], float]) -> None:
         self._size = size
         self._lifetime = lifetime
-        self._changed = threading.Condition(threading.RLock())
-        self._pending: list[T] = []
+        self._queue: SimpleQueue[list[T] | None] = SimpleQueue()  # None: look at the lifetime again
+        self._put = 0  # events handed over; the producer's
+        self._done = 0  # events that the consumer has finished with; the consumer's, as is `_taken`
         self._taken = 0
+        self._gate: Gate | None = None  # where the producer waits for room
         self._closed = False
         self.clock = clock
         self.blocked_seconds = 0.0
 
-    def put(self, run: Sequence[T]) -> None:
+    def put(self, run: list[T]) -> None:
         """Hand over a run, blocking while there is no room. Raises Interrupted when the lifetime is tripped meanwhile."""
-        with self._changed:
-            if self._is_full():
-                self._wait_for_room()
-            self._pending.extend(run)
-            self._changed.notify()
-
-    def _is_full(self) -> bool:
-        return len(self._pending) + self._taken >= self._size
+        if self._put - self._done >= self._size:
+            self._wait_for_room()
+        self._put += len(run)
+        self._queue.put(run)
 
     def _wait_for_room(self) -> None:
         since = self.clock()
         try:
-            while self._is_full():
+            while True:
+                gate = self._gate = Gate()
+                if self._put - self._done < self._size:
+                    return
                 if self._lifetime.cause is not None:
                     raise Interrupted(self._lifetime.cause)
-                self._changed.wait()
+                gate.wait(inf)
         finally:
+            self._gate = None
             self.blocked_seconds += self.clock() - since
 
-    def finish(self, last: Sequence[T]) -> None:
+    def finish(self, last: list[T]) -> None:
         """Hand over the run with the terminal event, for which there is always room; nothing may follow. Never blocks."""
-        with self._changed:
-            self._pending.extend(last)
-            self._closed = True
-            self._changed.notify()
+        if last:
+            self._queue.put(last)
+        self._closed = True  # after the last run, or a None that is older than it would end the stream without it
+        self._queue.put(None)
 
     def take(self) -> list[T]:
-        """All that is there, blocking until there is something; empty after the end, or when woken for a cancel."""
-        with self._changed:
-            if self._taken:
-                self._taken = 0
-                self._changed.notify()  # room for a producer that waits
-            while not self._pending and not self._closed and not self._lifetime.cancelled:
-                self._changed.wait()
-            run, self._pending = self._pending, []
-            self._taken = len(run)
-            return run
+        """The next run, blocking until there is one; empty after the end, or when woken for a cancel."""
+        if self._taken:
+            self._done += self._taken
+            self._taken = 0
+            if (gate := self._gate) is not None:
+                gate.open()
+        while not self._lifetime.cancelled:
+            run = self._queue.get()
+            if run:
+                self._taken = len(run)
+                return run
+            if self._closed and self._queue.empty():
+                self._queue.put(None)  # for whoever asks again
+                break
+        return []
 
     def wake(self) -> None:
         """Make both sides look at the lifetime again. The interrupt of the lifetime; never blocks."""
-        with self._changed:
-            self._changed.notify_all()
+        if (gate := self._gate) is not None:
+            gate.open()
+        self._queue.put(None)

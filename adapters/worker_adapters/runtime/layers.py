@@ -1,6 +1,6 @@
 """The layers of a stream: plain generators around an iterator of runs, in one order, which `layered` fixes.
 
-    measured(ending(retrying(lawful(attempt))))
+    measured(ending(retrying(attempt)))
 
 Inside, exceptions: `Fault` for what went wrong, `Interrupted` for a tripped lifetime. `ending` is the one place where
 they become the terminal event. All act per run of events, never per event.
@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TypeAlias
 
 from ..api import End, Error, ErrorCode, Event, Metrics, Phase, Reason, Started, Token, Upstream
-from ..codec import EventTooLargeError, SSEDecoder
-from ..dialect import Fault, Finished, Opened, Payload, Run
+from ..codec import SSEDecoder
+from ..dialect import Fault, Finished, Item, Opened, Run
 from ..lifetime import Cause, Interrupted
 from ..transport import Exchange
 from .envelope import fault_of_cause
@@ -36,6 +36,7 @@ Runs: TypeAlias = Generator[list[Event], None, None]
 
 TERMINAL = (End, Error)
 DRAIN_SECONDS = 0.1  # a keep-alive server's chunk terminator follows its end sign at once, or not soon
+PROGRESS_SECONDS = 0.5  # between two updates of the token counters: scrapes are many seconds apart
 MIB = 1024 * 1024
 LARGEST_EVENT = 1024 * MIB  # the codec's own bound
 
@@ -45,36 +46,57 @@ def layered(worker: Worker, state: StreamState) -> Runs:
     return measured(worker, state, ending(worker, state, retrying(worker, state)))
 
 
-# --- attempt: one request, and what its response says ---------------------------------------------------------------
+# --- attempt: one request, and what its response says: Started (Token | Metrics)* End ---------------------------------
 
 
-def attempt(worker: Worker, state: StreamState) -> Iterator[Run]:
-    """One exchange with the engine. Ends after the run with `Finished`; raises where there is none."""
+def attempt(worker: Worker, state: StreamState, grade: Grade) -> Runs:
+    """One exchange with the engine, as events in the order and with the indexes that the contract promises.
+
+    Ends with the terminal event, in a run of its own with at most the last Metrics, so that it can always be handed over;
+    raises where the engine gave no sign of the end.
+    """
     dialect, lifetime, tally = worker.dialect, state.lifetime, state.tally
     wire = dialect.encode(state.request, attempt=state.attempts)
-    last: Run = []
     with worker.transport.open(wire, worker.auth_headers(), lifetime) as exchange:
         if exchange.status != 200:
             raise refused(exchange, dialect, worker.limits.max_error_body)
         require_event_stream(exchange)
-        frames = _Frames(exchange, SSEDecoder(_event_limit(worker, len(wire.body))))
-        counted = 0
-        for run in dialect.decode(iter(frames), request=state.request, tally=tally):
-            if len(run) > 1 or tally.tokens_out != counted or (run and type(run[0]) is not Opened):
-                counted = tally.tokens_out
-                lifetime.content()
-            if not run:
-                continue
-            if type(run[-1]) is Finished:
+        decoder = SSEDecoder(_event_limit(worker, len(wire.body)))
+        counted, framed = 0, False
+        for run in dialect.decode(exchange.payloads(decoder), request=state.request, tally=tally):
+            framed = True
+            if run and state.started is None:
+                state.started = _started(worker, state, grade, run.pop(0))
+                lifetime.pause()  # the first-token timer goes on after this, if nothing came with it
+                yield [state.started]
+                lifetime.resume()
+            if not run and tally.tokens_out == counted:
+                continue  # a sign of life, and no content
+            counted = tally.tokens_out
+            last = _taken(run)
+            events = _checked(worker, state, run) if run else []
+            if last is not None:
+                lifetime.disarm()  # the engine has done its part: how long the consumer takes is not charged to it
                 exchange.settle(DRAIN_SECONDS)
-                last = run
                 break
-            lifetime.pause()
-            yield run
+            lifetime.hand_over()
+            if events:
+                yield events
             lifetime.resume()
         else:
-            raise frames.unfinished()
-    yield last
+            raise _unfinished(exchange, decoder, framed=framed)
+    if events:
+        yield events
+    yield _end(state, last)
+
+
+def _taken(run: Run) -> Finished | None:
+    """The Finished of the last run, which it loses."""
+    if run and type(run[-1]) is Finished:
+        last = run.pop()
+        assert isinstance(last, Finished)  # noqa: S101  -- for mypy
+        return last
+    return None
 
 
 def _event_limit(worker: Worker, encoded: int) -> int:
@@ -82,97 +104,47 @@ def _event_limit(worker: Worker, encoded: int) -> int:
     return min(worker.limits.max_event_size or min(max(MIB, 8 * encoded + 256 * 1024), 64 * MIB), LARGEST_EVENT)
 
 
-class _Frames:
-    """Chunks of the body → batches of payloads, one batch per read that completes any."""
-
-    def __init__(self, exchange: Exchange, decoder: SSEDecoder) -> None:
-        self._exchange = exchange
-        self._decoder = decoder
-        self._bytes = 0
-        self._batches = 0
-        self._tail = b""
-        self._began = False
-
-    def __iter__(self) -> Iterator[Sequence[Payload]]:
-        decoder = self._decoder
-        payloads = decoder.payloads
-        for chunk in self._exchange.chunks():
-            self._bytes += len(chunk)
-            try:
-                batch = payloads(chunk)
-            except EventTooLargeError as exc:
-                if exc.frames:
-                    yield exc.frames
-                raise Fault(
-                    Reason.EVENT_TOO_LARGE,
-                    f"one event is larger than {exc.limit} bytes: raise Limits.max_event_size if that is right",
-                ) from exc
-            if batch:
-                self._batches += 1
-                yield batch
-        tail = decoder.close()
-        if tail is not None:
-            # A first event that was cut short, within its data or within the word itself.
-            self._began = bool(tail.data) or any(b"data".startswith(name) for name, _ in tail.unknown)
-            fields = (b": ".join(field) for field in tail.unknown)
-            self._tail = b"\n".join((tail.data, *fields)).strip()[:2048]
-
-    def unfinished(self) -> Fault:
-        """What it means that the body ended here."""
-        upstream = Upstream(message=self._tail.decode("utf-8", "replace")) if self._tail else None
-        if self._batches or self._began:
-            return Fault(Reason.TRUNCATED, "the body ended before the engine's own sign of the end", upstream=upstream)
-        if self._bytes and not self._decoder.comments:
-            return Fault(
-                Reason.PROTOCOL, "the body holds no server-sent event: is this URL the engine's?", upstream=upstream
-            )
-        return Fault(Reason.EMPTY, "the engine answered 200 without a single event", upstream=upstream)
-
-
-# --- lawful: Started (Token | Metrics)* End -------------------------------------------------------------------------
-
-
-def lawful(worker: Worker, state: StreamState, grade: Grade) -> Runs:
-    """What a dialect yields → events, in the order and with the indexes that the contract promises.
-
-    The terminal event comes in a run of its own, with at most the last Metrics: it can always be handed over.
-    """
-    for run in attempt(worker, state):
-        if state.started is None:
-            if type(run[0]) is not Opened:
-                raise _unlawful(worker, f"{type(run[0]).__name__} came before Opened")
-            state.started = _started(worker, state, grade, run[0])
-            yield [state.started]
-            del run[0]
-        last = run.pop() if run and type(run[-1]) is Finished else None
-        if run:
-            events: list[Event] = run  # type: ignore[assignment]  # Opened and Finished are gone
-            _count(worker, state, events)
-            if events:
-                yield events
-        if type(last) is Finished:
-            yield _end(state, last)
+def _unfinished(exchange: Exchange, decoder: SSEDecoder, *, framed: bool) -> Fault:
+    """What it means that the body ended here."""
+    shown = b""
+    if (tail := decoder.close()) is not None:
+        # A first event that was cut short, within its data or within the word itself.
+        framed = framed or bool(tail.data) or any(b"data".startswith(name) for name, _ in tail.unknown)
+        fields = (b": ".join(field) for field in tail.unknown)
+        shown = b"\n".join((tail.data, *fields)).strip()[:2048]
+    upstream = Upstream(message=shown.decode("utf-8", "replace")) if shown else None
+    if framed:
+        return Fault(Reason.TRUNCATED, "the body ended before the engine's own sign of the end", upstream=upstream)
+    if exchange.content and not decoder.comments:
+        return Fault(
+            Reason.PROTOCOL, "the body holds no server-sent event: is this URL the engine's?", upstream=upstream
+        )
+    return Fault(Reason.EMPTY, "the engine answered 200 without a single event", upstream=upstream)
 
 
 def _unlawful(worker: Worker, what: str) -> Fault:
     return Fault(Reason.BUG, f"the dialect {worker.dialect.name} broke the grammar of events: {what}")
 
 
-def _count(worker: Worker, state: StreamState, events: list[Event]) -> None:
-    """Check indexes at both ends of the run, which a decoder fills in one loop, and take the time of its Tokens."""
+def _checked(worker: Worker, state: StreamState, run: Run) -> list[Event]:
+    """The run as events, counted. Indexes are checked at both ends of a run of Tokens, which a decoder fills in one loop."""
+    events: list[Event] = run  # type: ignore[assignment]  # what is no event is not let through
     first, last, tokens = events[0], events[-1], len(events)
     if type(first) is not Token or type(last) is not Token or (tokens > 2 and len(set(map(type, events))) > 1):
-        tokens = _count_mixed(worker, state, events)
+        tokens = _checked_mixed(worker, state, events)
     elif first.index != state.tokens_seen or last.index != state.tokens_seen + tokens - 1:
         raise _unlawful(worker, f"Token {first.index} where {state.tokens_seen} was due")
     if tokens:
         state.tokens_seen += tokens
-        state.last_token_at = state.lifetime.clock()
+        now = state.last_token_at = state.lifetime.clock()
         if state.first_token_at is None:
-            state.first_token_at = state.last_token_at
+            state.first_token_at = now
+        if now >= state.progress_due:
+            _progress(worker, state)
+    return events
 
 
-def _count_mixed(worker: Worker, state: StreamState, events: list[Event]) -> int:
+def _checked_mixed(worker: Worker, state: StreamState, events: list[Event]) -> int:
     """A run with Metrics in it; those that come before the first Token are dropped."""
     if strange := next((event for event in events if type(event) not in (Token, Metrics)), None):
         raise _unlawful(worker, f"{type(strange).__name__} came in mid-stream")
@@ -189,7 +161,9 @@ def _count_mixed(worker: Worker, state: StreamState, events: list[Event]) -> int
     return len(tokens)
 
 
-def _started(worker: Worker, state: StreamState, grade: Grade, opened: Opened) -> Started:
+def _started(worker: Worker, state: StreamState, grade: Grade, opened: Item) -> Started:
+    if type(opened) is not Opened:
+        raise _unlawful(worker, f"{type(opened).__name__} came before Opened")
     request, known = state.request, worker.known_for_started()
     return Started(
         task_id=request.task_id,
@@ -221,6 +195,7 @@ def _end(state: StreamState, finished: Finished) -> list[Event]:
         token_ids_complete=finished.token_ids_complete,
         decode_time_ms=state.decode_ms(),
     )
+    state.terminal = end
     if state.first_token_at is None:
         return [end]
     values: dict[str, float | int] = {
@@ -250,7 +225,7 @@ def retrying(worker: Worker, state: StreamState) -> Runs:
     while True:
         state.attempts += 1
         try:
-            yield from lawful(worker, state, grade)
+            yield from attempt(worker, state, grade)
         except Interrupted as exc:
             if exc.cause is not Cause.CONNECT_TIMEOUT:
                 raise
@@ -295,11 +270,12 @@ def _is_worth_retrying(failed: Fault, state: StreamState) -> bool:
 def ending(worker: Worker, state: StreamState, runs: Runs) -> Runs:
     """Exactly one terminal event, whatever happens below."""
     lifetime = state.lifetime
+    terminal: End | Error
     try:
         yield from runs
     except Interrupted as exc:
         if exc.cause is Cause.CANCELLED:
-            terminal: Event = state.cancelled()
+            terminal = state.cancelled()
         else:
             terminal = _error(worker, state, fault_of_cause(exc.cause, lifetime, state.request.deadline))
     except Fault as fault:
@@ -310,6 +286,7 @@ def ending(worker: Worker, state: StreamState, runs: Runs) -> Runs:
         terminal = _error(worker, state, Fault(Reason.BUG, f"a bug of the adapter: {bug}"))
     else:
         return
+    state.terminal = terminal
     yield [terminal]
 
 
@@ -330,39 +307,29 @@ def _error(worker: Worker, state: StreamState, fault: Fault) -> Error:
 
 
 def measured(worker: Worker, state: StreamState, runs: Runs) -> Runs:
-    """Counts tokens while they come, and reports the stream once, also one whose consumer went away.
+    """Reports the stream once, also one whose consumer went away. Its tokens are counted while they come (`_progress`).
 
     An Interrupted that is thrown in (the hand-over was blocked when the lifetime was tripped) goes on to the layers below,
     which end the stream as they do for one raised in a read.
     """
-    recorder, priority = worker.recorder, state.request.priority
-    reported_in = reported_out = 0
-    terminal: Event | None = None
-    _quietly(recorder.started)
+    _quietly(worker.recorder.started)
     try:
-        run = next(runs)
-        while True:
-            terminal = run[-1] if type(run[-1]) in TERMINAL else None
-            tokens_in, tokens_out = state.tally.tokens_in or 0, state.tokens_out()
-            if tokens_out > reported_out or tokens_in > reported_in:
-                _quietly(
-                    recorder.tokens,
-                    priority,
-                    worker.known_version,
-                    tokens_in=tokens_in - reported_in,
-                    tokens_out=tokens_out - reported_out,
-                )
-                reported_in, reported_out = tokens_in, tokens_out
-            try:
-                yield run
-            except Interrupted as exc:
-                run = runs.throw(exc)
-            else:
-                if terminal is not None:
-                    return
-                run = next(runs)
+        yield from runs
     finally:
-        _quietly(_report, worker, state, terminal if isinstance(terminal, End | Error) else state.cancelled())
+        _progress(worker, state)
+        _quietly(_report, worker, state, state.terminal or state.cancelled())
+
+
+def _progress(worker: Worker, state: StreamState) -> None:
+    """Bring the token counters up to date: not with every read, which would cost as much as decoding it."""
+    tokens_in, tokens_out = state.tally.tokens_in or 0, state.tokens_out()
+    more_in, more_out = tokens_in - state.reported_in, tokens_out - state.reported_out
+    if more_in > 0 or more_out > 0:
+        _quietly(
+            worker.recorder.tokens, state.request.priority, worker.known_version, tokens_in=more_in, tokens_out=more_out
+        )
+        state.reported_in, state.reported_out = tokens_in, tokens_out
+    state.progress_due = state.lifetime.clock() + PROGRESS_SECONDS
 
 
 def _quietly(report: Callable[..., None], *args: object, **named: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from ..api import End, FinishReason, FinishReasonSource, GenerateRequest, Started
+from ..api import End, Error, FinishReason, FinishReasonSource, GenerateRequest, Started
 from ..dialect import Tally
 from ..lifetime import Lifetime
 
@@ -29,6 +29,10 @@ class StreamState:
     first_token_at: float | None = None
     last_token_at: float | None = None
     blocked_seconds: float = 0.0
+    terminal: End | Error | None = None
+    reported_in: int = 0  # tokens that the counters hold already
+    reported_out: int = 0
+    progress_due: float = 0.0  # when to bring them up to date
     delivered: bool = False  # the consumer has its terminal event: nothing is left to cancel
 
     def tokens_out(self) -> int:

@@ -17,6 +17,7 @@ from .state import StreamState
 
 __all__ = ["RunningStream", "on_calling_thread", "on_worker_thread"]
 
+
 def _nothing_to_drop() -> None:
     return None
 
@@ -24,8 +25,8 @@ def _nothing_to_drop() -> None:
 class _Handed:
     """The runs as they reach the consumer, the terminal event in one of its own. Refers to the stream, not to its handle.
 
-    The run in the consumer's hand is one list, the lifetime's `handed`, which a cancel empties: no Token comes after it,
-    although `itertools.chain` iterates the list without asking anybody.
+    A cancel empties the run in the consumer's hand, the lifetime's `handed`: no Token comes after it, although
+    `itertools.chain` iterates the list without asking anybody.
     """
 
     __slots__ = ("_abandon", "_next_run", "_state", "begun", "terminal")
@@ -50,13 +51,13 @@ class _Handed:
             run = self._next_run()
             if run and type(run[-1]) in TERMINAL:
                 self.terminal = run.pop()
-            lifetime.handed[:] = run
+            lifetime.handed = run
         if lifetime.cancelled or not (run or self.terminal):  # perhaps meanwhile: what came with it is dropped
             lifetime.handed.clear()
             self._abandon()
             run, self.terminal = [], state.cancelled()
         if run:
-            return lifetime.handed
+            return run
         assert self.terminal is not None  # noqa: S101  -- for mypy: one of the two is there
         state.delivered = True
         return (self.terminal,)
@@ -64,8 +65,7 @@ class _Handed:
 
 def _holding(_handle: object) -> Iterator[Event]:
     """Nothing, but keeps the handle alive as long as somebody iterates: dropping it would cancel."""
-    return
-    yield
+    yield from ()
 
 
 class RunningStream:
@@ -97,7 +97,9 @@ class RunningStream:
 
     def __iter__(self) -> Iterator[Event]:
         # All in C: a method of ours per event would cost more than making the event does.
-        return self if self._kept is not None else chain(self._events, _holding(self))
+        if self._kept is not None:
+            return self
+        return chain(self._events, chain.from_iterable(self._handed), _holding(self))
 
     def __next__(self) -> Event:
         for event in self._events:
@@ -106,7 +108,7 @@ class RunningStream:
             return event
         if self._state.delivered:
             raise StopIteration
-        self._events = chain.from_iterable(self._handed)  # it was left by an exception: Ctrl-C
+        self._events = chain.from_iterable(self._handed)  # an exception ended it: Ctrl-C
         return next(self)
 
     def __enter__(self) -> Self:
@@ -141,7 +143,7 @@ class RunningStream:
         if self._kept is None:
             if self._handed.begun:
                 raise RuntimeError("result() after iteration has begun needs a stream made with collect=True")
-            return _collected(list(self))
+            self._kept = list(self)
         for _ in self:
             pass
         return _collected(self._kept)

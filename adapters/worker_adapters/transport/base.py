@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from ..dialect import Reply, WireRequest
+from ..api import Reason
+from ..codec import EventTooLargeError, SSEDecoder
+from ..dialect import Fault, Payload, Reply, WireRequest
 from ..lifetime import Lifetime
 
-__all__ = ["Exchange", "Transport"]
+__all__ = ["Exchange", "Transport", "too_large"]
+
+
+def too_large(exc: EventTooLargeError) -> Fault:
+    """What an Exchange raises when the decoder does, after what was complete before."""
+    return Fault(
+        Reason.EVENT_TOO_LARGE,
+        f"one event is larger than {exc.limit} bytes: raise Limits.max_event_size if that is right",
+    )
 
 
 class Exchange(Protocol):
@@ -25,10 +35,16 @@ class Exchange(Protocol):
         """The response headers, names in lower case."""
         ...
 
-    def chunks(self) -> Iterator[bytes]:
-        """The body as it arrives, cut anywhere; ends at its regular end. Blocks.
+    @property
+    def content(self) -> int:
+        """Bytes of content that have come so far, without the framing of HTTP."""
+        ...
 
-        Raises Fault (TRUNCATED, DISCONNECTED, PROTOCOL) where the body breaks off, Interrupted when tripped.
+    def payloads(self, decoder: SSEDecoder) -> Iterator[Sequence[Payload]]:
+        """The frames of the body, a batch per read that completes any; ends at the body's regular end. Blocks.
+
+        Raises Fault (TRUNCATED, DISCONNECTED, PROTOCOL, EVENT_TOO_LARGE) where the body breaks off, Interrupted when
+        tripped.
         """
         ...
 

@@ -1,77 +1,74 @@
 """The body of a response, straight from its socket.
 
 http.client parses the head and has read a little further by then; from there on nothing stands between the socket and the
-chunked decoder in C. http.client and urllib3 take three Python calls per chunk to find its end, and engines send one chunk
-per token: that was more than half of what a token cost (benchmarks/bench_burst.py).
+decoders in C. http.client and urllib3 take three Python calls per chunk to find its end, and engines send one chunk per
+token: that was more than half of what a token cost (benchmarks/bench_burst.py).
 """
 
 from __future__ import annotations
 
-from ..api import Reason
-from ..codec import ChunkedDecoder, ChunkedError
-from ..dialect import Fault
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from ..codec import SSEDecoder, Wire
+from ..dialect import Payload
 from .connections import Head
 
 __all__ = ["Body"]
 
-READ_SIZE = 65536  # one read takes what a burst has left in the kernel, and no more than the decoder's working set
+READ_SIZE = 65536  # as csrc/wire.h
 
 
 class Body:
-    """Where the body ends is RFC 9112, 6.3: its last chunk, its Content-Length, or the connection's end.
+    """Used by one thread. Both ways to read block, and raise BodyError, CutOffError, OSError and ValueError."""
 
-    Used by one thread. `reusable`: it has ended, and not a byte follows it.
-    """
-
-    __slots__ = ("_chunked", "_fresh", "_head", "_left", "_sock", "reusable")
+    __slots__ = ("_fresh", "_head", "_sock", "_wire")
 
     def __init__(self, head: Head) -> None:
         self._head = head
         self._sock = head.sock
         self._fresh = True
-        self._chunked = ChunkedDecoder() if head.chunked else None
-        self._left = head.length
-        self.reusable = self._left == 0
+        self._wire = Wire(chunked=bool(head.chunked), length=head.length)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether it has ended and nothing follows it."""
+        return self._wire.reusable
+
+    @property
+    def content(self) -> int:
+        """Bytes of content so far."""
+        return self._wire.content
 
     def read(self) -> bytes:
-        """The next bytes of the body; empty at its end. Blocks. Raises Fault (TRUNCATED, PROTOCOL) and OSError."""
-        if self._chunked is not None:
-            return self._read_chunked(self._chunked)
-        if self._left is None:
-            return self._recv()
-        if not self._left:
-            return b""
-        data = self._recv()
-        if not data:
-            raise _cut_off()
-        rest = len(data) - self._left
-        self._left = max(-rest, 0)
-        self.reusable = rest == 0
-        return data if rest <= 0 else data[:-rest]
+        """The next bytes of content; empty at the end."""
+        wire = self._wire
+        while not wire.over:
+            raw = self._recv()
+            if not raw:
+                wire.closed()
+                return b""
+            if content := wire.feed(raw):
+                return content
+        return wire.feed(b"")
 
-    def _read_chunked(self, decoder: ChunkedDecoder) -> bytes:
-        try:
-            while not decoder.over:
-                raw = self._recv()
-                if not raw:
-                    raise _cut_off()
-                data = decoder.feed(raw)
-                self.reusable = decoder.over and not decoder.rest
-                if data:
-                    return data
-            return decoder.feed(b"")
-        except ChunkedError as exc:
-            self.reusable = False
-            raise Fault(Reason.PROTOCOL, f"the body is not valid HTTP: {exc}") from exc
+    def batches(self, decoder: SSEDecoder) -> Callable[[], Sequence[Payload]]:
+        """What gives the payloads of one read after another; an empty list at the end."""
+        # A TLS socket has to be read through Python; so has what http.client's buffer holds.
+        if self._fresh or type(self._sock) is not socket.socket:
+            return partial(self._batch, decoder)
+        return partial(decoder.pull, self._wire, self._sock.fileno())
+
+    def _batch(self, decoder: SSEDecoder) -> Sequence[Payload]:
+        while content := self.read():
+            if batch := decoder.payloads(content):
+                return batch
+        return []
 
     def _recv(self) -> bytes:
         if self._fresh:
             # What http.client's buffer holds beyond the head, all of it at once, or the first read if that is nothing.
             self._fresh = False
-            fp = self._head.fp
-            return fp.read1(READ_SIZE) if fp is not None else b""
+            return self._head.fp.read1(READ_SIZE)
         return self._sock.recv(READ_SIZE)
-
-
-def _cut_off() -> Fault:
-    return Fault(Reason.TRUNCATED, "the body was cut off before its end")

@@ -21,7 +21,17 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from ..api import TLS, Phase
 from ..lifetime import Lifetime
 
-__all__ = ["USE", "Head", "Interruptible", "Pool", "connection_in_use", "make_pool", "unbind_connection", "was_reused"]
+__all__ = [
+    "USE",
+    "Head",
+    "Interruptible",
+    "Pool",
+    "carried",
+    "connection_in_use",
+    "make_pool",
+    "unbind_connection",
+    "was_reused",
+]
 
 SWITCHING = http.client.SWITCHING_PROTOCOLS  # the one 1xx that is final, and that nobody asked for
 
@@ -41,6 +51,15 @@ USE = _Use()
 def connection_in_use() -> Interruptible | None:
     """The connection that this thread's urllib3 call uses, or used."""
     return USE.connection
+
+
+def carried() -> tuple[Interruptible, Head]:
+    """That connection, and the head of the response that it has brought; taken once."""
+    connection, head = USE.connection, USE.head
+    USE.head = None
+    assert connection is not None  # noqa: S101  -- for mypy: urlopen has returned a response
+    assert head is not None  # noqa: S101
+    return connection, head
 
 
 def was_reused() -> bool:

@@ -11,7 +11,7 @@ import http.client
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import SplitResult
@@ -21,14 +21,17 @@ from urllib3 import Timeout
 
 from ..api import TLS, Phase, Reason, Timeouts
 from ..api.about import VERSION
-from ..dialect import Fault, Reply, WireRequest
+from ..codec import BodyError, CutOffError, EventTooLargeError, SSEDecoder
+from ..dialect import Fault, Payload, Reply, WireRequest
 from ..lifetime import Cause, Interrupted, Lifetime
+from .base import too_large
 from .body import Body
-from .connections import USE, Head, Interruptible, make_pool, unbind_connection, was_reused
+from .connections import USE, Head, Interruptible, carried, make_pool, unbind_connection, was_reused
 
 __all__ = ["HTTPTransport"]
 
 USER_AGENT = f"worker-adapters/{VERSION}"
+BROKEN = (CutOffError, BodyError, OSError, ValueError)  # what a body may end with, other than its end
 UNBOUNDED = Timeout(connect=None, read=None)  # a stream's lifetime is its only source of time
 
 
@@ -46,32 +49,40 @@ class _Exchange:
         self.status = response.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
 
-    def chunks(self) -> Iterator[bytes]:
+    @property
+    def content(self) -> int:
         """See Exchange."""
-        lifetime, read = self._lifetime, self._body.read
+        return self._body.content
+
+    def payloads(self, decoder: SSEDecoder) -> Iterator[Sequence[Payload]]:
+        """See Exchange."""
+        lifetime = self._lifetime
+        next_batch = first = self._body.batches(decoder)
         while True:
             try:
-                chunk = read()
-            except Fault:
+                batch = next_batch()
+            except EventTooLargeError as exc:
+                if exc.frames:
+                    yield exc.frames
+                raise too_large(exc) from exc
+            except BROKEN as exc:
                 lifetime.check()
-                raise
-            except (OSError, ValueError) as exc:
-                lifetime.check()
-                raise Fault(Reason.DISCONNECTED, f"the connection was lost in the middle of the body: {exc}") from exc
+                raise _broken_body(exc) from exc
             if lifetime.cause is not None:  # a shutdown looks like the end of the body
                 raise Interrupted(lifetime.cause)
-            if not chunk:
+            if not batch:
                 return
-            yield chunk
+            yield batch
+            if next_batch is first:
+                next_batch = self._body.batches(decoder)
 
     def read(self, limit: int) -> bytes:
         """See Exchange."""
         body = bytearray()
-        with contextlib.suppress(Fault):
-            for chunk in self.chunks():
-                body += chunk
-                if len(body) >= limit:
-                    break
+        with contextlib.suppress(*BROKEN):
+            while len(body) < limit and (content := self._body.read()):
+                body += content
+        self._lifetime.check()
         return bytes(body[:limit])
 
     def settle(self, seconds: float) -> None:
@@ -79,7 +90,7 @@ class _Exchange:
         if self._head.will_close:
             return
         until = time.monotonic() + seconds
-        with contextlib.suppress(Fault, OSError, ValueError):
+        with contextlib.suppress(*BROKEN):
             while not self._body.reusable and (left := until - time.monotonic()) > 0:
                 self._head.sock.settimeout(left)
                 if not self._body.read():
@@ -154,9 +165,7 @@ class HTTPTransport:
             raise
         finally:
             USE.lifetime = None
-        connection, head = USE.connection, USE.head
-        USE.head = None
-        assert connection is not None and head is not None  # noqa: S101  -- set by the connection that carried the request
+        connection, head = carried()
         exchange = _Exchange(response, head, connection, lifetime)
         if lifetime.cause is not None:  # http.client takes a head that was cut off for a whole one
             with exchange:
@@ -228,3 +237,12 @@ def _no_response(exc: BaseException, where: str) -> Fault:
     if isinstance(cause, http.client.HTTPException):
         return Fault(Reason.PROTOCOL, f"{where} does not answer in HTTP ({type(cause).__name__}): is the port right?")
     return Fault(Reason.CONNECT, f"no connection to {where}: {cause}")
+
+
+def _broken_body(exc: Exception) -> Fault:
+    """What went wrong in the middle of a body."""
+    if isinstance(exc, CutOffError):
+        return Fault(Reason.TRUNCATED, "the body was cut off before its end")
+    if isinstance(exc, OSError):
+        return Fault(Reason.DISCONNECTED, f"the connection was lost in the middle of the body: {exc}")
+    return Fault(Reason.PROTOCOL, f"the body is not valid HTTP: {exc}")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
 import attrs
 
 from ..api import Phase, Reason
-from ..dialect import Fault, Reply, WireRequest
+from ..codec import EventTooLargeError, SSEDecoder
+from ..dialect import Fault, Payload, Reply, WireRequest
 from ..lifetime import Interrupted, Lifetime
+from .base import too_large
 
 __all__ = ["Hang", "Script", "Scripted", "ScriptedTransport", "Step"]
 
@@ -98,11 +100,11 @@ class _Exchange:
     def __init__(self, script: Scripted, lifetime: Lifetime) -> None:
         self.status = script.status
         self.headers = script.headers
+        self.content = 0
         self._steps = iter(script.steps)
         self._lifetime = lifetime
 
-    def chunks(self) -> Iterator[bytes]:
-        """See Exchange."""
+    def _chunks(self) -> Iterator[bytes]:
         lifetime = self._lifetime
         while True:
             step = next(self._steps, None)
@@ -112,13 +114,26 @@ class _Exchange:
             if step is None:
                 return
             if isinstance(step, bytes):
+                self.content += len(step)
                 yield step
+
+    def payloads(self, decoder: SSEDecoder) -> Iterator[Sequence[Payload]]:
+        """See Exchange."""
+        for chunk in self._chunks():
+            try:
+                batch = decoder.payloads(chunk)
+            except EventTooLargeError as exc:
+                if exc.frames:
+                    yield exc.frames
+                raise too_large(exc) from exc
+            if batch:
+                yield batch
 
     def read(self, limit: int) -> bytes:
         """See Exchange."""
         body = bytearray()
         with contextlib.suppress(Fault):
-            for chunk in self.chunks():
+            for chunk in self._chunks():
                 body += chunk
                 if len(body) >= limit:
                     break
