@@ -38,6 +38,7 @@ __all__ = [
     "Item",
     "Knob",
     "Opened",
+    "Pause",
     "Payload",
     "Probe",
     "ProbeTarget",
@@ -210,16 +211,30 @@ class Decoder(Protocol):
         ...
 
 
-Probe: TypeAlias = Generator[WireRequest, Reply, T]
-"""A conversation of small calls: yields requests, is sent replies, returns what it learnt. Raises Fault."""
+@attrs.frozen
+class Pause:
+    """What a probe yields to let the worker go on for that many seconds before it looks again."""
+
+    seconds: float
+
+
+Probe: TypeAlias = Generator[WireRequest | Pause, Reply, T]
+"""A conversation of small calls: yields requests, is sent replies, returns what it learnt. Raises Fault.
+
+What a Pause is answered with means nothing. All pauses of a probe together are at most `Timeouts.probe`.
+"""
 
 
 @attrs.frozen(kw_only=True)
 class ProbeTarget:
-    """What a probe may need to know: the model the adapter is bound to, and whether a scrape was asked for."""
+    """What a probe may need to know: the model the adapter is bound to, and whether a scrape was asked for.
+
+    `deep`: health is to look further than at what the server says of itself, at whether the engine works.
+    """
 
     model: str | None = None
     scrape: bool = False
+    deep: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -182,8 +182,13 @@ class Adapter(Protocol):
         """Cancel the stream of that task. Any thread; idempotent; does not wait on the network."""
         ...
 
-    def health(self) -> Health:
-        """Ask the worker. Blocks up to `Timeouts.probe`; a worker that does not answer is `live=False`, not an error."""
+    def health(self, *, deep: bool = False) -> Health:
+        """Ask the worker. Blocks up to `Timeouts.probe`; a worker that does not answer is `live=False`, not an error.
+
+        `deep` also asks whether the engine behind the server works, where the engine has a way to tell (vLLM answers
+        that it is healthy while it sleeps or hangs). It takes longer, up to `Timeouts.probe` per call and as much again;
+        nothing is generated.
+        """
         ...
 
     def properties(self, *, scrape: bool = False) -> Properties:

@@ -218,11 +218,11 @@ class EngineAdapter:
 
     # --- probes -----------------------------------------------------------------------------------------------------
 
-    def health(self) -> Health:
+    def health(self, *, deep: bool = False) -> Health:
         """See Adapter."""
         worker = self._open_worker()
         try:
-            facts = worker.probe(worker.dialect.health(worker.target()))
+            facts = worker.probe(worker.dialect.health(worker.target(deep=deep)))
         except Fault as fault:
             return Health(live=False, ready=False, detail=worker.redactor.clean(fault.message), observed_at=time.time())
         detail = worker.redactor.clean(facts.detail)
@@ -287,7 +287,8 @@ class EngineAdapter:
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, give_up - time.monotonic()))
-        self._transport.close()  # which interrupts a probe under way
+        self._worker.close()
+        self._transport.close()  # with which a probe under way is interrupted, wherever it is
         self._worker.join_probe(max(0.0, give_up - time.monotonic()))
 
 

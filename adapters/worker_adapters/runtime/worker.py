@@ -13,7 +13,7 @@ import attrs
 
 from ..api import Error, Identity, Limits, Phase, Properties, Reason, Retry, Timeouts, WorkerError
 from ..api.credentials import Credentials
-from ..dialect import Dialect, Fault, Probe, ProbeTarget, WorkerFacts
+from ..dialect import Dialect, Fault, Pause, Probe, ProbeTarget, Reply, WorkerFacts
 from ..lifetime import Gate, Lifetime
 from ..transport import Transport
 from .envelope import Redactor, envelope, exception_of
@@ -24,6 +24,7 @@ __all__ = ["Worker"]
 T = TypeVar("T")
 
 VERSION_MAX_AGE = 300.0  # seconds
+NO_REPLY = Reply(status=0, headers={}, body=b"")  # what a pause is answered with
 STARTED_WAITS = 0.1  # seconds that `Started` may wait for the version, past the stream's own first frame
 
 
@@ -89,6 +90,7 @@ class Worker:
         self._known_at = -1e9
         self._doubted = True  # never known, or perhaps replaced since: worth waiting for
         self._probing: threading.Event | None = None
+        self._closing = threading.Event()
         with _slowly_lock:
             self._slowly = _slowly.setdefault((dialect.name, url, model), _Slowly())
 
@@ -137,10 +139,14 @@ class Worker:
         """Carry a probe's requests and return what it learnt. Blocks; raises Fault."""
         try:
             headers = self.auth_headers()
-            wire = next(conversation)
+            step, pauses = next(conversation), self.timeouts.probe
             while True:
-                reply = self.transport.call(wire, headers, self.timeouts.probe, self.limits.max_probe_body)
-                wire = conversation.send(reply)
+                if isinstance(step, Pause):
+                    pauses -= step.seconds
+                    reply = self._pause(step.seconds, allowed=pauses >= 0)
+                else:
+                    reply = self.transport.call(step, headers, self.timeouts.probe, self.limits.max_probe_body)
+                step = conversation.send(reply)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
         except (LookupError, TypeError, ValueError, AttributeError) as exc:  # what comes of JSON of another shape
@@ -150,6 +156,17 @@ class Worker:
         finally:
             conversation.close()
 
+    def _pause(self, seconds: float, *, allowed: bool) -> Reply:
+        if not allowed:
+            raise Fault(Reason.CONNECT_TIMEOUT, "what was asked takes longer to find out than Timeouts.probe allows")
+        if self._closing.wait(seconds):
+            raise Fault(Reason.ADAPTER_CLOSED, "the adapter was closed")
+        return NO_REPLY
+
+    def close(self) -> None:
+        """End a probe that is pausing. Idempotent."""
+        self._closing.set()
+
     def ask(self, conversation: Probe[T]) -> T:
         """As `probe`, for a caller: raises WorkerError."""
         try:
@@ -158,9 +175,9 @@ class Worker:
             # Not from the fault: a traceback would show its message, in which no secret has been redacted yet.
             raise WorkerError(self.error(fault, phase=Phase.PREPARE, attempts=1)) from None
 
-    def target(self, *, scrape: bool = False) -> ProbeTarget:
+    def target(self, *, scrape: bool = False, deep: bool = False) -> ProbeTarget:
         """What probes may need to know."""
-        return ProbeTarget(model=self.model, scrape=scrape)
+        return ProbeTarget(model=self.model, scrape=scrape, deep=deep)
 
     def facts(self, *, scrape: bool = False) -> WorkerFacts:
         """Properties, read no more often than the dialect allows. Blocks; raises Fault."""
