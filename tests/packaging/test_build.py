@@ -18,7 +18,7 @@ INSTALL = "apt-get install gcc libc6-dev python3-dev"
 def source(tmp_path):
     """The source tree as somebody who builds it has it: nothing compiled."""
     tree = tmp_path / "source"
-    skip = shutil.ignore_patterns("__pycache__", "*.so", "*.o", "_sse.c", "*.egg-info", "build")
+    skip = shutil.ignore_patterns("__pycache__", "*.so", "*.o", "_native.c", "*.egg-info", "build")
     for folder in ("csrc", "adapters"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=skip)
     for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
