@@ -232,6 +232,8 @@ def test_best_effort_asks_nothing(url):
         {"seed": -1},
         {"stop": ["a"] * 5},
         {"stop": [""]},
+        {"stop": ["a\ud800"]},
+        {"prompt": "a\ud800"},
         {"prompt": None},
         {"prompt": b"bytes"},
         {"prompt": None, "prompt_tokens": [1]},

@@ -49,6 +49,13 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+def _all_unicode(request: GenerateRequest) -> None:
+    texts = {name: getattr(request, name) for name in ("task_id", "prompt", "regex", "grammar", "json_schema")}
+    for name, text in (*texts.items(), *(("each stop string", text) for text in request.stop)):
+        if isinstance(text, str) and not _is_unicode(text):
+            raise _refuse(f"{name} holds half a surrogate pair: it can't be written as UTF-8")
+
+
 def _member(name: str, value: Any, kind: type[StrEnum]) -> None:
     if not isinstance(value, kind):
         raise _refuse(f"{name} must be one of {', '.join(kind)}, got {value!r}")
@@ -66,8 +73,7 @@ def validate(request: GenerateRequest, dialect: Dialect) -> None:
     _member("on_degraded", request.on_degraded, OnDegraded)
     _member("priority", request.priority, Priority)
     _text("task_id", request.task_id)
-    if not _is_unicode(request.task_id):
-        raise _refuse("task_id holds half a surrogate pair: it can't be written as UTF-8")
+    _all_unicode(request)
     if request.sampler_profile_version not in PROFILES:
         raise _refuse(
             f"sampler_profile_version must be one of {', '.join(sorted(PROFILES))}, got {request.sampler_profile_version!r}"

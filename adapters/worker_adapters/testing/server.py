@@ -14,15 +14,16 @@ __all__ = ["ReplayServer"]
 
 
 class ReplayServer:
-    """Answers probes by their target, and everything else with the smallest good stream; closes after each answer.
+    """Answers probes by their target, and everything else with the smallest good stream; keeps connections open.
 
-    A context manager: a thread per connection, all joined at its end.
+    A context manager: a thread per connection, all of which it ends and joins.
     """
 
     def __init__(self, transcripts: Transcripts) -> None:
         self._transcripts = transcripts
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
+        self._connections: list[socket.socket] = []
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> Self:
@@ -34,6 +35,10 @@ class ReplayServer:
     ) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+        self._threads.pop(0).join()  # after which no connection is added
+        for connection in self._connections:
+            with contextlib.suppress(OSError):  # its thread has closed it
+                connection.shutdown(socket.SHUT_RDWR)
         while self._threads:
             self._threads.pop().join()
         self._listener.close()
@@ -46,20 +51,22 @@ class ReplayServer:
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                self._spawn(self._answer, self._listener.accept()[0])
+                connection = self._listener.accept()[0]
+                self._connections.append(connection)
+                self._spawn(self._serve, connection)
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
-            connection.settimeout(10)
-            target = self._read(connection)
-            if target is None:
-                return
-            recorded = self._transcripts.recorded(self._name_for(target))
-            head = f"HTTP/1.1 {recorded.status} OK\r\nConnection: close\r\nContent-Length: {len(recorded.body)}\r\n"
-            for name, value in recorded.headers.items():
-                if name not in ("connection", "content-length", "transfer-encoding", "keep-alive"):
-                    head += f"{name}: {value}\r\n"
-            connection.sendall(f"{head}\r\n".encode() + recorded.body)
+            while (target := self._read(connection)) is not None:
+                connection.sendall(self._answer(target))
+
+    def _answer(self, target: str) -> bytes:
+        recorded = self._transcripts.recorded(self._name_for(target))
+        head = f"HTTP/1.1 {recorded.status} OK\r\nContent-Length: {len(recorded.body)}\r\n"
+        for name, value in recorded.headers.items():
+            if name not in ("connection", "content-length", "transfer-encoding", "keep-alive"):
+                head += f"{name}: {value}\r\n"
+        return f"{head}\r\n".encode() + recorded.body
 
     def _name_for(self, target: str) -> str:
         for probe in self._transcripts.probes.values():

@@ -39,7 +39,7 @@ from ..api.errors import is_retriable
 from ..determinism import sampling_fields
 from ..dialect import Fault, ProbeTarget
 from ..transport.scripted import Hang, Script
-from .leaks import counted_connects
+from .sockets import OverSockets
 from .transcripts import TAGS
 from .ways import (
     CUTS,
@@ -49,11 +49,9 @@ from .ways import (
     SECRET,
     SHORT,
     STRANGERS,
-    Ways,
     around_frames,
     comparable,
     cut,
-    first_frames,
     script_of,
     text_of,
 )  # fmt: skip
@@ -61,7 +59,7 @@ from .ways import (
 __all__ = ["EngineSuite"]
 
 
-class EngineSuite(Ways):
+class EngineSuite(OverSockets):
     """Cases for one dialect. Subclass it in a test module and name the three things; pytest finds the rest."""
 
     # --- evidence ---------------------------------------------------------------------------------------------------
@@ -145,18 +143,25 @@ class EngineSuite(Ways):
             assert last.stop_text == expected.stop_text, name
 
     def test_a_stream_that_is_cut_never_ends_well(self) -> None:
-        """Cut at every byte, the smallest stream, and around every frame, the others: an Error, never an End."""
+        """Cut at every byte, the smallest stream, and around every frame, the others: an Error, never an End.
+
+        What is cut after the engine's own sign of the end (its token counts, `[DONE]`) ends like the whole.
+        """
         smallest = self.transcripts.good()
         for name, recorded, expected in self._streams():
             if expected.error is not None:
                 continue
-            whole = len(recorded.body)
+            whole, proven = len(recorded.body), self.transcripts.proven(recorded.body)
             lengths = list(range(whole)) if name == smallest else around_frames(recorded.body)
             scripts = [script_of(recorded, [recorded.body[:length]]) for length in lengths]
             with self.adapter(*scripts) as adapter:
                 for length in lengths:
                     events = list(adapter.stream(self.request(**expected.request)))
                     last = events[-1]
+                    if length >= proven:
+                        assert isinstance(last, End), f"{name}: {last} after {length} of {whole} bytes"
+                        assert (text_of(events), last.finish_reason) == (expected.text, expected.finish_reason), name
+                        continue
                     assert isinstance(last, Error), f"{name}: an End after {length} of {whole} bytes"
                     assert last.reason in (Reason.TRUNCATED, Reason.EMPTY, Reason.PROTOCOL), name
                     reset = isinstance(events[0], Started) and last.reason is not Reason.PROTOCOL
@@ -203,7 +208,7 @@ class EngineSuite(Ways):
     def test_connection_failures_are_typed(self) -> None:
         """Refused, dropped before and after the head, and in mid-stream."""
         good, expected = self._good()
-        some = first_frames(good.body)
+        some = self.begun(good)
         refused, dropped = Fault(Reason.CONNECT, "refused"), Fault(Reason.DISCONNECTED, "dropped")
         for script, code, reason, phase in (
             (script_of(good, connect=refused), ErrorCode.POOL_UNAVAILABLE, Reason.CONNECT, Phase.CONNECT),
@@ -222,12 +227,21 @@ class EngineSuite(Ways):
             assert isinstance(error, Error)
             assert error.reason == reason, error.message
 
+    def test_text_that_is_not_utf_8_is_no_bug_of_ours(self) -> None:
+        """In each frame of the smallest stream in its turn, in every string: lawful events, and not a word of a bug."""
+        good, expected = self._good()
+        for frame in re.findall(rb"data:[^\n]*", good.body):
+            body = good.body.replace(frame, re.sub(rb'": *"', lambda found: found[0] + b"\xff", frame))
+            last = self.events(script_of(good, [body]), request=dict(expected.request))[-1]
+            assert isinstance(last, End | Error)
+            assert getattr(last, "reason", None) is not Reason.BUG, frame
+
     # --- time and cancel ----------------------------------------------------------------------------------------------
 
     def test_timers_are_typed(self) -> None:
         """Each names its value; the first-token timer runs through queueing."""
         good, _ = self._good()
-        some = first_frames(good.body)
+        some = self.begun(good)
         quick = Timeouts(connect=SHORT, first_token=SHORT, idle=SHORT)
         for script, reason in (
             (script_of(good, connect=Hang()), Reason.CONNECT_TIMEOUT),
@@ -248,7 +262,7 @@ class EngineSuite(Ways):
     def test_cancel_in_each_phase(self) -> None:
         """Connecting, queued, before the first token, between tokens: End(cancelled), from either way to run."""
         good, expected = self._good()
-        some = first_frames(good.body)
+        some = self.begun(good)
         phases: tuple[Callable[[Hang], Script], ...] = (
             lambda hang: script_of(good, connect=hang),
             lambda hang: script_of(good, queue=hang),
@@ -354,60 +368,3 @@ class EngineSuite(Ways):
             assert PROMPT not in text
         assert error.upstream is not None
         assert "****" in str(error.upstream.message)
-
-    # --- over sockets ---------------------------------------------------------------------------------------------------
-
-    def test_both_ways_to_run_agree_over_sockets(self) -> None:
-        """submit and stream give the same text, and the same seed gives it again."""
-        with self.worker() as url, self.connect(url) as adapter:
-            texts = set()
-            for way in (adapter.submit, adapter.stream, adapter.stream):
-                events = list(way(self.request(max_tokens=8)))
-                assert isinstance(events[0], Started), events[-1]
-                assert isinstance(events[-1], End), events[-1]
-                texts.add(text_of(events))
-            assert len(texts) == 1
-
-    def test_a_cancel_in_mid_stream_over_sockets(self) -> None:
-        """Ours is gone at once; by closing the connection the engine is told, whatever `Traits.cancel` says of queues."""
-        with self.worker() as url, self.connect(url) as adapter:
-            for way in (adapter.submit, adapter.stream):
-                with way(self.request(max_tokens=4096)) as stream:
-                    assert isinstance(next(stream), Started)
-                    stream.cancel()
-                    last = list(stream)
-                assert [type(e) for e in last] == [End]
-                if self._wait_for is not None:
-                    self._wait_for(active=0)
-
-    def test_connections_are_kept_or_closed_as_the_traits_say(self) -> None:
-        """One for all streams where the engine keeps them, one each where it does not; the caller sees no difference."""
-        streams = 5
-        with self.worker() as url, self.connect(url) as adapter:
-            list(adapter.stream(self.request(max_tokens=4)))
-            adapter.engine_version()  # whose probe would count otherwise
-            with counted_connects() as connects:
-                for _ in range(streams):
-                    assert isinstance(list(adapter.stream(self.request(max_tokens=4)))[-1], End)
-        assert connects.count in (0, streams if self.dialect.traits.keep_alive == 0 else 1)  # 0: in this process
-
-    def test_probes_over_sockets(self) -> None:
-        """Health is ready, and the version is the one in Started."""
-        with self.worker() as url, self.connect(url) as adapter:
-            health = adapter.health()
-            assert health.live
-            assert health.ready, health.detail
-            assert adapter.properties().engine == self.dialect.name
-            started = next(adapter.stream(self.request(max_tokens=2)))
-            assert isinstance(started, Started)
-            assert started.engine_version == adapter.engine_version()
-
-    def test_nobody_there(self) -> None:
-        """A worker that is gone: a typed error, and health says so without raising."""
-        with self.worker() as url:
-            pass
-        with self.connect(url) as adapter:
-            (error,) = list(adapter.stream(self.request()))
-            assert isinstance(error, Error)
-            assert (error.code, error.reason) == (ErrorCode.POOL_UNAVAILABLE, Reason.CONNECT)
-            assert not adapter.health().live

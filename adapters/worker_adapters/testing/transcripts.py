@@ -6,6 +6,7 @@ A folder holds `NAME.bin` (a response as the engine sent it, byte for byte) and 
     errors    NAME → [code, reason] of a reply that is no stream
     probes    {"health": …, "properties": …}: replies by target, and the facts they must give
     absent    tag → why this engine can't show it, with the proof
+    end_sign  a regular expression that finds the engine's own sign of the end in a body; missing: the last frame is it
 
 An entry's `bin` names another file, or `made` holds bytes written by hand (with `why`), where no engine could be recorded.
 """
@@ -131,6 +132,12 @@ class Transcripts:
         """Tags that this engine can't show, each with its proof."""
         absent: dict[str, str] = self._index.get("absent", {})
         return absent
+
+    def proven(self, body: bytes) -> int:
+        """How much of a body it takes to know that the stream has ended: up to the end of the frame with the sign."""
+        pattern = self._index.get("end_sign")
+        found = re.search(pattern.encode(), body) if pattern else None
+        return len(body) if found is None else body.index(b"\n\n", found.end()) + 2
 
     def good(self) -> str:
         """The smallest stream that ends well."""

@@ -30,7 +30,6 @@ __all__ = [
     "around_frames",
     "comparable",
     "cut",
-    "first_frames",
     "script_of",
     "text_of",
 ]
@@ -95,12 +94,6 @@ def around_frames(body: bytes) -> list[int]:
     return sorted({at for end in ends for at in (end - 2, end - 1, end, end + 1) if 0 <= at < len(body)} | {0})
 
 
-def first_frames(body: bytes) -> bytes:
-    """About half of the body, whole frames."""
-    ends = [m.end() for m in re.finditer(rb"\r?\n\r?\n", body)]
-    return body[: ends[len(ends) // 2]]
-
-
 class Ways:
     """What a suite is told of its dialect, and the ways in which its cases run it."""
 
@@ -163,6 +156,12 @@ class Ways:
     def _good(self) -> tuple[Recorded, Expected]:
         name = self.transcripts.good()
         return self.transcripts.recorded(name), self.transcripts.streams[name]
+
+    def begun(self, recorded: Recorded) -> bytes:
+        """About half of the frames of a stream, none of which is its end."""
+        ends = [m.end() for m in re.finditer(rb"\r?\n\r?\n", recorded.body)]
+        before = [end for end in ends if end < self.transcripts.proven(recorded.body)]
+        return recorded.body[: before[len(before) // 2]]
 
     def converse(self, conversation: Any, replies: dict[str, str]) -> Any:
         """What a probe makes of recorded replies."""

@@ -59,7 +59,7 @@ def parse_error(reply: Reply) -> Fault:
     """A reply that is not a stream."""
     try:
         raw = bytes(msgspec.json.decode(reply.body, type=_ErrorBody).error)
-    except msgspec.DecodeError:
+    except ValueError:
         return fault_of_status("llama-server", reply)
     return fault_of_error(raw, status=reply.status)
 
@@ -68,7 +68,7 @@ def fault_of_error(raw: bytes, status: int | None) -> Fault:
     """The fault of an `error` object, from a reply's body or from inside a stream (no status)."""
     try:
         error = msgspec.json.decode(raw, type=_Error)
-    except msgspec.DecodeError:
+    except ValueError:
         error = _Error(message=raw[:2048].decode("utf-8", "replace"))
     code = status if status is not None else error.code
     reason = next((reason for text, reason in _BY_MESSAGE if text in error.message), None)

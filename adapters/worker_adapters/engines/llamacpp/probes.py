@@ -31,7 +31,7 @@ def _ask(wire: WireRequest) -> Probe[Any]:
         raise parse_error(reply)
     try:
         return msgspec.json.decode(reply.body)
-    except msgspec.DecodeError as exc:
+    except ValueError as exc:
         raise Fault(Reason.PROTOCOL, f"{wire.target} did not answer in JSON: is this a llama-server?") from exc
 
 
@@ -49,7 +49,7 @@ def health(_target: ProbeTarget) -> Probe[HealthFacts]:
         return HealthFacts(ready=False, detail=parse_error(reply).message)
     try:
         status = msgspec.json.decode(reply.body)["status"]
-    except (msgspec.DecodeError, LookupError, TypeError):  # a web server's page, say
+    except (ValueError, LookupError, TypeError):  # a web server's page, say
         return HealthFacts(ready=False, detail="/health did not answer as llama-server does: is this its base URL?")
     return HealthFacts(ready=status == "ok", detail=str(status))
 

@@ -111,7 +111,7 @@ def _plain_run(batch: Sequence[Payload], index: int, tally: Tally) -> Run:
     """The run of a batch that holds deltas only; empty if it holds anything else, and has to be looked at closely."""
     try:
         deltas = list(map(_decode_delta, batch))  # type: ignore[arg-type]  # a Frame is a TypeError
-    except (msgspec.DecodeError, TypeError):
+    except (ValueError, TypeError):
         return []
     run: Run = [Token(index=i, text=delta.content) for i, delta in enumerate(deltas, index) if not delta.stop]
     if len(run) != len(deltas):
@@ -132,7 +132,7 @@ def _unusual(payload: Payload) -> bytes | None:
 def _parse(data: bytes) -> _Chunk:
     try:
         chunk = _decode_chunk(data)
-    except msgspec.DecodeError as exc:
+    except ValueError as exc:
         shown = data[:200].decode("utf-8", "replace")
         raise Fault(Reason.PROTOCOL, f"llama-server sent an event that is not its JSON ({exc}): {shown}") from exc
     if chunk.error is not NO_ERROR:

@@ -125,7 +125,7 @@ def _parse(payload: Payload) -> _Event:
     data = payload if isinstance(payload, bytes) else payload.data
     try:
         event = _decode_event(data)
-    except msgspec.DecodeError as exc:
+    except ValueError as exc:
         raise Fault(Reason.PROTOCOL, f"the mock sent an event that is not its JSON: {exc}") from exc
     if event.error is not None:
         raise _fault(event.error, None)
@@ -155,7 +155,7 @@ def parse_error(reply: Reply) -> Fault:
     """A reply that is not a stream."""
     try:
         error = msgspec.json.decode(reply.body, type=_ErrorBody).error
-    except msgspec.DecodeError:
+    except ValueError:
         return fault_of_status("the mock", reply)
     return _fault(error, reply.status)
 

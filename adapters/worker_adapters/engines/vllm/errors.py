@@ -7,7 +7,10 @@ import msgspec
 from ...api import Reason, Upstream
 from ...dialect import SHOWN, Fault, Reply, fault_of_status, reason_of_status
 
-__all__ = ["fault_of_error", "parse_error"]
+__all__ = ["ABSENT", "fault_of_error", "parse_error"]
+
+
+ABSENT = msgspec.Raw()  # Raw | None would only ever accept null
 
 
 class _Error(msgspec.Struct):
@@ -18,8 +21,8 @@ class _Error(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    error: msgspec.Raw | None = None
-    detail: msgspec.Raw | None = None  # FastAPI's own: err_404_path, err_405_get
+    error: msgspec.Raw = ABSENT
+    detail: msgspec.Raw = ABSENT  # FastAPI's own: err_404_path, err_405_get
     object: str = ""  # "error": the error itself, without an envelope, until 2025
 
 
@@ -29,6 +32,8 @@ _BY_PARAM = {
 }
 _BY_MESSAGE = (
     ("maximum context length", Reason.CONTEXT_TOO_LONG),
+    # What is left for the answer after a prompt that fills the context (err_ctx_prompt_exact_512); we never ask for 0.
+    ("max_tokens must be at least 1, got 0", Reason.CONTEXT_TOO_LONG),
     ("currently scaling", Reason.LOADING),  # elastic expert parallelism
     ("currently busy", Reason.OVERLOADED),  # overload_5
 )
@@ -52,19 +57,19 @@ def parse_error(reply: Reply) -> Fault:
     """A reply that is not a stream."""
     try:
         body = msgspec.json.decode(reply.body, type=_Body)
-    except msgspec.DecodeError:
+    except ValueError:
         return fault_of_status("vLLM", reply)
     if body.object == "error":
         return fault_of_error(reply.body, status=reply.status)
-    raw = body.detail if body.error is None else body.error
-    return fault_of_status("vLLM", reply) if raw is None else fault_of_error(bytes(raw), status=reply.status)
+    raw = bytes(body.error) or bytes(body.detail)
+    return fault_of_error(raw, status=reply.status) if raw else fault_of_status("vLLM", reply)
 
 
 def fault_of_error(raw: bytes, status: int | None) -> Fault:
     """The fault of an `error` (an object or a string) or a `detail`; inside a stream there is no status but its code."""
     try:
         error = msgspec.json.decode(raw, type=_Error | str)
-    except msgspec.DecodeError:
+    except ValueError:
         error = raw[:SHOWN].decode("utf-8", "replace")
     if isinstance(error, str):
         error = _Error(message=error)

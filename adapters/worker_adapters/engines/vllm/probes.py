@@ -27,7 +27,7 @@ def _ask(wire: WireRequest) -> Probe[Any]:
         raise parse_error(reply)
     try:
         return msgspec.json.decode(reply.body)
-    except msgspec.DecodeError as exc:
+    except ValueError as exc:
         raise Fault(Reason.PROTOCOL, f"{wire.target} did not answer in JSON: is this a vLLM?") from exc
 
 

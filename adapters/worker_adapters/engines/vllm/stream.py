@@ -8,11 +8,10 @@ import msgspec
 
 from ...api import FinishReason, GenerateRequest, Reason, Token, TokenLogprob, Upstream, UsageSource
 from ...dialect import Fault, Finished, Opened, Payload, Run, Tally
-from .errors import fault_of_error
+from .errors import ABSENT, fault_of_error
 
 __all__ = ["decode"]
 
-NO_ERROR = msgspec.Raw()
 DONE = b"[DONE]"
 ID_PREFIX = "token_id:"
 BROKEN = frozenset({"abort", "error"})
@@ -49,7 +48,7 @@ class _Chunk(msgspec.Struct, gc=False):
     usage: _Usage | None = None
     model: str | None = None
     metrics: dict[str, float | None] | None = None
-    error: msgspec.Raw = NO_ERROR
+    error: msgspec.Raw = ABSENT
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
@@ -197,9 +196,9 @@ class _Stream:
 def _parse(data: bytes) -> _Chunk:
     try:
         chunk = _decode_chunk(data)
-    except msgspec.DecodeError as exc:
+    except ValueError as exc:
         raise _strange(data, str(exc)) from exc
-    if chunk.error is not NO_ERROR:
+    if chunk.error is not ABSENT and bytes(chunk.error) != b"null":
         raise fault_of_error(bytes(chunk.error), status=None)
     return chunk
 
