@@ -23,7 +23,7 @@ def simulator():
 
 
 def test_the_demo_streams_and_cancels(simulator):
-    done = run("demo", "--engine", "llamacpp", "--url", simulator.url, "--max-tokens", "8")
+    done = run("demo", "--engine", "llamacpp", "--url", simulator.url, "--max-tokens", "8", "--seed", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("engine          llamacpp") == 2
     assert "finish reason   length (limit)" in done.stdout
@@ -39,7 +39,20 @@ def test_the_demo_needs_no_server():
 
 
 def test_run_prints_events_as_json_lines(simulator):
-    done = run("run", "--engine", "llamacpp", "--url", simulator.url, "--prompt", "hi", "--max-tokens", "3", "--json")
+    done = run(
+        "run",
+        "--engine",
+        "llamacpp",
+        "--url",
+        simulator.url,
+        "--prompt",
+        "hi",
+        "--max-tokens",
+        "3",
+        "--seed",
+        "1",
+        "--json",
+    )
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [e["event"] for e in events] == ["started", "token", "token", "token", "metrics", "end"]
     assert events[-1]["decode_ms"] == events[-1]["decode_time_ms"]
