@@ -125,7 +125,7 @@ def test_an_api_key(monkeypatch):
     monkeypatch.setenv("LIVE_KEY", SECRET)
     with VllmServer(api_key=SECRET) as server:
         with connect("vllm", server.url) as stranger:
-            error = assert_error(ask(stranger), "POOL_UNAVAILABLE", "UPSTREAM_AUTH")
+            error = assert_error(ask(stranger), "INTERNAL", "UPSTREAM_AUTH")
             assert error.retriable is False
         with connect("vllm", server.url, credentials=FromEnv("LIVE_KEY")) as known:
             assert isinstance(ask(known)[-1], End)

