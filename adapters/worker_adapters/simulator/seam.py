@@ -90,7 +90,8 @@ class Job:
     """One generation request. The tasks of a group are admitted together or not at all.
 
     `head` opens a streamed answer, `collect` makes a whole one from the tasks' results in their order. `ping` is sent
-    after so many seconds without a payload, `farewell` after the last task.
+    after so many seconds without a payload, `farewell` after the last task, or the error that ends the stream. `eager`: the
+    head goes out before the admission, and a client that leaves the queue is noticed there.
     """
 
     groups: tuple[tuple[Task, ...], ...]
@@ -99,10 +100,11 @@ class Job:
     ping: bytes = b""
     ping_interval: float | None = None
     farewell: bytes = b""
+    eager: bool = False
 
 
 class RefusedError(Exception):
-    """The engine gives up a job: `reply` if no byte was sent yet, else `event` as the last payload of the stream."""
+    """The engine gives up a job: `reply` if no byte was sent yet, else `event`, if any, in the stream."""
 
     def __init__(self, reply: Reply, event: bytes) -> None:
         super().__init__(reply.body.decode("utf-8", "replace"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import attrs
 
 from ..faults import FaultScript, FaultSpec
-from . import llamacpp
+from . import llamacpp, vllm
 from .exchange import BadRequestError, BrokenError, GoneError, Out, Split, alive, left, read_request
 from .jobs import Pace, Performance
 from .seam import Head, Job, Reply, Request, Setup, Wire
@@ -29,6 +29,7 @@ HEADER = "x-simulator-fault"
 
 ENGINES: dict[str, Callable[..., Wire]] = {
     "llamacpp": llamacpp.build,
+    "vllm": vllm.build,
 }
 
 
