@@ -16,7 +16,7 @@ TRANSCRIPTS = Path(__file__).parent.parent / "engines" / "transcripts" / "vllm" 
 
 @pytest.fixture(scope="module")
 def server():
-    with VllmServer() as running:
+    with VllmServer(ctx=8192) as running:  # a case asks for 4096 tokens, which is refused beyond the context
         yield running
 
 
