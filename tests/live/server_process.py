@@ -39,15 +39,19 @@ class ServerProcess:
 
     Entering blocks until /health says 200 (`wait=False`: only until the process is started, to see it load). `port` is
     that of an earlier server, which is gone: to come back where it was; 0 takes a free one. `grace`: seconds from SIGTERM
-    to SIGKILL. Methods may be called from any thread, stop() and kill() more than once. Entering raises ServerError, or
-    what `command` and `environment` raise.
+    to SIGKILL. `death`: what the kernel sends the server when the test process dies; one with children has to end them.
+    Methods may be called from any thread, stop() and kill() more than once. Entering raises ServerError, or what
+    `command` and `environment` raise.
     """
 
-    def __init__(self, *, port: int, wait: bool, ready_timeout: float, grace: float = 2.0) -> None:
+    def __init__(
+        self, *, port: int, wait: bool, ready_timeout: float, grace: float = 2.0, death: signal.Signals = signal.SIGKILL
+    ) -> None:
         self.port = port
         self._wait = wait
         self._ready_timeout = ready_timeout
         self._grace = grace
+        self._death = death
         self._process: subprocess.Popen[bytes] | None = None
         self._port_holder: socket.socket | None = None
         self._log_fd = -1
@@ -71,7 +75,7 @@ class ServerProcess:
         with tempfile.TemporaryFile() as log:
             self._log_fd = os.dup(log.fileno())
         try:
-            command, environment = guarded(list(self.command())), self.environment()
+            command, environment = guarded(list(self.command()), self._death), self.environment()
             self._process = _launcher.submit(self._start, command, environment).result()
             if self._wait:
                 self.wait_ready(self._ready_timeout)

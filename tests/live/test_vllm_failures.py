@@ -8,12 +8,23 @@ import threading
 import time
 
 import pytest
-from asking import assert_error, assert_lawful, long_request, request, run, text, through_first_token, until
+from asking import (
+    MODES,
+    assert_error,
+    assert_lawful,
+    long_request,
+    request,
+    run,
+    start,
+    text,
+    through_first_token,
+    until,
+)
 from vllm_server import VllmServer
 
 from worker_adapters import End, Retry, Timeouts, connect
 
-pytestmark = [pytest.mark.live("vllm"), pytest.mark.req("OC-ADAPT-5001"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.live("vllm"), pytest.mark.req("OC-ADAPT-5020"), pytest.mark.timeout(240)]
 
 ONCE = Retry(attempts=1)
 POLL = 0.05  # seconds between two looks at /metrics
@@ -22,6 +33,27 @@ CTX = 8192
 
 def endless(**fields):
     return long_request(**{"max_tokens": CTX - 200, **fields})
+
+
+def both_ways(adapter, strike):
+    """The events of two streams, one by `submit`, one by `stream`, that see the same blow after their first token."""
+    begun, events = threading.Event(), []
+
+    def read():
+        with adapter.stream(endless(seed=2)) as stream:
+            events.extend(through_first_token(stream))
+            begun.set()
+            events.extend(stream)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with adapter.submit(endless(seed=1)) as stream:
+        others = through_first_token(stream)
+        assert begun.wait(30)
+        strike()
+        others += stream
+    reader.join()
+    return events, others
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +77,24 @@ def test_cancel_while_decoding(server, adapter):
     assert_lawful(events)
     assert events[-1].finish_reason == "cancelled"
     until(lambda: server.running() == 0, POLL)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_cancel_before_the_first_token(server, adapter, mode):
+    """The engine is frozen: the head of the answer has come, and nothing more does."""
+    assert text(run(adapter, request(), mode))
+    engine = server.engine_pid()
+    os.kill(engine, signal.SIGSTOP)
+    try:
+        with start(adapter, request(), mode) as stream:
+            caller = threading.Timer(0.3, stream.cancel)  # while the consumer blocks
+            caller.start()
+            events = list(stream)
+            caller.join()
+    finally:
+        os.kill(engine, signal.SIGCONT)
+    assert_lawful(events)
+    assert (events[-1].finish_reason, events[-1].tokens_out) == ("cancelled", 0)
 
 
 def test_cancel_in_the_queue(server, adapter):
@@ -95,8 +145,9 @@ def test_overload():
     with VllmServer(ctx=CTX, seqs=2, extra=extra) as server, connect("vllm", server.url, retry=ONCE) as adapter:
         streams = [adapter.submit(endless(seed=seed)) for seed in range(4)]
         until(lambda: server.running() + server.waiting() == 4, POLL)
-        error = assert_error(run(adapter, request(), "submit"), "ADMISSION_REJECT", "OVERLOADED")
-        assert error.retriable is True
+        for mode in MODES:
+            error = assert_error(run(adapter, request(), mode), "ADMISSION_REJECT", "OVERLOADED", "first_token")
+            assert (error.retriable, error.attempts, error.upstream.status) == (True, 1, 503)
         for stream in streams:
             stream.close()
 
@@ -120,39 +171,34 @@ def test_an_engine_frozen_in_mid_stream():
 
 def test_an_engine_killed_in_mid_stream():
     with VllmServer(ctx=CTX) as server, connect("vllm", server.url, retry=ONCE) as adapter:
-        with adapter.submit(endless()) as stream:
-            events = through_first_token(stream)
-            server.signal_engine(signal.SIGKILL)
-            events += stream
-        assert_lawful(events)
-        error = assert_error(events, "WORKER_RESET", "ENGINE_ERROR", "decode")
-        assert (error.retriable, error.attempts) == (True, 1)
+        for events in both_ways(adapter, lambda: server.signal_engine(signal.SIGKILL)):
+            assert_lawful(events)
+            error = assert_error(events, "WORKER_RESET", "ENGINE_ERROR", "decode")
+            assert (error.retriable, error.attempts) == (True, 1)
         server.wait_exit()
         assert_error(run(adapter, request(), "submit"), "POOL_UNAVAILABLE", "CONNECT", "connect")
 
 
 def test_a_server_killed_in_mid_stream():
     with VllmServer(ctx=CTX) as server, connect("vllm", server.url) as adapter:
-        with adapter.submit(endless()) as stream:
-            events = through_first_token(stream)
-            server.kill()
-            events += stream
-        assert_lawful(events)
-        error = events[-1]
-        assert (error.code, error.retriable, error.phase) == ("WORKER_RESET", True, "decode")
-        assert error.reason in ("TRUNCATED", "DISCONNECTED")
+        for events in both_ways(adapter, server.kill):
+            assert_lawful(events)
+            error = events[-1]
+            assert (error.code, error.retriable, error.phase) == ("WORKER_RESET", True, "decode")
+            assert error.reason in ("TRUNCATED", "DISCONNECTED")
 
 
 def test_a_server_told_to_end_aborts_what_runs_and_what_waits():
-    with VllmServer(ctx=CTX, seqs=1) as server, connect("vllm", server.url, retry=ONCE) as adapter:
-        with adapter.submit(endless()) as runs, adapter.submit(request(seed=9)) as waits:
+    long = 16384  # at a thousand tokens a second, 8192 were over before /metrics had answered
+    with VllmServer(ctx=long, seqs=1) as server, connect("vllm", server.url, retry=ONCE) as adapter:
+        with adapter.submit(endless(max_tokens=long - 200)) as runs, adapter.submit(request(seed=9)) as waits:
             events = through_first_token(runs)
             until(lambda: server.waiting() == 1, POLL)
             os.kill(server.pid, signal.SIGTERM)
             events += runs
             queued = list(waits)
         assert_error(events, "WORKER_RESET", "ABORTED", "decode")
-        assert_error(queued, "POOL_UNAVAILABLE", "EMPTY")
+        assert assert_error(queued, "POOL_UNAVAILABLE", "EMPTY", "first_token").retriable
         assert not text(queued)
         began = time.monotonic()
         server.wait_exit()

@@ -12,7 +12,7 @@ from vllm_server import MODEL, VllmServer
 
 from worker_adapters import End, FromEnv, connect
 
-pytestmark = [pytest.mark.live("vllm"), pytest.mark.req("OC-ADAPT-5001"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.live("vllm"), pytest.mark.req("OC-ADAPT-5020"), pytest.mark.timeout(180)]
 
 SECRET = "k-0123456789abcdef"
 IDLE = 5.0  # seconds after which the server closes a connection that is kept
@@ -41,6 +41,7 @@ def test_health(adapter):
         assert (health.live, health.ready, health.detail) == (True, True, "ok")
 
 
+@pytest.mark.req("OC-ADAPT-5030")
 def test_properties(adapter):
     found = adapter.properties()
     assert (found.engine, found.engine_version, found.model, found.context_length) == ("vllm", "0.32.0", MODEL, 2048)

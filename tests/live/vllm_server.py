@@ -41,7 +41,7 @@ class VllmServer(ServerProcess):
         extra: Sequence[str] = (),
         wait: bool = True,
     ) -> None:
-        super().__init__(port=port, wait=wait, ready_timeout=READY, grace=GRACE)
+        super().__init__(port=port, wait=wait, ready_timeout=READY, grace=GRACE, death=signal.SIGTERM)
         self.api_key = api_key
         self.ctx = ctx
         self._options = ["--max-num-seqs", str(seqs), *(["--api-key", api_key] if api_key else []), *extra]
