@@ -191,12 +191,21 @@ def test_a_server_killed_in_mid_stream():
 def test_a_server_told_to_end_aborts_what_runs_and_what_waits():
     long = 16384  # at a thousand tokens a second, 8192 were over before /metrics had answered
     with VllmServer(ctx=long, seqs=1) as server, connect("vllm", server.url, retry=ONCE) as adapter:
-        with adapter.submit(endless(max_tokens=long - 200)) as runs, adapter.submit(request(seed=9)) as waits:
-            events = through_first_token(runs)
-            until(lambda: server.waiting() == 1, POLL)
-            os.kill(server.pid, signal.SIGTERM)
-            events += runs
-            queued = list(waits)
+        runs, events, begun = adapter.submit(endless(max_tokens=long - 200)), [], threading.Event()
+
+        def read():  # all the time: a server that is told to end leaves those hanging that do not read
+            for event in runs:
+                events.append(event)
+                begun.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert begun.wait(30)
+        waits = adapter.submit(request(seed=9))
+        until(lambda: server.waiting() == 1, POLL)
+        os.kill(server.pid, signal.SIGTERM)
+        queued = list(waits)
+        reader.join()
         assert_error(events, "WORKER_RESET", "ABORTED", "decode")
         assert assert_error(queued, "POOL_UNAVAILABLE", "EMPTY", "first_token").retriable
         assert not text(queued)
