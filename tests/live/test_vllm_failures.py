@@ -192,7 +192,7 @@ def test_a_server_killed_in_mid_stream():
 
 
 def test_a_server_told_to_end_aborts_what_runs_and_what_waits():
-    """On a loaded machine it was seen, two times of five, to say nothing more and keep the connections open: a timer's turn."""
+    """On a loaded machine it twice said nothing more and kept the connections open (of five times): a timer's turn."""
     with VllmServer(ctx=LONG, seqs=1) as server, connect("vllm", server.url, retry=ONCE) as adapter:
         runs = adapter.submit(endless(max_tokens=LONG - 200), timeouts=PATIENCE)
         events, begun = [], threading.Event()
