@@ -1,0 +1,37 @@
+"""NVIDIA Triton's generate extension, in three dialects (facts and transcripts: docs/engines/triton.md).
+
+`DIALECT` finds out which one the model speaks when the first stream asks; the others are named by the caller, and hold the
+model to it. All have the name of the engine: which one it is shows in nothing but the requests.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import attrs
+
+from ...api import Features, GenerateRequest
+from . import llmapi, resolve, trtllm, vllm
+
+__all__ = ["DIALECT", "LLMAPI", "TRTLLM", "VLLM"]
+
+VLLM = attrs.evolve(vllm.VLLM, resolve=partial(resolve.resolve, named=resolve.VLLM))
+TRTLLM = attrs.evolve(trtllm.TRTLLM, resolve=partial(resolve.resolve, named=resolve.TRTLLM))
+LLMAPI = attrs.evolve(llmapi.LLMAPI, resolve=partial(resolve.resolve, named=resolve.LLMAPI))
+
+
+def _judged_later(_request: GenerateRequest) -> None:
+    """By the dialect that is found."""
+
+
+# What any of the three can express; the one that is found judges again.
+DIALECT = attrs.evolve(
+    TRTLLM,
+    resolve=resolve.resolve,
+    features=Features(
+        min_p=True,
+        ignore_eos=True,
+        engine_options=VLLM.features.engine_options | TRTLLM.features.engine_options | LLMAPI.features.engine_options,
+    ),
+    check=_judged_later,
+)

@@ -1,0 +1,48 @@
+"""The conformance suite for the three dialects of Triton: recorded or hand-made bytes, from memory and over sockets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worker_adapters.engines.triton import LLMAPI, TRTLLM, VLLM
+from worker_adapters.testing import MUTANTS, EngineSuite, Transcripts
+
+FOLDER = Path(__file__).parent / "transcripts" / "triton"
+
+
+class TestTrtllmReplayed(EngineSuite):
+    """What a real Triton sent, its models being stand-ins for TensorRT-LLM's."""
+
+    dialect = TRTLLM
+    transcripts = Transcripts(FOLDER / "2.51.0")
+    model = "tensorrt_llm_bls"
+
+
+class TestVllmReplayed(EngineSuite):
+    """Hand-made: see the folder's README."""
+
+    dialect = VLLM
+    transcripts = Transcripts(FOLDER / "vllm-handmade")
+    model = "vllm_model"
+
+
+class TestLlmapiReplayed(EngineSuite):
+    """Hand-made: see the folder's README."""
+
+    dialect = LLMAPI
+    transcripts = Transcripts(FOLDER / "llmapi-handmade")
+    model = "tensorrt_llm"
+
+
+# The one that ends a stream when its input ends does here what is right: the transport raises where a body breaks off.
+@pytest.mark.parametrize("name", sorted(set(MUTANTS) - {"invents an End at end of input"}))
+@pytest.mark.parametrize("of", [TestTrtllmReplayed, TestVllmReplayed, TestLlmapiReplayed])
+def test_the_suite_kills_the_mutant(of, name):
+    mutant, suite = MUTANTS[name], of()
+    case = getattr(suite, mutant.killed_by)
+    case()
+    suite.dialect = mutant.mutate(of.dialect)  # type: ignore[misc]  # a class variable, of this instance only
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        case()
