@@ -27,7 +27,7 @@ _BY_MESSAGE = (
     ("max_seq_len", Reason.CONTEXT_TOO_LONG),
     ("max_num_tokens", Reason.CONTEXT_TOO_LONG),
     ("stub process", Reason.ENGINE_ERROR),  # 400: the model's process is dead (stub_killed_next_request)
-    ("has no available versions", Reason.LOADING),  # 404: err_not_loaded, loading_generate_stream
+    ("has no available versions", Reason.LOADING),  # 404: loading_generate_stream
     ("not at ready state", Reason.LOADING),
     ("model version not ready", Reason.LOADING),
     ("server not ready", Reason.LOADING),

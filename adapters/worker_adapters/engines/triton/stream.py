@@ -70,7 +70,7 @@ def decode(
         run: Run = []
         try:
             for payload in batch:
-                data = payload if type(payload) is bytes else payload.data
+                data = payload if isinstance(payload, bytes) else payload.data
                 if data:
                     stream.read(data, run)
                 if stream.text.stop_text is not None:
