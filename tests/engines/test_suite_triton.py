@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import attrs
 import pytest
 
 from worker_adapters.engines.triton import LLMAPI, TRTLLM, VLLM
+from worker_adapters.simulator import Simulator
 from worker_adapters.testing import MUTANTS, EngineSuite, Transcripts
 
 FOLDER = Path(__file__).parent / "transcripts" / "triton"
@@ -35,6 +37,42 @@ class TestLlmapiReplayed(EngineSuite):
     dialect = LLMAPI
     transcripts = Transcripts(FOLDER / "llmapi-handmade")
     model = "tensorrt_llm"
+
+
+class TestTrtllm(EngineSuite):
+    """Over sockets: the simulator."""
+
+    dialect = TRTLLM
+    transcripts = TestTrtllmReplayed.transcripts
+    model = "tensorrt_llm_bls"
+    simulator = partial(Simulator, "triton-trtllm", model="tensorrt_llm_bls")
+
+
+class TestAccumulating(EngineSuite):
+    """BLS with accumulate_tokens, which its configuration tells."""
+
+    dialect = TRTLLM
+    transcripts = TestTrtllmReplayed.transcripts
+    model = "tensorrt_llm_bls"
+    simulator = partial(Simulator, "triton-trtllm", model="tensorrt_llm_bls", model_kind="trtllm-accumulate")
+
+
+class TestVllm(EngineSuite):
+    """Over sockets: the simulator."""
+
+    dialect = VLLM
+    transcripts = TestVllmReplayed.transcripts
+    model = "vllm_model"
+    simulator = partial(Simulator, "triton-vllm", model="vllm_model")
+
+
+class TestLlmapi(EngineSuite):
+    """Over sockets: the simulator."""
+
+    dialect = LLMAPI
+    transcripts = TestLlmapiReplayed.transcripts
+    model = "tensorrt_llm"
+    simulator = partial(Simulator, "triton-llmapi", model="tensorrt_llm")
 
 
 # The one that ends a stream when its input ends does here what is right: the transport raises where a body breaks off.

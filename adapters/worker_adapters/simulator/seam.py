@@ -90,7 +90,8 @@ class Job:
     """One generation request. The tasks of a group are admitted together or not at all.
 
     `head` opens a streamed answer, `collect` makes a whole one from the tasks' results in their order. `ping` is sent
-    after so many seconds without a payload, `farewell` after the last task.
+    after so many seconds without a payload, `farewell` after the last task. `late_head`: the head comes with the first
+    payload, and not with the admission.
     """
 
     groups: tuple[tuple[Task, ...], ...]
@@ -99,6 +100,7 @@ class Job:
     ping: bytes = b""
     ping_interval: float | None = None
     farewell: bytes = b""
+    late_head: bool = False
 
 
 class RefusedError(Exception):
