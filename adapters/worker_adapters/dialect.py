@@ -329,6 +329,10 @@ def _nothing_against(_request: GenerateRequest) -> tuple[str, ...]:
     return ()
 
 
+def _no_opinion(_reply: Reply) -> Fault | None:
+    return None
+
+
 def _nothing_to_refuse(_request: GenerateRequest) -> None:
     return None
 
@@ -347,7 +351,8 @@ class Dialect:
     `max_seed` is the greatest seed that reaches the sampler as it is (greater ones are refused, never wrapped);
     `auth_headers` puts a token where the engine looks for it. The optional probes are None where the engine has none.
     `resolve`, where what a worker speaks, or how, shows only when it is asked: the first stream runs this probe and goes on
-    with the dialect that it returns. A request is judged again by that one's `check`, and both have the same `name`.
+    with the dialect that it returns. `not_a_stream`: what a 200 that is no event stream means, None where that is nothing of
+    this engine's. A request is judged again by that one's `check`, and both have the same `name`.
     """
 
     name: str
@@ -361,6 +366,7 @@ class Dialect:
     traits: Traits
     profile: Profile = Profile()
     max_seed: int = 2**32 - 2
+    not_a_stream: Callable[[Reply], Fault | None] = _no_opinion
     check: Callable[[GenerateRequest], None] = _nothing_to_refuse
     against_strict: Callable[[GenerateRequest], tuple[str, ...]] = _nothing_against
     auth_headers: Callable[[str], Mapping[str, str]] = _bearer

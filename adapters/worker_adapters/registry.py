@@ -35,6 +35,7 @@ _BUILT_IN: Mapping[str, str] = {
     "triton-llmapi": ".engines.triton:LLMAPI",
     "triton-trtllm": ".engines.triton:TRTLLM",
     "triton-vllm": ".engines.triton:VLLM",
+    "trtllm": ".engines.trtllm",
     "vllm": ".engines.vllm",
 }
 

@@ -90,11 +90,13 @@ def test_a_page_is_the_recorded_one(name):
 
 
 def test_an_error_before_the_first_response_has_a_status_of_its_own():
-    with Simulator(
-        "triton-trtllm", model=MODEL, faults=["error@head:tiny model told to fail before the first token"]
-    ) as sim:
-        with Client(sim) as client:
-            assert client.send(asked("err_before_stream")).response() == recorded("err_before_stream")
+    with (
+        Simulator(
+            "triton-trtllm", model=MODEL, faults=["error@head:tiny model told to fail before the first token"]
+        ) as sim,
+        Client(sim) as client,
+    ):
+        assert client.send(asked("err_before_stream")).response() == recorded("err_before_stream")
 
 
 def test_an_error_in_mid_stream_is_one_more_event():

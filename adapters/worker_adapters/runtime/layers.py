@@ -61,7 +61,7 @@ def attempt(worker: Worker, state: StreamState, grade: Grade) -> Runs:
     with worker.transport.open(wire, worker.auth_headers(), lifetime) as exchange:
         if exchange.status != 200:
             raise refused(exchange, dialect, worker.limits.max_error_body)
-        require_event_stream(exchange)
+        require_event_stream(exchange, dialect)
         decoder = SSEDecoder(_event_limit(worker, len(wire.body)))
         counted, framed = 0, False
         batches, ended = exchange.payloads(decoder), list[bool]()

@@ -7,7 +7,7 @@ import msgspec
 from ...api import Reason, Upstream
 from ...dialect import SHOWN, Fault, Reply, fault_of_status, reason_of_status
 
-__all__ = ["fault_of_message", "message_of", "parse_error"]
+__all__ = ["fault_of_message", "message_of", "not_a_stream", "parse_error"]
 
 
 class _Body(msgspec.Struct):
@@ -59,6 +59,12 @@ def parse_error(reply: Reply) -> Fault:
     if message is None:
         return fault_of_status("Triton", reply)
     return fault_of_message(message, status=reply.status, in_event=in_event)
+
+
+def not_a_stream(reply: Reply) -> Fault | None:
+    """An error under a 200, as `/generate` has it (params_max_tokens_0_generate)."""
+    message = message_of(reply.body)
+    return None if message is None else fault_of_message(message, status=reply.status)
 
 
 def message_of(data: bytes) -> str | None:

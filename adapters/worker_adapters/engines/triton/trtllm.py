@@ -11,7 +11,7 @@ import attrs
 from ...api import Features, GenerateRequest
 from ...determinism import sampling_fields
 from ...dialect import CancelNotice, Dialect, Knob, Profile, Traits, WireRequest
-from .errors import parse_error
+from .errors import not_a_stream, parse_error
 from .probes import NAME, health, identify, properties
 from .request import UNSAFE, against_unchecked, post, refuse_missing
 from .stream import appended, decode, replaced
@@ -106,6 +106,7 @@ TRTLLM = Dialect(
     encode=encode,
     decode=decode,
     parse_error=parse_error,
+    not_a_stream=not_a_stream,
     health=health,
     properties=properties,
     identify=identify,

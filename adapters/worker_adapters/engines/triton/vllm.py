@@ -12,7 +12,7 @@ import attrs
 from ...api import Features, GenerateRequest
 from ...determinism import sampling_fields
 from ...dialect import CancelNotice, Dialect, Knob, Profile, Traits, WireRequest
-from .errors import parse_error
+from .errors import not_a_stream, parse_error
 from .probes import NAME, health, identify, properties
 from .request import UNSAFE, against_unchecked, post
 from .stream import decode
@@ -92,6 +92,7 @@ VLLM = Dialect(
     encode=encode,
     decode=decode,
     parse_error=parse_error,
+    not_a_stream=not_a_stream,
     health=health,
     properties=properties,
     identify=identify,
