@@ -30,7 +30,9 @@ on every engine.
 
 def text() -> str:
     """The page."""
-    return "\n".join([HEAD, *(line for name in registry.engine_names() for line in _section(name, registry.dialect(name)))])
+    return "\n".join(
+        [HEAD, *(line for name in registry.engine_names() for line in _section(name, registry.dialect(name)))]
+    )
 
 
 def _section(name: str, dialect: Dialect) -> Iterator[str]:

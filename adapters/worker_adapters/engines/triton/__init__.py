@@ -24,10 +24,12 @@ def _judged_later(_request: GenerateRequest) -> None:
     """By the dialect that is found."""
 
 
-# What any of the three can express; the one that is found judges again.
+# What any of the three can express, and the least that all promise; the one that is found judges again. The table of knobs is
+# that of vLLM's backend because it has them all; nothing is encoded from it.
 DIALECT = attrs.evolve(
-    TRTLLM,
+    VLLM,
     resolve=resolve.resolve,
+    traits=TRTLLM.traits,
     features=Features(
         min_p=True,
         ignore_eos=True,
