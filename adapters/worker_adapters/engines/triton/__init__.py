@@ -24,7 +24,7 @@ def _judged_later(_request: GenerateRequest) -> None:
     """By the dialect that is found."""
 
 
-# What any of the three can express, and the least that all promise; the one that is found judges again. The table of knobs is
+# What any of the three can express, and the least that all promise; the one found judges again. The table of knobs is
 # that of vLLM's backend because it has them all; nothing is encoded from it.
 DIALECT = attrs.evolve(
     VLLM,
