@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from worker_adapters import GenerateRequest, Token
+from worker_adapters import GenerateRequest, Retry, Token, connect
 from worker_adapters.engines.trtllm import DIALECT
+from worker_adapters.simulator import ScriptedSource, Simulator
 from worker_adapters.testing import MUTANTS, EngineSuite, Transcripts
 
 from .replay import stream
@@ -25,6 +27,14 @@ class TestTrtllmReplayed(EngineSuite):
 
     dialect = DIALECT
     transcripts = Transcripts(FOLDER)
+
+
+class TestTrtllm(EngineSuite):
+    """Over sockets: the simulator, made by hand as well."""
+
+    dialect = DIALECT
+    transcripts = TestTrtllmReplayed.transcripts
+    simulator = partial(Simulator, "trtllm")
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -91,3 +101,45 @@ def test_no_field_is_sent_that_some_release_does_not_know():
         "add_special_tokens",
     }
     assert set(json.loads(DIALECT.encode(GenerateRequest(prompt="p", seed=1), attempt=1).body)) == known
+
+
+@pytest.mark.req("OC-ADAPT-5070", socket=True)
+def test_versions_and_gauges_over_sockets():
+    """The engine's version is TensorRT-LLM's; the page that drains is read only if a scrape was asked for."""
+    with Simulator("trtllm", slots=3) as sim, connect("trtllm", sim.url) as adapter:
+        started = next(adapter.stream(GenerateRequest(prompt="p", max_tokens=2)))
+        assert (started.engine, started.engine_version, started.trtllm_version) == ("trtllm", "1.2.0rc4", "1.2.0rc4")
+        assert adapter.properties().slots_total is None
+        assert adapter.properties(scrape=True).slots_total == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        ({"executor_died": True}, "POOL_UNAVAILABLE", "ENGINE_ERROR"),
+        ({"faults": ["error@2:Generation failed: x"]}, "WORKER_RESET", "ENGINE_ERROR"),
+        ({"faults": ["error@head:Generation failed: x"]}, "POOL_UNAVAILABLE", "ENGINE_ERROR"),
+        ({"faults": ["cut@2"]}, "WORKER_RESET", "TRUNCATED"),
+        ({"faults": ["close@2"]}, "WORKER_RESET", "TRUNCATED"),
+        ({"faults": ["loading"]}, "POOL_UNREADY", "LOADING"),
+        ({"ctx": 1}, "INVALID_PARAMS", "CONTEXT_TOO_LONG"),
+    ],
+)
+def test_a_fault_over_sockets(options, code, reason):
+    with Simulator("trtllm", **options) as sim, connect("trtllm", sim.url, retry=Retry(attempts=1)) as adapter:
+        error = list(adapter.stream(GenerateRequest(prompt="p q", seed=1, max_tokens=8)))[-1]
+    assert (error.code, error.reason) == (code, reason), error.message
+
+
+def test_an_unknown_field_is_refused():
+    request = GenerateRequest(prompt="p", engine_options={"unchecked": {"top_q": 1}})
+    with Simulator("trtllm") as sim, connect("trtllm", sim.url) as adapter:
+        (error,) = adapter.stream(request)
+    assert (error.code, error.reason) == ("INVALID_PARAMS", "VALIDATION")
+
+
+def test_a_stop_string_over_sockets():
+    source = ScriptedSource(["one ", "two ", "three"])
+    with Simulator("trtllm", source=source) as sim, connect("trtllm", sim.url) as adapter:
+        done = adapter.generate(GenerateRequest(prompt="p", stop=["o th"]))
+    assert (done.text, done.finish_reason, done.end.stop_text) == ("one tw", "stop", "o th")
