@@ -58,6 +58,7 @@ def test_a_200_with_null_is_an_engine_that_died():
 def test_done_alone_proves_nothing():
     assert stream(DIALECT, HEAD, [A, DONE])[-1].reason == "TRUNCATED"
     assert stream(DIALECT, HEAD, [DONE])[-1].reason == "EMPTY"
+    assert stream(DIALECT, HEAD, [A, b"data: [DONE] \n\n"])[-1].reason == "TRUNCATED"
 
 
 def test_spaces_behind_an_event_and_done_twice():
