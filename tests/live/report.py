@@ -23,6 +23,7 @@ BEGIN, END = "<!-- engines:begin -->", "<!-- engines:end -->"
 # Report name -> (engine, dialect). An engine without a report is listed as never run: that is what the table is for.
 ENGINES = {
     "llamacpp": ("llama.cpp `llama-server`", "llamacpp"),
+    "vllm": ("vLLM", "vllm"),
 }
 
 

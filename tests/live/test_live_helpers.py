@@ -14,6 +14,7 @@ import llamacpp_build
 import processes
 import pytest
 import report
+import vllm_install
 
 
 @pytest.fixture(autouse=True)
@@ -189,3 +190,16 @@ def test_readme_check_reports_and_rewrite_repairs(tmp_path, capsys):
     assert report.main(["--readme", str(readme)]) == 0
     assert report.main(["--readme", str(readme), "--check"]) == 0
     assert "out of date" in capsys.readouterr().err
+
+
+def test_installer_check_tells_what_the_cache_holds(capsys):
+    assert vllm_install.main(["--check"]) == 1
+    entry = cache.ensure(vllm_install.NAME, vllm_install._parts(), lambda work, out: None)
+    assert vllm_install.main(["--check"]) == 0
+    assert capsys.readouterr().out == f"{entry / 'venv/bin/python'}\n"
+
+
+def test_installer_on_a_foreign_machine_says_so_in_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(vllm_install.platform, "machine", lambda: "riscv64")
+    assert vllm_install.main([]) == 1
+    assert "its pinned wheels are for Python 3.11 on x86-64" in capsys.readouterr().err

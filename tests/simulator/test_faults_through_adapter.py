@@ -20,7 +20,7 @@ from worker_adapters import (
     Token,
     connect,
 )
-from worker_adapters.simulator import ScriptedSource, Simulator
+from worker_adapters.simulator import ENGINES, ScriptedSource, Simulator
 from worker_adapters.testing.leaks import no_leaks
 
 SAID = ["a", "b", "é", "d"]
@@ -42,13 +42,13 @@ def _old_objects_are_left_alone():
     gc.unfreeze()
 
 
-def simulator(*faults, **options):
-    return Simulator("llamacpp", faults=faults, source=ScriptedSource(SAID), **options)
+def simulator(*faults, engine="llamacpp", **options):
+    return Simulator(engine, faults=faults, source=ScriptedSource(SAID), **options)
 
 
-def adapter_of(sim, *, timeouts=SLOW, **options):
+def adapter_of(sim, *, timeouts=SLOW, engine="llamacpp", **options):
     retry = Retry(attempts=ATTEMPTS, base=0, max_retry_after=1.0)
-    return connect("llamacpp", sim.url, retry=retry, timeouts=timeouts, **options)
+    return connect(engine, sim.url, retry=retry, timeouts=timeouts, **options)
 
 
 def events_of(sim, way, *, deadline=None, **options):
@@ -59,9 +59,9 @@ def events_of(sim, way, *, deadline=None, **options):
             return list(stream)
 
 
-def meet(fault, way, **options):
-    with no_leaks(), simulator(fault) as sim:
-        events = events_of(sim, way, **options)
+def meet(fault, way, *, engine="llamacpp", **options):
+    with no_leaks(), simulator(fault, engine=engine) as sim:
+        events = events_of(sim, way, engine=engine, **options)
         sim.wait_for(active=0)
         return events, sim.state.fired
 
@@ -150,10 +150,22 @@ FAILURES = [
 TIMED = ("stall", "trickle", "comments")
 
 
+# Where in an event a byte lies, and the words of a failure, are llama-server's own.
+OF_LLAMACPP = ("close@b200", "eof@b50", "garbage@b118", "error@2:Context")
+
+
+CASES = [
+    pytest.param(engine, *case, id=f"{engine}-{case[0]}")
+    for engine in sorted(ENGINES)
+    for case in FAILURES
+    if engine == "llamacpp" or not case[0].startswith(OF_LLAMACPP)
+]
+
+
 @both
-@pytest.mark.parametrize(("fault", "said", "expected"), FAILURES, ids=[fault for fault, *_ in FAILURES])
-def test_a_fault_ends_the_stream_with_its_error(fault, said, expected, way):
-    events, fired = meet(fault, way, timeouts=QUICK if fault.startswith(TIMED) else SLOW)
+@pytest.mark.parametrize(("engine", "fault", "said", "expected"), CASES)
+def test_a_fault_ends_the_stream_with_its_error(engine, fault, said, expected, way):
+    events, fired = meet(fault, way, engine=engine, timeouts=QUICK if fault.startswith(TIMED) else SLOW)
     error = error_of(events, said)
     assert (error.code, error.reason, error.retriable, error.phase, error.attempts) == expected
     assert sum(fired.values()) >= error.attempts

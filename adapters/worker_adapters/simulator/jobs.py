@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pace", "Performance"]
 
+QUEUE_POLL = 0.02  # seconds between two looks at the client of a queued, eager job
 POLL = 1.0  # seconds between two looks at a silent client; llama-server's own figure
 
 
@@ -82,7 +83,8 @@ class Performance:
             self.slots.count(failed=1)
             if not self.out.began:
                 return refused.reply
-            self.out.chunk(refused.event)
+            for payload in filter(None, (refused.event, self.job.farewell)):
+                self.out.chunk(payload)
         except GoneError:
             if self.slots.stopping.is_set():
                 raise StoppedError from None
@@ -110,9 +112,14 @@ class Performance:
         live: list[_Live] = []
         self._last_look = time.monotonic()
         try:
+            if self.job.eager and self.job.head is not None:
+                self.send_head(self.job.head)
             while waiting or live:
                 if not live:
-                    self.slots.wait_admitted([ticket for ticket, _ in waiting])
+                    while not self.slots.wait_admitted(
+                        [one for one, _ in waiting], QUEUE_POLL if self.job.eager else None
+                    ):
+                        self._look(force=True)
                     self._look(force=True)
                 for ticket, start in [entry for entry in waiting if entry[0].runs]:
                     waiting.remove((ticket, start))

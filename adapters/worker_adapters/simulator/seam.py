@@ -90,8 +90,9 @@ class Job:
     """One generation request. The tasks of a group are admitted together or not at all.
 
     `head` opens a streamed answer, `collect` makes a whole one from the tasks' results in their order. `ping` is sent
-    after so many seconds without a payload, `farewell` after the last task. `late_head`: the head comes with the first
-    payload, and not with the admission.
+    after so many seconds without a payload, `farewell` after the last task, or the error that ends the stream. The head goes
+    out with the admission; `eager`: before it, and a client that leaves the queue is noticed there; `late_head`: with the
+    first payload.
     """
 
     groups: tuple[tuple[Task, ...], ...]
@@ -100,11 +101,12 @@ class Job:
     ping: bytes = b""
     ping_interval: float | None = None
     farewell: bytes = b""
+    eager: bool = False
     late_head: bool = False
 
 
 class RefusedError(Exception):
-    """The engine gives up a job: `reply` if no byte was sent yet, else `event` as the last payload of the stream."""
+    """The engine gives up a job: `reply` if no byte was sent yet, else `event`, if any, in the stream."""
 
     def __init__(self, reply: Reply, event: bytes) -> None:
         super().__init__(reply.body.decode("utf-8", "replace"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import attrs
 
 from ..faults import FaultScript, FaultSpec
-from . import llamacpp, triton, trtllm
+from . import llamacpp, triton, trtllm, vllm
 from .exchange import BadRequestError, BrokenError, GoneError, Out, Split, alive, left, read_request
 from .jobs import Pace, Performance
 from .seam import Head, Job, Reply, Request, Setup, Wire
@@ -34,6 +34,7 @@ ENGINES: dict[str, Callable[..., Wire]] = {
     "triton-trtllm": triton.build,
     "triton-vllm": partial(triton.build, model_kind="vllm"),
     "trtllm": trtllm.build,
+    "vllm": vllm.build,
 }
 
 

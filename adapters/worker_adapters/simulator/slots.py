@@ -171,12 +171,15 @@ class Slots:
             self._admit()
             return tickets
 
-    def wait_admitted(self, tickets: Sequence[Ticket]) -> None:
-        """Block until one of `tickets` has its slots. Raises StoppedError."""
+    def wait_admitted(self, tickets: Sequence[Ticket], timeout: float | None = None) -> bool:
+        """Block until one of `tickets` has its slots; False if none has after `timeout` seconds. Raises StoppedError."""
         with self._changed:
-            self._admitted.wait_for(lambda: self.stopping.is_set() or any(ticket.runs for ticket in tickets))
+            admitted = self._admitted.wait_for(
+                lambda: self.stopping.is_set() or any(ticket.runs for ticket in tickets), timeout
+            )
         if self.stopping.is_set():
             raise StoppedError
+        return admitted
 
     def withdraw(self, tickets: Iterable[Ticket]) -> None:
         """Take tickets out of the queue, and their runs, if any, out of their slots."""

