@@ -81,10 +81,14 @@ Payload: TypeAlias = bytes | Frame
 
 @attrs.frozen(kw_only=True)
 class WireRequest:
-    """One HTTP request, complete but for the origin. `target` is the path with its query, relative to the base URL."""
+    """One HTTP request, complete but for the origin. `target` is the path with its query, relative to the base URL.
+
+    `to_metrics`: a control call to `metrics_url` instead, whose path replaces the target; answered 404 where there is none.
+    """
 
     target: str
     method: str = "GET"
+    to_metrics: bool = False
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     body: bytes = attrs.field(default=b"", repr=False)
 
@@ -258,11 +262,13 @@ class Traits:
     """How the engine behaves where the runtime has to know. Every trait has a reader and a proof in docs/engines.
 
     `keep_alive`: seconds an idle connection may be reused; 0: the engine closes after every stream. `probe_interval`:
-    seconds between two reads of properties. `backpressure`: the engine slows down when we stop reading.
+    seconds between two reads of properties. `backpressure`: the engine slows down when we stop reading. `ends_with_body`:
+    the clean end of the body is the engine's only sign of the end, so it has to be provable: chunks, or a length.
     """
 
     cancel: CancelNotice = CancelNotice.AT_ONCE
     backpressure: bool = False
+    ends_with_body: bool = False
     keep_alive: float = 4.0
     probe_interval: float = 1.0
 
@@ -323,6 +329,10 @@ def _nothing_against(_request: GenerateRequest) -> tuple[str, ...]:
     return ()
 
 
+def _no_opinion(_reply: Reply) -> Fault | None:
+    return None
+
+
 def _nothing_to_refuse(_request: GenerateRequest) -> None:
     return None
 
@@ -340,6 +350,9 @@ class Dialect:
     `against_strict` lists what in a request stands against `strict`; `profile` is the table `encode` works from;
     `max_seed` is the greatest seed that reaches the sampler as it is (greater ones are refused, never wrapped);
     `auth_headers` puts a token where the engine looks for it. The optional probes are None where the engine has none.
+    `resolve`, where what a worker speaks, or how, shows only when it is asked: the first stream runs this probe and goes on
+    with the dialect that it returns. `not_a_stream`: what a 200 that is no event stream means, None where that is nothing of
+    this engine's. A request is judged again by that one's `check`, and both have the same `name`.
     """
 
     name: str
@@ -353,9 +366,11 @@ class Dialect:
     traits: Traits
     profile: Profile = Profile()
     max_seed: int = 2**32 - 2
+    not_a_stream: Callable[[Reply], Fault | None] = _no_opinion
     check: Callable[[GenerateRequest], None] = _nothing_to_refuse
     against_strict: Callable[[GenerateRequest], tuple[str, ...]] = _nothing_against
     auth_headers: Callable[[str], Mapping[str, str]] = _bearer
     tokenize: Callable[[str, bool, ProbeTarget], Probe[tuple[int, ...]]] | None = None
     detokenize: Callable[[Sequence[int], ProbeTarget], Probe[str]] | None = None
     apply_template: Callable[[Sequence[Mapping[str, Any]], ProbeTarget], Probe[str]] | None = None
+    resolve: Callable[[ProbeTarget], Probe[Dialect]] | None = None

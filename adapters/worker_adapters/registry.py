@@ -31,6 +31,11 @@ ENTRY_POINTS = "worker_adapters.dialects"
 _BUILT_IN: Mapping[str, str] = {
     "llamacpp": ".engines.llamacpp",
     "mock": ".engines.mock",
+    "triton": ".engines.triton",
+    "triton-llmapi": ".engines.triton:LLMAPI",
+    "triton-trtllm": ".engines.triton:TRTLLM",
+    "triton-vllm": ".engines.triton:VLLM",
+    "trtllm": ".engines.trtllm",
     "vllm": ".engines.vllm",
 }
 
@@ -59,7 +64,8 @@ def engine_names() -> tuple[str, ...]:
 def dialect(engine: str) -> Dialect:
     """The dialect of an engine's name. Raises InvalidRequestError with the names there are."""
     if engine in _BUILT_IN:
-        found = import_module(_BUILT_IN[engine], __package__).DIALECT
+        module, _, attribute = _BUILT_IN[engine].partition(":")
+        found = getattr(import_module(module, __package__), attribute or "DIALECT")
     else:
         from importlib.metadata import entry_points  # noqa: PLC0415  -- as above
 

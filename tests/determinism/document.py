@@ -30,12 +30,18 @@ on every engine.
 
 def text() -> str:
     """The page."""
-    return "\n".join([HEAD, *(line for name in registry.engine_names() for line in _section(registry.dialect(name)))])
+    return "\n".join(
+        [HEAD, *(line for name in registry.engine_names() for line in _section(name, registry.dialect(name)))]
+    )
 
 
-def _section(dialect: Dialect) -> Iterator[str]:
-    yield f"## {dialect.name}"
+def _section(name: str, dialect: Dialect) -> Iterator[str]:
+    yield f"## {name}"
     yield ""
+    if dialect.resolve is not None and name == dialect.name:
+        yield f"One of the tables `{name}-*`, whichever the worker turns out to speak."
+        yield ""
+        return
     yield f"Seeds: 0 … {dialect.max_seed}; others are refused (`INVALID_PARAMS`), never wrapped."
     yield ""
     yield "| request field | wire field | neutral value | at temperature 0 | note |"

@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from ..api import End, Error, ErrorCode, Event, Metrics, Phase, Reason, Started, Token, Upstream
 from ..codec import SSEDecoder
-from ..dialect import Fault, Finished, Item, Opened, Run
+from ..dialect import Fault, Finished, Item, Opened, Payload, Run
 from ..lifetime import Cause, Interrupted
 from ..transport import Exchange
 from .envelope import fault_of_cause
@@ -26,6 +26,7 @@ from .log import log_end
 from .metrics import Summary
 from .reply import refused, require_event_stream
 from .state import StreamState
+from .validate import validate
 from .worker import Worker
 
 __all__ = ["TERMINAL", "Runs", "layered"]
@@ -60,10 +61,13 @@ def attempt(worker: Worker, state: StreamState, grade: Grade) -> Runs:
     with worker.transport.open(wire, worker.auth_headers(), lifetime) as exchange:
         if exchange.status != 200:
             raise refused(exchange, dialect, worker.limits.max_error_body)
-        require_event_stream(exchange)
+        require_event_stream(exchange, dialect)
         decoder = SSEDecoder(_event_limit(worker, len(wire.body)))
         counted, framed = 0, False
-        for run in dialect.decode(exchange.payloads(decoder), request=state.request, tally=tally):
+        batches, ended = exchange.payloads(decoder), list[bool]()
+        if dialect.traits.ends_with_body:
+            batches = _noting_the_end(batches, ended)
+        for run in dialect.decode(batches, request=state.request, tally=tally):
             framed = True
             if run and state.started is None:
                 state.started = _started(worker, state, grade, run.pop(0))
@@ -76,6 +80,8 @@ def attempt(worker: Worker, state: StreamState, grade: Grade) -> Runs:
             last = _taken(run)
             events = _checked(worker, state, run) if run else []
             if last is not None:
+                if ended:
+                    _require_proof(exchange, decoder)
                 lifetime.disarm()  # the engine has done its part: how long the consumer takes is not charged to it
                 exchange.settle(DRAIN_SECONDS)
                 break
@@ -120,6 +126,18 @@ def _unfinished(exchange: Exchange, decoder: SSEDecoder, *, framed: bool) -> Fau
             Reason.PROTOCOL, "the body holds no server-sent event: is this URL the engine's?", upstream=upstream
         )
     return Fault(Reason.EMPTY, "the engine answered 200 without a single event", upstream=upstream)
+
+
+def _noting_the_end(batches: Iterator[Sequence[Payload]], ended: list[bool]) -> Iterator[Sequence[Payload]]:
+    yield from batches
+    ended.append(True)
+
+
+def _require_proof(exchange: Exchange, decoder: SSEDecoder) -> None:
+    """Raise Fault unless the end of the body, which was taken for the end of the stream, can be nothing else."""
+    tail = decoder.close()
+    if not exchange.framed or (tail is not None and (tail.data or tail.unknown)):
+        raise Fault(Reason.TRUNCATED, "the body ended in a way that does not prove the end of the stream")
 
 
 def _unlawful(worker: Worker, what: str) -> Fault:
@@ -219,6 +237,8 @@ def retrying(worker: Worker, state: StreamState) -> Runs:
     """Attempts, until one has started or what went wrong would go wrong again."""
     lifetime = state.lifetime
     lifetime.check()
+    if worker.resolve_within(lifetime):
+        validate(state.request, worker.dialect)
     grade = Grade.of(worker, state.request, lifetime)
     lifetime.check()
     worker.begin_version_probe()

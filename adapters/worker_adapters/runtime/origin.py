@@ -49,6 +49,8 @@ class OnDemand:
         self._base = _parse_url(config)
         self._lock = threading.Lock()
         self._made: Transport | None = None
+        url = config.metrics_url
+        self._metrics = None if url is None else OnDemand(attrs.evolve(config, url=url, metrics_url=None))
 
     def _transport(self) -> Transport:
         with self._lock:
@@ -70,13 +72,20 @@ class OnDemand:
 
     def call(self, wire: WireRequest, headers: Mapping[str, str], timeout: float, limit: int) -> Reply:
         """See Transport."""
-        return self._transport().call(wire, headers, timeout, limit)
+        if not wire.to_metrics:
+            return self._transport().call(wire, headers, timeout, limit)
+        if self._metrics is None:
+            return Reply(status=404, headers={}, body=b"connect(metrics_url=...) was not given")
+        # A port of its own is another origin: the credentials are not for it.
+        return self._metrics.call(attrs.evolve(wire, target="", to_metrics=False), {}, timeout, limit)
 
     def close(self) -> None:
         """See Transport."""
         with self._lock:
             if self._made is not None:
                 self._made.close()
+        if self._metrics is not None:
+            self._metrics.close()
 
 
 def _parse_url(config: AdapterConfig) -> SplitResult:

@@ -54,7 +54,7 @@ def refused(exchange: Exchange, dialect: Dialect, limit: int) -> Fault:
     return fault
 
 
-def require_event_stream(exchange: Exchange) -> None:
+def require_event_stream(exchange: Exchange, dialect: Dialect) -> None:
     """Raise Fault unless the body is server-sent events, unencoded; say what it is instead."""
     encoding = exchange.headers.get("content-encoding", "identity").lower()
     if encoding not in ("", "identity"):
@@ -67,6 +67,8 @@ def require_event_stream(exchange: Exchange) -> None:
     start = exchange.read(SHOWN)
     if not start:
         raise Fault(Reason.EMPTY, "the server answered 200 with an empty body", upstream=Upstream(status=200))
+    if fault := dialect.not_a_stream(Reply(status=exchange.status, headers=exchange.headers, body=start)):
+        raise fault
     text = start.decode("utf-8", "replace")
     raise Fault(
         Reason.PROTOCOL,

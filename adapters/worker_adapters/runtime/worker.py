@@ -72,7 +72,9 @@ class Worker:
         recorder: Recorder = NO_METRICS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.dialect = dialect
+        self.dialect = dialect  # once `resolve` has run: the one that it found
+        self._resolve = dialect.resolve
+        self._resolved_at = -math.inf
         self.transport = transport
         self.pool_id = pool_id
         self.replica_id = replica_id
@@ -197,20 +199,20 @@ class Worker:
         """As `facts`, for a stream, which does not wait for a slow worker longer than it lives. Raises Interrupted too."""
         if self._fresh():
             return self.facts()
-        gate, found = Gate(), list[WorkerFacts | Exception]()
+        return _within(lifetime, self.facts)
 
-        def read() -> None:
-            try:
-                found.append(self.facts())
-            except Exception as exc:  # noqa: BLE001  -- raised where it is waited for
-                found.append(exc)
-            gate.open()
+    def resolve_within(self, lifetime: Lifetime) -> bool:
+        """Find out what the worker speaks, if that takes asking and is not known or old; whether it takes asking at all.
 
-        threading.Thread(target=read, name="worker-adapters-facts", daemon=True).start()
-        lifetime.sleep(math.inf, gate)
-        if isinstance(found[0], Exception):
-            raise found[0]
-        return found[0]
+        Blocks; raises Fault, Interrupted.
+        """
+        resolve = self._resolve
+        if resolve is None:
+            return False
+        if self.clock() - self._resolved_at >= VERSION_MAX_AGE:
+            self.dialect = _within(lifetime, lambda: self.probe(resolve(self.target())))
+            self._resolved_at = self.clock()
+        return True
 
     def _fresh(self) -> bool:
         slowly = self._slowly
@@ -240,6 +242,7 @@ class Worker:
         with self._lock:
             self._known_at = -1e9
             self._doubted = True
+        self._resolved_at = -math.inf
 
     def begin_version_probe(self) -> None:
         """Ask for the version beside a stream, unless it is known and young or somebody asks already. Does not block."""
@@ -285,3 +288,21 @@ class Worker:
         probing = self._probing
         if probing is not None:
             probing.wait(seconds)
+
+
+def _within(lifetime: Lifetime, work: Callable[[], T]) -> T:
+    """What `work` returns or raises, on a thread that is left behind when the lifetime is tripped. Raises Interrupted."""
+    gate, found = Gate(), list[T | Exception]()
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except Exception as exc:  # noqa: BLE001  -- raised where it is waited for
+            found.append(exc)
+        gate.open()
+
+    threading.Thread(target=run, name="worker-adapters-facts", daemon=True).start()
+    lifetime.sleep(math.inf, gate)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]

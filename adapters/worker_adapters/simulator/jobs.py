@@ -171,6 +171,8 @@ class Performance:
                 self.trouble.token(last=closing, stall=self._stall)
             return
         if not self.out.began:
+            if self.job.late_head and not step.events and not closing:
+                return
             # The first result opens the answer; if it is a mere marker it is not written (completion_two_prompts).
             self.send_head(self.job.head)
         elif step.opening:

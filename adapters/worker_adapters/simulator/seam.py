@@ -90,8 +90,9 @@ class Job:
     """One generation request. The tasks of a group are admitted together or not at all.
 
     `head` opens a streamed answer, `collect` makes a whole one from the tasks' results in their order. `ping` is sent
-    after so many seconds without a payload, `farewell` after the last task, or the error that ends the stream. `eager`: the
-    head goes out before the admission, and a client that leaves the queue is noticed there.
+    after so many seconds without a payload, `farewell` after the last task, or the error that ends the stream. The head goes
+    out with the admission; `eager`: before it, and a client that leaves the queue is noticed there; `late_head`: with the
+    first payload.
     """
 
     groups: tuple[tuple[Task, ...], ...]
@@ -101,6 +102,7 @@ class Job:
     ping_interval: float | None = None
     farewell: bytes = b""
     eager: bool = False
+    late_head: bool = False
 
 
 class RefusedError(Exception):

@@ -6,12 +6,13 @@ import contextlib
 import socket
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import attrs
 
 from ..faults import FaultScript, FaultSpec
-from . import llamacpp, vllm
+from . import llamacpp, triton, trtllm, vllm
 from .exchange import BadRequestError, BrokenError, GoneError, Out, Split, alive, left, read_request
 from .jobs import Pace, Performance
 from .seam import Head, Job, Reply, Request, Setup, Wire
@@ -29,6 +30,10 @@ HEADER = "x-simulator-fault"
 
 ENGINES: dict[str, Callable[..., Wire]] = {
     "llamacpp": llamacpp.build,
+    "triton-llmapi": partial(triton.build, model_kind="llmapi"),
+    "triton-trtllm": triton.build,
+    "triton-vllm": partial(triton.build, model_kind="vllm"),
+    "trtllm": trtllm.build,
     "vllm": vllm.build,
 }
 

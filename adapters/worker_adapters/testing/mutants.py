@@ -192,7 +192,7 @@ def _encoding(change: Callable[[dict[str, Any]], None]) -> Mutate:
 
 
 def _lose(*words: str) -> Callable[[dict[str, Any]], None]:
-    """Drop every field, at any depth, whose name has one of the words in it."""
+    """Drop every field, at any depth and in JSON within strings, whose name has one of the words in it."""
 
     def change(body: dict[str, Any]) -> None:
         for name in list(body):
@@ -200,6 +200,10 @@ def _lose(*words: str) -> Callable[[dict[str, Any]], None]:
                 del body[name]
             elif isinstance(body[name], dict):
                 change(body[name])
+            elif isinstance(body[name], str) and body[name].startswith("{"):
+                inner = json.loads(body[name])
+                change(inner)
+                body[name] = json.dumps(inner)
 
     return change
 

@@ -99,6 +99,7 @@ class Ways:
 
     dialect: ClassVar[Dialect]
     transcripts: ClassVar[Transcripts]
+    model: ClassVar[str | None] = None
     simulator: ClassVar[Callable[[], AbstractContextManager[Any]] | None] = None
     _wait_for: Callable[..., Any] | None = None  # a simulator's, which tells when the engine has noticed
 
@@ -111,7 +112,7 @@ class Ways:
 
     def adapter(self, *scripts: Script, **config: Any) -> EngineAdapter:
         """An adapter over memory that gets these answers, in this order."""
-        config = {"retry": Retry(attempts=1), **config}
+        config = {"retry": Retry(attempts=1), "model": self.model, **config}
         return EngineAdapter(
             AdapterConfig(dialect=self.dialect, url="http://engine.test", **config),
             transport=ScriptedTransport(scripts, reply=self._reply_to),
@@ -136,7 +137,7 @@ class Ways:
 
     def connect(self, url: str, **config: Any) -> Adapter:
         """An adapter over sockets."""
-        config = {"retry": Retry(attempts=1), **config}
+        config = {"retry": Retry(attempts=1), "model": self.model, **config}
         return EngineAdapter(AdapterConfig(dialect=self.dialect, url=url, **config))
 
     def _reply_to(self, wire: WireRequest) -> Reply | None:

@@ -36,6 +36,11 @@ class Exchange(Protocol):
         ...
 
     @property
+    def framed(self) -> bool:
+        """Whether the body's head announced how its end shows: by chunks or a length, not by the connection's end."""
+        ...
+
+    @property
     def content(self) -> int:
         """Bytes of content that have come so far, without the framing of HTTP."""
         ...

@@ -50,6 +50,11 @@ class _Exchange:
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
 
     @property
+    def framed(self) -> bool:
+        """See Exchange."""
+        return bool(self._head.chunked) or self._head.length is not None
+
+    @property
     def content(self) -> int:
         """See Exchange."""
         return self._body.content

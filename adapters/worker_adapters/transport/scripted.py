@@ -100,6 +100,7 @@ class _Exchange:
     def __init__(self, script: Scripted, lifetime: Lifetime) -> None:
         self.status = script.status
         self.headers = script.headers
+        self.framed = True  # a script that breaks off does so with a Fault
         self.content = 0
         self._steps = iter(script.steps)
         self._lifetime = lifetime

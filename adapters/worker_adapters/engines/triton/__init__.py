@@ -1,0 +1,39 @@
+"""NVIDIA Triton's generate extension, in three dialects (facts and transcripts: docs/engines/triton.md).
+
+`DIALECT` finds out which one the model speaks when the first stream asks; the others are named by the caller, and hold the
+model to it. All have the name of the engine: which one it is shows in nothing but the requests.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import attrs
+
+from ...api import Features, GenerateRequest
+from . import llmapi, resolve, trtllm, vllm
+
+__all__ = ["DIALECT", "LLMAPI", "TRTLLM", "VLLM"]
+
+VLLM = attrs.evolve(vllm.VLLM, resolve=partial(resolve.resolve, named=resolve.VLLM))
+TRTLLM = attrs.evolve(trtllm.TRTLLM, resolve=partial(resolve.resolve, named=resolve.TRTLLM))
+LLMAPI = attrs.evolve(llmapi.LLMAPI, resolve=partial(resolve.resolve, named=resolve.LLMAPI))
+
+
+def _judged_later(_request: GenerateRequest) -> None:
+    """By the dialect that is found."""
+
+
+# What any of the three can express, and the least that all promise; the one found judges again. The table of knobs is
+# that of vLLM's backend because it has them all; nothing is encoded from it.
+DIALECT = attrs.evolve(
+    VLLM,
+    resolve=resolve.resolve,
+    traits=TRTLLM.traits,
+    features=Features(
+        min_p=True,
+        ignore_eos=True,
+        engine_options=VLLM.features.engine_options | TRTLLM.features.engine_options | LLMAPI.features.engine_options,
+    ),
+    check=_judged_later,
+)

@@ -1,0 +1,44 @@
+"""What the encoders of the three dialects share: the route, the body, and which inputs the model has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ...api import GenerateRequest, Reason
+from ...dialect import AS_ASKED, Fault, Profile, WireRequest
+from .probes import model_path
+
+__all__ = ["UNSAFE", "against_unchecked", "post", "refuse_missing"]
+
+UNSAFE = "allow_unsafe_disconnect"
+HEADERS = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+
+
+def post(request: GenerateRequest, default_model: str, body: Mapping[str, Any]) -> WireRequest:
+    """`generate_stream` of the model. No `id`: vLLM's backend takes it for a sampling parameter, and fails."""
+    sent = {**body, **request.engine_options.get("unchecked", {})}
+    return WireRequest(
+        method="POST",
+        target=model_path(request.model or default_model, "/generate_stream"),
+        headers=HEADERS,
+        body=json.dumps(sent, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"),
+    )
+
+
+def refuse_missing(request: GenerateRequest, profile: Profile, inputs: Collection[str], *cut_here: str) -> None:
+    """Raise Fault for what is asked of a model that has no input for it: Triton would ignore it in silence."""
+    for knob in profile.knobs:
+        if knob.field is None or knob.wire in inputs or knob.field in cut_here or knob.neutral is AS_ASKED:
+            continue
+        asked = getattr(request, knob.field)
+        if knob.convert(asked) != knob.neutral and not (knob.field == "temperature" and asked == 0):
+            raise Fault(
+                Reason.UNSUPPORTED, f"the model has no input {knob.wire}: it can't express {knob.field}={asked!r}"
+            )
+
+
+def against_unchecked(request: GenerateRequest) -> tuple[str, ...]:
+    """Options that reach past the profile."""
+    return ("engine_options has unchecked fields",) if request.engine_options.get("unchecked") else ()

@@ -1,0 +1,73 @@
+"""Which dialect a model speaks, and whether its server can be used: asked once, before the first stream."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
+
+import attrs
+
+from ...api import GenerateRequest, Reason
+from ...dialect import Dialect, Fault, Probe, ProbeTarget
+from . import llmapi, trtllm, vllm
+from .probes import ask, model_path, models_of
+from .request import UNSAFE
+
+__all__ = ["DEFAULT_MODELS", "DIALECTS", "resolve"]
+
+LLMAPI, TRTLLM, VLLM = "triton-llmapi", "triton-trtllm", "triton-vllm"
+# In this order: an input that only one has comes before those that others share.
+DIALECTS: dict[str, Callable[[Collection[str]], bool]] = {
+    LLMAPI: llmapi.is_mine,
+    VLLM: vllm.is_mine,
+    TRTLLM: trtllm.is_mine,
+}
+DEFAULT_MODELS = {LLMAPI: llmapi.MODEL, VLLM: vllm.MODEL, TRTLLM: trtllm.MODEL}
+SAFE = (2, 41)  # 23.12; before, a client that leaves takes the server with it (server#6576)
+_version = re.compile(r"(\d+)\.(\d+)").match
+
+
+def resolve(target: ProbeTarget, named: str | None = None) -> Probe[Dialect]:
+    """`/v2`, then the model's inputs. Raises Fault where they are none of the three, or not those of the one named."""
+    version = (yield from ask("/v2"))["version"]
+    model = target.model or DEFAULT_MODELS.get(named or "")
+    if model is None:
+        index = yield from ask("/v2/repository/index", method="POST")
+        raise Fault(Reason.VALIDATION, f"name the model: connect(model=…). This Triton has {models_of(index)}")
+    metadata = yield from ask(model_path(model))
+    inputs = frozenset(tensor["name"] for tensor in metadata["inputs"])
+    name = next((name for name, is_mine in DIALECTS.items() if is_mine(inputs)), None)
+    if name is None or (named is not None and name != named):
+        speaks = f"not {named}" if named else f"none of {', '.join(DIALECTS)}"
+        shown = ", ".join(sorted(inputs)) or "none"
+        but = f", which are those of {name}" if name else ""
+        raise Fault(Reason.UNSUPPORTED, f"the model {model} speaks {speaks}: its inputs are {shown}{but}")
+    if name == TRTLLM:
+        found = trtllm.fitted(inputs, accumulates=_accumulates((yield from ask(model_path(model, "/config")))))
+    else:
+        found = (llmapi if name == LLMAPI else vllm).fitted(inputs)
+    return attrs.evolve(found, check=partial(_check, check=found.check, model=model, version=str(version)))
+
+
+def _accumulates(config: Any) -> bool:
+    """BLS decodes all tokens again for each event if told to, and sends all the text."""
+    parameter = (config.get("parameters") or {}).get("accumulate_tokens") or {}
+    return str(parameter.get("string_value", "")).lower() in ("true", "1", "yes")
+
+
+def _check(request: GenerateRequest, *, check: Callable[[GenerateRequest], None], model: str, version: str) -> None:
+    """As the dialect does, and for this model on this server."""
+    if request.model not in (None, model):
+        raise Fault(
+            Reason.VALIDATION, f"this adapter is bound to the model {model}: connect another for {request.model}"
+        )
+    found = _version(version)
+    if found and (int(found[1]), int(found[2])) < SAFE and not request.engine_options.get(UNSAFE):
+        raise Fault(
+            Reason.UNSUPPORTED_VERSION,
+            f"Triton {version} crashes when a client disconnects (fixed in 2.41): upgrade it, or accept the risk with "
+            f"engine_options {{{UNSAFE!r}: True}}",
+        )
+    check(request)

@@ -1,0 +1,91 @@
+"""Probes. `/metrics` is a queue that the first reader empties: it is read only if a scrape was asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import msgspec
+
+from ...api import Properties, Reason
+from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
+from ...exposition import samples
+from .errors import parse_error
+from .request import JSON
+
+__all__ = ["NAME", "health", "identify", "properties", "tokenize"]
+
+NAME = "trtllm"
+RUNNING, WAITING = "trtllm_num_requests_running", "trtllm_num_requests_waiting"
+SLOTS, KV_USAGE = "trtllm_max_num_active_requests", "trtllm_kv_cache_utilization"
+_NAMES = frozenset({RUNNING, WAITING, SLOTS, KV_USAGE})
+
+
+def _ask(wire: WireRequest) -> Probe[Any]:
+    reply = yield wire
+    if reply.status != 200:
+        raise parse_error(reply)
+    try:
+        return msgspec.json.decode(reply.body)
+    except msgspec.DecodeError as exc:
+        raise Fault(Reason.PROTOCOL, f"{wire.target} did not answer in JSON: is this a trtllm-serve?") from exc
+
+
+def health(_target: ProbeTarget) -> Probe[HealthFacts]:
+    """`/health`: 200, or 503 of an engine that is gone. Old releases always say 200. /health_generate costs a slot."""
+    reply = yield WireRequest(target="/health")
+    ready = reply.status == 200
+    return HealthFacts(ready=ready, detail="ok" if ready else parse_error(reply).message)
+
+
+def identify(target: ProbeTarget) -> Probe[Properties]:
+    """`/version`, TensorRT-LLM's, and `/v1/models`: the name of the model's folder."""
+    version = (yield from _ask(WireRequest(target="/version")))["version"]
+    models = (yield from _ask(WireRequest(target="/v1/models")))["data"]
+    return Properties(
+        engine=NAME,
+        observed_at=0.0,
+        engine_version=version,
+        trtllm_version=version,
+        model=target.model or models[0]["id"],
+    )
+
+
+def properties(target: ProbeTarget) -> Probe[WorkerFacts]:
+    """With what the gauges say: Prometheus' where they are on, else the draining page, if asked for."""
+    identity = yield from identify(target)
+    reply = yield WireRequest(target="/prometheus/metrics")
+    if reply.status == 200:
+        found = {sample.name: sample.value for sample in samples(reply.body, _NAMES)}
+        return WorkerFacts(properties=_measured(identity, found))
+    if not target.scrape:
+        return WorkerFacts(properties=identity)
+    iterations = yield from _ask(WireRequest(target="/metrics"))
+    return WorkerFacts(properties=_measured(identity, _of_iteration(iterations[-1]) if iterations else {}))
+
+
+def _of_iteration(last: dict[str, Any]) -> dict[str, float]:
+    names = {RUNNING: "numActiveRequests", WAITING: "numQueuedRequests", SLOTS: "maxNumActiveRequests"}
+    found = {name: last[key] for name, key in names.items() if key in last}
+    cache = last.get("kvCacheStats") or {}
+    if cache.get("maxNumBlocks"):
+        found[KV_USAGE] = cache["usedNumBlocks"] / cache["maxNumBlocks"]
+    return found
+
+
+def _measured(identity: Properties, found: dict[str, float]) -> Properties:
+    slots, running, waiting = found.get(SLOTS), found.get(RUNNING), found.get(WAITING)
+    return attrs.evolve(
+        identity,
+        slots_total=None if slots is None else int(slots),
+        slots_free=None if slots is None or running is None else max(0, int(slots - running)),
+        queue_depth=None if waiting is None else int(waiting),
+        kv_usage=found.get(KV_USAGE),
+    )
+
+
+def tokenize(text: str, _add_special: bool, _target: ProbeTarget) -> Probe[tuple[int, ...]]:
+    """`/_internal/tokenize`, of releases since 2026."""
+    body = msgspec.json.encode({"prompt": text})
+    wire = WireRequest(method="POST", target="/_internal/tokenize", headers=JSON, body=body)
+    return tuple((yield from _ask(wire))["tokens"])

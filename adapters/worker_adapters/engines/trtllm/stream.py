@@ -1,0 +1,137 @@
+"""Streams: text events until a finish_reason, then the usage. `[DONE]` proves nothing, and may come twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from ...api import FinishReason, GenerateRequest, Reason, Token, Upstream, UsageSource
+from ...determinism import TextAssembler
+from ...dialect import Fault, Finished, Opened, Payload, Run, Tally
+from .errors import fault_of_error
+
+__all__ = ["decode"]
+
+NO_ERROR = msgspec.Raw()
+DONE = b"[DONE]"
+ENDS = {"length": FinishReason.LENGTH, "stop": FinishReason.STOP}
+
+
+class _Choice(msgspec.Struct, gc=False):
+    text: str = ""
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    model: str | None = None
+    error: msgspec.Raw = NO_ERROR
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
+    """Events until the usage that follows a finish_reason, which alone is proof: a body cut between them has ended."""
+    stream = _Stream(request, tally)
+    try:
+        for batch in batches:
+            run: Run = []
+            try:
+                for payload in batch:
+                    data = payload if isinstance(payload, bytes) else payload.data
+                    if data and stream.read(data, run):
+                        break
+            except Fault:
+                if run:
+                    yield run
+                raise
+            yield run
+            if stream.over:
+                break
+    except Fault:
+        if stream.finish is None:
+            raise
+    if stream.finish is not None:
+        yield [stream.finished(stream.finish)]
+
+
+class _Stream:
+    """What is known of a stream between its events."""
+
+    def __init__(self, request: GenerateRequest, tally: Tally) -> None:
+        self.tally = tally
+        self.text = TextAssembler(request.stop)
+        self.index = 0
+        self.opened = False
+        self.over = False
+        self.finish: _Choice | None = None
+
+    def read(self, data: bytes, run: Run) -> bool:
+        """Add what one event says to the run; true if nothing of interest follows. Raises Fault."""
+        if data.strip() == DONE:  # some events end with a space
+            if self.finish is None:
+                what = Reason.TRUNCATED if self.opened else Reason.EMPTY
+                raise Fault(what, "trtllm-serve ended the stream without a finish_reason")
+            self.over = True
+            return True
+        chunk = _parse(data)
+        if chunk.usage is not None:
+            self.tally.tokens_in, self.tally.usage_source = chunk.usage.prompt_tokens, UsageSource.ENGINE
+            self.tally.tokens_out = chunk.usage.completion_tokens or 0
+        if chunk.choices is None:
+            raise _strange(data, "it has neither choices nor an error")
+        if chunk.choices and self.finish is None:
+            self.choice(chunk.choices[0], chunk.model, run)
+        self.over = self.finish is not None and not chunk.choices
+        return self.over
+
+    def choice(self, choice: _Choice, model: str | None, run: Run) -> None:
+        """Text, and perhaps the end. Empty texts carry tokens that are no character yet."""
+        raw = choice.finish_reason
+        if raw is not None and raw not in ENDS:
+            raise Fault(Reason.ABORTED, f"trtllm-serve ended the request: {raw}", upstream=Upstream(type=raw))
+        if not self.opened:
+            self.opened = True
+            run.append(Opened(model=model))
+        if self.tally.usage_source is not UsageSource.ENGINE and choice.text:
+            self.tally.tokens_out += 1
+        text = self.text.text(choice.text)
+        if raw is not None:
+            self.finish = choice
+            text += self.text.finish()
+        if text:
+            run.append(Token(index=self.index, text=text))
+            self.index += 1
+
+    def finished(self, last: _Choice) -> Finished:
+        """The end, with whatever count there is by now."""
+        told = last.stop_reason if isinstance(last.stop_reason, str) else None
+        return Finished(
+            finish_reason=ENDS[last.finish_reason or "stop"],
+            finish_reason_raw=last.finish_reason,
+            stop_text=self.text.stop_text or told,
+        )
+
+
+def _parse(data: bytes) -> _Chunk:
+    try:
+        chunk = _decode_chunk(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise _strange(data, str(exc)) from exc
+    if chunk.error is not NO_ERROR:
+        raise fault_of_error(bytes(chunk.error), status=None)
+    return chunk
+
+
+def _strange(data: bytes, why: str) -> Fault:
+    shown = data[:200].decode("utf-8", "replace")
+    return Fault(Reason.PROTOCOL, f"trtllm-serve sent an event that is not its JSON ({why}): {shown}")

@@ -1,0 +1,88 @@
+"""The conformance suite for the three dialects of Triton: recorded or hand-made bytes, from memory and over sockets."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import attrs
+import pytest
+
+from worker_adapters.engines.triton import LLMAPI, TRTLLM, VLLM
+from worker_adapters.simulator import Simulator
+from worker_adapters.testing import MUTANTS, EngineSuite, Transcripts
+
+FOLDER = Path(__file__).parent / "transcripts" / "triton"
+
+
+class TestTrtllmReplayed(EngineSuite):
+    """What a real Triton sent, its models being stand-ins for TensorRT-LLM's."""
+
+    dialect = TRTLLM
+    transcripts = Transcripts(FOLDER / "2.51.0")
+    model = "tensorrt_llm_bls"
+
+
+class TestVllmReplayed(EngineSuite):
+    """Hand-made: see the folder's README."""
+
+    dialect = VLLM
+    transcripts = Transcripts(FOLDER / "vllm-handmade")
+    model = "vllm_model"
+
+
+class TestLlmapiReplayed(EngineSuite):
+    """Hand-made: see the folder's README."""
+
+    dialect = LLMAPI
+    transcripts = Transcripts(FOLDER / "llmapi-handmade")
+    model = "tensorrt_llm"
+
+
+class TestTrtllm(EngineSuite):
+    """Over sockets: the simulator."""
+
+    dialect = TRTLLM
+    transcripts = TestTrtllmReplayed.transcripts
+    model = "tensorrt_llm_bls"
+    simulator = partial(Simulator, "triton-trtllm", model="tensorrt_llm_bls")
+
+
+class TestAccumulating(EngineSuite):
+    """BLS with accumulate_tokens, which its configuration tells."""
+
+    dialect = TRTLLM
+    transcripts = TestTrtllmReplayed.transcripts
+    model = "tensorrt_llm_bls"
+    simulator = partial(Simulator, "triton-trtllm", model="tensorrt_llm_bls", model_kind="trtllm-accumulate")
+
+
+class TestVllm(EngineSuite):
+    """Over sockets: the simulator."""
+
+    dialect = VLLM
+    transcripts = TestVllmReplayed.transcripts
+    model = "vllm_model"
+    simulator = partial(Simulator, "triton-vllm", model="vllm_model")
+
+
+class TestLlmapi(EngineSuite):
+    """Over sockets: the simulator."""
+
+    dialect = LLMAPI
+    transcripts = TestLlmapiReplayed.transcripts
+    model = "tensorrt_llm"
+    simulator = partial(Simulator, "triton-llmapi", model="tensorrt_llm")
+
+
+# The one that ends a stream when its input ends does here what is right: the transport raises where a body breaks off.
+@pytest.mark.parametrize("name", sorted(set(MUTANTS) - {"invents an End at end of input"}))
+@pytest.mark.parametrize("of", [TestTrtllmReplayed, TestVllmReplayed, TestLlmapiReplayed])
+def test_the_suite_kills_the_mutant(of, name):
+    mutant, suite = MUTANTS[name], of()
+    case = getattr(suite, mutant.killed_by)
+    case()
+    fixed = attrs.evolve(of.dialect, resolve=None)  # which would put a sound one in the mutant's place
+    suite.dialect = mutant.mutate(fixed)  # type: ignore[misc]  # a class variable, of this instance only
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        case()

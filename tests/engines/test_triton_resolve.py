@@ -1,0 +1,208 @@
+"""Triton: which dialect a model speaks is found out before the first stream, and held against what the caller named."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from worker_adapters import End, Error, GenerateRequest, Reason, Retry, Started
+from worker_adapters.dialect import Fault, Reply
+from worker_adapters.engines import triton
+from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.transport.scripted import Hang, Script, ScriptedTransport
+
+VLLM = ["text_input", "stream", "sampling_parameters", "exclude_input_in_output", "return_finish_reason"]
+ENSEMBLE = ["text_input", "max_tokens", "top_k", "temperature", "random_seed", "stream"]
+BLS = [*ENSEMBLE, "top_p", "stop_words", "bad_words", "seed"]
+LLMAPI = [
+    "text_input",
+    "streaming",
+    "sampling_param_max_tokens",
+    "sampling_param_temperature",
+    "sampling_param_seed",
+    "stop",
+]
+EVENT = b'data: {"model_name":"m","model_version":"1","text_output":"a"}\n\n'
+
+
+def triton_with(inputs, *, version="2.51.0", config=None, calls=None):
+    """Replies of a server whose model m has these inputs."""
+    replies = {
+        "/v2": {"name": "triton", "version": version, "extensions": []},
+        "/v2/models/m": {"name": "m", "inputs": [{"name": name} for name in inputs], "outputs": []},
+        "/v2/models/m/config": config or {"parameters": {}},
+        "/v2/repository/index": [{"name": "m", "version": "1", "state": "READY"}, {"name": "broken"}],
+    }
+
+    def reply(wire):
+        if calls is not None:
+            calls.append(wire.target)
+        found = replies.get(wire.target)
+        body = {"error": f"Request for unknown model: '{wire.target}' is not found"} if found is None else found
+        return Reply(status=404 if found is None else 200, headers={}, body=json.dumps(body).encode())
+
+    return reply
+
+
+def run(reply, *, dialect=triton.DIALECT, model="m", scripts=1, steps=(EVENT,), **request):
+    """The events of one stream, and the transport that saw its requests."""
+    transport = ScriptedTransport([Script(steps=steps) for _ in range(scripts)], reply=reply)
+    config = AdapterConfig(dialect=dialect, url="http://engine.test", model=model, retry=Retry(attempts=1))
+    with EngineAdapter(config, transport=transport) as adapter:
+        return list(adapter.stream(GenerateRequest(**{"prompt": "p", **request}))), transport
+
+
+def body_of(transport):
+    (wire,) = transport.requests
+    assert wire.target == "/v2/models/m/generate_stream"
+    return json.loads(wire.body)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "mark", "named"),
+    [
+        (VLLM, "sampling_parameters", triton.VLLM),
+        (ENSEMBLE, "random_seed", triton.TRTLLM),
+        (BLS, "stop_words", triton.TRTLLM),
+        (LLMAPI, "sampling_param_max_tokens", triton.LLMAPI),
+    ],
+)
+def test_the_dialect_is_told_by_the_inputs(inputs, mark, named):
+    for dialect in (triton.DIALECT, named):
+        events, transport = run(triton_with(inputs), dialect=dialect)
+        assert isinstance(events[0], Started)
+        assert isinstance(events[-1], End)
+        body = body_of(transport)
+        assert mark in body
+        assert set(body) <= set(inputs), "what is no input would be a request parameter"
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        [],
+        ["text_input"],
+        ["max_tokens", "stream"],
+        ["input_ids", "input_lengths", "request_output_len", "streaming"],  # the inner tensorrt_llm
+        ["text_input", "streaming", "stop"],  # llmapi without its knobs
+        ["sampling_parameters", "stream"],
+        ["QUERY", "REQUEST_OUTPUT_LEN"],
+    ],
+)
+def test_a_near_miss_is_refused_with_what_was_found(inputs):
+    (error,), transport = run(triton_with(inputs))
+    assert isinstance(error, Error)
+    assert (error.code, error.reason, error.phase, error.retriable) == ("INTERNAL", "UNSUPPORTED", "prepare", False)
+    assert all(name in error.message for name in inputs or ["none"])
+    assert transport.requests == []
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [(LLMAPI, triton.TRTLLM), (BLS, triton.LLMAPI), (VLLM, triton.TRTLLM), (ENSEMBLE, triton.VLLM)],
+)
+def test_a_body_never_goes_to_a_model_of_another_dialect(inputs, named):
+    (error,), transport = run(triton_with(inputs), dialect=named)
+    assert (error.reason, error.phase) == ("UNSUPPORTED", "prepare")
+    assert "which are those of triton-" in error.message
+    assert transport.requests == []
+
+
+def test_a_model_that_is_not_there():
+    (error,), _ = run(triton_with(VLLM), model="nosuch")
+    assert (error.reason, error.phase) == ("UPSTREAM_NOT_FOUND", "prepare")
+
+
+def test_without_a_model_the_repository_is_listed():
+    (error,), transport = run(triton_with(VLLM), model=None)
+    assert (error.code, error.phase) == ("INVALID_PARAMS", "prepare")
+    assert "m (READY), broken (not loaded)" in error.message
+    assert transport.requests == []
+
+
+def test_a_request_for_another_model_is_refused():
+    transport = ScriptedTransport([], reply=triton_with(VLLM))
+    config = AdapterConfig(dialect=triton.DIALECT, url="http://engine.test", model="m", retry=Retry(attempts=1))
+    with EngineAdapter(config, transport=transport) as adapter:
+        (error,) = adapter.stream(GenerateRequest(prompt="p", model="other"))
+    assert (error.code, error.phase) == ("INVALID_PARAMS", "prepare")
+    assert transport.requests == []
+
+
+def test_what_the_found_dialect_can_not_express_is_refused_before_the_request():
+    (error,), transport = run(triton_with(ENSEMBLE), min_p=0.5)
+    assert (error.code, error.reason, error.phase) == ("INTERNAL", "UNSUPPORTED", "prepare")
+    (error,), transport = run(triton_with(ENSEMBLE), top_p=0.5)
+    assert "no input top_p" in error.message
+    assert transport.requests == []
+
+
+@pytest.mark.parametrize("version", ["2.39.0", "2.40.0", "1.9"])
+def test_a_server_that_crashes_on_disconnect_is_refused(version):
+    (error,), transport = run(triton_with(VLLM, version=version))
+    assert (error.code, error.reason, error.phase) == ("POOL_UNREADY", "UNSUPPORTED_VERSION", "prepare")
+    assert not error.retriable
+    assert transport.requests == []
+    events, _ = run(triton_with(VLLM, version=version), engine_options={"allow_unsafe_disconnect": True})
+    assert isinstance(events[-1], End)
+
+
+@pytest.mark.parametrize("version", ["2.41.0", "2.51.0", "3.0.0", "custom"])
+def test_a_server_that_does_not_is_used(version):
+    events, _ = run(triton_with(VLLM, version=version))
+    assert isinstance(events[-1], End)
+
+
+@pytest.mark.parametrize(("value", "text"), [("true", "ab"), ("false", "aab"), ("", "aab")])
+def test_bls_is_cumulative_where_its_config_says_so(value, text):
+    config = {"parameters": {"accumulate_tokens": {"string_value": value}}}
+    steps = [EVENT, EVENT.replace(b'"a"', b'"ab"')]
+    events, _ = run(triton_with(BLS, config=config), steps=steps)
+    assert "".join(e.text for e in events if e.kind == "token") == text
+
+
+def test_it_is_asked_once_and_again_after_the_worker_broke():
+    calls: list[str] = []
+    broken = [EVENT, Fault(Reason.DISCONNECTED, "gone")]
+    scripts = [Script(steps=s) for s in ([EVENT], [EVENT], broken, [EVENT])]
+    transport = ScriptedTransport(scripts, reply=triton_with(VLLM, calls=calls))
+    config = AdapterConfig(dialect=triton.DIALECT, url="http://engine.test", model="m", retry=Retry(attempts=1))
+    asked = []
+    with EngineAdapter(config, transport=transport) as adapter:
+        for _ in scripts:
+            list(adapter.stream(GenerateRequest(prompt="p")))
+            asked.append(calls.count("/v2/models/m"))
+    assert asked == [1, 1, 1, 2]
+
+
+def test_cancel_while_it_is_asked():
+    """A server that does not answer the probe: cancel does not wait for it."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def reply(_wire):
+        asked.set()
+        answer.wait(10)
+
+    config = AdapterConfig(dialect=triton.DIALECT, url="http://engine.test", model="m", retry=Retry(attempts=1))
+    with EngineAdapter(config, transport=ScriptedTransport([], reply=reply)) as adapter:
+        stream = adapter.submit(GenerateRequest(prompt="p"))
+        assert asked.wait(10)
+        adapter.cancel(stream.task_id)
+        (end,) = list(stream)
+        answer.set()
+    assert end.finish_reason == "cancelled"
+
+
+def test_cancel_before_the_status_line():
+    """Triton sends nothing before the first response: the queue phase, in which cancel works."""
+    hang = Hang()
+    transport = ScriptedTransport([Script(queue=hang)], reply=triton_with(VLLM))
+    config = AdapterConfig(dialect=triton.DIALECT, url="http://engine.test", model="m", retry=Retry(attempts=1))
+    with EngineAdapter(config, transport=transport) as adapter:
+        stream = adapter.submit(GenerateRequest(prompt="p"))
+        assert hang.reached.wait(10)
+        adapter.cancel(stream.task_id)
+        (end,) = list(stream)
+    assert end.finish_reason == "cancelled"

@@ -1,0 +1,244 @@
+"""Triton's streams: each quirk beside its proof (docs/engines/triton.md)."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+
+from worker_adapters import End, Error, GenerateRequest, Reason, Token
+from worker_adapters.dialect import Fault, Reply
+from worker_adapters.engines.triton import LLMAPI, TRTLLM, VLLM, errors
+from worker_adapters.engines.triton.trtllm import fitted
+from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.transport.scripted import Script, ScriptedTransport
+
+from .replay import stream
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8"
+
+
+def plain(dialect):
+    return attrs.evolve(dialect, resolve=None)
+
+
+def event(**fields):
+    return b"data: " + json.dumps(fields, ensure_ascii=False).encode() + b"\n\n"
+
+
+def text_events(*texts, **fields):
+    return [event(text_output=text, **fields) for text in texts]
+
+
+def texts_of(events):
+    return [e.text for e in events if isinstance(e, Token)]
+
+
+def run(dialect, chunks, **request):
+    return stream(plain(dialect), HEAD, chunks, **request)
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_end_of_the_body_is_the_end_of_the_stream():
+    events = run(TRTLLM, text_events("a", "b"))
+    assert texts_of(events) == ["a", "b"]
+    end = events[-1]
+    assert (end.finish_reason, end.finish_reason_source) == ("stop", "inferred")
+    assert end.usage_source == "deltas"
+
+
+def test_no_event_at_all_is_empty():
+    (error,) = run(TRTLLM, [])
+    assert (error.code, error.reason) == ("POOL_UNAVAILABLE", "EMPTY")
+
+
+def test_an_error_is_no_end():
+    error = run(TRTLLM, [*text_events("a"), event(error="boom")])[-1]
+    assert (error.code, error.reason) == ("WORKER_RESET", "ENGINE_ERROR")
+
+
+def test_a_body_that_breaks_off_inside_an_event_is_truncated():
+    error = run(TRTLLM, [*text_events("a"), b'data: {"text_out'])[-1]
+    assert (error.code, error.reason) == ("WORKER_RESET", "TRUNCATED")
+
+
+def test_a_body_without_framing_proves_nothing():
+    """As a proxy that speaks HTTP/1.0 passes it on: cut or whole, its end looks the same."""
+
+    class Unframed(ScriptedTransport):
+        def open(self, wire, headers, lifetime):
+            exchange = super().open(wire, headers, lifetime)
+            exchange.framed = False
+            return exchange
+
+    transport = Unframed([Script(steps=text_events("a"))])
+    config = AdapterConfig(dialect=plain(TRTLLM), url="http://engine.test")
+    with EngineAdapter(config, transport=transport) as adapter:
+        error = list(adapter.stream(GenerateRequest(prompt="p")))[-1]
+    assert isinstance(error, Error)
+    assert (error.code, error.reason) == ("WORKER_RESET", "TRUNCATED")
+
+
+def test_a_stop_string_ends_it_before_the_body_does():
+    hang = Fault(Reason.DISCONNECTED, "what comes after is not waited for")
+    events = stream(plain(TRTLLM), HEAD, text_events("ab", "cd", "e"), then=hang, stop=["bc"])
+    assert texts_of(events) == ["a"]
+    assert (events[-1].finish_reason, events[-1].stop_text) == ("stop", "bc")
+
+
+@pytest.mark.parametrize(("limit", "reason"), [(2, "length"), (3, "stop")])
+def test_as_many_as_were_allowed_is_taken_for_length(limit, reason):
+    end = run(TRTLLM, text_events("a", "b"), max_tokens=limit)[-1]
+    assert (end.finish_reason, end.finish_reason_source) == (reason, "inferred")
+
+
+def test_the_reason_is_the_engines_where_it_tells():
+    end = run(VLLM, [event(text_output="a", finish_reason="None"), event(text_output="", finish_reason="length")])[-1]
+    assert (end.finish_reason, end.finish_reason_source, end.finish_reason_raw) == ("length", "engine", "length")
+
+
+def test_an_abort_is_no_end():
+    error = run(VLLM, [event(text_output="a"), event(text_output="", finish_reason="abort")])[-1]
+    assert (error.code, error.reason) == ("WORKER_RESET", "ABORTED")
+
+
+# --- counts -----------------------------------------------------------------------------------------------------------
+
+
+def test_zeros_that_nobody_asked_for_are_no_counts():
+    """triton_cli#86: older backends fill every output."""
+    zeros = {"context_logits": 0.0, "cum_log_probs": 0.0, "output_log_probs": [0.0, 0.0], "num_output_tokens": 0}
+    end = run(TRTLLM, text_events("a", "b", num_input_tokens=0, **zeros))[-1]
+    assert (end.tokens_in, end.tokens_out, end.usage_source) == (None, 2, "deltas")
+
+
+def test_counts_of_events_are_added():
+    end = run(VLLM, [event(text_output=t, num_output_tokens=n, num_input_tokens=5) for t, n in (("a", 2), ("b", 3))])[
+        -1
+    ]
+    assert (end.tokens_in, end.tokens_out, end.usage_source) == (5, 5, "engine")
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [b'"a"', b'["a"]'])
+def test_a_tensor_of_one_element_may_be_a_scalar_or_a_list(text):
+    assert texts_of(run(TRTLLM, [b'data: {"text_output":' + text + b"}\n\n"])) == ["a"]
+
+
+@pytest.mark.parametrize("text", [b"[]", b'""', b"null"])
+def test_no_text_is_no_token(text):
+    events = run(TRTLLM, [b'data: {"text_output":' + text + b"}\n\n"])
+    assert [e.kind for e in events] == ["started", "end"]
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"[NaN,-Infinity]"])
+def test_numbers_that_json_does_not_have(number):
+    events = run(TRTLLM, [b'data: {"cum_log_probs":' + number + b',"text_output":"a"}\n\n'])
+    assert texts_of(events) == ["a"]
+    assert isinstance(events[-1], End)
+
+
+def test_bytes_that_are_no_utf_8_and_characters_in_pieces():
+    """stream_bls_raw_bytes: text tensors go out unchecked."""
+    pieces = (b"\xf0\x9f", b"\x99\x82", b"\xff", b"x", b"\xe4\xb8")
+    events = run(TRTLLM, [b'data: {"text_output":"' + piece + b'"}\n\n' for piece in pieces])
+    assert texts_of(events) == ["\U0001f642", "\ufffd", "x", "\ufffd"]
+
+
+def test_a_line_that_is_not_json():
+    error = run(TRTLLM, [*text_events("a"), b"data: hello\n\n"])[-1]
+    assert (error.code, error.reason) == ("INTERNAL", "PROTOCOL")
+
+
+def cumulative():
+    return attrs.evolve(fitted({"text_input", "max_tokens"}, accumulates=True), resolve=None)
+
+
+def test_a_token_per_growth():
+    assert texts_of(run(cumulative(), text_events("a", "ab", "ab", "abc\ufffd", "abcé"))) == ["a", "b", "c", "é"]
+
+
+def test_text_that_was_rewritten():
+    for dialect, options in ((cumulative(), {}), (LLMAPI, {"text": "cumulative"})):
+        error = run(dialect, text_events("ab", "abc", "xbc"), engine_options=options)[-1]
+        assert (error.code, error.reason) == ("INTERNAL", "PROTOCOL")
+
+
+def test_llmapi_shows_by_its_second_event_how_text_grows():
+    assert texts_of(run(LLMAPI, text_events("a", "ab", "abc"))) == ["a", "b", "c"]
+    assert texts_of(run(LLMAPI, text_events("a", "b", "c"))) == ["a", "b", "c"]
+
+
+def test_llmapi_is_told_how_text_grows():
+    assert texts_of(run(LLMAPI, text_events("a", "aa"), engine_options={"text": "delta"})) == ["a", "aa"]
+    assert run(LLMAPI, text_events("a", "b"), engine_options={"text": "cumulative"})[-1].reason == "PROTOCOL"
+
+
+def test_llmapi_echoes_the_prompt():
+    assert texts_of(run(LLMAPI, text_events("p", "pa", "pab"), prompt="p")) == ["a", "b"]
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def test_vllm_gets_its_sampling_as_one_string_and_no_id():
+    wire = VLLM.encode(GenerateRequest(prompt="p", seed=1, stop=["x"], temperature=0), attempt=1)
+    body = json.loads(wire.body)
+    assert "id" not in body
+    assert body["stream"] is True
+    sampling = json.loads(body["sampling_parameters"])
+    assert sampling["stop"] == ["x"]
+    assert (sampling["temperature"], sampling["top_k"]) == (0, -1)
+
+
+def test_llmapi_gets_no_stop_for_that_would_cancel():
+    body = json.loads(LLMAPI.encode(GenerateRequest(prompt="p", seed=1, stop=["x"]), attempt=1).body)
+    assert "stop" not in body
+    assert "max_tokens" not in body
+    assert body["sampling_param_stop"] == ["x"]
+
+
+def test_the_ensemble_gets_what_it_requires():
+    body = json.loads(TRTLLM.encode(GenerateRequest(prompt="p", seed=1, temperature=0), attempt=1).body)
+    assert {"text_input", "max_tokens", "bad_words", "stop_words"} <= {*body}
+    assert body["top_k"] == 1, "greedy: temperature alone has no effect"
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (503, '{"error":"[request id: <id_unknown>] Exceeds maximum queue size"}', "OVERLOADED"),
+        (500, '{"error":"in ensemble \'e\', Maximum queue size of 4 has been reached"}', "OVERLOADED"),
+        (400, 'data: {"error":"Request timeout expired"}\n\n', "OVERLOADED"),
+        (400, 'data: {"error":"Stub process \'m_0_0\' is not healthy."}\n\n', "ENGINE_ERROR"),
+        (400, 'data: {"error":"Request was cancelled"}\n\n', "ABORTED"),
+        (400, 'data: {"error":"whatever a model says"}\n\n', "ENGINE_ERROR"),
+        (400, '{"error":"expected number of inputs between 2 and 3 but got 1 inputs for model \'m\'"}', "VALIDATION"),
+        (400, '{"error":"something else"}', "VALIDATION"),
+        (500, '{"error":"failed to parse the request JSON buffer: Invalid value. at 3"}', "VALIDATION"),
+        (500, '{"error":"Failed to process the request(s) for model instance \'m\', message: x"}', "ENGINE_ERROR"),
+        (503, '{"error":"Server not ready"}', "LOADING"),
+        (503, '{"error":"\'m\' version 3 is not at ready state"}', "LOADING"),
+        (404, '{"error":"Request for unknown model: \'m\' has no available versions"}', "LOADING"),
+        (404, '{"error":"Request for unknown model: \'m\' is not found"}', "UPSTREAM_NOT_FOUND"),
+        (501, '{"error":"HTTP end point doesn\'t support models with decoupled transaction policy"}', "UNSUPPORTED"),
+        (403, '{"error":"This API is restricted, expecting header \'x\'"}', "UPSTREAM_AUTH"),
+        (405, '{"error":"Method Not Allowed"}', "UNSUPPORTED"),
+        (400, "", "VALIDATION"),
+        (502, "<html>", "ENGINE_ERROR"),
+        (500, '{"error":"\xff"}', "ENGINE_ERROR"),
+    ],
+)
+def test_the_row_of_an_error(status, body, reason):
+    fault = errors.parse_error(Reply(status=status, headers={}, body=body.encode("latin-1")))
+    assert fault.reason == reason
+    assert fault.upstream is not None
+    assert fault.upstream.status == status
