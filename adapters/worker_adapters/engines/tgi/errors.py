@@ -48,7 +48,7 @@ def parse_error(reply: Reply) -> Fault:
     """A reply that is not a stream. What its web framework refuses is plain text, and a wrong key is an empty 401."""
     try:
         return _fault(_decode(reply.body), reply.status)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     reason = reason_of_status(reply.status)
     if reply.body or reason not in _ADVICE:
@@ -60,14 +60,14 @@ def fault_of_event(data: bytes) -> Fault | None:
     """The fault of an event inside a stream, or None if it tells of none."""
     try:
         return _fault(_decode(data), None)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
 def _fault(error: _Error, status: int | None) -> Fault:
     try:
         message = msgspec.json.decode(error.error, type=str)
-    except msgspec.DecodeError:  # an object, as on the OpenAI routes, or a proxy's
+    except (msgspec.DecodeError, UnicodeDecodeError):  # an object, as on the OpenAI routes, or a proxy's
         message = bytes(error.error)[:SHOWN].decode("utf-8", "replace")
     reason = next((reason for text, reason in _BY_MESSAGE if text in message), None)
     if reason is None:

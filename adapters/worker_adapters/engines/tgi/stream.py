@@ -19,6 +19,7 @@ __all__ = ["decode"]
 _log = logging.getLogger("worker_adapters")
 
 REPLACEMENT = "\ufffd"
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 class _Text(msgspec.Struct, gc=False):
@@ -107,7 +108,7 @@ class _Stream:
                 data = payload if type(payload) is bytes else payload.data  # type: ignore[union-attr]  # see Payload
                 try:
                     event = _decode_event(data)
-                except msgspec.DecodeError as exc:
+                except UNREADABLE as exc:
                     if not data:  # a block of other fields than data: no event by the standard
                         continue
                     raise _unreadable(data, exc) from exc
@@ -139,7 +140,7 @@ class _Stream:
                 continue
             try:
                 event = _decode_full(data)
-            except msgspec.DecodeError as exc:
+            except UNREADABLE as exc:
                 raise _unreadable(data, exc) from exc
             if not self.opened:
                 self.open(run)
@@ -236,7 +237,7 @@ class _Stream:
         return False
 
 
-def _unreadable(data: bytes, exc: msgspec.DecodeError) -> Fault:
+def _unreadable(data: bytes, exc: Exception) -> Fault:
     """An error, or what is none of TGI's. Old reports know errors with an `event:` field; it does not matter here."""
     if (fault := fault_of_event(data)) is not None:
         return fault
