@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from worker_adapters import End, GenerateRequest, Started, connect
 from worker_adapters.engines.tgi import DIALECT
 from worker_adapters.testing import MUTANTS, EngineSuite, Transcripts
+from worker_adapters.testing.server import ReplayServer
 
 FOLDER = Path(__file__).parent / "transcripts" / "tgi"
 
@@ -41,3 +43,16 @@ def test_the_suite_kills_the_mutant(name):
     suite.dialect = mutant.mutate(DIALECT)  # type: ignore[misc]  # a class variable, of this instance only
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         case()
+
+
+@pytest.mark.req("OC-ADAPT-5040", "OC-ADAPT-5050", socket=True)
+def test_generate_info_and_health_over_a_socket():
+    """The bytes of 3.3.7 from a server: health, a stream, version with its build, and the model's digest."""
+    with ReplayServer(TestTgi33.transcripts) as server, connect("tgi", server.url) as adapter:
+        assert adapter.health().ready
+        started, *_, end = adapter.stream(GenerateRequest(prompt="p", max_tokens=3, seed=1))
+        assert isinstance(started, Started)
+        assert isinstance(end, End)
+        assert started.engine_version == "3.3.7+sha-0123456"
+        properties = adapter.properties()
+        assert (properties.model, properties.model_digest, properties.context_length) == ("m", "d1", 2048)

@@ -1,4 +1,4 @@
-"""Errors: `{"error", "error_type"}` in a status and inside a 200 alike; plain text or nothing from what stands before TGI."""
+"""Errors: `{"error", "error_type"}` in a status and inside a 200 alike; plain text, or nothing, from its web framework."""
 
 from __future__ import annotations
 

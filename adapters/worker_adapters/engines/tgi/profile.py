@@ -33,9 +33,9 @@ PROFILE = Profile(
         Knob(
             field="temperature",
             wire="temperature",
-            neutral=None,
-            greedy=None,
-            absent="only at temperature 0, which is refused and is said by do_sample",
+            neutral=1.0,
+            greedy=1.0,
+            absent="absent means 1, and 0 is refused: do_sample says it",
         ),
         Knob(
             field="seed",

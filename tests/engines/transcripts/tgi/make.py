@@ -119,7 +119,10 @@ def write(version: str, space: str, *, counts_input: bool, limit: str) -> None:
         error=["WORKER_RESET", "KV_EXHAUSTED"],
         tags=["error_in_stream"],
     )
-    long = "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 2000 `inputs` tokens and 64 `max_new_tokens`"
+    long = (
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. "
+        "Given: 2000 `inputs` tokens and 64 `max_new_tokens`"
+    )
     for name, said, code, reason in (
         ("overloaded", error("overloaded", "Model is overloaded"), "ADMISSION_REJECT", "OVERLOADED"),
         (
