@@ -40,10 +40,8 @@ PROFILE = Profile(
         Knob(
             field="seed",
             wire="seed",
-            neutral=None,
             greedy=None,
-            absent="only at temperature 0, where nothing is drawn",
-            note="unsigned, 64 bits",
+            note="unsigned, 64 bits; none with greedy, where nothing is drawn",
         ),
         Knob(field="top_p", wire="top_p", neutral=1.0, greedy=1.0, absent=ABSENT.format("1")),
         Knob(field="top_k", wire="top_k", neutral=0, greedy=0, absent=ABSENT.format("0")),
