@@ -1,4 +1,4 @@
-"""The conformance suite on a real TGI, which the caller names: `make live-tgi URL=http://…`. It has none of its own to start."""
+"""The conformance suite on a real TGI that runs already: `make live-tgi URL=http://…`. It starts none of its own."""
 
 from __future__ import annotations
 
