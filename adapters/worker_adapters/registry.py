@@ -31,6 +31,7 @@ ENTRY_POINTS = "worker_adapters.dialects"
 _BUILT_IN: Mapping[str, str] = {
     "llamacpp": ".engines.llamacpp",
     "mock": ".engines.mock",
+    "tgi": ".engines.tgi",
     "triton": ".engines.triton",
     "triton-llmapi": ".engines.triton:LLMAPI",
     "triton-trtllm": ".engines.triton:TRTLLM",

@@ -1,0 +1,254 @@
+"""Streams: an event per token, the last of which holds `generated_text`. No [DONE]; the end of input proves nothing."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from ...api import FinishReason, FinishReasonSource, GenerateRequest, Reason, Token, TokenLogprob, UsageSource
+from ...determinism import TextAssembler
+from ...dialect import Fault, Finished, Opened, Payload, Run, Tally
+from .errors import fault_of_event
+
+__all__ = ["decode"]
+
+# The one thing that a decoder can't tell its caller by yielding it: see `_Stream.compare`.
+_log = logging.getLogger("worker_adapters")
+
+REPLACEMENT = "\ufffd"
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+
+
+class _Text(msgspec.Struct, gc=False):
+    text: str
+    special: bool = False
+
+
+class _Token(msgspec.Struct, gc=False):
+    text: str
+    special: bool = False
+    id: int = -1
+    logprob: float | None = None
+
+
+class _Details(msgspec.Struct, gc=False):
+    finish_reason: str = ""
+    generated_tokens: int | None = None
+    input_length: int | None = None  # since 2.3.0
+
+
+class _Event(msgspec.Struct, gc=False):
+    """Nearly every event: what is not needed of it is not decoded."""
+
+    token: _Text
+    generated_text: str | None = None
+    details: _Details | None = None
+
+
+class _FullEvent(msgspec.Struct, gc=False):
+    """The same, for those who asked for ids or logprobs."""
+
+    token: _Token
+    generated_text: str | None = None
+    details: _Details | None = None
+    top_tokens: list[_Token] = []
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_full = msgspec.json.Decoder(_FullEvent).decode
+
+
+def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
+    """Token events until the one with `generated_text`, or until a stop string that TGI has run past."""
+    stream = _Stream(request, tally)
+    read = stream.read_full if request.return_token_ids or request.logprobs is not None else stream.read
+    for batch in batches:
+        run: Run = []
+        try:
+            read(batch, run)
+        except Fault:
+            if run:
+                yield run
+            raise
+        yield run
+
+
+class _Stream:
+    """What is known of a stream between its reads."""
+
+    def __init__(self, request: GenerateRequest, tally: Tally) -> None:
+        self.request = request
+        self.tally = tally
+        self.wants_ids = request.return_token_ids
+        self.wants_logprobs = request.logprobs is not None
+        # Without stop strings a delta is a Token: TGI sends whole characters, and nothing has to be held back.
+        self.assembler = TextAssembler(request.stop) if request.stop else None
+        self.opened = False
+        self.index = 0
+        self.said: list[str] = []  # as the engine sent it, for `compare`
+        self.ids: list[int] = []  # since the last Token
+        self.ids_seen = 0
+        self.logprobs: list[TokenLogprob] = []
+
+    def open(self, run: Run) -> None:
+        """The first event that is no error."""
+        self.opened = True
+        self.tally.usage_source = UsageSource.TOKEN_IDS  # an event is a token, special ones included
+        run.append(Opened())
+
+    def read(self, batch: Sequence[Payload], run: Run) -> None:
+        """The events of one read, text alone. The hot path: a decode, two looks and a Token for each."""
+        index, said, assembler = self.index, self.said, self.assembler
+        tally, count = self.tally, self.tally.tokens_out
+        try:
+            for payload in batch:
+                data = payload if type(payload) is bytes else payload.data  # type: ignore[union-attr]  # see Payload
+                try:
+                    event = _decode_event(data)
+                except UNREADABLE as exc:
+                    if not data:  # a block of other fields than data: no event by the standard
+                        continue
+                    raise _unreadable(data, exc) from exc
+                if not self.opened:
+                    self.open(run)
+                count += 1
+                token = event.token
+                if token.text and not token.special:
+                    text = token.text
+                    said.append(text)
+                    if assembler is not None:
+                        text = assembler.text(text)
+                    if text:
+                        run.append(Token(index=index, text=text))
+                        index += 1
+                if event.generated_text is not None or (assembler is not None and assembler.stop_text is not None):
+                    tally.tokens_out, self.index = count, index
+                    self.end(event, run)
+                    count = tally.tokens_out
+                    return
+        finally:
+            tally.tokens_out, self.index = count, index
+
+    def read_full(self, batch: Sequence[Payload], run: Run) -> None:
+        """The events of one read, with ids and logprobs."""
+        for payload in batch:
+            data = payload if isinstance(payload, bytes) else payload.data
+            if not data:
+                continue
+            try:
+                event = _decode_full(data)
+            except UNREADABLE as exc:
+                raise _unreadable(data, exc) from exc
+            if not self.opened:
+                self.open(run)
+            self.tally.tokens_out += 1
+            self.take(event)
+            text = "" if event.token.special else event.token.text
+            if text:
+                self.said.append(text)
+                self.tell(self.assembler.text(text) if self.assembler else text, run)
+            if event.generated_text is not None or (self.assembler and self.assembler.stop_text is not None):
+                self.end(event, run)
+                return
+
+    def take(self, event: _FullEvent) -> None:
+        """The id and the logprobs of one token, special or not."""
+        if self.wants_ids:
+            self.ids.append(event.token.id)
+            self.ids_seen += 1
+        if self.wants_logprobs:
+            self.logprobs.append(_logprob(event.token, event.top_tokens))
+
+    def tell(self, text: str, run: Run) -> None:
+        """A Token with this text, and with what came since the last one."""
+        if not text:
+            return
+        run.append(
+            Token(
+                index=self.index,
+                text=text,
+                token_ids=tuple(self.ids) if self.wants_ids else None,
+                logprobs=tuple(self.logprobs) if self.wants_logprobs else None,
+            )
+        )
+        self.index += 1
+        self.ids, self.logprobs = [], []
+
+    def end(self, event: _Event | _FullEvent, run: Run) -> None:
+        """What was held back, and the sign of the end; of ours, where TGI has run past a stop string.
+
+        TGI tests for a stop string at the end of the text only (StopSequenceCriteria in utils/tokens.py): a token that
+        brings more than the string's last character hides it (stop_string_overshot), and TGI would go on to max_new_tokens.
+        """
+        stop_text = self.assembler.stop_text if self.assembler else None
+        if event.generated_text is not None:
+            rest = self.assembler.finish() if self.assembler else ""
+            if self.compare(event.generated_text):
+                rest += REPLACEMENT
+            if stop_text is None:
+                self.tell(rest, run)
+        raw, source = self.count(event), FinishReasonSource.ENGINE
+        if raw is None:
+            source = FinishReasonSource.INFERRED
+        if raw == "stop_sequence" and stop_text is None:  # one that a special token holds
+            stop_text = next((stop for stop in self.request.stop if stop in event.token.text), None)
+        stopped = stop_text is not None or (raw != "length" if raw else self.tally.tokens_out < self.request.max_tokens)
+        run.append(
+            Finished(
+                finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
+                finish_reason_raw=raw,
+                finish_reason_source=source,
+                stop_text=stop_text,
+                token_ids_tail=tuple(self.ids) if self.wants_ids else None,
+                token_ids_complete=self.wants_ids and self.ids_seen == self.tally.tokens_out,
+            )
+        )
+
+    def count(self, event: _Event | _FullEvent) -> str | None:
+        """TGI's own counts; returns its finish reason."""
+        details = event.details
+        if details is None:
+            return None
+        if details.generated_tokens is not None:
+            self.tally.tokens_out, self.tally.usage_source = details.generated_tokens, UsageSource.ENGINE
+        if details.input_length is not None:
+            self.tally.tokens_in = details.input_length
+        return details.finish_reason or None
+
+    def compare(self, generated: str) -> bool:
+        """Whether generation ended inside a character; any other difference to the tokens' text is logged.
+
+        `generated_text` is empty then, whatever there was before (split_character_end; issue 1235 of TGI).
+        """
+        said = "".join(self.said)
+        if said == generated:
+            return False
+        if not generated:
+            return True
+        _log.warning(
+            "stream %s on tgi: generated_text (%d characters) is not the text of its tokens (%d), which was told",
+            self.request.task_id,
+            len(generated),
+            len(said),
+        )
+        return False
+
+
+def _unreadable(data: bytes, exc: Exception) -> Fault:
+    """An error, or what is none of TGI's. Old reports know errors with an `event:` field; it does not matter here."""
+    if (fault := fault_of_event(data)) is not None:
+        return fault
+    shown = data[:200].decode("utf-8", "replace")
+    return Fault(Reason.PROTOCOL, f"TGI sent an event that is not its JSON ({exc}): {shown}")
+
+
+def _logprob(token: _Token, top: list[_Token]) -> TokenLogprob:
+    return TokenLogprob(
+        token=token.text,
+        logprob=math.nan if token.logprob is None else token.logprob,  # its NaN comes as null
+        token_id=token.id,
+        top=tuple(_logprob(other, []) for other in top),
+    )
