@@ -42,10 +42,16 @@ def test_health(adapter):
 
 
 @pytest.mark.req("OC-ADAPT-5030")
-def test_properties(adapter):
-    found = adapter.properties()
-    assert (found.engine, found.engine_version, found.model, found.context_length) == ("vllm", "0.32.0", MODEL, 2048)
-    assert adapter.engine_version() == "0.32.0"
+def test_properties(server):
+    with connect("vllm", server.url) as adapter:
+        found = adapter.properties()
+        assert (found.engine, found.engine_version, found.model, found.context_length) == (
+            "vllm",
+            "0.32.0",
+            MODEL,
+            2048,
+        )
+        assert adapter.engine_version() == ask(adapter)[0].engine_version == "0.32.0"
 
 
 def test_tokens_go_there_and_back(adapter):
