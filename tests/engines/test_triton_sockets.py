@@ -92,3 +92,15 @@ def test_the_end_of_a_body_without_framing_is_no_end():
     ):
         error = list(adapter.stream(GenerateRequest(prompt="p", seed=1, max_tokens=4)))[-1]
     assert error.reason == "TRUNCATED"
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("close@accept*", "CONNECT"), ("stall@accept*", "CONNECT_TIMEOUT")])
+def test_a_server_that_can_not_be_asked_fails_before_the_stream(fault, reason):
+    """In phase prepare, without an attempt and so without another one."""
+    with (
+        Simulator("triton-trtllm", model="m", faults=[fault]) as sim,
+        connect("triton", sim.url, model="m", timeouts=Timeouts(probe=0.2)) as adapter,
+    ):
+        (error,) = adapter.stream(GenerateRequest(prompt="p"))
+    assert (error.code, error.reason, error.phase, error.attempts) == ("POOL_UNAVAILABLE", reason, "prepare", 0)
+    assert error.retriable
