@@ -175,7 +175,7 @@ class Finished:
     stop_text: str | None = None
     token_ids_tail: tuple[int, ...] | None = None
     token_ids_complete: bool = False
-    metrics: Mapping[str, float | int] = attrs.field(factory=dict)
+    metrics: Mapping[str, float | int | str] = attrs.field(factory=dict)
 
 
 Item: TypeAlias = Opened | Token | Metrics | Finished

@@ -154,6 +154,12 @@ def test_metrics_per_request_and_cached_tokens_are_handed_on():
     assert "nothing" not in metrics
 
 
+def test_the_fingerprint_is_recorded_and_is_no_digest():
+    events = replay("completions_stream_usage")
+    assert events[-2].values["system_fingerprint"] == "vllm-0.32.0-a8fd9f1b"
+    assert events[0].model_digest is None
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 BUSY = {"message": "The engine is currently busy", "type": "Service Unavailable", "param": None, "code": 503}

@@ -92,7 +92,7 @@ class Completion:
     end: End | None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
-    metrics: Mapping[str, float | int] = attrs.field(factory=dict)
+    metrics: Mapping[str, float | int | str] = attrs.field(factory=dict)
 
     @property
     def finish_reason(self) -> FinishReason | None:

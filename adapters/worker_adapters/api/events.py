@@ -124,7 +124,7 @@ class Metrics:
 
     kind: ClassVar[str] = "metrics"
 
-    values: Mapping[str, float | int]
+    values: Mapping[str, float | int | str]
 
 
 @attrs.frozen(kw_only=True)

@@ -26,7 +26,7 @@ def show_table(rows: Mapping[str, Any]) -> None:
 def show_stream(stream: Stream, *, cancel_after: int | None = None) -> int:
     """Print tokens as they come and a closing table; 1 if the stream ended in an Error. Blocks to the end."""
     started: Started | None = None
-    metrics: Mapping[str, float | int] = {}
+    metrics: Mapping[str, float | int | str] = {}
     tokens = 0
     for event in stream:
         if isinstance(event, Token):
@@ -50,7 +50,7 @@ def show_stream(stream: Stream, *, cancel_after: int | None = None) -> int:
     return 0
 
 
-def _summary(started: Started | None, metrics: Mapping[str, float | int], end: End) -> dict[str, Any]:
+def _summary(started: Started | None, metrics: Mapping[str, float | int | str], end: End) -> dict[str, Any]:
     first = metrics.get("latency_first_token_ms")
     return {
         "engine": None if started is None else started.engine,

@@ -216,7 +216,7 @@ def _end(state: StreamState, finished: Finished) -> list[Event]:
     state.terminal = end
     if state.first_token_at is None:
         return [end]
-    values: dict[str, float | int] = {
+    values: dict[str, float | int | str] = {
         **finished.metrics,
         "latency_first_token_ms": (state.first_token_at - state.submitted_at) * 1000,
         "latency_decode_ms": end.decode_time_ms,

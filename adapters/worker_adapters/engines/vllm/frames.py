@@ -50,6 +50,7 @@ class Chunk(msgspec.Struct, gc=False):
     usage: Usage | None = None
     model: str | None = None
     metrics: dict[str, float | None] | None = None
+    system_fingerprint: str | None = None
     error: msgspec.Raw = ABSENT
 
 

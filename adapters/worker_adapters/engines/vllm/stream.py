@@ -61,7 +61,7 @@ class _Stream:
         self.logprobs: list[TokenLogprob] = []
         self.plain = False  # it is open, and nothing but its text is of interest
         self.finish: Choice | None = None
-        self.metrics: dict[str, float | int] = {}
+        self.metrics: dict[str, float | int | str] = {}
 
     def plain_run(self, batch: Sequence[Payload]) -> Run:
         """The run of a batch of plain text; empty if it holds anything else, and has to be looked at closely."""
@@ -83,6 +83,8 @@ class _Stream:
                 raise self.unproven()
             return True
         chunk = _parse(data)
+        if chunk.system_fingerprint:  # of the server's configuration, not of its weights: no model_digest
+            self.metrics["system_fingerprint"] = chunk.system_fingerprint
         if chunk.usage is not None:
             self.count(chunk.usage)
             for name, value in (chunk.metrics or {}).items():  # --enable-per-request-metrics
