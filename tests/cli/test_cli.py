@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from worker_adapters.simulator import Simulator
+from worker_adapters.simulator import ENGINES, Simulator
 
 
 def run(*arguments: str, timeout: float = 30, **more: object) -> subprocess.CompletedProcess[str]:
@@ -32,10 +32,17 @@ def test_the_demo_streams_and_cancels(simulator):
         assert f"  {row}" in done.stdout
 
 
-def test_the_demo_needs_no_server():
-    done = run("demo", "--max-tokens", "4")
-    assert done.returncode == 0, done.stderr
-    assert "An embedded, simulated llamacpp listens" in done.stdout
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_the_demo_needs_no_server(engine):
+    done = run("demo", "--engine", engine, "--max-tokens", "4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"An embedded, simulated {engine} listens" in done.stdout
+
+
+def test_the_demo_of_an_engine_that_is_not_simulated_says_what_to_do():
+    done = run("demo", "--engine", "tgi")
+    assert done.returncode == 2
+    assert "--url names a real one" in done.stdout + done.stderr
 
 
 def test_run_prints_events_as_json_lines(simulator):

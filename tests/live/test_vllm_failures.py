@@ -156,8 +156,12 @@ def test_overload():
 
 
 def test_an_engine_frozen_in_mid_stream():
-    with VllmServer(ctx=CTX) as server, connect("vllm", server.url) as adapter:
-        with adapter.submit(endless(), timeouts=Timeouts(idle=1.0)) as frozen, adapter.submit(endless(seed=8)) as other:
+    long = {"max_tokens": LONG - 200}
+    with VllmServer(ctx=LONG) as server, connect("vllm", server.url) as adapter:
+        with (
+            adapter.submit(endless(**long), timeouts=Timeouts(idle=1.0)) as frozen,
+            adapter.submit(endless(seed=8, **long)) as other,
+        ):
             events = through_first_token(frozen)
             through_first_token(other)
             until(lambda: server.running() == 2, POLL)

@@ -35,6 +35,7 @@ __all__ = ["main"]
 Command = Callable[[argparse.Namespace], int]
 
 DEMO_PROMPT = "The quick brown fox"
+DEMO_MODEL = "demo"
 DEMO_RATE = 40.0  # tokens per second: what a 7B model does on a modest GPU, and what an eye can follow
 
 
@@ -122,7 +123,11 @@ def _simulate(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     if options.url:
         return _demo_on(options)
-    with Simulator(options.engine, rate=DEMO_RATE, first_token_delay=0.2, seed=7) as simulator:
+    if options.engine not in SIMULATED:
+        say(f"No {options.engine} is simulated; there are {', '.join(sorted(SIMULATED))}. --url names a real one.")
+        return 2
+    options.model = options.model or DEMO_MODEL
+    with Simulator(options.engine, model=options.model, rate=DEMO_RATE, first_token_delay=0.2, seed=7) as simulator:
         options.url = simulator.url
         say(f"An embedded, simulated {options.engine} listens at {simulator.url}.")
         return _demo_on(options)
