@@ -94,5 +94,8 @@ class ReplayServer:
             0,
         )
         while len(body) < length:
-            body += connection.recv(65536)
+            more = connection.recv(65536)
+            if not more:  # the client left within its request
+                return None
+            body += more
         return head.split()[1].decode("latin-1")
