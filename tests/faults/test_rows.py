@@ -64,7 +64,7 @@ def refused(subject):
 
 def swallowed(subject):
     with BlackHole() as hole:
-        return last_of(subject, hole.url, timeouts=Timeouts(connect=0.1))
+        return last_of(subject, hole.url, timeouts=Timeouts(connect=0.1, probe=0.1))
 
 
 def no_tls(subject):
