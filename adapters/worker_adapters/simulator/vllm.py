@@ -83,15 +83,15 @@ def build(
 
 def _head(head: Head) -> bytes:
     length = [] if head.length is None else [f"content-length: {head.length}"]
+    # Not in what is answered before CORS is looked at: err_auth_none, err_garbage_request_line.
+    vary = ["vary: Origin"] if head.request.path and head.reply.status != UNAUTHORIZED else []
     lines = [
         f"HTTP/1.1 {head.reply.status} {PHRASES.get(head.reply.status, '')}",
         f"date: {formatdate(usegmt=True)}",
         "server: uvicorn",
         *length,
         *(f"{name}: {value}" for name, value in head.reply.headers if name != "x-request-id"),
-        *(
-            ["vary: Origin"] if head.reply.status != UNAUTHORIZED else []
-        ),  # answered before CORS is looked at: err_auth_none
+        *(["vary: Origin"] if head.reply.status != UNAUTHORIZED else []),  # not before CORS is looked at
         *(f"{name}: {value}" for name, value in head.reply.headers if name == "x-request-id"),
         *(["connection: close"] if head.close else []),
         *(["transfer-encoding: chunked"] if head.length is None else []),
