@@ -91,7 +91,7 @@ def _head(head: Head) -> bytes:
         "server: uvicorn",
         *length,
         *(f"{name}: {value}" for name, value in head.reply.headers if name != "x-request-id"),
-        *(["vary: Origin"] if head.reply.status != UNAUTHORIZED else []),  # not before CORS is looked at
+        *vary,
         *(f"{name}: {value}" for name, value in head.reply.headers if name == "x-request-id"),
         *(["connection: close"] if head.close else []),
         *(["transfer-encoding: chunked"] if head.length is None else []),
