@@ -38,7 +38,7 @@ lint types imports csan fuzz: $(VENV)/.installed-tox ## the checks of CI, by tox
 	@$(BIN)/tox run -q -e $@
 
 bench: $(VENV)/.installed-test,bench ## benchmarks beside their peers; tables and picture from what they say
-	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-json=.benchmarks.json --timeout 600
+	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' -o pythonpath=benchmarks --benchmark-only --benchmark-json=.benchmarks.json --timeout 600
 	@$(BIN)/python benchmarks/report.py .benchmarks.json
 
 live: live-llamacpp live-vllm ## every live suite

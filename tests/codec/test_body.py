@@ -20,7 +20,7 @@ def interpret(body: bytes) -> tuple[bytes, str, bytes]:
     content = b""
     while True:
         line, newline, body = body.partition(b"\n")
-        size = line.partition(b";")[0].rstrip(b"\r" if b";" not in line else b"").rstrip(b" \t")
+        size = line.removesuffix(b"\r").partition(b";")[0].rstrip(b" \t")
         if not newline:
             return content, "unfinished", b""
         if not size or size.strip(b"0123456789abcdefABCDEF") or len(size) > 15:
@@ -84,6 +84,7 @@ CASES = {
     "a prefix": (b"0x3\r\nabc\r\n", b"", "broken"),
     "sixteen digits": (b"0000000000000003\r\nabc\r\n", b"", "broken"),
     "more data than said": (b"3\r\nabcd\r\n", b"abc", "broken"),
+    "a carriage return too many": (b"0\r\r\n\r\n", b"", "broken"),
     "a carriage return that ends nothing": (b"3\r\nabc\rx", b"abc", "broken"),
     "a line without end": (b"3;" + b"x" * BOUND, b"", "broken"),
     "trailers without end": (b"0\r\n" + b"a: b\r\n" * (BOUND // 6 + 1), b"", "broken"),

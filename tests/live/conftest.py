@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 # --import-mode=importlib leaves sys.path alone; the helpers are flat modules because they are scripts as well.
 sys.path.insert(0, str(Path(__file__).parent))
 
-import report
-
 import engines
+import report
 
 RECORD = "WORKER_ADAPTERS_LIVE_REPORT"
 ENGINE = "live_engine"  # a test's user property: reports travel without their item, and so without its markers

@@ -13,8 +13,9 @@ import cache
 import llamacpp_build
 import processes
 import pytest
-import report
 import vllm_install
+
+import report
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import http.client
+import json
+
 import pytest
 
 from worker_adapters import (
@@ -16,7 +20,9 @@ from worker_adapters import (
     connect,
 )
 from worker_adapters.simulator import Simulator
+from worker_adapters.simulator.vllm_text import Generation
 
+JSON = {"Content-Type": "application/json"}
 LONG = {"prompt": "we see", "max_tokens": 4000, "ignore_eos": True, "seed": 1}
 ONCE = Retry(attempts=1)
 
@@ -109,14 +115,62 @@ def test_an_abort_by_id_ends_the_stream_under_its_200(queued):
 
 
 def abort(simulator, name):
-    import http.client  # noqa: PLC0415
-    import json  # noqa: PLC0415
-
     connection = http.client.HTTPConnection(*simulator.address)
     body = json.dumps({"request_ids": [name]})
-    connection.request("POST", "/inference/v1/abort_requests", body, {"Content-Type": "application/json"})
+    connection.request("POST", "/inference/v1/abort_requests", body, JSON)
     assert connection.getresponse().status == 200
     connection.close()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": "hot"},
+        {"max_tokens": "8"},
+        {"stop": 5},
+        {"stop_token_ids": 5},
+        {"logprobs": "2"},
+        {"prompt": ["a", "b"]},
+        {"prompt": [[1, 2]]},
+        {"prompt": "\ud800"},
+    ],
+)
+def test_fields_of_a_wrong_type_are_refused(fields):
+    with Simulator("vllm") as simulator:
+        connection = http.client.HTTPConnection(*simulator.address)
+        connection.request("POST", "/v1/completions", json.dumps({"prompt": "a", **fields}), JSON)
+        assert connection.getresponse().status in (400, 501)
+        connection.close()
+
+
+def test_requests_that_have_ended_are_forgotten():
+    with (
+        Simulator("vllm", slots=1, rate=100) as simulator,
+        connect("vllm", simulator.url, retry=ONCE) as adapter,
+    ):
+        running = adapter.submit(GenerateRequest(**LONG))
+        simulator.wait_for(active=1)
+        for number in range(5):
+            queued = adapter.submit(request(task_id=f"queued-{number}"))
+            simulator.wait_for(queued=1)
+            queued.cancel()
+            simulator.wait_for(queued=0)
+        running.cancel()
+        simulator.wait_for(active=0, open=0)
+    gc.collect()
+    left = [one.id for one in gc.get_objects() if isinstance(one, Generation)]
+    assert not [name for name in left if "queued" in name]
+
+
+def test_how_requests_ended_is_counted():
+    with Simulator("vllm") as simulator, connect("vllm", simulator.url) as adapter:
+        assert list(adapter.stream(request()))[-1].finish_reason == "length"
+        page = http.client.HTTPConnection(*simulator.address)
+        page.request("GET", "/metrics")
+        said = page.getresponse().read().decode()
+        page.close()
+    assert 'finished_reason="length"} 1.0' in said
+    assert 'finished_reason="stop"} 0.0' in said
 
 
 def test_what_the_engine_refuses_comes_under_a_200():

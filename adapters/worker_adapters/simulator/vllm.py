@@ -7,11 +7,13 @@ are looked at for balance, but the source is not constrained. A simulated cache 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from random import Random
 from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
 
 import attrs
 
@@ -39,12 +41,9 @@ class Server:
     echo_ids: bool
     scale_out: bool
     random: Random
-    known: dict[str, Generation] = attrs.field(factory=dict)
-    rejected: list[int] = attrs.field(factory=lambda: [0])
-
-    def forget(self, name: str) -> None:
-        """A request has ended, however."""
-        self.known.pop(name, None)
+    known: WeakValueDictionary[str, Generation] = attrs.field(factory=WeakValueDictionary)
+    ends: Counter[str] = attrs.field(factory=Counter)
+    rejections: Counter[str] = attrs.field(factory=Counter)
 
 
 def build(
@@ -84,15 +83,15 @@ def build(
 
 def _head(head: Head) -> bytes:
     length = [] if head.length is None else [f"content-length: {head.length}"]
+    # Not in what is answered before CORS is looked at: err_auth_none, err_garbage_request_line.
+    vary = ["vary: Origin"] if head.request.path and head.reply.status != UNAUTHORIZED else []
     lines = [
         f"HTTP/1.1 {head.reply.status} {PHRASES.get(head.reply.status, '')}",
         f"date: {formatdate(usegmt=True)}",
         "server: uvicorn",
         *length,
         *(f"{name}: {value}" for name, value in head.reply.headers if name != "x-request-id"),
-        *(
-            ["vary: Origin"] if head.reply.status != UNAUTHORIZED else []
-        ),  # answered before CORS is looked at: err_auth_none
+        *vary,
         *(f"{name}: {value}" for name, value in head.reply.headers if name == "x-request-id"),
         *(["connection: close"] if head.close else []),
         *(["transfer-encoding: chunked"] if head.length is None else []),
@@ -154,8 +153,8 @@ def _completion(server: Server, request: Request, slots: Slots) -> Reply | Job:
     limit = ranges(fields, len(prompt), server.setup.ctx)
     state = slots.state
     if server.max_queued is not None and state.active + state.queued >= server.max_queued:
-        server.rejected[0] += 1
-        raise OVERLOADED
+        server.rejections["max_num_queued_reqs"] += 1
+        raise failure(*OVERLOADED)
     number = request.headers.get("x-request-id") or f"{server.random.getrandbits(64):016x}"
     seed = fields["seed"]
     generation = Generation(
@@ -168,7 +167,7 @@ def _completion(server: Server, request: Request, slots: Slots) -> Reply | Job:
         seed=server.random.getrandbits(63) if seed is None else seed,
         source=server.setup.source,
         check=lambda: engine_check(fields, prompt, vocabulary),
-        done=lambda: server.forget(f"cmpl-{number}-0"),
+        ended=lambda reason: server.ends.update([reason]),
     )
     server.known[f"cmpl-{number}-0"] = generation
     return Job(
@@ -234,7 +233,7 @@ def _models(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: A
 
 
 def _metrics(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
-    page = metrics_page(server.setup, slots, server.rejected[0])
+    page = metrics_page(server.setup, slots, server.ends, server.rejections)
     return Reply(
         status=200, headers=(("content-type", "text/plain; version=1.0.0; charset=utf-8"),), body=page.encode()
     )
@@ -255,7 +254,10 @@ def _detokenize(server: Server, request: Request, slots: Slots) -> Reply:  # noq
     body = _body(request)
     _require_model(server, body)
     vocabulary = server.setup.source.vocabulary
-    known = [token for token in body.get("tokens", []) if 0 <= token < len(vocabulary)]
+    tokens = body.get("tokens")
+    if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+        raise schema_error("list_type", "body.tokens", "Input should be a valid list", str(tokens))
+    known = [token for token in tokens if 0 <= token < len(vocabulary)]
     return _ok({"prompt": vocabulary.decode(known).decode("utf-8", "replace")})
 
 
@@ -265,14 +267,14 @@ TEXT = (("content-type", "text/plain; charset=utf-8"),)
 KEEP_ALIVE = b": keep-alive\n\n"
 BROKEN = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 BUSY = "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
-OVERLOADED = failure(503, "Service Unavailable", BUSY)
+OVERLOADED = (503, "Service Unavailable", BUSY)
 # A vLLM that loads has not opened its port yet; this is how it refuses while elastic expert parallelism scales.
 LOADING = Reply(status=503, headers=JSON, body=b'{"error":"The model is currently scaling. Please try again later."}')
 STREAM_HEAD = Reply(status=200, headers=(("content-type", "text/event-stream; charset=utf-8"),))
 WORDING = Wording(
     generates=lambda request: (request.method, request.path) == ("POST", "/v1/completions"),
     loading=LOADING,
-    overloaded=OVERLOADED.reply,
+    overloaded=failure(*OVERLOADED).reply,
     failure=lambda message: failure(500, "InternalServerError", message),
     broken=BROKEN,
     comment=KEEP_ALIVE,

@@ -33,6 +33,15 @@ DEFAULTS: dict[str, Any] = {
     "structured_outputs": None,
     "stream": False,
 }
+# The types that pydantic takes for them, and how it names what it expected.
+TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty"), ((int, float), "number")),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty"), ((int, float), "number")),
+    **dict.fromkeys(("top_k", "max_tokens", "seed", "n", "logprobs"), (int, "integer")),
+    "stop": ((str, list), "string"),
+    "stop_token_ids": (list, "list"),
+    "structured_outputs": (dict, "dictionary"),
+}
 MAX_SEED = 2**63 - 1
 MAX_STOP = 4
 MAX_LOGPROBS = 20
@@ -86,6 +95,11 @@ def parse(body: bytes) -> dict[str, Any]:
 def completion(body: dict[str, Any]) -> dict[str, Any]:
     """All fields, as given or by default; unknown ones are left out. Raises RefusedError."""
     fields = {name: default if body.get(name) is None else body[name] for name, default in DEFAULTS.items()}
+    for name, (kind, expected) in TYPES.items():
+        if fields[name] is not None and (not isinstance(fields[name], kind) or isinstance(fields[name], bool)):
+            raise schema_error(
+                f"{expected}_type", f"body.{name}", f"Input should be a valid {expected}", str(fields[name])
+            )
     fields["temperature"] = float(fields["temperature"])
     options = body.get("stream_options") or {}
     for name in ("include_usage", "continuous_usage_stats"):
@@ -113,9 +127,14 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
 def tokens_of(prompt: object, fields: dict[str, Any], vocabulary: Vocabulary) -> tuple[int, ...]:
     """The prompt's ids. Raises RefusedError."""
     if isinstance(prompt, str):
-        return tuple(vocabulary.encode(prompt, add_bos=fields["add_special_tokens"]))
+        try:
+            return tuple(vocabulary.encode(prompt, add_bos=fields["add_special_tokens"]))
+        except UnicodeEncodeError:
+            raise failure(400, "BadRequestError", "prompt is no Unicode text") from None
     if not isinstance(prompt, list) or not prompt:
         raise failure(400, "BadRequestError", "You must pass at least one prompt")
+    if fields["n"] > 1 or not all(type(token) is int for token in prompt):
+        raise failure(501, "NotImplementedError", "the simulator answers one prompt, once")
     return tuple(prompt)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .seam import Setup
     from .slots import Slots
 
@@ -13,7 +15,7 @@ __all__ = ["metrics_page"]
 BLOCK = 16  # tokens of a block of the cache
 
 
-def metrics_page(setup: Setup, slots: Slots, rejected: int) -> str:
+def metrics_page(setup: Setup, slots: Slots, ends: Mapping[str, int], rejections: Mapping[str, int]) -> str:
     """One engine's page."""
     state, totals = slots.state, slots.totals
     runs = [slot.run for slot in slots.slots if slot.run is not None]
@@ -41,11 +43,12 @@ def metrics_page(setup: Setup, slots: Slots, rejected: int) -> str:
     family("num_preemptions_total", "counter", ("", 0))
     family("prompt_tokens_total", "counter", ("", totals.prompt_tokens))
     family("generation_tokens_total", "counter", ("", state.tokens))
+    reasons_of_end = ("stop", "length", "abort", "error", "repetition")
     # Never a count for what was aborted, as with the real one.
-    ends = ((',finished_reason="stop"', state.served), (',finished_reason="abort"', 0))
-    family("request_success_total", "counter", *ends)
-    kinds = ((',reason="max_num_queued_reqs"', rejected), (',reason="max_num_queued_tokens"', 0))
-    family("admission_rejections_total", "counter", *kinds)
+    counts = {**ends, "abort": 0}
+    family("request_success_total", "counter", *((f',finished_reason="{r}"', counts.get(r, 0)) for r in reasons_of_end))
+    limits = ("max_num_queued_reqs", "max_num_queued_tokens")
+    family("admission_rejections_total", "counter", *((f',reason="{r}"', rejections.get(r, 0)) for r in limits))
     lines.append("# TYPE vllm:iteration_tokens_total histogram")
     lines.append(f'vllm:iteration_tokens_total_count{{engine="0",model_name="{setup.model}"}} {float(totals.decodes)}')
     lines.append("# TYPE vllm:cache_config_info gauge")

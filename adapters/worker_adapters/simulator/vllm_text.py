@@ -53,7 +53,7 @@ class Generation:
     seed: int
     source: TokenSource
     check: Callable[[], None]
-    done: Callable[[], None]
+    ended: Callable[[str], None]
     aborted: bool = False
     text: str = ""
     sent: int = 0
@@ -66,20 +66,20 @@ class Generation:
 
     def steps(self, run: Run) -> Iterator[Step]:
         """See Task.steps."""
-        try:
-            if self.aborted:
-                raise RefusedError(self.whole(), b"")  # sigterm_abort_queued: nothing but [DONE]
-            self.check()
-            yield Step()
-            for token in self.source.generate(self._ask()):
-                run.decoded += 1
-                run.generated.append(token.id)
-                run.first_token = run.first_token or run.clock()
-                yield self._step(token)
-                if self.finish_reason is not None:
-                    return
-        finally:
-            self.done()
+        if self.aborted:
+            raise RefusedError(self.whole(), b"")  # sigterm_abort_queued: nothing but [DONE]
+        self.check()
+        yield Step()
+        for token in self.source.generate(self._ask()):
+            run.decoded += 1
+            run.generated.append(token.id)
+            run.first_token = run.first_token or run.clock()
+            step = self._step(token)
+            if self.finish_reason is not None:
+                self.ended(self.finish_reason)
+            yield step
+            if self.finish_reason is not None:
+                return
 
     def _ask(self) -> Ask:
         names = ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
