@@ -6,6 +6,7 @@ request into bytes, bytes into events, and replies into facts. `ARCHITECTURE.md`
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from enum import Enum, StrEnum
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
@@ -79,6 +80,9 @@ Payload: TypeAlias = bytes | Frame
 """A plain frame is its data alone; a `Frame` has a name, a retry or fields that the standard ignores."""
 
 
+_NO_HEADERS: Mapping[str, str] = {}
+
+
 @attrs.frozen(kw_only=True)
 class WireRequest:
     """One HTTP request, complete but for the origin. `target` is the path with its query, relative to the base URL.
@@ -91,6 +95,16 @@ class WireRequest:
     to_metrics: bool = False
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     body: bytes = attrs.field(default=b"", repr=False)
+
+    @classmethod
+    def for_stream(cls, target: str, body: object, headers: Mapping[str, str] = _NO_HEADERS) -> WireRequest:
+        """A POST of JSON that asks for an event stream. Half a surrogate pair, which only options can hold, becomes "?"."""
+        return cls(
+            method="POST",
+            target=target,
+            headers={"Content-Type": "application/json", "Accept": "text/event-stream", **headers},
+            body=json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"),
+        )
 
 
 @attrs.frozen(kw_only=True)

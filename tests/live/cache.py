@@ -6,6 +6,7 @@ flags, sources. Another input is another entry, so nothing here is ever stale; d
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["ENV", "Parts", "ensure", "find", "key", "root", "say"]
+__all__ = ["ENV", "Parts", "command_line", "ensure", "find", "key", "root", "say"]
 
 ENV = "WORKER_ADAPTERS_CACHE"
 MANIFEST = "entry.json"
@@ -69,6 +70,33 @@ def ensure(name: str, parts: Parts, make: Callable[[Path, Path], None]) -> Path:
         out.rename(path)
         shutil.rmtree(work, ignore_errors=True)
     return path
+
+
+def command_line(
+    argv: list[str] | None,
+    doing: str,
+    *,
+    name: str,
+    found: Callable[[], Path | None],
+    made: Callable[[], Path],
+    fails: type[Exception],
+) -> int:
+    """The command line of what fills an entry: prints its path, made if need be, or with --check only looks; the exit status."""
+    parser = argparse.ArgumentParser(description=f"{doing} and print its path.")
+    parser.add_argument("--check", action="store_true", help="only tell (exit 0 or 1) whether the cache holds it")
+    if parser.parse_args(argv).check:
+        path = found()
+        sys.stdout.write(f"{path}\n" if path else "")
+        return 0 if path else 1
+    try:
+        sys.stdout.write(f"{made()}\n")
+    except fails as error:
+        say(f"{name}: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; the next run goes on from here")
+        return 130
+    return 0
 
 
 def say(text: str) -> None:

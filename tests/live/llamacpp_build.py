@@ -8,7 +8,6 @@ Needs a C++ compiler and the packages of the extra "live" (cmake and ninja; the 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import platform
@@ -236,22 +235,9 @@ def _smoke(path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line: see the module's docstring."""
-    parser = argparse.ArgumentParser(description="Build llama-server into the cache and print its path.")
-    parser.add_argument("--check", action="store_true", help="only tell (exit 0 or 1) whether the cache holds it")
-    options = parser.parse_args(argv)
-    if options.check:
-        found = cached_binary()
-        sys.stdout.write(f"{found}\n" if found else "")
-        return 0 if found else 1
-    try:
-        sys.stdout.write(f"{binary()}\n")
-    except BuildError as error:
-        cache.say(f"llama-server: {error}")
-        return 1
-    except KeyboardInterrupt:
-        cache.say("interrupted; the next run goes on from here")
-        return 130
-    return 0
+    return cache.command_line(
+        argv, "Build llama-server into the cache", name=TARGET, found=cached_binary, made=binary, fails=BuildError
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ lock leaves out what no request of ours touches (torchvision, torchaudio, triton
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import platform
@@ -126,22 +125,9 @@ def _smoke(interpreter: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line: see the module's docstring."""
-    parser = argparse.ArgumentParser(description="Install vLLM into the cache and print the path of its Python.")
-    parser.add_argument("--check", action="store_true", help="only tell (exit 0 or 1) whether the cache holds it")
-    options = parser.parse_args(argv)
-    if options.check:
-        found = cached_python()
-        sys.stdout.write(f"{found}\n" if found else "")
-        return 0 if found else 1
-    try:
-        sys.stdout.write(f"{python()}\n")
-    except InstallError as error:
-        cache.say(f"vLLM: {error}")
-        return 1
-    except KeyboardInterrupt:
-        cache.say("interrupted; the next run starts again")
-        return 130
-    return 0
+    return cache.command_line(
+        argv, "Install vLLM into the cache", name="vLLM", found=cached_python, made=python, fails=InstallError
+    )
 
 
 if __name__ == "__main__":

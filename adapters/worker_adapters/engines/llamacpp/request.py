@@ -52,12 +52,7 @@ def encode(request: GenerateRequest, /, *, attempt: int) -> WireRequest:  # noqa
     if request.model is not None:
         body["model"] = request.model
     body.update(options.get("unchecked", {}))
-    return WireRequest(
-        method="POST",
-        target="/completion",
-        headers={**JSON, "Accept": "text/event-stream"},
-        body=json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"),
-    )
+    return WireRequest.for_stream("/completion", body)
 
 
 def against_strict(request: GenerateRequest) -> tuple[str, ...]:

@@ -95,12 +95,7 @@ def encode(request: GenerateRequest, /, *, attempt: int) -> WireRequest:  # noqa
         parameters["grammar"] = {"type": "regex", "value": request.regex}
     parameters.update(options.get("unchecked", {}))
     body = {"inputs": request.prompt, "parameters": parameters}
-    return WireRequest(
-        method="POST",
-        target="/generate_stream",
-        headers={**JSON, "Accept": "text/event-stream"},
-        body=json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"),
-    )
+    return WireRequest.for_stream("/generate_stream", body)
 
 
 def against_strict(request: GenerateRequest) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -13,18 +12,12 @@ from .probes import model_path
 __all__ = ["UNSAFE", "against_unchecked", "post", "refuse_missing"]
 
 UNSAFE = "allow_unsafe_disconnect"
-HEADERS = {"Content-Type": "application/json", "Accept": "text/event-stream"}
 
 
 def post(request: GenerateRequest, default_model: str, body: Mapping[str, Any]) -> WireRequest:
     """`generate_stream` of the model. No `id`: vLLM's backend takes it for a sampling parameter, and fails."""
     sent = {**body, **request.engine_options.get("unchecked", {})}
-    return WireRequest(
-        method="POST",
-        target=model_path(request.model or default_model, "/generate_stream"),
-        headers=HEADERS,
-        body=json.dumps(sent, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"),
-    )
+    return WireRequest.for_stream(model_path(request.model or default_model, "/generate_stream"), sent)
 
 
 def refuse_missing(request: GenerateRequest, profile: Profile, inputs: Collection[str], *cut_here: str) -> None:

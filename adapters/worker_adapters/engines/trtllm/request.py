@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ...api import GenerateRequest
@@ -53,12 +52,7 @@ def encode(request: GenerateRequest, /, *, attempt: int) -> WireRequest:  # noqa
         **sampling_fields(PROFILE, request),
         **request.engine_options.get("unchecked", {}),
     }
-    return WireRequest(
-        method="POST",
-        target="/v1/completions",
-        headers={**JSON, "Accept": "text/event-stream"},
-        body=json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"),
-    )
+    return WireRequest.for_stream("/v1/completions", body)
 
 
 def against_strict(request: GenerateRequest) -> tuple[str, ...]:

@@ -92,15 +92,10 @@ def encode(request: GenerateRequest, /, *, attempt: int) -> WireRequest:
     if request.model is not None:
         body["model"] = request.model
     body.update(options.get("unchecked", {}))
-    headers = {**JSON, "Accept": "text/event-stream", "X-Request-Id": _request_id(request.task_id, attempt)}
+    headers = {"X-Request-Id": _request_id(request.task_id, attempt)}
     if "data_parallel_rank" in options:
         headers["X-data-parallel-rank"] = str(options["data_parallel_rank"])
-    return WireRequest(
-        method="POST",
-        target="/v1/completions",
-        headers=headers,
-        body=json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"),
-    )
+    return WireRequest.for_stream("/v1/completions", body, headers)
 
 
 def _constraint(request: GenerateRequest) -> dict[str, Any]:

@@ -71,7 +71,6 @@ class _Stream:
             return []
         run: Run = [Token(index=i, text=event.choices[0].text) for i, event in enumerate(events, self.index)]
         self.index += len(run)
-        self.ids_complete = False
         if self.tally.usage_source is UsageSource.DELTAS:
             self.tally.tokens_out += len(run)
         return run
