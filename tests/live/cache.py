@@ -81,7 +81,7 @@ def command_line(
     made: Callable[[], Path],
     fails: type[Exception],
 ) -> int:
-    """The command line of what fills an entry: prints its path, made if need be, or with --check only looks; the exit status."""
+    """The command line of what fills an entry: prints its path, made if need be; --check only looks. The exit status."""
     parser = argparse.ArgumentParser(description=f"{doing} and print its path.")
     parser.add_argument("--check", action="store_true", help="only tell (exit 0 or 1) whether the cache holds it")
     if parser.parse_args(argv).check:
