@@ -2,8 +2,8 @@
 
     python benchmarks/instructions.py      exit 1 if there are more than 5 % more
 
-Both are built and counted in the same run, with the same compiler and driver (instructions.c), by valgrind's callgrind. The parent
-is the last commit where csrc has changes that are not committed, else the one before it.
+Both are built and counted in the same run, with the same compiler and driver (instructions.c), by valgrind's callgrind.
+The parent is the last commit where csrc has changes that are not committed, else the one before it.
 """
 
 from __future__ import annotations

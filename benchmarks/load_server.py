@@ -5,7 +5,8 @@ the engines send them, in the shapes that vLLM 0.32.0 and llama-server b1-0c1e57
 connection after a stream, although its head says otherwise, and so does this.
 
 With `--rate`, tokens per second of one stream, a token's text is the server's clock at the moment of sending
-(CLOCK_MONOTONIC in ns, one for all processes of a machine). `GET /lateness` tells how far behind their time the tokens were sent: what the clients measure is not that.
+(CLOCK_MONOTONIC in ns, one for all processes of a machine). `GET /lateness` tells how far behind their time the tokens
+were sent: what the clients measure is not that.
 """
 
 from __future__ import annotations
