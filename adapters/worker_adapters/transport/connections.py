@@ -3,13 +3,20 @@
 Interrupting: a blocked `recv` is woken by `shutdown(2)` from another thread and by nothing else on Linux; closing the
 socket does not. A connection is therefore bound to the lifetime of the stream that uses it, from before the connect, and
 unbound before anybody else can get hold of it.
+
+The shutdown alone is not enough. It has no effect on a socket that is just about to connect. And it frees no worker that is
+blocked in a write, because nobody reads here: Linux opens no window on a socket that was shut down, and the FIN wakes
+nobody. Hence the connection is also reset, by closing it under the thread that uses it: something dead takes the place of
+its descriptor, whose number stays taken, and whatever the thread does next with it fails at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import socket
+import struct
 import threading
 import time
 from typing import Any, cast
@@ -33,6 +40,7 @@ __all__ = [
     "was_reused",
 ]
 
+ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: closing is resetting
 SWITCHING = http.client.SWITCHING_PROTOCOLS  # the one 1xx that is final, and that nobody asked for
 
 
@@ -91,7 +99,10 @@ class Interruptible:
 
         def cut() -> None:
             with contextlib.suppress(OSError):  # not connected, or gone already
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not SSLSocket's, which would drop the TLS state
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as dead:
+                os.dup2(dead.fileno(), sock.fileno(), inheritable=False)
 
         self._bound = (lifetime, cut, keeper)
         lifetime.attach(cut)
