@@ -145,6 +145,11 @@ CASES = [
     # How often it is sent is not said: a connection that a probe left behind is replaced silently, beside the attempts.
     case("reset before the head", lambda s: [After(-1, Ending.RESET)] * 9, *UNHEARD),
     case("closed before the head", lambda s: [After(-1, Ending.CLOSE)] * 9, *UNHEARD),
+    case("reset within the status line", lambda s: [Answer(b"HTTP/1.", Ending.RESET)], *LOST, sent=1),
+    case("closed within the status line", lambda s: [Answer(b"HTTP/1.")], *LOST, sent=1),
+    case("reset within the head", lambda s: [Answer(s.head()[:-9], Ending.RESET)], *LOST, sent=1),
+    case("closed within the head", lambda s: [Answer(s.head()[:-9])], *LOST, sent=1),
+    case("closed between two lines of the head", lambda s: [Answer(s.head()[:-2])], *LOST, sent=1),
     case("reset after the head", lambda s: [After(0, Ending.RESET)], *LOST, sent=1),
     case("closed after the head", lambda s: [After(0, Ending.CLOSE)], NEW, "TRUNCATED", True, "first_token", 1, sent=1),
     case("reset within the first frame", lambda s: [After(0, Ending.RESET, 9)], *LOST, sent=1),

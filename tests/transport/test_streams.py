@@ -453,6 +453,21 @@ def test_it_is_replaced_once_only():
         assert server.connections == 2
 
 
+def test_it_is_not_replaced_once_a_byte_of_a_response_has_come():
+    def serve(client):
+        client.request()
+        if client.number == 0:
+            client.send(CHUNKED, chunk(GOOD), b"0\r\n\r\n")
+            client.request()
+        client.send(b"HTTP/1.1 200 OK\r\nConten")
+
+    with Server(serve) as server, adapter(server.url, keep_alive=4.0, retry=NOW) as a:
+        list(a.stream(request()))
+        error = list(a.stream(request()))[-1]
+        assert (error.reason, error.phase, error.attempts) == ("DISCONNECTED", "first_token", 1)
+        assert server.connections == 1
+
+
 @both
 def test_fifty_cancelled_streams_leave_no_descriptor(way):
     def serve(client):

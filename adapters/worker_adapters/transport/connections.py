@@ -180,16 +180,55 @@ class Interruptible:
         return bool(super().is_connected)  # type: ignore[misc]  # urllib3's
 
 
+class _Lines:
+    """The lines of a head; notes that one has begun, and whether they ended as they must."""
+
+    def __init__(self, fp: Any) -> None:
+        self._fp = fp
+        self.begun = False
+        self.cut_off = False
+
+    def readline(self, limit: int) -> bytes:
+        if not self.begun:
+            self.begun = bool(self._fp.peek(1))  # first: if the line breaks off, what came of it is lost
+        line: bytes = self._fp.readline(limit)
+        self.cut_off = not line.endswith(b"\n") and len(line) < limit
+        return line
+
+    def close(self) -> None:
+        self._fp.close()
+
+
 class Head(http.client.HTTPResponse):
     """A response head; what a stream reads of the body it reads from `sock` (transport/body.py).
 
-    http.client skips 100 (Continue) alone; RFC 9110, 15.2: a client must be able to skip any 1xx.
+    http.client skips 100 (Continue) alone; RFC 9110, 15.2: a client must be able to skip any 1xx. And it takes a head
+    that was cut off for a whole one, or for none.
     """
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.sock = sock
         USE.head = self
+
+    def begin(self) -> None:
+        """Read the head. The phase tells afterwards, and if this raises too, whether a byte of it had come."""
+        fp: Any = self.fp
+        lines = _Lines(fp)
+        self.fp = cast(Any, lines)
+        try:
+            super().begin()
+        except http.client.HTTPException as exc:
+            if lines.begun and lines.cut_off:
+                raise ConnectionResetError("within the head of the response") from exc
+            raise
+        finally:
+            if self.fp is cast(Any, lines):
+                self.fp = fp
+            if lines.begun and USE.lifetime is not None:
+                USE.lifetime.phase = Phase.FIRST_TOKEN
+        if lines.cut_off:
+            raise ConnectionResetError("within the head of the response")
 
     def _read_status(self) -> tuple[str, int, str]:
         version, status, reason = super()._read_status()  # type: ignore[misc]  # typeshed leaves it out
