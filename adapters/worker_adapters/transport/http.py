@@ -132,7 +132,7 @@ class HTTPTransport:
         except Fault as fault:
             # A kept connection that the server has dropped meanwhile is no failure of this request: not a byte of a
             # response came. Replaced once, by a connection that is certainly new.
-            if fault.reason is not Reason.DISCONNECTED or not was_reused():
+            if fault.reason is not Reason.DISCONNECTED or not was_reused() or lifetime.phase is Phase.FIRST_TOKEN:
                 raise
         lifetime.enter(Phase.CONNECT)
         USE.fresh_only = True
@@ -233,7 +233,7 @@ def _no_response(exc: BaseException, where: str) -> Fault:
     if isinstance(cause, ConnectionRefusedError):
         return Fault(Reason.CONNECT, f"{where} refused the connection: is the server running there?")
     if isinstance(cause, (http.client.RemoteDisconnected, ConnectionError)):
-        return Fault(Reason.DISCONNECTED, f"{where} closed the connection before it answered")
+        return Fault(Reason.DISCONNECTED, f"{where} closed the connection before it had answered")
     if isinstance(cause, http.client.HTTPException):
         return Fault(Reason.PROTOCOL, f"{where} does not answer in HTTP ({type(cause).__name__}): is the port right?")
     return Fault(Reason.CONNECT, f"no connection to {where}: {cause}")
