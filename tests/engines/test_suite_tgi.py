@@ -71,6 +71,6 @@ def test_generate_info_and_health_over_a_socket():
         started, *_, end = adapter.stream(GenerateRequest(prompt="p", max_tokens=3, seed=1))
         assert isinstance(started, Started)
         assert isinstance(end, End)
-        assert started.engine_version == "3.3.7+sha-0123456"
+        assert started.engine_version == "3.3.6-dev0+sha-0123456"
         properties = adapter.properties()
         assert (properties.model, properties.model_digest, properties.context_length) == ("m", "d1", 2048)
