@@ -158,7 +158,7 @@ def _body(server: Server, request: Request) -> Any:
     if len(request.body) > server.payload_limit:
         raise _text(413, "Failed to buffer the request body: length limit exceeded")
     try:
-        body = json.loads(request.body)
+        body = json.loads(request.body, parse_constant=_no_constant)
         json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except json.JSONDecodeError as error:
         found = f"{error.msg} at line {error.lineno} column {error.colno}"
@@ -167,6 +167,10 @@ def _body(server: Server, request: Request) -> Any:
     else:
         return body
     raise _text(400, f"Failed to parse the request body as JSON: {found}")
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity, which are no JSON
 
 
 def _typed(make: Callable[[], Any]) -> Any:

@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import attrs
@@ -16,7 +17,7 @@ __all__ = ["Asked", "Limits", "Release", "RuleError", "TypeMismatchError", "gram
 
 PLAIN = {"a string": str, "a boolean": bool}
 NUMBERS = {
-    "f32": (-3.5e38, 3.5e38),
+    "f32": (-inf, inf),
     "i32": (-(2**31), 2**31 - 1),
     "u32": (0, 2**32 - 1),
     "usize": (0, 2**64 - 1),
@@ -180,7 +181,15 @@ def _taken(where: str, value: Any, kind: str) -> Any:
         raise TypeMismatchError(f"{where}: invalid type: {_shown(value)}, expected {kind}")
     if not low <= value <= high:
         raise TypeMismatchError(f"{where}: invalid value: {_shown(value)}, expected {kind}")
-    return struct.unpack("f", struct.pack("f", value))[0] if kind == "f32" else value
+    return _f32(value, where) if kind == "f32" else value
+
+
+def _f32(value: float, where: str) -> float:
+    """In 32 bits, as TGI has it. The native format makes infinity of what is too large for them, as Rust does."""
+    try:
+        return struct.unpack("f", struct.pack("f", float(value)))[0]  # type: ignore[no-any-return]  # a float
+    except OverflowError:
+        raise TypeMismatchError(f"{where}: number out of range") from None
 
 
 def _shown(value: object) -> str:
