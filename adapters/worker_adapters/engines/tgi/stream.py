@@ -17,7 +17,6 @@ __all__ = ["decode"]
 
 # The one thing that a decoder can't tell its caller by yielding it: see `_Stream.compare`.
 _log = logging.getLogger("worker_adapters")
-
 REPLACEMENT = "\ufffd"
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 
@@ -180,8 +179,8 @@ class _Stream:
     def end(self, event: _Event | _FullEvent, run: Run) -> None:
         """What was held back, and the sign of the end; of ours, where TGI has run past a stop string.
 
-        TGI tests for a stop string at the end of the text only (StopSequenceCriteria in utils/tokens.py): a token that
-        brings more than the string's last character hides it (stop_string_overshot), and TGI would go on to max_new_tokens.
+        TGI looks for one at the end of the text only (StopSequenceCriteria in utils/tokens.py): a token that brings more
+        hides it, and TGI would go on to max_new_tokens (tests/simulator/test_tgi.py, "runs past").
         """
         stop_text = self.assembler.stop_text if self.assembler else None
         if event.generated_text is not None:
@@ -190,9 +189,7 @@ class _Stream:
                 rest += REPLACEMENT
             if stop_text is None:
                 self.tell(rest, run)
-        raw, source = self.count(event), FinishReasonSource.ENGINE
-        if raw is None:
-            source = FinishReasonSource.INFERRED
+        raw = self.count(event)
         if raw == "stop_sequence" and stop_text is None:  # one that a special token holds
             stop_text = next((stop for stop in self.request.stop if stop in event.token.text), None)
         stopped = stop_text is not None or (raw != "length" if raw else self.tally.tokens_out < self.request.max_tokens)
@@ -200,7 +197,7 @@ class _Stream:
             Finished(
                 finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
                 finish_reason_raw=raw,
-                finish_reason_source=source,
+                finish_reason_source=FinishReasonSource.INFERRED if raw is None else FinishReasonSource.ENGINE,
                 stop_text=stop_text,
                 token_ids_tail=tuple(self.ids) if self.wants_ids else None,
                 token_ids_complete=self.wants_ids and self.ids_seen == self.tally.tokens_out,
@@ -241,8 +238,9 @@ def _unreadable(data: bytes, exc: Exception) -> Fault:
     """An error, or what is none of TGI's. Old reports know errors with an `event:` field; it does not matter here."""
     if (fault := fault_of_event(data)) is not None:
         return fault
-    shown = data[:200].decode("utf-8", "replace")
-    return Fault(Reason.PROTOCOL, f"TGI sent an event that is not its JSON ({exc}): {shown}")
+    return Fault(
+        Reason.PROTOCOL, f"TGI sent an event that is not its JSON ({exc}): {data[:200].decode(errors='replace')}"
+    )
 
 
 def _logprob(token: _Token, top: list[_Token]) -> TokenLogprob:
