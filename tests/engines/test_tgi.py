@@ -127,6 +127,37 @@ def test_a_generated_text_that_differs_is_logged_without_the_text(caplog):
     assert "secret" not in caplog.text
 
 
+HALF = "\ufffd"
+ENDED = {"finish_reason": "length", "generated_tokens": 2}
+SPECIAL = {"id": 2, "text": HALF + "</s>", "special": True}
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ([token(" a"), token("", generated_text="", details=ENDED)], " a" + HALF),
+        ([token("", generated_text="", details=ENDED)], HALF),  # nothing but half a character
+        ([token(" a"), token(""), token("", generated_text="", details=ENDED, token=SPECIAL)], " a" + HALF),
+        ([token(""), token("", generated_text="", details=ENDED, token=SPECIAL)], HALF),
+        ([token(" a"), token("b"), token("", generated_text=" a", details=ENDED)], " ab" + HALF),  # of the second leg
+        ([token(" a"), token("", generated_text=" a", details=ENDED)], " a"),  # a token without text is none
+        ([token(" a"), token("b"), token("")], " ab" + HALF),  # ended by us, at the third
+        ([token(" a"), token("b"), token("c")], " abc"),
+    ],
+)
+@pytest.mark.parametrize("wants", [{}, {"return_token_ids": True}, {"stop": ["never"]}])
+def test_a_character_that_it_ended_inside_is_told_once(body, expected, wants):
+    events = stream(DIALECT, HEAD, body, max_tokens=3, **wants)
+    assert "".join(event.text for event in events if event.kind == "token") == expected
+    assert events[-1].kind == "end"
+
+
+def test_text_held_back_for_a_stop_string_goes_out_where_the_limit_ends_it():
+    events = stream(DIALECT, HEAD, [token(" a"), token(" EN"), token("x")], max_tokens=2, stop=["END"])
+    assert [event.text for event in events if event.kind == "token"] == [" a", " ", "EN"]
+    assert (events[-1].finish_reason, events[-1].stop_text) == ("length", None)
+
+
 # --- ids and logprobs ---------------------------------------------------------------------------------------------
 
 

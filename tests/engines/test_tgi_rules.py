@@ -187,6 +187,12 @@ OTHER_WORDS = [
     "cannot compile regex from schema: x",
     "base64 encoding is invalid: x",
     "invalid image: x",
+    "invalid integer: x",
+    "invalid image content: x",
+    "Could not fetch image: x",
+    "Image size 2 bytes exceeds maximum allowed size of 1 bytes",
+    "Failed to read image data: x",
+    "Images modality is not supported",
 ]
 
 

@@ -185,12 +185,9 @@ def test_the_route_of_the_clients_wraps_a_whole_answer_and_begins_it_with_the_pr
 @pytest.mark.parametrize("way", ["submit", "stream"])
 def test_a_stop_string_that_it_runs_past_ends_the_stream_by_closing_it(way):
     """It would go on to the limit: the connection is closed, the worker free again."""
-    source = ScriptedSource([" a", " ENDx", *["y"] * 10_000])
-    with (
-        Simulator("tgi", ctx=16384, rate=500, source=source) as simulator,
-        connect("tgi", simulator.url, retry=ONCE) as adapter,
-    ):
-        events = list(getattr(adapter, way)(request(max_tokens=10_000, stop=["END"])))
+    options = {"source": ScriptedSource([" a", " ENDx", *["y"] * 1000]), "faults": ["stall@2"]}
+    with Simulator("tgi", **options) as simulator, connect("tgi", simulator.url, retry=ONCE) as adapter:
+        events = list(getattr(adapter, way)(request(max_tokens=1000, stop=["END"])))
         assert text(events) == " a "
         assert (events[-1].stop_text, events[-1].finish_reason_source) == ("END", "inferred")
         simulator.wait_for(active=0, cancelled=1)

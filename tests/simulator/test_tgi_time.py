@@ -11,7 +11,7 @@ import pytest
 from worker_adapters import CancelOutcome, End, Error, GenerateRequest, Retry, Started, Timeouts, connect
 from worker_adapters.simulator import DEFAULT_VOCABULARY, ScriptedSource, Simulator, WordSource
 
-from .test_tgi import ENDLESS, JSON, ONCE, request, text
+from .test_tgi import ENDLESS, JSON, ONCE, ask, request, text
 
 LONG = {"prompt": "we see", "max_tokens": 4000, "seed": 1}
 
@@ -57,13 +57,13 @@ def test_between_two_legs_others_have_their_turn():
     gated = Gated()
     options = {"slots": 1, "leg_tokens": 4, "source": gated.source}
     with Simulator("tgi", **options) as simulator, connect("tgi", simulator.url) as adapter:
-        long = adapter.submit(request(prompt="L", max_tokens=10))
+        long = adapter.submit(request(prompt="L", max_tokens=12))
         simulator.wait_for(active=1)
         short = adapter.submit(request(prompt="S", max_tokens=3))
         simulator.wait_for(queued=1)
         gated.open.set()
         assert text(list(short)) == "xxx"
-        assert text(list(long)) == "x" * 10
+        assert text(list(long)) == "x" * 12
         assert gated.prompts == ["L", "S", "Lxxxx", "Lxxxxxxxx"]
         assert simulator.state.served == 2
 
@@ -91,6 +91,31 @@ def test_there_are_no_legs_before_3():
     with Simulator("tgi", **options) as simulator, connect("tgi", simulator.url) as adapter:
         assert text(list(adapter.stream(request(prompt="L", max_tokens=10)))) == "x" * 10
     assert gated.prompts == ["L"]
+
+
+def test_the_last_leg_is_not_cut_to_what_is_left():
+    """Of 10 tokens in legs of 4 it makes 12."""
+    with Simulator("tgi", leg_tokens=4, source=ENDLESS) as simulator:
+        asked = {"inputs": "p", "parameters": {"max_new_tokens": 10, "details": True}}
+        _, _, said = ask(simulator, "POST", "/generate", asked)
+    told = json.loads(said)["details"]
+    assert (told["generated_tokens"], told["finish_reason"]) == (12, "length")
+
+
+@pytest.mark.parametrize("way", ["submit", "stream"])
+@pytest.mark.parametrize("wants", [{}, {"return_token_ids": True}])
+def test_what_runs_past_the_limit_is_ended_there(way, wants):
+    """Where a leg ends and where it does not; the worker is freed, which would say more."""
+    options = {"leg_tokens": 4, "source": ENDLESS, "faults": ["stall@9"]}
+    with Simulator("tgi", **options) as simulator, connect("tgi", simulator.url) as adapter:
+        events = list(getattr(adapter, way)(request(prompt="L", max_tokens=9, **wants)))
+        end = events[-1]
+        assert (text(events), end.tokens_out, end.finish_reason) == ("x" * 9, 9, "length")
+        assert (end.finish_reason_raw, end.finish_reason_source) == (None, "inferred")
+        simulator.wait_for(active=0, cancelled=1)
+        whole = list(getattr(adapter, way)(request(prompt="L", max_tokens=8, **wants)))[-1]
+        assert (whole.tokens_out, whole.finish_reason_raw, whole.finish_reason_source) == (8, "length", "engine")
+        simulator.wait_for(served=1)
 
 
 def test_more_than_there_is_room_for_is_refused_until_2_4_and_cut_off_since_3():

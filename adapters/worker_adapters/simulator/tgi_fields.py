@@ -289,7 +289,9 @@ def grammar_rule(grammar: Mapping[str, Any]) -> None:
     if grammar["type"] == "regex":
         return
     schema = grammar["value"]
-    if isinstance(schema, str):
+    if grammar["type"] == "json_schema":
+        schema = schema.get("schema") if isinstance(schema, dict) else None
+    elif isinstance(schema, str):
         try:
             schema = json.loads(schema)
         except ValueError as error:

@@ -143,23 +143,26 @@ class Generation:
         return "" if text.endswith(REPLACEMENT) else text
 
     def _again(self) -> Task | None:
-        """The next leg, on what has been said so far; None if there is none, or no room for it."""
-        wanted = self.asked.max_new_tokens
-        if self.limits.leg is None or (wanted is not None and len(self.tokens) >= wanted):
+        """The next leg, on what has been said so far; None if there is none, or no room for it.
+
+        The request is the first one but for its inputs: no leg is shorter because little is left (router/src/infer/mod.rs).
+        """
+        if self.limits.leg is None or len(self.tokens) >= self._wanted():
             return None
         text = self._generated()
-        left = None if wanted is None else wanted - len(self.tokens)
-        asked = attrs.evolve(self.asked, inputs=(self.inputs or self.asked.inputs) + text, max_new_tokens=left)
+        asked = attrs.evolve(self.asked, inputs=(self.inputs or self.asked.inputs) + text)
         try:
             prompt, length = rules(asked, self.limits, self.source.vocabulary)
         except RuleError:
             return None  # it ends here, with the reason length
-        if length < 1:
-            return None
         self.text += text
         self.inputs, self.prompt, self.length, self.leg = asked.inputs, prompt, length, self.leg + 1
         self._piece, self._output, self._leg_pieces = b"", "", b""
         return self.task()
+
+    def _wanted(self) -> int:
+        asked = self.asked.max_new_tokens
+        return self.limits.max_total_tokens - self._input_length() if asked is None else asked
 
     def _event(self, token: Mapping[str, Any], top: Sequence[Any], reason: str | None) -> bytes:
         details: dict[str, Any] | None = None

@@ -17,8 +17,8 @@ JSON = {"Content-Type": "application/json"}  # without it: 415 in plain text
 FIELDS = frozenset({"adapter_id", "truncate", "typical_p", "watermark"})
 OPTIONS = FIELDS | {"batch_invariant", "unchecked"}
 MAX_TOP_N_TOKENS = 5  # --max-top-n-tokens, as it comes; a lower one answers for itself
-# DEFAULT_GENERATION_LENGTH in router/src/validation.rs. 3.3.7 cuts any max_new_tokens into legs of it; commit 01067f8b, also
-# of 3.x, only an absent one, which ours never is. Which of them a server does, it does not tell: so none is vouched for.
+# DEFAULT_GENERATION_LENGTH in router/src/validation.rs. Late 3.3 cuts any max_new_tokens into legs of it ("Do not accept
+# humongous max_new_tokens queries" there); commit 01067f8b, before that, only an absent one. A server does not tell which.
 LEG = 1024
 
 
