@@ -8,6 +8,7 @@ import json
 import pytest
 
 from worker_adapters import (
+    DeterminismLevel,
     End,
     Error,
     GenerateRequest,
@@ -134,6 +135,26 @@ def test_a_seed_says_the_same_with_all_ids_and_logprobs():
             for logprob in event.logprobs:
                 assert logprob.top[0].token_id == logprob.token_id
                 assert len(logprob.top) == 2
+
+
+@pytest.mark.parametrize("way", ["submit", "stream"])
+def test_64_seeds_say_the_same_twice_and_on_two_workers(way):
+    def said(adapter, seed):
+        asked = {"determinism": DeterminismLevel.STRICT, "engine_options": {"batch_invariant": True}}
+        events = list(getattr(adapter, way)(request(seed=seed, max_tokens=24, **asked)))
+        assert (events[0].determinism, events[0].seed) == (DeterminismLevel.STRICT, seed)
+        return text(events), events[-1].tokens_out
+
+    with (
+        Simulator("tgi") as one,
+        Simulator("tgi") as two,
+        connect("tgi", one.url) as first,
+        connect("tgi", two.url) as second,
+    ):
+        once = [said(first, seed) for seed in range(64)]
+        assert [said(first, seed) for seed in range(64)] == once
+        assert [said(second, seed) for seed in reversed(range(64))] == once[::-1]
+        assert len(set(once)) > 60
 
 
 @pytest.mark.parametrize(
