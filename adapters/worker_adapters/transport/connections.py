@@ -82,6 +82,7 @@ class Interruptible:
     idle_since = 0.0
     exchanges = 0
     _bound: tuple[Lifetime, Any, Any] | None = None
+    _held_back: list[bytes] | None = None
 
     def bind(self, lifetime: Lifetime, sock: socket.socket) -> None:
         """From here on, tripping the lifetime shuts this socket down."""
@@ -159,7 +160,23 @@ class Interruptible:
             self.bind(USE.lifetime, self.sock)
             USE.lifetime.enter(Phase.QUEUE)
             USE.lifetime.check()
-        super().request(*args, **kwargs)  # type: ignore[misc]  # urllib3's
+        self._held_back = []
+        try:
+            super().request(*args, **kwargs)  # type: ignore[misc]  # urllib3's
+        finally:
+            sent, self._held_back = b"".join(self._held_back), None
+        self.send(sent)
+
+    def send(self, data: Any) -> None:
+        """Send, or keep a request's head until its body is there too.
+
+        http.client sends them apart. Two packets wake the server twice, and cost us up to 30 µs more than one does, a tenth
+        of a short request (benchmarks/bench_short.py).
+        """
+        if self._held_back is None:
+            super().send(data)  # type: ignore[misc]  # urllib3's
+        else:
+            self._held_back.append(data)
 
     @property
     def is_connected(self) -> bool:

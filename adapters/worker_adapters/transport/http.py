@@ -62,24 +62,19 @@ class _Exchange:
     def payloads(self, decoder: SSEDecoder) -> Iterator[Sequence[Payload]]:
         """See Exchange."""
         lifetime = self._lifetime
-        next_batch = first = self._body.batches(decoder)
-        while True:
-            try:
-                batch = next_batch()
-            except EventTooLargeError as exc:
-                if exc.frames:
-                    yield exc.frames
-                raise too_large(exc) from exc
-            except BROKEN as exc:
-                lifetime.check()
-                raise _broken_body(exc) from exc
-            if lifetime.cause is not None:  # a shutdown looks like the end of the body
-                raise Interrupted(lifetime.cause)
-            if not batch:
-                return
-            yield batch
-            if next_batch is first:
-                next_batch = self._body.batches(decoder)
+        try:
+            for batch in self._body.batches(decoder):
+                if lifetime.cause is not None:
+                    break
+                yield batch
+        except EventTooLargeError as exc:
+            if exc.frames:
+                yield exc.frames
+            raise too_large(exc) from exc
+        except BROKEN as exc:
+            lifetime.check()
+            raise _broken_body(exc) from exc
+        lifetime.check()  # a shutdown looks like the end of the body
 
     def read(self, limit: int) -> bytes:
         """See Exchange."""
