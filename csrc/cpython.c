@@ -5,27 +5,38 @@
 #include "cpython.h"
 #include "wire.h"
 
-/* Whether the records are spans and nothing is left to do but to cut them out. */
+/* Whether the records are spans alone; there may be more to come (SSE_AGAIN). */
 static int only_spans(int status)
 {
-    return status >= 0 && (status & ~SSE_FIRST_CARRIED) <= SSE_N_SPANS_MASK;
+    return status >= 0 && (status & ~(SSE_FIRST_CARRIED | SSE_AGAIN)) <= SSE_N_SPANS_MASK;
 }
 
-static PyObject *cut(const sse_decoder *d, const uint8_t *chunk)
+static int cut(const sse_decoder *d, const uint8_t *chunk, PyObject *list)
 {
-    PyObject *list = PyList_New((Py_ssize_t)d->n_spans);
-    if (!list)
-        return NULL;
     for (uint32_t i = 0; i < d->n_spans; i++) {
         const uint8_t *source = !i && d->first_carried ? d->room : chunk;
         uint32_t begin = d->spans[2 * i], end = d->spans[2 * i + 1];
         PyObject *data = PyBytes_FromStringAndSize((const char *)source + begin, (Py_ssize_t)(end - begin));
-        if (!data || PyList_SetItem(list, (Py_ssize_t)i, data)) {
-            Py_DECREF(list);
-            return NULL;
-        }
+        int failed = !data || PyList_Append(list, data);
+        Py_XDECREF(data);
+        if (failed)
+            return -1;
     }
-    return list;
+    return 0;
+}
+
+/* Appends the plain frames of a chunk whose first sse_feed returned status. Returns what the caller has to see to: 0, or the
+ * status of the call that left other records; -1 with an exception set is told by PyErr_Occurred. */
+static int plain(sse_decoder *d, const uint8_t *chunk, size_t len, int status, PyObject *list)
+{
+    while (only_spans(status)) {
+        if (cut(d, chunk, list))
+            return -1;
+        if (!(status & SSE_AGAIN))
+            return 0;
+        status = sse_feed(d, chunk, len);
+    }
+    return status;
 }
 
 static int expect(Py_ssize_t given, Py_ssize_t wanted)
@@ -49,13 +60,14 @@ static PyObject *take(PyObject *module, PyObject *const *args, Py_ssize_t n)
     (void)module;
     char *chunk;
     Py_ssize_t len;
-    if (!expect(n, 2) || PyBytes_AsStringAndSize(args[1], &chunk, &len))
+    if (!expect(n, 3) || PyBytes_AsStringAndSize(args[1], &chunk, &len))
         return NULL;
     sse_decoder *d = at(args[0]);
     if (!d)
         return NULL;
-    int status = sse_feed(d, (const uint8_t *)chunk, (size_t)len);
-    return only_spans(status) ? cut(d, (const uint8_t *)chunk) : PyLong_FromLong(status);
+    const uint8_t *bytes = (const uint8_t *)chunk;
+    int status = plain(d, bytes, (size_t)len, sse_feed(d, bytes, (size_t)len), args[2]);
+    return PyErr_Occurred() ? NULL : PyLong_FromLong(status);
 }
 
 static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
@@ -66,25 +78,32 @@ static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
     wire *w = at(args[0]);
     sse_decoder *d = w ? at(args[1]) : NULL;
     long descriptor = d ? PyLong_AsLong(args[2]) : -1;
-    if (PyErr_Occurred())
-        return NULL;
-    for (;;) {
+    PyObject *list = PyErr_Occurred() ? NULL : PyList_New(0);
+    while (list) {
         int status;
         Py_BEGIN_ALLOW_THREADS
         status = wire_read(w, (int)descriptor, d);
         Py_END_ALLOW_THREADS
-        if (only_spans(status))
-            return cut(d, w->buffer);
         if (status == WIRE_SIGNAL) {
             if (PyErr_CheckSignals())
-                return NULL;
+                break;
             continue;
         }
-        PyObject *other = PyObject_CallFunction(args[3], "i", status);
-        if (other != Py_None)
-            return other;
-        Py_DECREF(other);
+        status = plain(d, w->buffer, w->size, status, list);
+        if (PyErr_Occurred())
+            break;
+        if (!status)
+            return list;
+        PyObject *more = PyObject_CallFunction(args[3], "iO", status, list);
+        if (!more)
+            break;
+        int done = PyObject_IsTrue(more);
+        Py_DECREF(more);
+        if (done)
+            return list;
     }
+    Py_XDECREF(list);
+    return NULL;
 }
 
 static PyMethodDef functions[] = {

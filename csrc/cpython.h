@@ -5,12 +5,14 @@
  * threads every time the lock is given up is a turn to wait for. So the module that cffi builds gets two functions of
  * CPython's C API (PEP 384, the limited one) into the bargain:
  *
- *     take(decoder, chunk) -> list[bytes] | int             sse_feed
- *     pull(wire, decoder, descriptor, otherwise) -> list    wire_read, until something is complete
+ *     take(decoder, chunk, frames) -> status                  sse_feed
+ *     pull(wire, decoder, descriptor, otherwise) -> frames    wire_read, until a frame is complete
  *
- * Structs are passed by address; who calls keeps them alive. The list holds the data of the plain frames, if that is all
- * that the read completed. If not, `take` returns what sse_feed did, and `pull` what `otherwise` makes of what wire_read
- * returned; if that is None, it reads on. `pull` gives the interpreter lock up while it reads and decodes, `take` does not.
+ * Structs are passed by address; who calls keeps them alive. To the list `frames` is appended the data of the plain frames, up to
+ * the first record that is something else. `take` returns 0 if there was none, else what sse_feed did when it came to one;
+ * the plain frames that came in the same records are not in the list. `pull` hands such a status, or wire_read's own, to
+ * otherwise(status, frames) together with the list, and reads on unless that is true. `pull` gives the interpreter lock up
+ * while it reads and decodes, `take` does not.
  */
 #ifndef WORKER_ADAPTERS_CPYTHON_H
 #define WORKER_ADAPTERS_CPYTHON_H

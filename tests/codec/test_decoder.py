@@ -88,7 +88,9 @@ def test_a_read_beyond_the_range_of_the_offsets_is_cut(monkeypatch):
 
     too_long, take = module._lib.SSE_E_READ_TOO_LONG, module._native.take
     monkeypatch.setattr(module, "_PART", 7)
-    monkeypatch.setattr(module._native, "take", lambda at, chunk: take(at, chunk) if len(chunk) <= 7 else too_long)
+    monkeypatch.setattr(
+        module._native, "take", lambda at, chunk, out: take(at, chunk, out) if len(chunk) <= 7 else too_long
+    )
     body = b"data: hello world\n\nerror: x\n\ndata: y\n\n"
     assert [f.data for f in SSEDecoder().feed(body)] == [b"hello world", b"y"]
     with pytest.raises(EventTooLargeError) as caught:

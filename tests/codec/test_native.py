@@ -14,7 +14,7 @@ from worker_adapters.codec import CutOffError, SSEDecoder, Wire, _native
 
 
 @pytest.mark.parametrize(
-    "args", [(), (1,), (1, b"", 2), (0, b""), (2**80, b""), ("1", b""), (1, "text"), (1, bytearray(b"x"))]
+    "args", [(), (1, b""), (0, b"", []), (2**80, b"", []), ("1", b"", []), (1, "text", []), (1, bytearray(b"x"), [])]
 )
 def test_take_refuses_what_it_can_not_use(args):
     with pytest.raises((TypeError, OverflowError, ValueError)):
@@ -25,6 +25,12 @@ def test_take_refuses_what_it_can_not_use(args):
 def test_pull_refuses_what_it_can_not_use(args):
     with pytest.raises((TypeError, OverflowError, ValueError)):
         _native.pull(*args)
+
+
+def test_what_is_taken_needs_a_list_to_go_to():
+    decoder = SSEDecoder()
+    with pytest.raises(SystemError):
+        _native.take(decoder._address, b"data: x\n\n", ())
 
 
 def flat(work):
@@ -47,6 +53,7 @@ def test_take_keeps_nothing():
         assert decoder.payloads(b"ta: three\n\n") == [b"three"]
         assert decoder.payloads(b"") == []
         assert len(decoder.payloads(b"event: x\ndata: y\n\n")) == 1
+        assert decoder.payloads(b"data: x\n\n" * 3000) == [b"x"] * 3000
 
     flat(work)
 

@@ -192,10 +192,10 @@ class SSEDecoder:
         Raises `EventTooLargeError` (sticky), ValueError after `close()`, TypeError for anything that is not bytes.
         """
         owned = chunk if type(chunk) is bytes else _own(chunk)
-        found = _native.take(self._address, owned)
-        if isinstance(found, int):
-            return self._drain(owned, found, self._frames, self._judge_frame, [])
-        return self._frames(found)
+        data: list[bytes] = []
+        status = _native.take(self._address, owned, data)
+        frames = self._frames(data)
+        return self._drain(owned, status, self._frames, self._judge_frame, frames) if status else frames
 
     def payloads(self, chunk: bytes | bytearray | memoryview) -> list[bytes | Frame]:
         """Like `feed`, leaner: a frame with nothing but data comes as its data alone (ids are tracked, not shown).
@@ -204,10 +204,9 @@ class SSEDecoder:
         block with unknown fields and no data, which the standard drops: it may be the only word of a failing engine.
         """
         owned = chunk if type(chunk) is bytes else _own(chunk)
-        found = _native.take(self._address, owned)
-        if isinstance(found, int):
-            return self._drain(owned, found, _bare, _judge_payload, [])
-        return found
+        found: list[bytes | Frame] = []
+        status = _native.take(self._address, owned, found)
+        return self._drain(owned, status, _bare, _judge_payload, found) if status else found
 
     def puller(self, wire: Wire, descriptor: int) -> Callable[[], list[bytes | Frame]]:
         """What gives, at each call, the `payloads` of what the next reads from a blocking socket bring: at least one.
@@ -217,17 +216,17 @@ class SSEDecoder:
         """
         return partial(_native.pull, wire.address, self._address, descriptor, partial(self._after_read, wire))
 
-    def _after_read(self, wire: Wire, result: int) -> list[bytes | Frame] | None:
-        """What a read brings that is not plain frames alone; None to read on."""
-        if result > _NOT_A_READ:
-            return self._drain(wire.window[: wire.struct.size], result, _bare, _judge_payload, []) or None
-        if result == _OVER:
+    def _after_read(self, wire: Wire, status: int, found: list[bytes | Frame]) -> bool:
+        """Adds what a read brings that is not plain frames alone; whether there is anything now, or nothing will ever be."""
+        if status > _NOT_A_READ:
+            return bool(self._drain(wire.window[: wire.struct.size], status, _bare, _judge_payload, found))
+        if status == _OVER:
             wire.check()
-        elif result == _CLOSED:
+        elif status == _CLOSED:
             wire.closed()
         else:
             raise wire.failed()
-        return []
+        return True
 
     def close(self) -> Frame | None:
         """Ends the input and returns what was not dispatched: no event by the standard, the caller decides.

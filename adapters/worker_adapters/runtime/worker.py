@@ -253,7 +253,11 @@ class Worker:
         """
         with self._lock:
             now = self.clock()
-            if self._probing is not None or now - self._known_at < VERSION_MAX_AGE or now - self._failed_at < VERSION_RETRY:
+            if (
+                self._probing is not None
+                or now - self._known_at < VERSION_MAX_AGE
+                or now - self._failed_at < VERSION_RETRY
+            ):
                 return
             self._probing = done = threading.Event()
         probe = threading.Thread(target=self._probe_version, args=(done,), name="worker-adapters-version", daemon=True)
