@@ -1,0 +1,208 @@
+"""A real Triton under load, cancelled, with a full queue, told to end, and with its models or itself killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from itertools import count
+
+import pytest
+from asking import MODES, ask, assert_error, assert_lawful, request, run, start, text, through_first_token, until
+from triton_server import ENSEMBLE, TritonServer
+
+from worker_adapters import End, Retry, Timeouts, connect
+
+pytestmark = [pytest.mark.live("triton"), pytest.mark.req("OC-ADAPT-5060")]
+
+ONCE = Retry(attempts=1)
+POLL = 0.02  # seconds between two looks at the log
+SINGLE = ("tensorrt_llm_bls", "vllm_model", "llmapi")
+LONG = 4000  # tokens of 2 ms
+_numbers = count()
+
+
+def named(*words):
+    """A prompt of its own, which the models name in the log."""
+    return " ".join((f"number {next(_numbers)}", *words))
+
+
+@pytest.fixture(scope="module")
+def server():
+    with TritonServer(*SINGLE, *ENSEMBLE, "bls_queue", "bls_impatient") as running:
+        yield running
+
+
+@pytest.fixture
+def connected(server):
+    def made(model, **options):
+        return connect("triton", server.url, model=model, **{"retry": ONCE, **options})
+
+    return made
+
+
+@pytest.fixture(params=MODES)
+def mode(request):
+    return request.param
+
+
+@pytest.mark.parametrize("model", SINGLE)
+def test_cancel_while_decoding_is_noticed_by_the_model(server, connected, model, mode):
+    prompt = named()
+    with connected(model) as adapter, start(adapter, request(prompt=prompt, max_tokens=LONG), mode) as stream:
+        events = through_first_token(stream)
+        stream.cancel()
+        events += stream
+    assert_lawful(events)
+    assert events[-1].finish_reason == "cancelled"
+    until(lambda: server.ended(prompt), POLL)
+    assert server.ended(prompt) == "cancelled"
+
+
+@pytest.mark.parametrize("model", [*SINGLE, "ensemble"])
+def test_cancel_before_the_first_token(connected, model, mode):
+    """There is no status line yet: the consumer blocks on the head of the answer."""
+    prompt = named("!first=2000")
+    with connected(model) as adapter, start(adapter, request(prompt=prompt), mode) as stream:
+        caller = threading.Timer(0.3, stream.cancel)
+        caller.start()
+        events = list(stream)
+        caller.join()
+    assert_lawful(events)
+    assert (events[-1].finish_reason, events[-1].tokens_out) == ("cancelled", 0)
+
+
+def test_a_full_queue(server, connected, mode):
+    """One runs, one waits: the third is told at once."""
+    runs, waits = named(), named()
+    with connected("bls_queue") as adapter:
+        with adapter.submit(request(prompt=runs, max_tokens=LONG)) as one:
+            through_first_token(one)
+            with adapter.submit(request(prompt=waits, max_tokens=2)) as two:
+                until(lambda: server.pending("bls_queue") == 1, POLL)
+                error = assert_error(ask(adapter, mode), "ADMISSION_REJECT", "OVERLOADED")
+                assert (error.upstream.status, error.retriable) == (503, True)
+                one.cancel()
+                assert isinstance(list(two)[-1], End)
+        until(lambda: server.ended(runs), POLL)
+
+
+def test_a_cancelled_request_keeps_its_place_in_the_queue(server, connected):
+    """As `traits.cancel` says: never while queued. It is begun, and given up after its first token."""
+    runs, gone = named(), named()
+    with connected("bls_queue") as adapter:
+        with adapter.submit(request(prompt=runs, max_tokens=LONG)) as one:
+            through_first_token(one)
+            with adapter.submit(request(prompt=gone, max_tokens=LONG)) as two:
+                until(lambda: server.pending("bls_queue") == 1, POLL)
+                two.cancel()
+                assert [event.finish_reason for event in two] == ["cancelled"]
+            assert server.pending("bls_queue") == 1
+            assert_error(ask(adapter), "ADMISSION_REJECT", "OVERLOADED")
+            one.cancel()
+        until(lambda: server.ended(gone), POLL)
+    assert server.ended(gone) == "cancelled"
+
+
+def test_a_queue_that_loses_patience(connected):
+    """Told only when the instance is free again; the words are the scheduler's, the status says nothing."""
+    with connected("bls_impatient") as adapter, adapter.submit(request(prompt=named(), max_tokens=400)) as one:
+        through_first_token(one)
+        error = assert_error(ask(adapter), "ADMISSION_REJECT", "OVERLOADED")
+        assert "Request timeout expired" in error.message
+        assert isinstance(list(one)[-1], End)
+
+
+def test_two_hundred_streams_with_a_third_cancelled(connected):
+    slots, results, lock = threading.Semaphore(16), [], threading.Lock()
+
+    def one(adapter, number):
+        with slots, adapter.submit(request(seed=number, max_tokens=24)) as stream:
+            events = through_first_token(stream)
+            if number % 3 == 0:
+                stream.cancel()
+            events += stream
+            with lock:
+                results.append((number, events))
+
+    with connected("vllm_model") as adapter:
+        threads = [threading.Thread(target=one, args=(adapter, number)) for number in range(200)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(results) == 200
+    for number, events in results:
+        assert_lawful(events)
+        assert isinstance(events[-1], End), events[-1]
+        if number % 3:
+            assert (events[-1].finish_reason, events[-1].tokens_out) == ("length", 24)
+        else:  # it may have said everything before the cancel arrived
+            assert events[-1].finish_reason in ("cancelled", "length")
+
+
+def test_a_client_that_reads_nothing_does_not_slow_the_model(server, connected):
+    """No backpressure: the model sends all it has while nobody reads."""
+    prompt = named("!pace=0")
+    with connected("vllm_model") as adapter, adapter.submit(request(prompt=prompt, max_tokens=2000)) as stream:
+        until(lambda: server.ended(prompt), POLL)
+        assert text(list(stream))
+    assert server.ended(prompt) == "done"
+
+
+@pytest.mark.parametrize("model", [*SINGLE, "ensemble"])
+def test_a_model_s_process_killed_in_mid_stream(model):
+    """It hangs for good, and Triton goes on calling it ready: the idle timer ends the stream. The next one is told."""
+    models, victim = (ENSEMBLE, "tensorrt_llm") if model == "ensemble" else ((model,), model)
+    with TritonServer(*models) as server, connect("triton", server.url, model=model, retry=ONCE) as adapter:
+        for way in MODES:  # the second begins on a server whose model is dead already
+            prompt = named()
+            if way == "submit":
+                with adapter.submit(request(prompt=prompt, max_tokens=LONG), timeouts=Timeouts(idle=1.0)) as stream:
+                    events = through_first_token(stream)
+                    os.kill(server.model_pid(victim), signal.SIGKILL)
+                    events += stream
+                assert_lawful(events)
+                assert_error(events, "DECODE_TIMEOUT", "IDLE_TIMEOUT", "decode")
+                assert adapter.health(deep=True).ready
+            error = assert_error(run(adapter, request(), way), "POOL_UNAVAILABLE", "ENGINE_ERROR")
+            assert "is not healthy" in error.message
+            assert error.retriable
+
+
+@pytest.mark.parametrize("model", SINGLE)
+def test_a_server_killed_in_mid_stream(model, mode):
+    with TritonServer(model) as server, connect("triton", server.url, model=model, retry=ONCE) as adapter:
+        with start(adapter, request(max_tokens=LONG), mode) as stream:
+            events = through_first_token(stream)
+            server.kill()
+            events += stream
+        assert_lawful(events)
+        error = events[-1]
+        assert (error.code, error.retriable, error.phase) == ("WORKER_RESET", True, "decode")
+        assert error.reason in ("TRUNCATED", "DISCONNECTED")
+        assert_error(run(adapter, request(), mode), "POOL_UNAVAILABLE", "CONNECT")
+
+
+def test_a_server_told_to_end_lets_its_streams_end(mode):
+    with TritonServer("vllm_model") as server, connect("triton", server.url, model="vllm_model", retry=ONCE) as adapter:
+        with start(adapter, request(max_tokens=500), mode) as stream:
+            events = through_first_token(stream)
+            os.kill(server.pid, signal.SIGTERM)
+            events += stream
+        assert_lawful(events)
+        assert (events[-1].finish_reason, events[-1].tokens_out) == ("length", 500)
+        refused = run(adapter, request(), mode)[-1]
+        assert refused.code in ("POOL_UNAVAILABLE", "POOL_UNREADY")
+        assert refused.retriable
+        server.wait_exit()
+
+
+def test_a_server_that_comes_back_is_asked_again():
+    with TritonServer("vllm_model") as server, connect("triton", server.url, model="vllm_model", retry=ONCE) as adapter:
+        assert isinstance(ask(adapter)[-1], End)
+        server.kill()
+        assert_error(ask(adapter), "POOL_UNAVAILABLE", "CONNECT")
+        port = server.port
+    with TritonServer(others={"vllm_model": "tensorrt_llm_bls"}, port=port):  # the same name, another dialect
+        assert isinstance(ask(adapter)[-1], End)
