@@ -9,7 +9,7 @@ import pytest
 
 from worker_adapters import End, Error, GenerateRequest, Reason, Token
 from worker_adapters.dialect import Fault, Reply
-from worker_adapters.engines.triton import LLMAPI, TRTLLM, VLLM, errors
+from worker_adapters.engines.triton import LLMAPI, TRTLLM, VLLM, errors, llmapi
 from worker_adapters.engines.triton.trtllm import fitted
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.transport.scripted import Script, ScriptedTransport
@@ -179,8 +179,24 @@ def test_llmapi_is_told_how_text_grows():
     assert run(LLMAPI, text_events("a", "b"), engine_options={"text": "cumulative"})[-1].reason == "PROTOCOL"
 
 
-def test_llmapi_echoes_the_prompt():
-    assert texts_of(run(LLMAPI, text_events("p", "pa", "pab"), prompt="p")) == ["a", "b"]
+@pytest.mark.parametrize(
+    ("texts", "last", "told"),
+    [(["a ov", "a over"], "a ", ["a "]), (["over"], "", []), (["p ov"], "p ", ["p "]), (["a", "a b"], "a bc", ["a", " b", "c"])],
+)
+def test_llmapi_cuts_a_stop_string_of_which_it_had_shown_the_beginning(texts, last, told):
+    ending = event(text_output=last, finish_reason="stop", stop_reason="over see")
+    events = run(LLMAPI, [*text_events(*texts), ending], stop=["over see"])
+    assert texts_of(events) == told
+    assert (events[-1].finish_reason, events[-1].stop_text) == ("stop", "over see")
+
+
+def test_llmapi_echoes_the_prompt_where_it_can_not_be_told_not_to():
+    echoing = llmapi.fitted({"text_input", "sampling_param_max_tokens"})
+    assert texts_of(run(echoing, text_events("p", "pa", "pab"), prompt="p")) == ["a", "b"]
+
+
+def test_an_answer_may_begin_like_its_prompt():
+    assert texts_of(run(LLMAPI, text_events("p", "pa", "pab"), prompt="p")) == ["p", "a", "b"]
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ BEGIN, END = "<!-- engines:begin -->", "<!-- engines:end -->"
 ENGINES = {
     "llamacpp": ("llama.cpp `llama-server`", "llamacpp"),
     "vllm": ("vLLM", "vllm"),
+    "triton": ("NVIDIA Triton (real server, stand-in models)", "triton"),
 }
 
 

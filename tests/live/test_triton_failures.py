@@ -155,19 +155,29 @@ def test_a_model_s_process_killed_in_mid_stream(model):
     """It hangs for good, and Triton goes on calling it ready: the idle timer ends the stream. The next one is told."""
     models, victim = (ENSEMBLE, "tensorrt_llm") if model == "ensemble" else ((model,), model)
     with TritonServer(*models) as server, connect("triton", server.url, model=model, retry=ONCE) as adapter:
-        for way in MODES:  # the second begins on a server whose model is dead already
-            prompt = named()
-            if way == "submit":
-                with adapter.submit(request(prompt=prompt, max_tokens=LONG), timeouts=Timeouts(idle=1.0)) as stream:
-                    events = through_first_token(stream)
-                    os.kill(server.model_pid(victim), signal.SIGKILL)
-                    events += stream
-                assert_lawful(events)
-                assert_error(events, "DECODE_TIMEOUT", "IDLE_TIMEOUT", "decode")
-                assert adapter.health(deep=True).ready
-            error = assert_error(run(adapter, request(), way), "POOL_UNAVAILABLE", "ENGINE_ERROR")
+        with adapter.submit(request(max_tokens=LONG), timeouts=Timeouts(idle=1.5)) as stream:
+            events = [next(stream) for _ in range(100)]  # by then the model has handed its request to a thread of its own
+            os.kill(server.model_pid(victim), signal.SIGKILL)
+            events += stream
+        assert_lawful(events)
+        assert_error(events, "DECODE_TIMEOUT", "IDLE_TIMEOUT", "decode")
+        assert adapter.health(deep=True).ready
+        for mode in MODES:
+            error = assert_error(run(adapter, request(), mode), "POOL_UNAVAILABLE", "ENGINE_ERROR")
             assert "is not healthy" in error.message
             assert error.retriable
+
+
+def test_a_model_s_process_killed_while_triton_waits_for_it(mode):
+    """A model that generates inside `execute`: here Triton notices, within a second, and says so in the stream."""
+    with TritonServer("bls_queue") as server, connect("triton", server.url, model="bls_queue", retry=ONCE) as adapter:
+        with start(adapter, request(max_tokens=LONG), mode) as stream:
+            events = [next(stream) for _ in range(100)]
+            os.kill(server.model_pid("bls_queue"), signal.SIGKILL)
+            events += stream
+        assert_lawful(events)
+        error = assert_error(events, "WORKER_RESET", "ENGINE_ERROR", "decode")
+        assert "is not healthy" in error.message
 
 
 @pytest.mark.parametrize("model", SINGLE)
@@ -184,25 +194,30 @@ def test_a_server_killed_in_mid_stream(model, mode):
         assert_error(run(adapter, request(), mode), "POOL_UNAVAILABLE", "CONNECT")
 
 
-def test_a_server_told_to_end_lets_its_streams_end(mode):
+def test_a_server_told_to_end_waits_for_its_connections(mode):
+    """Streams end as they would have, new connections are dropped without a byte; those we keep idle hold it up, too."""
     with TritonServer("vllm_model") as server, connect("triton", server.url, model="vllm_model", retry=ONCE) as adapter:
-        with start(adapter, request(max_tokens=500), mode) as stream:
+        with start(adapter, request(max_tokens=1000), mode) as stream:
             events = through_first_token(stream)
             os.kill(server.pid, signal.SIGTERM)
+            server.wait_for_log(r"Timeout \d+: Found \d+ HTTP service connections")
+            with connect("triton", server.url, model="vllm_model", retry=ONCE) as stranger:
+                (refused,) = run(stranger, request(), mode)
+            assert (refused.code, refused.retriable) == ("POOL_UNAVAILABLE", True)
+            assert refused.reason in ("DISCONNECTED", "CONNECT")
             events += stream
         assert_lawful(events)
-        assert (events[-1].finish_reason, events[-1].tokens_out) == ("length", 500)
-        refused = run(adapter, request(), mode)[-1]
-        assert refused.code in ("POOL_UNAVAILABLE", "POOL_UNREADY")
-        assert refused.retriable
+        assert (events[-1].finish_reason, events[-1].tokens_out) == ("length", 1000)
+        assert server.exit_status is None
+        adapter.close()
         server.wait_exit()
 
 
 def test_a_server_that_comes_back_is_asked_again():
-    with TritonServer("vllm_model") as server, connect("triton", server.url, model="vllm_model", retry=ONCE) as adapter:
+    with TritonServer("vllm_model") as server:
+        adapter = connect("triton", server.url, model="vllm_model", retry=ONCE)
         assert isinstance(ask(adapter)[-1], End)
         server.kill()
         assert_error(ask(adapter), "POOL_UNAVAILABLE", "CONNECT")
-        port = server.port
-    with TritonServer(others={"vllm_model": "tensorrt_llm_bls"}, port=port):  # the same name, another dialect
+    with adapter, TritonServer(others={"vllm_model": "tensorrt_llm_bls"}, port=server.port):  # another dialect now
         assert isinstance(ask(adapter)[-1], End)

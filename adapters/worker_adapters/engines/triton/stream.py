@@ -33,19 +33,20 @@ class Event(msgspec.Struct, gc=False):
     error: str | None = None
 
 
-Grow: TypeAlias = Callable[[TextAssembler, str], str]
+Grow: TypeAlias = Callable[[TextAssembler, str, bool], str]
+"""What the text of an event adds to the stream's, of which it may be the last."""
 Mode: TypeAlias = Callable[[GenerateRequest], Grow]
 _decode_event = msgspec.json.Decoder(Event).decode
 
 
-def _appended(text: TextAssembler, delta: str) -> str:
+def _appended(text: TextAssembler, delta: str, _last: bool) -> str:
     # Bytes of a character may be spread over events (stream_bls_raw_bytes); `_loose` has smuggled them through as
     # surrogates. Going on with bytes costs little beside the JSON and keeps one state for what is incomplete.
     return text.token_bytes(_bytes(delta))
 
 
-def _replaced(text: TextAssembler, whole: str) -> str:
-    return text.cumulative(_bytes(whole).decode("utf-8", "replace"))
+def _replaced(text: TextAssembler, whole: str, last: bool) -> str:
+    return text.cumulative(_bytes(whole).decode("utf-8", "replace"), last=last)
 
 
 def appended(_request: GenerateRequest) -> Grow:
@@ -113,7 +114,8 @@ class _Stream:
             self.opened = True
             tally.tokens_in = _one(event.num_input_tokens) or None
             run.append(Opened(tokens_in=tally.tokens_in))
-        piece = _one(event.text_output)
+        piece, reason = _one(event.text_output), _one(event.finish_reason)
+        last = reason not in NO_REASON
         if count:
             if tally.usage_source is not UsageSource.ENGINE:
                 tally.tokens_out, tally.usage_source = 0, UsageSource.ENGINE
@@ -122,8 +124,9 @@ class _Stream:
             self.pieces += 1
             if tally.usage_source is not UsageSource.ENGINE:
                 tally.tokens_out = self.pieces
-            self.add(self.grow(self.text, piece), run)
-        if (reason := _one(event.finish_reason)) not in NO_REASON:
+        if piece or (last and piece is not None):
+            self.add(self.grow(self.text, piece, last), run)
+        if last:
             if reason in ("abort", "cancelled", "timeout"):
                 raise Fault(Reason.ABORTED, f"the engine ended the request: {reason}", upstream=Upstream(type=reason))
             self.reason, self.stop_reason = reason, _one(event.stop_reason)
