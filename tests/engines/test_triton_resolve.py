@@ -177,6 +177,89 @@ def test_it_is_asked_once_and_again_after_the_worker_broke():
     assert asked == [1, 1, 1, 2]
 
 
+# --- asking again -----------------------------------------------------------------------------------------------------
+
+NOT_READY = Reply(status=503, headers={}, body=b'{"error":"Server not ready"}')
+FAILURES = {  # what goes away by itself; None: nobody answers
+    "refused": (None, "POOL_UNAVAILABLE", "CONNECT"),
+    "not ready": (NOT_READY, "POOL_UNREADY", "LOADING"),
+    "a proxy": (Reply(status=503, headers={}, body=b"<html>"), "POOL_UNAVAILABLE", "ENGINE_ERROR"),
+    "loading": (
+        Reply(status=404, headers={}, body=b'{"error":"Request for unknown model: \'m\' has no available versions"}'),
+        "POOL_UNREADY",
+        "LOADING",
+    ),
+}
+
+
+def failing(times, failure):
+    """A server that is there at last; and what it was asked."""
+    good, calls = triton_with(VLLM), []
+
+    def reply(wire):
+        calls.append(wire.target)
+        return failure if len(calls) <= times else good(wire)
+
+    return reply, calls
+
+
+def run_again(reply, *scripts, way="stream", **options):
+    transport = ScriptedTransport(scripts, reply=reply)
+    options = {"retry": Retry(base=0.0), **options}
+    config = AdapterConfig(dialect=triton.DIALECT, url="http://engine.test", model="m", **options)
+    with EngineAdapter(config, transport=transport) as adapter:
+        return list(getattr(adapter, way)(GenerateRequest(prompt="p"))), transport
+
+
+@pytest.mark.parametrize("way", ["stream", "submit"])
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_to_ask_is_an_attempt(name, way):
+    reply, _ = failing(2, FAILURES[name][0])
+    events, transport = run_again(reply, Script(steps=[EVENT]), way=way)
+    assert (events[0].kind, events[0].attempt, events[-1].kind) == ("started", 3, "end")
+    assert len(transport.requests) == 1
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_it_is_asked_as_often_as_there_are_attempts(name):
+    reply, calls = failing(99, FAILURES[name][0])
+    (error,), transport = run_again(reply)
+    assert (error.code, error.reason, error.phase, error.attempts) == (*FAILURES[name][1:], "prepare", 4)
+    assert error.retriable
+    assert calls == ["/v2"] * 4
+    assert transport.requests == []
+
+
+def test_asking_and_generating_share_the_attempts():
+    reply, _ = failing(2, NOT_READY)
+    busy = Script(status=503, steps=[b'{"error":"Exceeds maximum queue size"}'])
+    (error,), transport = run_again(reply, busy, busy, busy)
+    assert (error.reason, error.attempts, len(transport.requests)) == ("OVERLOADED", 4, 2)
+
+
+def test_an_answer_that_will_not_change_is_not_asked_for_again():
+    reply, calls = failing(1, Reply(status=404, headers={}, body=b'{"error":"Request for unknown model"}'))
+    (error,), _ = run_again(reply)
+    assert (error.reason, error.attempts, len(calls)) == ("UPSTREAM_NOT_FOUND", 1, 1)
+
+
+def test_cancel_between_two_times_of_asking():
+    asked = threading.Event()
+
+    def reply(_wire):
+        asked.set()
+
+    transport = ScriptedTransport([], reply=reply)
+    long = Retry(base=60.0, cap=60.0, random=lambda: 1.0)
+    config = AdapterConfig(dialect=triton.DIALECT, url="http://engine.test", model="m", retry=long)
+    with EngineAdapter(config, transport=transport) as adapter:
+        stream = adapter.submit(GenerateRequest(prompt="p"))
+        assert asked.wait(10)
+        adapter.cancel(stream.task_id)
+        (end,) = list(stream)
+    assert end.finish_reason == "cancelled"
+
+
 def test_cancel_while_it_is_asked():
     """A server that does not answer the probe: cancel does not wait for it."""
     asked, answer = threading.Event(), threading.Event()

@@ -237,7 +237,7 @@ def retrying(worker: Worker, state: StreamState) -> Runs:
     """Attempts, until one has started or what went wrong would go wrong again."""
     lifetime = state.lifetime
     lifetime.check()
-    if worker.resolve_within(lifetime):
+    if _resolved(worker, state):
         validate(state.request, worker.dialect)
     grade = Grade.of(worker, state.request, lifetime)
     lifetime.check()
@@ -261,6 +261,20 @@ def retrying(worker: Worker, state: StreamState) -> Runs:
         lifetime.next_attempt()
         _quietly(worker.recorder.retried)
         lifetime.sleep(wait)
+
+
+def _resolved(worker: Worker, state: StreamState) -> bool:
+    """Find out what the worker speaks, where that takes asking: each failure is an attempt of the stream's."""
+    while True:
+        try:
+            return worker.resolve_within(state.lifetime)
+        except Fault as fault:
+            state.attempts += 1
+            wait = _wait_before_next(fault, worker, state)
+            if wait is None:
+                raise
+        _quietly(worker.recorder.retried)
+        state.lifetime.sleep(wait)
 
 
 def _wait_before_next(failed: Fault, worker: Worker, state: StreamState) -> float | None:

@@ -137,17 +137,18 @@ class Worker:
 
     # --- probes -----------------------------------------------------------------------------------------------------
 
-    def probe(self, conversation: Probe[T]) -> T:
-        """Carry a probe's requests and return what it learnt. Blocks; raises Fault."""
+    def probe(self, conversation: Probe[T], timeouts: Timeouts | None = None) -> T:
+        """Carry a probe's requests and return what it learnt. `timeouts`: of a stream. Blocks; raises Fault."""
+        timeouts = timeouts or self.timeouts
         try:
             headers = self.auth_headers()
-            step, pauses = next(conversation), self.timeouts.probe
+            step, pauses = next(conversation), timeouts.probe
             while True:
                 if isinstance(step, Pause):
                     pauses -= step.seconds
                     reply = self._pause(step.seconds, allowed=pauses >= 0)
                 else:
-                    reply = self.transport.call(step, headers, self.timeouts.probe, self.limits.max_probe_body)
+                    reply = self.transport.call(step, headers, timeouts, self.limits.max_probe_body)
                 step = conversation.send(reply)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
@@ -210,7 +211,7 @@ class Worker:
         if resolve is None:
             return False
         if self.clock() - self._resolved_at >= VERSION_MAX_AGE:
-            self.dialect = _within(lifetime, lambda: self.probe(resolve(self.target())))
+            self.dialect = _within(lifetime, lambda: self.probe(resolve(self.target()), lifetime.timeouts))
             self._resolved_at = self.clock()
         return True
 
