@@ -46,8 +46,9 @@ def mode(request):
     return request.param
 
 
-@pytest.mark.parametrize("model", SINGLE)
-def test_cancel_while_decoding_is_noticed_by_the_model(server, connected, model, mode):
+@pytest.mark.parametrize("model", [*SINGLE, "ensemble"])
+def test_cancel_while_decoding_ends_the_work(server, connected, model, mode):
+    """By the connection, which an ensemble never notices: that one, and the LLM API, are told to stop as well."""
     prompt = named()
     with connected(model) as adapter, start(adapter, request(prompt=prompt, max_tokens=LONG), mode) as stream:
         events = through_first_token(stream)
@@ -56,13 +57,14 @@ def test_cancel_while_decoding_is_noticed_by_the_model(server, connected, model,
     assert_lawful(events)
     assert events[-1].finish_reason == "cancelled"
     until(lambda: server.ended(prompt), POLL)
-    assert server.ended(prompt) == "cancelled"
+    noticed = {"ensemble": ("stopped",), "llmapi": ("stopped", "cancelled")}
+    assert server.ended(prompt) in noticed.get(model, ("cancelled",))
 
 
 @pytest.mark.parametrize("model", [*SINGLE, "ensemble"])
-def test_cancel_before_the_first_token(connected, model, mode):
-    """There is no status line yet: the consumer blocks on the head of the answer."""
-    prompt = named("!first=2000")
+def test_cancel_before_the_first_token(server, connected, model, mode):
+    """There is no status line yet: the consumer blocks on the head of the answer, and Triton looks at no connection."""
+    prompt = named("!first=1500")
     with connected(model) as adapter, start(adapter, request(prompt=prompt), mode) as stream:
         caller = threading.Timer(0.3, stream.cancel)
         caller.start()
@@ -70,6 +72,24 @@ def test_cancel_before_the_first_token(connected, model, mode):
         caller.join()
     assert_lawful(events)
     assert (events[-1].finish_reason, events[-1].tokens_out) == ("cancelled", 0)
+    until(lambda: server.ended(prompt), POLL)
+    assert server.ended(prompt) == ("stopped" if model in ("llmapi", "ensemble") else "cancelled")
+    assert server.tokens(prompt) == (0 if model in ("llmapi", "ensemble") else 1)
+
+
+def test_a_request_that_has_run_out_of_time_is_stopped(server, connected):
+    """A first token that is too late, an idle stream, a deadline: nobody is left to read it."""
+    for fields, words, timeouts in (
+        ({}, "!first=1000", Timeouts(first_token=0.2)),
+        ({}, "!pace=1000", Timeouts(idle=0.2)),
+        ({"deadline": 0.3}, "!pace=100", Timeouts()),
+    ):
+        prompt = named(words)
+        with connected("ensemble") as adapter:
+            events = run(adapter, request(prompt=prompt, **fields), "stream", timeouts)
+        assert events[-1].kind == "error"
+        until(lambda prompt=prompt: server.ended(prompt), POLL)
+        assert server.ended(prompt) == "stopped"
 
 
 def test_a_full_queue(server, connected, mode):

@@ -138,6 +138,17 @@ class TritonServer(ServerProcess):
         return word.startswith(f"{self._repository}/{model}/")
 
     def ended(self, prompt: str) -> str | None:
-        """Why the models say that they are through with this prompt (done, cancelled, stopped, failed); None if not yet."""
-        found = re.search(rf"standin: \S+ ends after \d+ tokens: (\w+) {re.escape(repr(prompt))}$", self.log_text(), re.M)
-        return found[1] if found else None
+        """Why the model says that it is through with this prompt (done, cancelled, stopped, failed); None if not yet."""
+        found = self._end_of(prompt)
+        return found[2] if found else None
+
+    def tokens(self, prompt: str) -> int:
+        """How many tokens it made of a prompt that it is through with."""
+        found = self._end_of(prompt)
+        if found is None:
+            raise ServerError(f"no model is through with {prompt!r}")
+        return int(found[1])
+
+    def _end_of(self, prompt: str) -> re.Match[str] | None:
+        line = rf"^standin: \S+ ends after (\d+) tokens: (\w+) {re.escape(repr(prompt))}$"
+        return re.search(line, self.log_text(), re.MULTILINE)

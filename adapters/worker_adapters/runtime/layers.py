@@ -1,6 +1,6 @@
 """The layers of a stream: plain generators around an iterator of runs, in one order, which `layered` fixes.
 
-    measured(ending(retrying(attempt)))
+    measured(ending(retrying(leaving(attempt))))
 
 Inside, exceptions: `Fault` for what went wrong, `Interrupted` for a tripped lifetime. `ending` is the one place where
 they become the terminal event. All act per run of events, never per event.
@@ -22,6 +22,7 @@ from ..lifetime import Cause, Interrupted
 from ..transport import Exchange
 from .envelope import fault_of_cause
 from .grade import Grade
+from .leaving import leaving
 from .log import log_end
 from .metrics import Summary
 from .reply import refused, require_event_stream
@@ -245,7 +246,7 @@ def retrying(worker: Worker, state: StreamState) -> Runs:
     while True:
         state.attempts += 1
         try:
-            yield from attempt(worker, state, grade)
+            yield from leaving(worker, state, attempt(worker, state, grade))
         except Interrupted as exc:
             if exc.cause is not Cause.CONNECT_TIMEOUT:
                 raise

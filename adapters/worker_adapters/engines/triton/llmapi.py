@@ -12,8 +12,8 @@ from ...api import Features, GenerateRequest, Reason
 from ...determinism import TextAssembler, sampling_fields
 from ...dialect import CancelNotice, Dialect, Fault, Knob, Profile, Traits, WireRequest
 from .errors import not_a_stream, parse_error
-from .probes import NAME, health, identify, properties
-from .request import UNSAFE, against_unchecked, post, refuse_missing
+from .probes import NAME, health, identify, model_path, properties
+from .request import UNSAFE, against_unchecked, post, refuse_missing, wire_id
 from .stream import Grow, appended, decode, replaced
 
 __all__ = ["LLMAPI", "fitted", "is_mine"]
@@ -85,12 +85,18 @@ def check(request: GenerateRequest) -> None:
         raise Fault(Reason.UNSUPPORTED, "the LLM API backend has no input for repetition_penalty")
 
 
-def encode(request: GenerateRequest, /, *, attempt: int, inputs: Collection[str] | None = None) -> WireRequest:  # noqa: ARG001  -- Encoder's signature; no id is sent
-    """Tensors by name. `stop` is not among them: here it would cancel."""
+def encode(request: GenerateRequest, /, *, attempt: int, inputs: Collection[str] | None = None) -> WireRequest:
+    """Tensors by name, and the id by which `abort` ends it. `stop` is not among them: here it would cancel."""
     body: dict[str, Any] = {"text_input": request.prompt, **OUTPUTS, **sampling_fields(PROFILE, request)}
     if inputs is not None:
         body = {name: value for name, value in body.items() if name in inputs}
-    return post(request, MODEL, body)
+    return post(request, MODEL, {**body, "id": wire_id(request, attempt)})
+
+
+def abort(request: GenerateRequest, /, *, attempt: int) -> WireRequest:
+    """`stop` on the same model, which takes it in at once. Answered 400, "cancelled by client", whether or not it was there."""
+    body = {"text_input": "", "stop": True, "id": wire_id(request, attempt)}
+    return WireRequest.for_stream(model_path(request.model or MODEL, "/generate_stream"), body)
 
 
 def _check(request: GenerateRequest, inputs: Collection[str]) -> None:
@@ -106,6 +112,7 @@ def fitted(inputs: Collection[str]) -> Dialect:
         # An answer may begin with the words of its prompt: taken for an echo only where no input could forbid one.
         decode=partial(decode, mode=partial(mode, echoes=NO_ECHO not in inputs)),
         check=partial(_check, inputs=inputs),
+        abort=abort if "stop" in inputs else None,
     )
 
 
@@ -124,4 +131,5 @@ LLMAPI = Dialect(
     max_seed=2**63 - 1,
     check=check,
     against_strict=against_unchecked,
+    abort=abort,
 )

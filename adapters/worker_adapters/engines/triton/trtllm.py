@@ -12,8 +12,8 @@ from ...api import Features, GenerateRequest
 from ...determinism import sampling_fields
 from ...dialect import CancelNotice, Dialect, Knob, Profile, Traits, WireRequest
 from .errors import not_a_stream, parse_error
-from .probes import NAME, health, identify, properties
-from .request import UNSAFE, against_unchecked, post, refuse_missing
+from .probes import NAME, health, identify, model_path, properties
+from .request import UNSAFE, against_unchecked, post, refuse_missing, wire_id
 from .stream import appended, decode, replaced
 
 __all__ = ["TRTLLM", "fitted", "is_mine"]
@@ -70,15 +70,31 @@ def is_mine(inputs: Collection[str]) -> bool:
     return {"text_input", "max_tokens"} <= {*inputs}
 
 
-def encode(request: GenerateRequest, /, *, attempt: int, inputs: Collection[str] | None = None) -> WireRequest:  # noqa: ARG001  -- Encoder's signature; no id is sent
-    """Tensors by name. What is no input of the model is not sent: it would be a request parameter, and ignored."""
+def encode(
+    request: GenerateRequest, /, *, attempt: int, inputs: Collection[str] | None = None, named: bool = False
+) -> WireRequest:
+    """Tensors by name. What is no input of the model is not sent: it would be a request parameter, and ignored.
+
+    `named`: with an id, by which `abort` ends it.
+    """
     body: dict[str, Any] = {"text_input": request.prompt, **OUTPUTS, **sampling_fields(PROFILE, request)}
     if inputs is not None:
         for new, old in RENAMED.items():
             if new not in inputs:
                 body[old] = body[new]
         body = {name: value for name, value in body.items() if name in inputs}
+    if named:
+        body["id"] = wire_id(request, attempt)
     return post(request, MODEL, body)
+
+
+def abort(request: GenerateRequest, /, *, attempt: int, engine: str) -> WireRequest:
+    """`stop` on the model within the ensemble, which hands its id on (not so BLS, which makes one up).
+
+    Its other inputs are required, and not read.
+    """
+    body = {"input_ids": [0], "input_lengths": 1, "request_output_len": 0, "stop": True, "id": wire_id(request, attempt)}
+    return WireRequest.for_stream(model_path(engine, "/generate_stream"), body)
 
 
 def _check(request: GenerateRequest, inputs: Collection[str]) -> None:
@@ -90,11 +106,12 @@ def _against_strict(request: GenerateRequest, inputs: Collection[str]) -> tuple[
     return against_unchecked(request) + (("the model has no input for a seed",) if seedless else ())
 
 
-def fitted(inputs: Collection[str], *, accumulates: bool) -> Dialect:
-    """The dialect for a model with these inputs."""
+def fitted(inputs: Collection[str], *, accumulates: bool, engine: str | None = None) -> Dialect:
+    """The dialect for a model with these inputs. `engine`: the model within an ensemble that takes `stop`."""
     return attrs.evolve(
         TRTLLM,
-        encode=partial(encode, inputs=inputs),
+        encode=partial(encode, inputs=inputs, named=engine is not None),
+        abort=None if engine is None else partial(abort, engine=engine),
         decode=partial(decode, mode=replaced if accumulates else appended),
         check=partial(_check, inputs=inputs),
         against_strict=partial(_against_strict, inputs=inputs),
