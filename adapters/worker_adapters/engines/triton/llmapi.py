@@ -90,7 +90,9 @@ def encode(request: GenerateRequest, /, *, attempt: int, inputs: Collection[str]
     body: dict[str, Any] = {"text_input": request.prompt, **OUTPUTS, **sampling_fields(PROFILE, request)}
     if inputs is not None:
         body = {name: value for name, value in body.items() if name in inputs}
-    return post(request, MODEL, {**body, "id": wire_id(request, attempt)})
+    if inputs is None or "stop" in inputs:
+        body["id"] = wire_id(request, attempt)
+    return post(request, MODEL, body)
 
 
 def abort(request: GenerateRequest, /, *, attempt: int) -> WireRequest:
