@@ -8,9 +8,9 @@ from typing import Any
 
 import attrs
 
-from ...api import Features, GenerateRequest
+from ...api import Features, GenerateRequest, Reason
 from ...determinism import sampling_fields
-from ...dialect import CancelNotice, Dialect, Knob, Profile, Traits, WireRequest
+from ...dialect import CancelNotice, Dialect, Fault, Knob, Profile, Traits, WireRequest
 from .errors import not_a_stream, parse_error
 from .probes import NAME, health, identify, model_path, properties
 from .request import UNSAFE, against_unchecked, post, refuse_missing, wire_id
@@ -18,7 +18,7 @@ from .stream import appended, decode, replaced
 
 __all__ = ["TRTLLM", "fitted", "is_mine"]
 
-MODEL = "ensemble"
+MODEL, LOGPROBS = "ensemble", "return_log_probs"
 NO_WORDS = ("",)  # an empty list is refused where the input is required (v0.5), and a list of nothing is none
 RENAMED = {"seed": "random_seed", "min_tokens": "min_length"}  # as releases up to 0.17 call them
 
@@ -78,6 +78,8 @@ def encode(
     `named`: with an id, by which `abort` ends it.
     """
     body: dict[str, Any] = {"text_input": request.prompt, **OUTPUTS, **sampling_fields(PROFILE, request)}
+    if request.logprobs is not None:
+        body[LOGPROBS] = True
     if inputs is not None:
         for new, old in RENAMED.items():
             if new not in inputs:
@@ -97,8 +99,17 @@ def abort(request: GenerateRequest, /, *, attempt: int, engine: str) -> WireRequ
     return WireRequest.for_stream(model_path(engine, "/generate_stream"), body)
 
 
+def check(request: GenerateRequest) -> None:
+    """Refuse what can't be expressed."""
+    if request.logprobs:
+        raise Fault(Reason.UNSUPPORTED, "TensorRT-LLM tells no alternatives: logprobs=0 asks for those of the tokens alone")
+
+
 def _check(request: GenerateRequest, inputs: Collection[str]) -> None:
+    check(request)
     refuse_missing(request, PROFILE, inputs, "stop")  # which we cut
+    if request.logprobs is not None and LOGPROBS not in inputs:
+        raise Fault(Reason.UNSUPPORTED, f"the model has no input {LOGPROBS}")
 
 
 def _against_strict(request: GenerateRequest, inputs: Collection[str]) -> tuple[str, ...]:
@@ -112,7 +123,7 @@ def fitted(inputs: Collection[str], *, accumulates: bool, engine: str | None = N
         TRTLLM,
         encode=partial(encode, inputs=inputs, named=engine is not None),
         abort=None if engine is None else partial(abort, engine=engine),
-        decode=partial(decode, mode=replaced if accumulates else appended),
+        decode=partial(decode, mode=replaced if accumulates else appended, accumulates=accumulates),
         check=partial(_check, inputs=inputs),
         against_strict=partial(_against_strict, inputs=inputs),
     )
@@ -127,11 +138,12 @@ TRTLLM = Dialect(
     health=health,
     properties=properties,
     identify=identify,
-    features=Features(engine_options=frozenset({"unchecked", UNSAFE})),
+    features=Features(logprobs=True, engine_options=frozenset({"unchecked", UNSAFE})),
     # An ensemble generates to its end for nobody (disconnect_mid_ensemble_fin), a queued request keeps its place
     # (queued_after_disconnect): the least that can be promised of a model of which neither is known.
     traits=Traits(cancel=CancelNotice.NEVER_WHILE_QUEUED, ends_with_body=True, keep_alive=60.0, probe_interval=1.0),
     profile=PROFILE,
     max_seed=2**63 - 1,
+    check=check,
     against_strict=against_unchecked,
 )
