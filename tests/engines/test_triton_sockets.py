@@ -7,6 +7,8 @@ import pytest
 from worker_adapters import End, GenerateRequest, Identity, Retry, Started, Timeouts, connect
 from worker_adapters.simulator import Simulator
 
+from ..transport.servers import BlackHole
+
 KINDS = ("triton-trtllm", "triton-vllm", "triton-llmapi")
 
 
@@ -96,11 +98,28 @@ def test_the_end_of_a_body_without_framing_is_no_end():
 
 @pytest.mark.parametrize(("fault", "reason"), [("close@accept*", "CONNECT"), ("stall@accept*", "CONNECT_TIMEOUT")])
 def test_a_server_that_can_not_be_asked_fails_before_the_stream(fault, reason):
-    """In phase prepare, without an attempt and so without another one."""
+    """In phase prepare, at every attempt."""
     with (
         Simulator("triton-trtllm", model="m", faults=[fault]) as sim,
-        connect("triton", sim.url, model="m", timeouts=Timeouts(probe=0.2)) as adapter,
+        connect("triton", sim.url, model="m", timeouts=Timeouts(probe=0.2), retry=Retry(base=0.0)) as adapter,
     ):
         (error,) = adapter.stream(GenerateRequest(prompt="p"))
-    assert (error.code, error.reason, error.phase, error.attempts) == ("POOL_UNAVAILABLE", reason, "prepare", 0)
+    assert (error.code, error.reason, error.phase, error.attempts) == ("POOL_UNAVAILABLE", reason, "prepare", 4)
     assert error.retriable
+
+
+def test_asking_heeds_the_stream_s_own_time_to_connect():
+    quick = Timeouts(connect=0.1, probe=30.0)
+    with BlackHole() as hole, connect("triton", hole.url, model="m", retry=Retry(attempts=2, base=0.0)) as adapter:
+        (error,) = adapter.stream(GenerateRequest(prompt="p"), timeouts=quick)
+    assert (error.reason, error.phase, error.attempts) == ("CONNECT_TIMEOUT", "prepare", 2)
+    assert "within 0.1 s" in error.message
+
+
+def test_a_server_that_is_there_at_the_second_attempt():
+    with (
+        Simulator("triton-trtllm", model="m", faults=["close@accept"]) as sim,
+        connect("triton", sim.url, model="m", retry=Retry(base=0.0)) as adapter,
+    ):
+        started = next(adapter.stream(GenerateRequest(prompt="p")))
+        assert started.attempt == 2

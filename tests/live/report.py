@@ -24,13 +24,13 @@ BEGIN, END = "<!-- engines:begin -->", "<!-- engines:end -->"
 ENGINES = {
     "llamacpp": ("llama.cpp `llama-server`", "llamacpp"),
     "vllm": ("vLLM", "vllm"),
+    "triton": ("NVIDIA Triton (real server, stand-in models)", "triton"),
     "tgi": ("Hugging Face TGI", "tgi"),
 }
 # Why an engine has none, where that is no oversight.
 UNRUN = {
     "tgi": "no real TGI could be run here (its server is not on PyPI): held to responses made by hand from its source, and"
     " to Hugging Face's own clients on its simulator; `make live-tgi URL=…` runs the suite on a real one",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The layers of a stream: plain generators around an iterator of runs, in one order, which `layered` fixes.
 
-    measured(ending(retrying(attempt)))
+    measured(ending(retrying(leaving(attempt))))
 
 Inside, exceptions: `Fault` for what went wrong, `Interrupted` for a tripped lifetime. `ending` is the one place where
 they become the terminal event. All act per run of events, never per event.
@@ -22,6 +22,7 @@ from ..lifetime import Cause, Interrupted
 from ..transport import Exchange
 from .envelope import fault_of_cause
 from .grade import Grade
+from .leaving import leaving
 from .log import log_end
 from .metrics import Summary
 from .reply import refused, require_event_stream
@@ -249,7 +250,7 @@ def retrying(worker: Worker, state: StreamState) -> Runs:
     """Attempts, until one has started or what went wrong would go wrong again."""
     lifetime = state.lifetime
     lifetime.check()
-    if worker.resolve_within(lifetime):
+    if _resolved(worker, state):
         validate(state.request, worker.dialect)
     grade = Grade.of(worker, state.request, lifetime)
     lifetime.check()
@@ -257,7 +258,7 @@ def retrying(worker: Worker, state: StreamState) -> Runs:
     while True:
         state.attempts += 1
         try:
-            yield from attempt(worker, state, grade)
+            yield from leaving(worker, state, attempt(worker, state, grade))
         except Interrupted as exc:
             if exc.cause is not Cause.CONNECT_TIMEOUT:
                 raise
@@ -273,6 +274,20 @@ def retrying(worker: Worker, state: StreamState) -> Runs:
         lifetime.next_attempt()
         _quietly(worker.recorder.retried)
         lifetime.sleep(wait)
+
+
+def _resolved(worker: Worker, state: StreamState) -> bool:
+    """Find out what the worker speaks, where that takes asking: each failure is an attempt of the stream's."""
+    while True:
+        try:
+            return worker.resolve_within(state.lifetime)
+        except Fault as fault:
+            state.attempts += 1
+            wait = _wait_before_next(fault, worker, state)
+            if wait is None:
+                raise
+        _quietly(worker.recorder.retried)
+        state.lifetime.sleep(wait)
 
 
 def _wait_before_next(failed: Fault, worker: Worker, state: StreamState) -> float | None:

@@ -173,9 +173,10 @@ class HTTPTransport:
         lifetime.phase = Phase.FIRST_TOKEN
         return exchange
 
-    def call(self, wire: WireRequest, headers: Mapping[str, str], timeout: float, limit: int) -> Reply:
+    def call(self, wire: WireRequest, headers: Mapping[str, str], timeouts: Timeouts, limit: int) -> Reply:
         """See Transport."""
-        lifetime = Lifetime(Timeouts(connect=None, first_token=None, idle=None), time.monotonic() + timeout)
+        only = Timeouts(connect=timeouts.connect, first_token=None, idle=None)
+        lifetime = Lifetime(only, time.monotonic() + timeouts.probe)
         with self._lock:
             if self._control is None:
                 from .control import Control  # noqa: PLC0415  -- requests is loaded by the first control call
@@ -187,6 +188,7 @@ class HTTPTransport:
         all_headers = {"User-Agent": USER_AGENT, **wire.headers, **headers}
         reply: Reply
         try:
+            lifetime.enter(Phase.CONNECT)
             try:
                 reply = self._control.call(wire, all_headers, limit)
             except Fault as fault:
@@ -194,11 +196,12 @@ class HTTPTransport:
                     raise
                 unbind_connection(lifetime)
                 USE.fresh_only = True  # as for a stream: the server had dropped a kept connection
+                lifetime.enter(Phase.CONNECT)
                 reply = self._control.call(wire, all_headers, limit)
         except (Fault, Interrupted) as exc:
             if lifetime.cause is None:
                 raise
-            raise Fault(Reason.CONNECT_TIMEOUT, f"{self._where} did not answer within {timeout:g} s") from exc
+            raise _too_late(lifetime.cause, timeouts, self._where) from exc
         finally:
             USE.lifetime = None
             USE.fresh_only = False
@@ -215,6 +218,13 @@ class HTTPTransport:
         for lifetime in calls:
             lifetime.trip(Cause.CANCELLED)
         self._pool.close()
+
+
+def _too_late(cause: Cause, timeouts: Timeouts, where: str) -> Fault:
+    """Why a control call ended early; closing the transport ends it, too."""
+    if cause is Cause.CONNECT_TIMEOUT:
+        return Fault(Reason.CONNECT_TIMEOUT, f"no connection to {where} within {timeouts.connect:g} s")
+    return Fault(Reason.CONNECT_TIMEOUT, f"{where} did not answer within {timeouts.probe:g} s")
 
 
 def _wrapped(exc: BaseException) -> object:
