@@ -31,6 +31,7 @@ ENGINES = {
 UNRUN = {
     "tgi": "no real TGI could be run here (its server is not on PyPI): held to responses made by hand from its source, and"
     " to Hugging Face's own clients on its simulator; `make live-tgi URL=…` runs the suite on a real one",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
