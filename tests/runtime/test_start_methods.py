@@ -43,7 +43,7 @@ if __name__ == "__main__":
     method, url, dead = sys.argv[1:]
     with connect("llamacpp", url, pool_id="a", replica_id="r0", credentials=FromEnv("A_KEY")) as adapter:
         here = [generate(adapter, seed) for seed in range(4)]  # so that there are connections, a reaper, a version
-        held = [adapter.submit(request(max_tokens=50)), adapter.stream(request(max_tokens=50))]
+        held = [way(request(max_tokens=50, ignore_eos=True)) for way in (adapter.submit, adapter.stream)]
         assert all(isinstance(next(one), Started) for one in held)
         with multiprocessing.get_context(method).Pool(2) as pool:
             assert pool.starmap(generate, [(adapter, seed) for seed in range(4)]) == here
