@@ -184,7 +184,12 @@ def test_llmapi_is_told_how_text_grows():
 
 @pytest.mark.parametrize(
     ("texts", "last", "told"),
-    [(["a ov", "a over"], "a ", ["a "]), (["over"], "", []), (["p ov"], "p ", ["p "]), (["a", "a b"], "a bc", ["a", " b", "c"])],
+    [
+        (["a ov", "a over"], "a ", ["a "]),
+        (["over"], "", []),
+        (["p ov"], "p ", ["p "]),
+        (["a", "a b"], "a bc", ["a", " b", "c"]),
+    ],
 )
 def test_llmapi_cuts_a_stop_string_of_which_it_had_shown_the_beginning(texts, last, told):
     ending = event(text_output=last, finish_reason="stop", stop_reason="over see")
@@ -279,7 +284,7 @@ def test_a_logprob_may_be_no_number():
     ):
         known = logprobs_of(recorded(folder, name, dialect, logprobs=0))
         assert len(known) == 4
-        assert all(k.logprob != k.logprob for k in known)  # noqa: PLR0124  -- NaN
+        assert all(k.logprob != k.logprob for k in known)
 
 
 def test_what_can_not_be_told_is_refused():

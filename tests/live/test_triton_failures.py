@@ -176,7 +176,9 @@ def test_a_model_s_process_killed_in_mid_stream(model):
     models, victim = (ENSEMBLE, "tensorrt_llm") if model == "ensemble" else ((model,), model)
     with TritonServer(*models) as server, connect("triton", server.url, model=model, retry=ONCE) as adapter:
         with adapter.submit(request(max_tokens=LONG), timeouts=Timeouts(idle=1.5)) as stream:
-            events = [next(stream) for _ in range(100)]  # by then the model has handed its request to a thread of its own
+            events = [
+                next(stream) for _ in range(100)
+            ]  # by then the model has handed its request to a thread of its own
             os.kill(server.model_pid(victim), signal.SIGKILL)
             events += stream
         assert_lawful(events)

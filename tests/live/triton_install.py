@@ -87,14 +87,24 @@ def _make(work: Path, out: Path) -> None:
 
 def _pip(work: Path, target: Path, requirement: str) -> None:
     (work / "wheel.txt").write_text(f"{requirement}\n", encoding="ascii")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps", "--only-binary", ":all:"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "-q",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+    ]
     command = [*pip, "--require-hashes", "--target", str(target), "-r", str(work / "wheel.txt")]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=work, env=environment
     )
     if done.returncode != 0:
-        raise InstallError(_failure(requirement.split()[0], done.stdout))
+        raise InstallError(_failure(requirement.split(maxsplit=1)[0], done.stdout))
 
 
 def _failure(what: str, output: str) -> str:

@@ -33,7 +33,10 @@ SIX = {"max_tokens": 6}  # with seeds of which a character comes byte by byte, o
 
 def _vllm(prompt: str = PROMPT, **sampling: Any) -> dict[str, Any]:
     sampling = {"max_tokens": 4, "seed": 3, **sampling}
-    returns = {**VLLM_RETURNS, **({"return_logprobs": True, "return_cumulative_logprob": True} if "logprobs" in sampling else {})}
+    returns = {
+        **VLLM_RETURNS,
+        **({"return_logprobs": True, "return_cumulative_logprob": True} if "logprobs" in sampling else {}),
+    }
     return {"text_input": prompt, "stream": True, **returns, "sampling_parameters": json.dumps(sampling)}
 
 
@@ -159,7 +162,9 @@ def _whole(data: bytes) -> bool:
         return False
     if b"chunked" in head:
         return body.endswith(b"0\r\n\r\n")
-    length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+    length = next(
+        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+    )
     return len(body) >= length
 
 

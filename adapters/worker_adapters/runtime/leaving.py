@@ -14,7 +14,9 @@ __all__ = ["leaving"]
 _SENT = frozenset({Phase.QUEUE, Phase.FIRST_TOKEN, Phase.DECODE})
 
 
-def leaving(worker: Worker, state: StreamState, attempt: Generator[list[Event], None, None]) -> Generator[list[Event], None, None]:
+def leaving(
+    worker: Worker, state: StreamState, attempt: Generator[list[Event], None, None]
+) -> Generator[list[Event], None, None]:
     """An attempt that is cancelled, dropped or has run out of time once its request was sent: the engine is told, beside.
 
     Not after a failure of the engine's or of the connection: there may be nobody to tell.

@@ -35,7 +35,10 @@ class Llmapi:
             threading.Thread(target=self._serve, args=(request, over), daemon=True).start()
 
     def _stop(self, request: object) -> None:
-        name, error = request.request_id(), pb_utils.TritonError("A request id must be provided for request cancellation")
+        name, error = (
+            request.request_id(),
+            pb_utils.TritonError("A request id must be provided for request cancellation"),
+        )
         log(f"{self.name} is told to stop {name!r}")
         if name:
             if name in self.stopped:

@@ -50,7 +50,11 @@ class Bls:
                 serve.join()
 
     def _serve(self, request: object) -> None:
-        wanted = {name for name in ("log_probs", "num_input_tokens", "num_output_tokens") if scalar(request, f"return_{name}", False)}
+        wanted = {
+            name
+            for name in ("log_probs", "num_input_tokens", "num_output_tokens")
+            if scalar(request, f"return_{name}", False)
+        }
         asked, logprobs = asked_of(request), list[float]()
 
         def respond(said: Said) -> object:

@@ -20,7 +20,9 @@ def of_vllm(told: str, listed: int) -> list[TokenLogprob]:
         tokens = json.loads(told) or ()
         return [_token([_one(int(number), entry) for number, entry in token.items()], listed) for token in tokens]
     except (ValueError, TypeError, LookupError, AttributeError) as exc:
-        raise Fault(Reason.PROTOCOL, f"Triton sent logprobs that are not vLLM's ({type(exc).__name__}): {told[:200]}") from exc
+        raise Fault(
+            Reason.PROTOCOL, f"Triton sent logprobs that are not vLLM's ({type(exc).__name__}): {told[:200]}"
+        ) from exc
 
 
 def _one(number: int, entry: Any) -> TokenLogprob:

@@ -13,8 +13,9 @@ import msgspec
 from ...api import GenerateRequest, Reason
 from ...dialect import Dialect, Fault, Probe, ProbeTarget, WireRequest
 from . import llmapi, trtllm, vllm
-from .probes import ask, model_path, models_of
+from .probes import models_of
 from .request import UNSAFE
+from .routes import ask, model_path
 
 __all__ = ["DEFAULT_MODELS", "DIALECTS", "resolve"]
 

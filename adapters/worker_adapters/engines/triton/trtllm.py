@@ -12,8 +12,9 @@ from ...api import Features, GenerateRequest, Reason
 from ...determinism import sampling_fields
 from ...dialect import CancelNotice, Dialect, Fault, Knob, Profile, Traits, WireRequest
 from .errors import not_a_stream, parse_error
-from .probes import NAME, health, identify, model_path, properties
+from .probes import NAME, health, identify, properties
 from .request import UNSAFE, against_unchecked, post, refuse_missing, wire_id
+from .routes import model_path
 from .stream import appended, decode, replaced
 
 __all__ = ["TRTLLM", "fitted", "is_mine"]
@@ -95,14 +96,22 @@ def abort(request: GenerateRequest, /, *, attempt: int, engine: str) -> WireRequ
 
     Its other inputs are required, and not read.
     """
-    body = {"input_ids": [0], "input_lengths": 1, "request_output_len": 0, "stop": True, "id": wire_id(request, attempt)}
+    body = {
+        "input_ids": [0],
+        "input_lengths": 1,
+        "request_output_len": 0,
+        "stop": True,
+        "id": wire_id(request, attempt),
+    }
     return WireRequest.for_stream(model_path(engine, "/generate_stream"), body)
 
 
 def check(request: GenerateRequest) -> None:
     """Refuse what can't be expressed."""
     if request.logprobs:
-        raise Fault(Reason.UNSUPPORTED, "TensorRT-LLM tells no alternatives: logprobs=0 asks for those of the tokens alone")
+        raise Fault(
+            Reason.UNSUPPORTED, "TensorRT-LLM tells no alternatives: logprobs=0 asks for those of the tokens alone"
+        )
 
 
 def _check(request: GenerateRequest, inputs: Collection[str]) -> None:
