@@ -242,7 +242,7 @@ def test_the_llm_api_stops_by_id():
     with Simulator("triton-llmapi", model="m", rate=100) as sim, Client(sim) as one, Client(sim) as two:
         one.send(post("/v2/models/m/generate_stream", body)).until(b"data: ")
         two.send(post("/v2/models/m/generate_stream", {"text_input": "", "stop": True, "id": "r"})).response()
-        assert b"error" not in one.until(b"\r\n0\r\n\r\n")
+        assert b"error" not in one.until(b"0\r\n\r\n")
         sim.wait_for(active=0)
 
 
@@ -256,7 +256,7 @@ def test_the_engine_inside_an_ensemble_stops_by_id():
     ):
         one.send(post("/v2/models/m/generate_stream", body)).until(b"data: ")
         two.send(post("/v2/models/tensorrt_llm/generate_stream", stop)).response()
-        assert b"error" not in one.until(b"\r\n0\r\n\r\n")
+        assert b"error" not in one.until(b"0\r\n\r\n")
         sim.wait_for(active=0)
 
 
