@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from worker_adapters import Limits, Timeouts
-from worker_adapters.testing import After, Answer, Ending
+from worker_adapters import Event, Limits, Stream, Timeouts
+from worker_adapters.testing import After, Answer, Ending, FaultProxy
+
+from ..transport.servers import BlackHole, Server
+from .consumers import dying, reading, slow, stopping
 
 if TYPE_CHECKING:
     from worker_adapters.testing.faultproxy import Fault
 
     from .subjects import Subject
 
-__all__ = ["ATTEMPTS", "CASES", "END", "Case"]
+__all__ = ["ATTEMPTS", "CASES", "END", "LEFT", "Case"]
 
 ATTEMPTS = 3
 LONG = 30.0  # seconds; a timer that is not the subject
@@ -26,6 +31,7 @@ NONE = Timeouts(connect=LONG, first_token=LONG, idle=LONG)
 
 NEW, HALF, INTERNAL = "POOL_UNAVAILABLE", "WORKER_RESET", "INTERNAL"
 END = ("END",)
+LEFT = ("LEFT",)  # nobody was there to read the end, and the worker was let go
 LATER = "Retry-After: 5"
 
 
@@ -36,6 +42,10 @@ class Case:
     name: str
     faults: Callable[[Subject], list[Fault]]
     expected: tuple[Any, ...]
+    place: Callable[[], AbstractContextManager[str]] | None = None
+    """Gives a URL where there is no worker at all."""
+    consume: Callable[[Callable[[], Stream], FaultProxy], list[Event]] = reading
+    """How the stream is read; the first argument opens it."""
     but: dict[str, tuple[Any, ...]] = attrs.field(factory=dict)
     """What it comes to for some engines instead; beside the case stands why."""
     retry_after_ms: int | None = None
@@ -91,10 +101,55 @@ CUT = (HALF, "TRUNCATED", True, "decode", 1)
 GONE = (HALF, "DISCONNECTED", True, "decode", 1)
 BUSY = ("ADMISSION_REJECT", "OVERLOADED", True, "first_token")
 
+
+@contextmanager
+def nobody() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    with BlackHole() as hole:
+        yield hole.url
+
+
+@contextmanager
+def no_tls() -> Iterator[str]:
+    with Server(lambda client: client.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server:
+        yield server.url.replace("http:", "https:")
+
+
+def nowhere(name: str, place: Callable[[], AbstractContextManager[str]], reason: str, **options: Any) -> Case:
+    """No worker there. A Triton is asked first what it speaks: no attempt was made yet."""
+    return case(
+        name,
+        lambda s: [],
+        *(NEW, reason, True, "connect", ATTEMPTS),
+        but={"triton": (NEW, reason, True, "prepare", 0)},
+        place=place,
+        **options,
+    )
+
+
 CASES = [
+    nowhere("connect refused", nobody, "CONNECT"),
+    nowhere(
+        "connect into a black hole",
+        black_hole,
+        "CONNECT_TIMEOUT",
+        timeouts=Timeouts(connect=0.1, first_token=LONG, idle=LONG, probe=0.1),
+    ),
+    nowhere("no TLS where it was expected", no_tls, "CONNECT"),
     # How often it is sent is not said: a connection that a probe left behind is replaced silently, beside the attempts.
     case("reset before the head", lambda s: [After(-1, Ending.RESET)] * 9, *UNHEARD),
     case("closed before the head", lambda s: [After(-1, Ending.CLOSE)] * 9, *UNHEARD),
+    case("reset within the status line", lambda s: [Answer(b"HTTP/1.", Ending.RESET)], *LOST, sent=1),
+    case("closed within the status line", lambda s: [Answer(b"HTTP/1.")], *LOST, sent=1),
+    case("reset within the head", lambda s: [Answer(s.head()[:-9], Ending.RESET)], *LOST, sent=1),
+    case("closed within the head", lambda s: [Answer(s.head()[:-9])], *LOST, sent=1),
+    case("closed between two lines of the head", lambda s: [Answer(s.head()[:-2])], *LOST, sent=1),
     case("reset after the head", lambda s: [After(0, Ending.RESET)], *LOST, sent=1),
     case("closed after the head", lambda s: [After(0, Ending.CLOSE)], NEW, "TRUNCATED", True, "first_token", 1, sent=1),
     case("reset within the first frame", lambda s: [After(0, Ending.RESET, 9)], *LOST, sent=1),
@@ -145,6 +200,17 @@ CASES = [
         timeouts=BETWEEN,
         sent=1,
     ),
+    case(
+        "one byte per second, first", lambda s: [After(0, Ending.TRICKLE, pace=1.0)], *NO_TOKEN, timeouts=BEFORE, sent=1
+    ),
+    case(
+        "one byte per second in mid-stream",
+        lambda s: [After(s.half, Ending.TRICKLE, pace=1.0)],
+        *IDLE,
+        timeouts=BETWEEN,
+        sent=1,
+    ),
+    case("one byte at a time, to the end", lambda s: [After(0, Ending.TRICKLE, pace=0.0)], sent=1),
     case("one byte at a time, first", lambda s: [After(0, Ending.TRICKLE)], *NO_TOKEN, timeouts=BEFORE, sent=1),
     case(
         "one byte at a time, and the deadline",
@@ -272,4 +338,19 @@ CASES = [
         1,
         limits=Limits(max_event_size=65536),
     ),
+    case("slow consumer", lambda s: [], timeouts=BETWEEN, limits=Limits(hand_over=1), consume=slow),
+    case(
+        "consumer that stops reading",
+        lambda s: [After(s.half, Ending.HANG)],
+        "DEADLINE_UNMET",
+        "DEADLINE",
+        False,
+        "decode",
+        1,
+        deadline=QUIET,
+        limits=Limits(hand_over=1),
+        consume=stopping,
+        sent=1,
+    ),
+    case("consumer thread that dies", lambda s: [After(s.half, Ending.HANG)], *LEFT, consume=dying, sent=1),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.testing import Answer, FaultProxy
 from worker_adapters.testing.server import ReplayServer
 
-from .cases import ATTEMPTS, CASES, Case
+from .cases import ATTEMPTS, CASES, END, LEFT, Case
 from .subjects import SUBJECTS, Subject
 
-__all__ = ["PATH", "Outcome", "outcomes", "recorded_outcomes", "rendered", "run"]
+__all__ = ["PATH", "WAYS", "Outcome", "outcomes", "recorded_outcomes", "rendered", "run"]
 
 PATH = Path(__file__).parents[2] / "docs" / "faults.md"
 AT_ONCE = 8
+WAYS = ("stream", "submit")
 
 
 @attrs.frozen
@@ -31,11 +33,11 @@ class Outcome:
 
     @property
     def terminal(self) -> tuple[object, ...]:
-        """Code, reason, retriable, phase, attempts; or END."""
+        """Code, reason, retriable, phase, attempts; or END, or LEFT."""
         last = self.events[-1]
         if isinstance(last, Error):
             return (str(last.code), str(last.reason), last.retriable, str(last.phase), last.attempts)
-        return ("END",)
+        return END if isinstance(last, End) else LEFT
 
     def shown(self) -> str:
         """As a cell of the table."""
@@ -44,8 +46,7 @@ class Outcome:
         last = self.events[-1]
         if isinstance(last, Error):
             return f"{before}{last.code}/{last.reason}"
-        assert isinstance(last, End)
-        return f"{before}End"
+        return f"{before}End" if isinstance(last, End) else f"{before}(let go)"
 
 
 def run(subject: Subject, case: Case, way: str = "stream") -> Outcome:
@@ -59,38 +60,39 @@ def run(subject: Subject, case: Case, way: str = "stream") -> Outcome:
             **subject.transcripts.streams[subject.good].request,
         }
     )
-    with (
-        ReplayServer(subject.transcripts) as worker,
-        FaultProxy(worker.url, case.faults(subject)) as proxy,
-        EngineAdapter(
-            AdapterConfig(
-                dialect=subject.dialect,
-                url=proxy.url,
-                model=subject.model,
-                retry=Retry(attempts=ATTEMPTS, base=0, max_retry_after=1.0),
-                timeouts=case.timeouts,
-                limits=case.limits,
-            )
-        ) as adapter,
-    ):
-        with getattr(adapter, way)(request) as stream:
-            events = list(stream)
+    with ExitStack() as stack:
+        worker = stack.enter_context(ReplayServer(subject.transcripts))
+        proxy = stack.enter_context(FaultProxy(worker.url, case.faults(subject)))
+        config = AdapterConfig(
+            dialect=subject.dialect,
+            url=proxy.url if case.place is None else stack.enter_context(case.place()),
+            model=subject.model,
+            retry=Retry(attempts=ATTEMPTS, base=0, max_retry_after=1.0),
+            timeouts=case.timeouts,
+            limits=case.limits,
+        )
+        adapter = stack.enter_context(EngineAdapter(config))
+        events = case.consume(lambda: getattr(adapter, way)(request), proxy)
         return Outcome(events, proxy.posts)
 
 
-@cache
-def outcomes() -> dict[tuple[str, str], Outcome]:
-    """All of the matrix, by subject and case; run once, several at a time (most of them wait)."""
-    pairs = [(subject, case) for case in CASES for subject in SUBJECTS]
+def _several_at_once(runs: list[tuple[Subject, Case, str]]) -> dict[tuple[str, str, str], Outcome]:
+    """Most of them wait."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = pool.map(lambda pair: run(*pair), pairs)
-        return {(s.name, c.name): outcome for (s, c), outcome in zip(pairs, found, strict=True)}
+        found = pool.map(lambda one: run(*one), runs)
+        return {(s.name, c.name, way): outcome for (s, c, way), outcome in zip(runs, found, strict=True)}
 
 
 @cache
-def recorded_outcomes() -> dict[tuple[str, str], Outcome]:
+def outcomes() -> dict[tuple[str, str, str], Outcome]:
+    """All of the matrix, by subject, case and way; run once."""
+    return _several_at_once([(subject, case, way) for case in CASES for subject in SUBJECTS for way in WAYS])
+
+
+@cache
+def recorded_outcomes() -> dict[tuple[str, str, str], Outcome]:
     """What the engines' own recorded failures come to: replies that are no stream, and streams that fail."""
-    pairs = []
+    runs = []
     for subject in SUBJECTS:
         names = [
             *subject.transcripts.errors,
@@ -98,24 +100,33 @@ def recorded_outcomes() -> dict[tuple[str, str], Outcome]:
         ]
         for name in names:
             answer = Answer(subject.replayed(name))
-            pairs.append((subject, Case(name=name, faults=lambda _s, a=answer: [a] * 9, expected=())))
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = pool.map(lambda pair: run(*pair), pairs)
-        return {(s.name, c.name): outcome for (s, c), outcome in zip(pairs, found, strict=True)}
+            case = Case(name=name, faults=lambda _s, a=answer: [a] * 9, expected=())
+            runs += [(subject, case, way) for way in WAYS]
+    return _several_at_once(runs)
+
+
+def _cell(found: dict[tuple[str, str, str], Outcome], subject: str, name: str) -> str:
+    """What both ways came to, in one if they agree."""
+    shown = {way: found[subject, name, way].shown() for way in WAYS}
+    return shown["stream"] if len(set(shown.values())) == 1 else "; ".join(f"{w}: {s}" for w, s in shown.items())
 
 
 def rendered() -> str:
     """The page, from what the run gave."""
+    recorded = recorded_outcomes()
+    streams = len(outcomes())
     counts = (
-        f"{len(CASES)} faults × {len(SUBJECTS)} sets of transcripts = {len(CASES) * len(SUBJECTS)} streams, and"
-        f" {len(recorded_outcomes())} failures that the engines' transcripts hold."
+        f"{len(CASES)} faults × {len(SUBJECTS)} sets of transcripts × {len(WAYS)} ways (`stream`, `submit`) = {streams:,}"
+        f" streams, and {len(recorded) // len(WAYS)} recorded failures × {len(WAYS)} ways = {len(recorded)} more. A cell"
+        " holds for both ways, unless it names them."
     )
     lines = [
         "# Faults",
         "",
         "What a stream comes to when each fault is put in front of each dialect, over real sockets. Written by",
         "`python -m tests.faults.matrix` from a run; a test fails when it is out of date. A cell: whether `Started` came",
-        "and how many Tokens after it, then the terminal event.",
+        "and how many Tokens after it, then the terminal event. The ways differ where nobody reads: what a full hand-over",
+        "of `submit` can't take by the deadline is dropped, and the error says that something is missing.",
         "",
         counts,
         "",
@@ -123,8 +134,18 @@ def rendered() -> str:
         "|---" * (len(SUBJECTS) + 1) + "|",
     ]
     lines += [
-        f"| {case.name} | " + " | ".join(outcomes()[s.name, case.name].shown() for s in SUBJECTS) + " |"
+        f"| {case.name} | " + " | ".join(_cell(outcomes(), s.name, case.name) for s in SUBJECTS) + " |"
         for case in CASES
+    ]
+    lines += [
+        "",
+        "## Failures that the transcripts hold",
+        "",
+        "Overload, validation, loading and errors inside a 200, in the engine's own words, replayed over sockets.",
+        "",
+        "| transcripts | failure | comes to |",
+        "|---|---|---|",
+        *(f"| {s} | {name} | {_cell(recorded, s, name)} |" for s, name, way in recorded if way == WAYS[0]),
     ]
     return "\n".join(lines) + "\n"
 

@@ -7,12 +7,12 @@ import pytest
 from worker_adapters import Error, Started, Token, registry
 
 from . import matrix
-from .cases import CASES, END
+from .cases import CASES, END, LEFT
 from .subjects import SUBJECTS
 
 pairs = pytest.mark.parametrize(
-    ("subject", "case"),
-    [pytest.param(s, c, id=f"{s.name}-{c.name}") for s in SUBJECTS for c in CASES],
+    ("subject", "case", "way"),
+    [pytest.param(s, c, way, id=f"{s.name}-{c.name}-{way}") for s in SUBJECTS for c in CASES for way in matrix.WAYS],
 )
 
 
@@ -23,8 +23,8 @@ def test_every_engine_of_the_registry_is_in_the_matrix():
 
 
 @pairs
-def test_what_a_fault_comes_to(subject, case):
-    outcome = matrix.outcomes()[subject.name, case.name]
+def test_what_a_fault_comes_to(subject, case, way):
+    outcome = matrix.outcomes()[subject.name, case.name, way]
     assert outcome.terminal == case.expected_of(subject)
     if case.sent is not None:
         assert outcome.sent == case.sent
@@ -34,12 +34,13 @@ def test_what_a_fault_comes_to(subject, case):
 
 
 @pairs
-def test_what_comes_before_the_end_is_the_beginning_of_the_good_stream(subject, case):
+def test_what_comes_before_the_end_is_the_beginning_of_the_good_stream(subject, case, way):
     """Started, and Tokens in order: no token lost, repeated or invented, and all of them where the end is good."""
-    events = matrix.outcomes()[subject.name, case.name].events
-    good = matrix.outcomes()[subject.name, "1xx noise"].events
+    events = matrix.outcomes()[subject.name, case.name, way].events
+    good = matrix.outcomes()[subject.name, "1xx noise", way].events
     expected = case.expected_of(subject)
-    assert [event.kind for event in events].count("started") == (expected == END or expected[3] == "decode")
+    begun = expected in (END, LEFT) or expected[3] == "decode"
+    assert [event.kind for event in events].count("started") == begun
     tokens = [event for event in events if isinstance(event, Token)]
     whole = [event for event in good if isinstance(event, Token)]
     garbled = case.name == "invalid UTF-8 in the text" and subject.name.startswith("triton")
@@ -50,21 +51,22 @@ def test_what_comes_before_the_end_is_the_beginning_of_the_good_stream(subject, 
     if expected == END:
         assert tokens == whole
         assert isinstance(events[0], Started)
-    assert sum(event.kind in ("end", "error") for event in events) == 1
+    assert sum(event.kind in ("end", "error") for event in events) == (expected != LEFT)
 
 
 @pytest.mark.parametrize(
-    ("subject", "name"),
+    ("subject", "name", "way"),
     [
-        pytest.param(s, name, id=f"{s.name}-{name}")
+        pytest.param(s, name, way, id=f"{s.name}-{name}-{way}")
         for s in SUBJECTS
         for name in [*s.transcripts.errors, *(n for n, e in s.transcripts.streams.items() if e.error)]
+        for way in matrix.WAYS
     ],
 )
-def test_the_failures_that_transcripts_hold(subject, name):
+def test_the_failures_that_transcripts_hold(subject, name, way):
     """Overload, validation, loading and errors inside a 200, in the engine's own words."""
     expected = subject.transcripts.errors.get(name) or subject.transcripts.streams[name].error
-    outcome = matrix.recorded_outcomes()[subject.name, name]
+    outcome = matrix.recorded_outcomes()[subject.name, name, way]
     assert outcome.terminal[:2] == tuple(expected)
     assert outcome.sent == (outcome.terminal[4] or 1)
 

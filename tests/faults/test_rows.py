@@ -13,13 +13,11 @@ from worker_adapters import (
     Limits,
     Reason,
     Retry,
-    Timeouts,
 )
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.testing import After, Ending, FaultProxy
 from worker_adapters.testing.server import ReplayServer
 
-from ..transport.servers import BlackHole, Server
 from . import matrix
 from .subjects import SUBJECTS
 
@@ -54,50 +52,6 @@ def last_of(subject, url, **options):
         (error,) = list(adapter.stream(GenerateRequest(**REQUEST)))
     assert isinstance(error, Error)
     return error
-
-
-def refused(subject):
-    with ReplayServer(subject.transcripts) as worker:
-        pass
-    return last_of(subject, worker.url)
-
-
-def swallowed(subject):
-    with BlackHole() as hole:
-        return last_of(subject, hole.url, timeouts=Timeouts(connect=0.1, probe=0.1))
-
-
-def no_tls(subject):
-    with Server(lambda client: client.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as worker:
-        return last_of(subject, worker.url.replace("http:", "https:"))
-
-
-def attempts_of(subject):
-    """A Triton is asked first what it speaks; that it can't be asked ends the stream before the first attempt."""
-    return 0 if subject.dialect.resolve else 2
-
-
-@subjects
-def test_nobody_there(subject):
-    error = refused(subject)
-    assert (error.code, error.reason, error.retriable, error.attempts) == (NEW, "CONNECT", True, attempts_of(subject))
-
-
-@subjects
-def test_a_connect_that_nobody_answers(subject):
-    error = swallowed(subject)
-    assert (error.code, error.reason, error.retriable, error.attempts) == (
-        NEW,
-        "CONNECT_TIMEOUT",
-        True,
-        attempts_of(subject),
-    )
-
-
-@subjects
-def test_no_tls_where_tls_was_expected(subject):
-    error = no_tls(subject)
-    assert (error.code, error.reason, error.retriable) == (NEW, "CONNECT", True)
 
 
 def local_limit(subject):
@@ -153,7 +107,7 @@ def test_every_row_is_reached():
     for outcome in (*matrix.outcomes().values(), *matrix.recorded_outcomes().values()):
         if isinstance(outcome.events[-1], Error):
             reached[outcome.terminal[0], outcome.terminal[1]] = outcome.terminal[2]
-    for make in (refused, swallowed, local_limit, closed, our_bug, too_old):
+    for make in (local_limit, closed, our_bug, too_old):
         error = make(mock)
         reached[str(error.code), str(error.reason)] = error.retriable
     assert set(reached) == set(ROWS)  # first: it says which row nobody reaches

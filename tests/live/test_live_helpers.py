@@ -175,6 +175,7 @@ def test_engine_table_replaces_what_is_between_the_markers(tmp_path, monkeypatch
     assert text.endswith(f"{report.END}\nrest\n")
     assert "| llama.cpp `llama-server` | `llamacpp` | 2026-01-02 | b1-0c1e570 | 41 passed, 1 skipped |\n" in text
     assert "| Other | `other` | never | | |\n" in text
+    assert "| Hugging Face TGI | `tgi` | never: no real TGI could be run here" in text
     assert "old" not in text
     assert report.engine_table(text, tmp_path) == text
 

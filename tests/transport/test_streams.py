@@ -10,7 +10,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from worker_adapters import Limits, MetricsOptions, Properties, Retry, Timeouts
+from worker_adapters.lifetime import Cause
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.transport import connections
 
 from ..leaks import open_files
 from ..runtime.dialects import GOOD, NOW, TINY, frames, kinds, request, texts, until
@@ -266,6 +268,43 @@ def test_a_cancel_ends_a_connect_into_a_black_hole(way):
     assert kinds(events) == ["end"]
 
 
+def test_a_cancel_just_before_the_connect_ends_it(monkeypatch):
+    """A shutdown has no effect on a socket that has not begun to connect: the black hole would keep it for minutes."""
+    bind = connections.Interruptible.bind
+
+    def bind_and_cancel(self, lifetime, sock):
+        bind(self, lifetime, sock)
+        lifetime.trip(Cause.CANCELLED)
+
+    monkeypatch.setattr(connections.Interruptible, "bind", bind_and_cancel)
+    with BlackHole() as hole, adapter(hole.url) as a:
+        consumer, events = consume(a.stream(request()))
+        consumer.join(5)
+        assert kinds(events) == ["end"]
+
+
+@both
+def test_a_worker_that_is_blocked_in_a_write_is_let_go_at_the_deadline_though_nobody_reads(way):
+    """A FIN does not wake it, and a socket that was shut down opens no window: for a minute it would hold its slot."""
+    gone = threading.Event()
+
+    def serve(client):
+        client.request()
+        try:
+            client.send(CHUNKED)
+            while True:
+                client.send(chunk(frames("tx")) * 100)
+        except OSError:
+            gone.set()
+
+    with Server(serve) as server, adapter(server.url, limits=Limits(hand_over=2)) as a:
+        stream = getattr(a, way)(request(deadline=0.3))
+        next(stream)
+        next(stream)
+        assert gone.wait(5)
+        assert list(stream)[-1].reason == "DEADLINE"
+
+
 @pytest.mark.req("ADAPT-3005", socket=True)
 def test_a_server_that_trickles_can_not_outlive_the_deadline():
     def serve(client):
@@ -412,6 +451,21 @@ def test_it_is_replaced_once_only():
         list(a.stream(request()))
         assert list(a.stream(request()))[-1].reason == "DISCONNECTED"
         assert server.connections == 2
+
+
+def test_it_is_not_replaced_once_a_byte_of_a_response_has_come():
+    def serve(client):
+        client.request()
+        if client.number == 0:
+            client.send(CHUNKED, chunk(GOOD), b"0\r\n\r\n")
+            client.request()
+        client.send(b"HTTP/1.1 200 OK\r\nConten")
+
+    with Server(serve) as server, adapter(server.url, keep_alive=4.0, retry=NOW) as a:
+        list(a.stream(request()))
+        error = list(a.stream(request()))[-1]
+        assert (error.reason, error.phase, error.attempts) == ("DISCONNECTED", "first_token", 1)
+        assert server.connections == 1
 
 
 @both

@@ -57,7 +57,7 @@ def attempt(worker: Worker, state: StreamState, grade: Grade) -> Runs:
     Ends with the terminal event, in a run of its own with at most the last Metrics, so that it can always be handed over;
     raises where the engine gave no sign of the end.
     """
-    dialect, lifetime, tally = worker.dialect, state.lifetime, state.tally
+    dialect, lifetime, tally, clock = worker.dialect, state.lifetime, state.tally, state.lifetime.clock
     wire = dialect.encode(state.request, attempt=state.attempts)
     with worker.transport.open(wire, worker.auth_headers(), lifetime) as exchange:
         if exchange.status != 200:
@@ -69,6 +69,18 @@ def attempt(worker: Worker, state: StreamState, grade: Grade) -> Runs:
         if dialect.traits.ends_with_body:
             batches = _noting_the_end(batches, ended)
         for run in dialect.decode(batches, request=state.request, tally=tally):
+            if len(run) == 1 and type(alone := run[0]) is Token and alone.index == state.tokens_seen > 0:
+                # What most of a stream's life is made of, and all of it in one place: each function that a wake-up has to go
+                # through costs it up to a microsecond of cold caches (benchmarks/bench_paced.py).
+                state.tokens_seen += 1
+                counted = tally.tokens_out
+                state.last_token_at = now = clock()
+                if now >= state.progress_due:
+                    _progress(worker, state)
+                lifetime.paused = True
+                yield run  # type: ignore[misc]  # of Tokens alone
+                lifetime.resume()
+                continue
             framed = True
             if run and state.started is None:
                 state.started = _started(worker, state, grade, run.pop(0))

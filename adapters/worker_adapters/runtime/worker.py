@@ -25,6 +25,7 @@ __all__ = ["Worker"]
 T = TypeVar("T")
 
 VERSION_MAX_AGE = 300.0  # seconds
+VERSION_RETRY = 5.0  # seconds: an engine that does not tell must not cost every stream a thread and a request
 TELLING = Timeouts(connect=1.0, probe=1.0)  # nobody waits for it but close()
 NO_REPLY = Reply(status=0, headers={}, body=b"")  # what a pause is answered with
 STARTED_WAITS = 0.1  # seconds that `Started` may wait for the version, past the stream's own first frame
@@ -92,6 +93,7 @@ class Worker:
         self._lock = threading.Lock()
         self._known = self._completed(Properties(engine=dialect.name, observed_at=0.0))
         self._known_at = -1e9
+        self._failed_at = -1e9  # when it could not be found out
         self._doubted = True  # never known, or perhaps replaced since: worth waiting for
         self._probing: threading.Event | None = None
         self._closing = threading.Event()
@@ -262,14 +264,22 @@ class Worker:
     def forget_version(self) -> None:
         """The worker may have been replaced: ask again at the next stream."""
         with self._lock:
-            self._known_at = -1e9
+            self._known_at = self._failed_at = -1e9
             self._doubted = True
         self._resolved_at = -math.inf
 
     def begin_version_probe(self) -> None:
-        """Ask for the version beside a stream, unless it is known and young or somebody asks already. Does not block."""
+        """Ask for the version beside a stream, unless it is known and young or somebody asks already. Does not block.
+
+        One that could not be found out is not asked for again for a while.
+        """
         with self._lock:
-            if self._probing is not None or self.clock() - self._known_at < VERSION_MAX_AGE:
+            now = self.clock()
+            if (
+                self._probing is not None
+                or now - self._known_at < VERSION_MAX_AGE
+                or now - self._failed_at < VERSION_RETRY
+            ):
                 return
             self._probing = done = threading.Event()
         probe = threading.Thread(target=self._probe_version, args=(done,), name="worker-adapters-version", daemon=True)
@@ -283,8 +293,9 @@ class Worker:
     def _probe_version(self, done: threading.Event) -> None:
         try:
             self._learn(self.probe(self.dialect.identify(self.target())))
-        except Exception:  # noqa: BLE001, S110  -- a failed probe never fails a stream; the version stays as it was
-            pass
+        except Exception:  # noqa: BLE001  -- a failed probe never fails a stream; the version stays as it was
+            with self._lock:
+                self._failed_at = self.clock()
         finally:
             with self._lock:
                 self._probing = None
@@ -299,6 +310,8 @@ class Worker:
 
     def version_now(self) -> str | None:
         """The version, asked for if it is unknown or old. Blocks; None if it can't be had."""
+        with self._lock:
+            self._failed_at = -1e9  # whoever asks wants it now
         self.begin_version_probe()
         probing = self._probing
         if probing is not None:

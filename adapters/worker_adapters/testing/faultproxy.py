@@ -23,7 +23,7 @@ import attrs
 
 __all__ = ["After", "Answer", "Ending", "Fault", "FaultProxy"]
 
-PACE = 0.01  # seconds between the bytes of a trickle, and between comments
+PACE = 0.01  # seconds between the bytes of a trickle, and between comments, unless a fault says otherwise
 BEFORE_HEAD = -1
 
 
@@ -41,12 +41,14 @@ class Ending(enum.Enum):
 class After:
     """The engine's own answer up to so many blank-line-ended frames of its body and so many bytes more; then the ending.
 
-    `frames` 0 is the end of the response head; BEFORE_HEAD (-1) is before its first byte.
+    `frames` 0 is the end of the response head; BEFORE_HEAD (-1) is before its first byte. `pace`: seconds between the bytes
+    of a trickle.
     """
 
     frames: int
     ending: Ending
     more: int = 0
+    pace: float = PACE
 
     def position(self, seen: bytes) -> int | None:
         """Where in the response that is, if it has come so far."""
@@ -68,6 +70,7 @@ class Answer:
 
     data: bytes
     ending: Ending = Ending.CLOSE
+    pace: float = PACE
 
 
 Fault: TypeAlias = After | Answer
@@ -87,7 +90,7 @@ class _Pair:
         """In the worker's place."""
         with contextlib.suppress(OSError):
             self.client.sendall(fault.data)
-            self._end(fault.ending, b"")
+            self._end(fault, b"")
         self._finish()
 
     def relay(self) -> None:
@@ -101,7 +104,7 @@ class _Pair:
                     self.client.sendall(self.seen[passed:at])
                     passed = len(self.seen)
                     if at is not None:
-                        self._end(self.fault.ending, self.seen[at:])
+                        self._end(self.fault, self.seen[at:])
                         break
                 data = self.worker.recv(65536)
                 if not data:
@@ -112,16 +115,17 @@ class _Pair:
                     self.seen += data
         self._finish()
 
-    def _end(self, ending: Ending, rest: bytes) -> None:
+    def _end(self, fault: Fault, rest: bytes) -> None:
         """Do to the client what the fault says. `rest`: what the worker had sent and was held back."""
+        ending = fault.ending
         if ending is Ending.HANG:
             self.gone.wait()
         elif ending is Ending.COMMENTS:
-            while not self.gone.wait(PACE):
+            while not self.gone.wait(fault.pace):
                 self.client.sendall(b":\n\n")
         elif ending is Ending.TRICKLE:
             for byte in rest:
-                if self.gone.wait(PACE):
+                if self.gone.wait(fault.pace):
                     return
                 self.client.sendall(bytes([byte]))
             self.gone.wait()
@@ -149,6 +153,8 @@ class FaultProxy:
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.posts = 0
         """How many POSTs came: how often a generation was really sent."""
+        self.let_go = threading.Event()
+        """Set when the client of a faulty answer has left, or was told to."""
 
     def __enter__(self) -> Self:
         self._spawn(self._accept)
@@ -189,9 +195,11 @@ class FaultProxy:
     def _serve(self, client: socket.socket) -> None:
         pair = _Pair(client)
         threads: list[threading.Thread] = []
+        faulty = False
         with contextlib.suppress(OSError):  # one of the two has left, or the proxy ends
             while data := client.recv(65536):
                 fault = self._fault_for(data)
+                faulty = faulty or fault is not None
                 if isinstance(fault, Answer):
                     _read_request(client, data)
                     threads.append(self._spawn(lambda: pair.answer(fault)))  # noqa: B023  -- the last: it ends the connection
@@ -206,6 +214,8 @@ class FaultProxy:
                     threads.append(self._spawn(pair.relay))
                 pair.worker.sendall(data)
         self._leave(pair, threads)
+        if faulty:
+            self.let_go.set()
 
     @staticmethod
     def _leave(pair: _Pair, threads: list[threading.Thread]) -> None:

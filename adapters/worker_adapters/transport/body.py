@@ -8,8 +8,9 @@ token: that was more than half of what a token cost (benchmarks/bench_burst.py).
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 
 from ..codec import SSEDecoder, Wire
 from ..dialect import Payload
@@ -53,12 +54,16 @@ class Body:
                 return content
         return wire.feed(b"")
 
-    def batches(self, decoder: SSEDecoder) -> Callable[[], Sequence[Payload]]:
-        """What gives the payloads of one read after another; an empty list at the end."""
-        # A TLS socket has to be read through Python; so has what http.client's buffer holds.
-        if self._fresh or type(self._sock) is not socket.socket:
-            return partial(self._batch, decoder)
-        return partial(decoder.pull, self._wire, self._sock.fileno())
+    def batches(self, decoder: SSEDecoder) -> Iterator[Sequence[Payload]]:
+        """The payloads of one read after another; reads when it is asked for the next."""
+        if type(self._sock) is not socket.socket:  # TLS has to be read through Python
+            return iter(partial(self._batch, decoder), [])
+        return chain(self._buffered(decoder), iter(decoder.puller(self._wire, self._sock.fileno()), []))
+
+    def _buffered(self, decoder: SSEDecoder) -> Iterator[Sequence[Payload]]:
+        """What http.client's buffer holds."""
+        if batch := self._batch(decoder):
+            yield batch
 
     def _batch(self, decoder: SSEDecoder) -> Sequence[Payload]:
         while content := self.read():

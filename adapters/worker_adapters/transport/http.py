@@ -62,24 +62,19 @@ class _Exchange:
     def payloads(self, decoder: SSEDecoder) -> Iterator[Sequence[Payload]]:
         """See Exchange."""
         lifetime = self._lifetime
-        next_batch = first = self._body.batches(decoder)
-        while True:
-            try:
-                batch = next_batch()
-            except EventTooLargeError as exc:
-                if exc.frames:
-                    yield exc.frames
-                raise too_large(exc) from exc
-            except BROKEN as exc:
-                lifetime.check()
-                raise _broken_body(exc) from exc
-            if lifetime.cause is not None:  # a shutdown looks like the end of the body
-                raise Interrupted(lifetime.cause)
-            if not batch:
-                return
-            yield batch
-            if next_batch is first:
-                next_batch = self._body.batches(decoder)
+        try:
+            for batch in self._body.batches(decoder):
+                if lifetime.cause is not None:
+                    break
+                yield batch
+        except EventTooLargeError as exc:
+            if exc.frames:
+                yield exc.frames
+            raise too_large(exc) from exc
+        except BROKEN as exc:
+            lifetime.check()
+            raise _broken_body(exc) from exc
+        lifetime.check()  # a shutdown looks like the end of the body
 
     def read(self, limit: int) -> bytes:
         """See Exchange."""
@@ -137,7 +132,7 @@ class HTTPTransport:
         except Fault as fault:
             # A kept connection that the server has dropped meanwhile is no failure of this request: not a byte of a
             # response came. Replaced once, by a connection that is certainly new.
-            if fault.reason is not Reason.DISCONNECTED or not was_reused():
+            if fault.reason is not Reason.DISCONNECTED or not was_reused() or lifetime.phase is Phase.FIRST_TOKEN:
                 raise
         lifetime.enter(Phase.CONNECT)
         USE.fresh_only = True
@@ -248,7 +243,7 @@ def _no_response(exc: BaseException, where: str) -> Fault:
     if isinstance(cause, ConnectionRefusedError):
         return Fault(Reason.CONNECT, f"{where} refused the connection: is the server running there?")
     if isinstance(cause, (http.client.RemoteDisconnected, ConnectionError)):
-        return Fault(Reason.DISCONNECTED, f"{where} closed the connection before it answered")
+        return Fault(Reason.DISCONNECTED, f"{where} closed the connection before it had answered")
     if isinstance(cause, http.client.HTTPException):
         return Fault(Reason.PROTOCOL, f"{where} does not answer in HTTP ({type(cause).__name__}): is the port right?")
     return Fault(Reason.CONNECT, f"no connection to {where}: {cause}")
