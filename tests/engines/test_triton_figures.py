@@ -55,6 +55,21 @@ def test_a_model_that_failed_to_load_says_why():
     assert (known.details["model_state"], known.details["model_reason"]) == ("UNAVAILABLE", "Internal: no such file")
 
 
+def test_health_says_what_the_index_knows_of_a_model_that_is_not_ready():
+    def detail_with(index):
+        conversation = triton.DIALECT.health(ProbeTarget(model="slowload"))
+        assert next(conversation).target == "/v2/models/slowload/ready"
+        asked = conversation.send(reply_of("2.51.0", "loading_model_ready"))
+        assert (asked.method, asked.target) == ("POST", "/v2/repository/index")
+        with pytest.raises(StopIteration) as done:
+            conversation.send(index)
+        assert not done.value.value.ready
+        return done.value.value.detail
+
+    assert "(LOADING)" in detail_with(reply_of("2.51.0", "loading_repository_index"))
+    assert "(" not in detail_with(REFUSED)
+
+
 def test_without_a_model_all_states_are_told():
     replies = {"/v2": reply_of("2.51.0-vllm", "server"), "/v2/repository/index": reply_of("2.51.0-vllm", "index")}
     assert properties(replies, None).details["state of ensemble"] == "READY"

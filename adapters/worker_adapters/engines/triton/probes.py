@@ -10,7 +10,7 @@ from ...api import Properties
 from ...dialect import HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
 from .errors import parse_error
 from .figures import measured
-from .routes import about, ask, model_path
+from .routes import about, ask, model_path, state_of
 
 __all__ = ["NAME", "health", "identify", "models_of", "properties"]
 
@@ -32,7 +32,8 @@ def health(target: ProbeTarget) -> Probe[HealthFacts]:
     reply = yield WireRequest(target="/v2/health/ready" if target.model is None else model_path(target.model, "/ready"))
     if reply.status != 200:
         why = "Triton is not ready" if not reply.body.strip() else parse_error(reply).message
-        return HealthFacts(ready=False, detail=why)
+        state = (yield from state_of(target.model)) if target.model is not None else ""
+        return HealthFacts(ready=False, detail=f"{why} ({state})" if state else why)
     if target.deep and target.model is not None:
         config = yield from ask(model_path(target.model, "/config"))
         for step in config.get("ensemble_scheduling", {}).get("step", ()):

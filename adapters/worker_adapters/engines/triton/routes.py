@@ -11,7 +11,7 @@ from ...api import Reason
 from ...dialect import Fault, Probe, ProbeTarget, Reply, WireRequest
 from .errors import parse_error
 
-__all__ = ["Details", "about", "ask", "model_path"]
+__all__ = ["Details", "about", "ask", "model_path", "state_of"]
 
 Details: TypeAlias = dict[str, float | int | str]
 
@@ -34,6 +34,15 @@ def _json(reply: Reply, target: str) -> Any:
         return msgspec.json.decode(reply.body)
     except msgspec.DecodeError as exc:
         raise Fault(Reason.PROTOCOL, f"{target} did not answer in JSON: is this a Triton?") from exc
+
+
+def state_of(model: str) -> Probe[str]:
+    """What the repository index says of a model, for people: its state, and why; empty where it is not shown."""
+    reply = yield WireRequest(method="POST", target="/v2/repository/index")
+    if reply.status != 200:
+        return ""
+    told = _states(_json(reply, "/v2/repository/index"), model)
+    return ": ".join(str(told[name]) for name in ("model_state", "model_reason") if name in told)
 
 
 def about(target: ProbeTarget) -> Probe[Details]:
