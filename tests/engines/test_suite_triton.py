@@ -65,6 +65,15 @@ class TestAccumulating(EngineSuite):
     simulator = partial(Simulator, "triton-trtllm", model="tensorrt_llm_bls", model_kind="trtllm-accumulate")
 
 
+class TestEnsemble(EngineSuite):
+    """Over sockets: the simulator; found out by asking, and told to stop what is cancelled."""
+
+    dialect = DIALECT
+    transcripts = TestEnsembleReplayed.transcripts
+    model = "ensemble"
+    simulator = partial(Simulator, "triton-trtllm", model="ensemble", model_kind="trtllm-ensemble")
+
+
 class TestVllm(EngineSuite):
     """Over sockets: the simulator."""
 

@@ -141,13 +141,19 @@ def test_what_the_found_dialect_can_not_express_is_refused_before_the_request():
 
 
 @pytest.mark.parametrize("version", ["2.39.0", "2.40.0", "1.9"])
-def test_a_server_that_crashes_on_disconnect_is_refused(version):
-    (error,), transport = run(triton_with(VLLM, version=version))
-    assert (error.code, error.reason, error.phase) == ("POOL_UNREADY", "UNSUPPORTED_VERSION", "prepare")
-    assert not error.retriable
-    assert transport.requests == []
-    events, _ = run(triton_with(VLLM, version=version), engine_options={"allow_unsafe_disconnect": True})
-    assert isinstance(events[-1], End)
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [(VLLM, triton.VLLM), (ENSEMBLE, triton.TRTLLM), (BLS, triton.TRTLLM), (LLMAPI, triton.LLMAPI)],
+)
+def test_a_server_that_crashes_on_disconnect_is_refused(inputs, named, version):
+    for dialect in (triton.DIALECT, named):
+        (error,), transport = run(triton_with(inputs, version=version), dialect=dialect)
+        assert (error.code, error.reason, error.phase) == ("POOL_UNREADY", "UNSUPPORTED_VERSION", "prepare")
+        assert not error.retriable
+        assert transport.requests == []
+        options = {"allow_unsafe_disconnect": True}
+        events, _ = run(triton_with(inputs, version=version), dialect=dialect, engine_options=options)
+        assert isinstance(events[-1], End)
 
 
 @pytest.mark.parametrize("version", ["2.41.0", "2.51.0", "3.0.0", "custom"])

@@ -53,8 +53,9 @@ def test_the_three_say_the_same():
     assert len(texts) == 1
 
 
-def test_an_old_server_is_never_asked_to_generate():
-    with Simulator("triton-vllm", model="m", version="2.40.0") as sim, connect("triton", sim.url, model="m") as adapter:
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_old_server_is_never_asked_to_generate(kind):
+    with Simulator(kind, model="m", version="2.40.0") as sim, connect("triton", sim.url, model="m") as adapter:
         (error,) = adapter.stream(GenerateRequest(prompt="p"))
         assert (error.reason, error.phase) == ("UNSUPPORTED_VERSION", "prepare")
         assert sim.state.served == 0

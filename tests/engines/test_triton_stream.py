@@ -284,7 +284,7 @@ def test_a_logprob_may_be_no_number():
     ):
         known = logprobs_of(recorded(folder, name, dialect, logprobs=0))
         assert len(known) == 4
-        assert all(k.logprob != k.logprob for k in known)  # noqa: PLR0124  -- NaN
+        assert all(k.logprob != k.logprob for k in known)
 
 
 def test_what_can_not_be_told_is_refused():

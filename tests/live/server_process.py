@@ -223,9 +223,9 @@ class ServerProcess:
 def reserve_port(port: int) -> tuple[socket.socket, int]:
     """Bind that port, or a free one (0), and hold it without listening: nobody else is given it until the end.
 
-    The server shares it: llama-server by SO_REUSEPORT, vLLM and Triton by SO_REUSEADDR, which is enough beside one that does not
-    listen. A bound socket that does not listen gets no connections: once the server is dead they are refused, which is
-    what tests of a dead server expect.
+    The server shares it: llama-server by SO_REUSEPORT, vLLM and Triton by SO_REUSEADDR, which is enough beside one that
+    does not listen. A bound socket that does not listen gets no connections: once the server is dead they are refused,
+    which is what tests of a dead server expect.
     """
     holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

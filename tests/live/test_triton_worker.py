@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from asking import MODES, ask, assert_error, request, run, text
+from asking import MODES, ask, assert_error, request, run, text, until
 from triton_server import ENSEMBLE, TritonServer
 
 from worker_adapters import End, Retry, Started, Timeouts, connect
@@ -93,9 +93,13 @@ def test_facts(adapter, backend):
     found = adapter.properties()
     assert (found.engine, found.engine_version, found.model) == ("triton", "2.51.0", backend)
     assert found.queue_depth == 0
+    assert found.details["model_state"] == "READY"
+    assert found.details["requests_pending"] == 0
+    before = found.details["inference_count"]
     started = ask(adapter)[0]
     assert isinstance(started, Started)
     assert started.engine_version == "2.51.0"
+    until(lambda: adapter.properties().details["inference_count"] == before + 1, 0.5)
 
 
 def test_an_answer_of_one_token_and_of_none(adapter, mode):
@@ -149,6 +153,23 @@ def test_bytes_of_a_character_over_several_events(server, model, mode):
         events = ask(adapter, mode, prompt="!bytes", max_tokens=400)
         assert text(events).count("🙂") > 1
         assert "\ufffd" not in text(events)[:-3]
+
+
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls", "bls_accumulating", "vllm_model"])
+def test_logprobs(server, model, mode):
+    with connect("triton", server.url, model=model) as adapter:
+        events = ask(adapter, mode, logprobs=0, max_tokens=24)
+        known = [one for event in events if event.kind == "token" for one in event.logprobs]
+        assert len(known) == events[-1].tokens_out == 24
+        assert all(-4 <= one.logprob <= 0 for one in known)
+
+
+def test_token_ids(server, mode):
+    with connect("triton", server.url, model="vllm_model") as adapter:
+        events = ask(adapter, mode, return_token_ids=True, max_tokens=24)
+        ids = [i for event in events if event.kind == "token" for i in event.token_ids]
+        assert len(ids) + len(events[-1].token_ids_tail) == 24
+        assert events[-1].token_ids_complete
 
 
 def test_numbers_that_are_none(adapter, mode):

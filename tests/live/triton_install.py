@@ -104,7 +104,7 @@ def _pip(work: Path, target: Path, requirement: str) -> None:
         command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=work, env=environment
     )
     if done.returncode != 0:
-        raise InstallError(_failure(requirement.split()[0], done.stdout))
+        raise InstallError(_failure(requirement.split(maxsplit=1)[0], done.stdout))
 
 
 def _failure(what: str, output: str) -> str:

@@ -126,8 +126,12 @@ _STEPS = (
     _step(
         "preprocessing",
         {
-            **{"QUERY": "text_input", "REQUEST_OUTPUT_LEN": "max_tokens", "END_ID": "end_id", "PAD_ID": "pad_id"},
-            **{"STOP_WORDS_DICT": "stop_words", "BAD_WORDS_DICT": "bad_words"},
+            "QUERY": "text_input",
+            "REQUEST_OUTPUT_LEN": "max_tokens",
+            "END_ID": "end_id",
+            "PAD_ID": "pad_id",
+            "STOP_WORDS_DICT": "stop_words",
+            "BAD_WORDS_DICT": "bad_words",
         },
         {
             **{name: f"_{name}" for name in ("INPUT_ID", "REQUEST_INPUT_LEN", "REQUEST_OUTPUT_LEN")},
@@ -137,11 +141,18 @@ _STEPS = (
     _step(
         "tensorrt_llm",
         {
-            **{"input_ids": "_INPUT_ID", "input_lengths": "_REQUEST_INPUT_LEN", "stop_words_list": "_STOP_WORDS_IDS"},
-            **{"bad_words_list": "_BAD_WORDS_IDS", "end_id": "_OUT_END_ID", "pad_id": "_OUT_PAD_ID"},
-            **{"request_output_len": "_REQUEST_OUTPUT_LEN", "runtime_top_k": "top_k", "runtime_top_p": "top_p"},
+            "input_ids": "_INPUT_ID",
+            "input_lengths": "_REQUEST_INPUT_LEN",
+            "stop_words_list": "_STOP_WORDS_IDS",
+            "bad_words_list": "_BAD_WORDS_IDS",
+            "end_id": "_OUT_END_ID",
+            "pad_id": "_OUT_PAD_ID",
+            "request_output_len": "_REQUEST_OUTPUT_LEN",
+            "runtime_top_k": "top_k",
+            "runtime_top_p": "top_p",
             **{name: name for name in _PASSED_ON},
-            **{"len_penalty": "length_penalty", "streaming": "stream"},
+            "len_penalty": "length_penalty",
+            "streaming": "stream",
         },
         {"output_ids": "_TOKENS", "sequence_length": "_LENGTH", **{name: name for name in _TOLD}},
     ),

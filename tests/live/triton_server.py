@@ -34,8 +34,8 @@ _NONE: Mapping[str, str] = {}
 class TritonServer(ServerProcess):
     """Context manager around one Triton and the processes of its models, with HTTP and metrics on ports of their own.
 
-    `models`: those of the repository to load, by their own names; `others`: by names of the test's. gRPC is off. Installs the server if the cache lacks it; raises ServerError,
-    InstallError.
+    `models`: those of the repository to load, by their own names; `others`: by names of the test's. gRPC is off. Installs
+    the server if the cache lacks it; raises ServerError, InstallError.
     """
 
     health = "/v2/health/ready"

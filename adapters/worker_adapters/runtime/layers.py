@@ -15,11 +15,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from ..api import End, Error, ErrorCode, Event, Metrics, Phase, Reason, Started, Token, Upstream
+from ..api import End, Error, ErrorCode, Event, Metrics, Reason, Started, Token, Upstream
 from ..codec import SSEDecoder
 from ..dialect import Fault, Finished, Item, Opened, Payload, Run
 from ..lifetime import Cause, Interrupted
 from ..transport import Exchange
+from .again import wait_before_next
 from .envelope import fault_of_cause
 from .grade import Grade
 from .leaving import leaving
@@ -242,9 +243,6 @@ def _end(state: StreamState, finished: Finished) -> list[Event]:
 
 # --- retrying: only before Started ------------------------------------------------------------------------------------
 
-_RETRIED = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.LOADING, Reason.OVERLOADED})
-_RETRIED_STATUS = frozenset({502, 503, 504})
-
 
 def retrying(worker: Worker, state: StreamState) -> Runs:
     """Attempts, until one has started or what went wrong would go wrong again."""
@@ -268,12 +266,7 @@ def retrying(worker: Worker, state: StreamState) -> Runs:
             failed = fault
         else:
             return
-        wait = _wait_before_next(failed, worker, state)
-        if wait is None:
-            raise failed
-        lifetime.next_attempt()
-        _quietly(worker.recorder.retried)
-        lifetime.sleep(wait)
+        _try_again(failed, worker, state)
 
 
 def _resolved(worker: Worker, state: StreamState) -> bool:
@@ -282,33 +275,19 @@ def _resolved(worker: Worker, state: StreamState) -> bool:
         try:
             return worker.resolve_within(state.lifetime)
         except Fault as fault:
-            state.attempts += 1
-            wait = _wait_before_next(fault, worker, state)
-            if wait is None:
-                raise
-        _quietly(worker.recorder.retried)
-        state.lifetime.sleep(wait)
+            failed = fault
+        state.attempts += 1
+        _try_again(failed, worker, state)
 
 
-def _wait_before_next(failed: Fault, worker: Worker, state: StreamState) -> float | None:
-    """Seconds until the next attempt, or None if this failure is the answer."""
-    retry = worker.retry
-    if state.started is not None or state.attempts >= retry.attempts or not _is_worth_retrying(failed, state):
-        return None
-    wait = retry.delay(state.attempts)
-    if failed.retry_after is not None:
-        if failed.retry_after > retry.max_retry_after:
-            return None
-        wait = max(wait, failed.retry_after)
-    return wait if wait < state.lifetime.remaining() else None
-
-
-def _is_worth_retrying(failed: Fault, state: StreamState) -> bool:
-    if failed.reason is Reason.DISCONNECTED:
-        return state.lifetime.phase in (Phase.CONNECT, Phase.QUEUE)  # not a byte of a response had come
-    if failed.reason is Reason.ENGINE_ERROR:
-        return failed.upstream is not None and failed.upstream.status in _RETRIED_STATUS
-    return failed.reason in _RETRIED
+def _try_again(failed: Fault, worker: Worker, state: StreamState) -> None:
+    """Wait for the next attempt. Raises the failure where it is the answer, and Interrupted."""
+    wait = wait_before_next(failed, worker, state)
+    if wait is None:
+        raise failed
+    state.lifetime.next_attempt()
+    _quietly(worker.recorder.retried)
+    state.lifetime.sleep(wait)
 
 
 # --- ending: exceptions → the terminal event --------------------------------------------------------------------------

@@ -1,11 +1,11 @@
 """What the stand-in models of the live Triton share: tokens that a seed decides, and trouble that a prompt asks for.
 
-Runs inside Triton's Python backend, on the interpreter that its stub embeds: numpy and the standard library are all there is.
+Runs inside Triton's Python backend, on the interpreter that its stub embeds, which has numpy and the standard library.
 Of a real backend a model has the names, types and shapes of the tensors and the order in which it sends responses; what
 they say is noise. Words in the prompt steer it: `!fail=N` (an error in place of token N; 0: before the first), `!first=MS`
 (wait before the first token), `!pace=MS` (between two), `!eos=N` (end of text after N tokens), `!none` (not one response),
-`!bytes` (text goes out as the bytes of each token, half characters too), `!nan` (logprobs that are no number), `!refuse=NAME`
-(an error of the real backend's, by its words, before the first token).
+`!bytes` (text goes out as the bytes of each token, half characters too), `!nan` (logprobs that are no number),
+`!refuse=NAME` (an error of the real backend's, by its words, before the first token).
 """
 
 from __future__ import annotations
@@ -107,8 +107,10 @@ def _drawn(asked: Asked) -> Iterator[int]:
             yield source.randrange(END + 1, len(VOCABULARY))
 
 
-def run(asked: Asked, gone: Callable[[], bool]) -> Iterator[Said]:
+def run(asked: Asked, gone: Callable[[], bool], refusals: Mapping[str, str]) -> Iterator[Said]:
     """The tokens, in their time, until the end or until the client is `gone`. Raises Trouble."""
+    if "refuse" in asked.told:
+        raise Trouble(refusals[asked.told["refuse"]])
     likelihood = random.Random(asked.seed)
     decoder, whole, total = codecs.getincrementaldecoder("utf-8")("replace"), "", 0.0
     time.sleep(float(asked.told.get("first", 0)) / 1000)
@@ -159,14 +161,12 @@ def send_all(
 
     log(f"{name} begins {asked.prompt!r}")
     try:
-        if "refuse" in asked.told:
-            raise Trouble(refusals[asked.told["refuse"]])
-        for said in run(asked, gone):
+        for said in run(asked, gone, refusals):
             if "none" not in asked.told:
                 sender.send(respond(said))
             sent += 1
         sender.send(flags=FINAL)
-    except Exception as error:  # whatever it is, the client has to hear of it
+    except Exception as error:  # noqa: BLE001  -- whatever it is, the client has to hear of it
         why = "failed"
         sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{prefix}{error}")), flags=FINAL)
     log(f"{name} ends after {sent} tokens: {why} {asked.prompt!r}")

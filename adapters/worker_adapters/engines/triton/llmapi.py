@@ -12,8 +12,9 @@ from ...api import Features, GenerateRequest, Reason
 from ...determinism import TextAssembler, sampling_fields
 from ...dialect import CancelNotice, Dialect, Fault, Knob, Profile, Traits, WireRequest
 from .errors import not_a_stream, parse_error
-from .probes import NAME, health, identify, model_path, properties
+from .probes import NAME, health, identify, properties
 from .request import UNSAFE, against_unchecked, post, refuse_missing, wire_id
+from .routes import model_path
 from .stream import Grow, appended, decode, replaced
 
 __all__ = ["LLMAPI", "fitted", "is_mine"]
@@ -96,7 +97,7 @@ def encode(request: GenerateRequest, /, *, attempt: int, inputs: Collection[str]
 
 
 def abort(request: GenerateRequest, /, *, attempt: int) -> WireRequest:
-    """`stop` on the same model, which takes it in at once. Answered 400, "cancelled by client", whether or not it was there."""
+    """`stop` on the same model, which takes it in at once. Answered 400, "cancelled by client", be it there or not."""
     body = {"text_input": "", "stop": True, "id": wire_id(request, attempt)}
     return WireRequest.for_stream(model_path(request.model or MODEL, "/generate_stream"), body)
 

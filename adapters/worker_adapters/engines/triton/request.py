@@ -7,7 +7,7 @@ from typing import Any
 
 from ...api import GenerateRequest, Reason
 from ...dialect import AS_ASKED, Fault, Profile, WireRequest
-from .probes import model_path
+from .routes import model_path
 
 __all__ = ["UNSAFE", "against_unchecked", "post", "refuse_missing", "wire_id"]
 

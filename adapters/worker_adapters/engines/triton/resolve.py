@@ -13,8 +13,9 @@ import msgspec
 from ...api import GenerateRequest, Reason
 from ...dialect import Dialect, Fault, Probe, ProbeTarget, WireRequest
 from . import llmapi, trtllm, vllm
-from .probes import ask, model_path, models_of
+from .probes import models_of
 from .request import UNSAFE
+from .routes import ask, model_path
 
 __all__ = ["DEFAULT_MODELS", "DIALECTS", "resolve"]
 
@@ -55,7 +56,7 @@ def resolve(target: ProbeTarget, named: str | None = None) -> Probe[Dialect]:
 
 def _stoppable(config: Any) -> Probe[str | None]:
     """The step of an ensemble that generates, if it takes `stop`; None otherwise, and where its inputs can't be read."""
-    for step in config.get("ensemble_scheduling", {}).get("step", ()):
+    for step in (config.get("ensemble_scheduling") or {}).get("step", ()):
         if "request_output_len" in step["input_map"]:
             reply = yield WireRequest(target=model_path(step["model_name"]))
             inputs = msgspec.json.decode(reply.body)["inputs"] if reply.status == 200 else ()

@@ -12,8 +12,9 @@ from ...api import Features, GenerateRequest, Reason
 from ...determinism import sampling_fields
 from ...dialect import CancelNotice, Dialect, Fault, Knob, Profile, Traits, WireRequest
 from .errors import not_a_stream, parse_error
-from .probes import NAME, health, identify, model_path, properties
+from .probes import NAME, health, identify, properties
 from .request import UNSAFE, against_unchecked, post, refuse_missing, wire_id
+from .routes import model_path
 from .stream import appended, decode, replaced
 
 __all__ = ["TRTLLM", "fitted", "is_mine"]
