@@ -103,5 +103,5 @@ def test_cancel(benchmark, way: str) -> None:
     found = figures(benchmark.pedantic(measured, args=(way,), rounds=1))
     benchmark.group = "cancel"
     benchmark.extra_info.update(unit="ms", way=way, cancels=CANCELS, figures=found)
-    print(way, found)
+
     assert max(one["p99_ms"] for one in found.values()) <= P99_MS
