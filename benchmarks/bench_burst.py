@@ -33,8 +33,8 @@ def test_burst(benchmark, wire: str) -> None:
         with server(wire) as port:
             return contest("burst", names, wire, port, rounds=ROUNDS, tokens=TOKENS)
 
-    figures = benchmark.pedantic(run, rounds=1)
     benchmark.group = "burst"
+    figures = benchmark.pedantic(run, rounds=1)
     benchmark.extra_info.update(wire=wire, tokens=TOKENS, figures=figures)
     hold(figures, "cpu_us", PROMISED + PROMISED_OF_OPENAI * (wire == "vllm"))
 
@@ -46,7 +46,7 @@ def test_observed(benchmark) -> None:
         with server("vllm") as port:
             return contest("burst", ["stream", "stream, observed"], "vllm", port, rounds=41, tokens=TOKENS)
 
-    figures = benchmark.pedantic(run, rounds=1)
     benchmark.group = "observed"
+    figures = benchmark.pedantic(run, rounds=1)
     benchmark.extra_info.update(figures=figures)
     hold(figures, "cpu_us", [("stream, observed", 1.03, "stream")])
