@@ -105,8 +105,8 @@ def paced(group: Run) -> Iterator[str]:
     """Everybody, at each number of streams."""
     late = next(run["server"] for run in group["runs"].values() if run.get("streams") == 256)
     yield (
-        f"Streams of 20 tokens a second, each read by a thread of its own ({where(group)}). At 256 streams the server sent its"
-        f" tokens {number(late['p50'])} µs after their time (p99 {number(late['p99'])} µs), which nobody is charged with:"
+        f"Streams of 20 tokens a second, each read by a thread of its own ({where(group)}). At 256 streams the server sent"
+        f" its tokens {number(late['p50'])} µs after their time (p99 {number(late['p99'])} µs), charged to nobody:"
     )
     yield ""
     rows = []
