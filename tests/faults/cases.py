@@ -286,6 +286,12 @@ CASES = [
         sent=1,
     ),
     case(
+        "two lengths that differ",
+        lambda s: [Answer(s.head("content-length: 7", "content-length: 8") + b"data: {}")],
+        *(INTERNAL, "PROTOCOL", False, "first_token", 1),
+        sent=1,
+    ),
+    case(
         "1xx noise", lambda s: [Answer(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + s.answer(*s.frames))], sent=1
     ),
     case("end sign twice", lambda s: [Answer(s.answer(*s.frames, *s.frames[s.proof :]))], sent=1),

@@ -33,6 +33,7 @@ __all__ = [
     "Head",
     "Interruptible",
     "Pool",
+    "abandon_head",
     "carried",
     "connection_in_use",
     "make_pool",
@@ -68,6 +69,13 @@ def carried() -> tuple[Interruptible, Head]:
     assert connection is not None  # noqa: S101  -- for mypy: urlopen has returned a response
     assert head is not None  # noqa: S101
     return connection, head
+
+
+def abandon_head() -> None:
+    """Close the head that nobody has taken: one that urllib3 could not make a response of, or one of a control call."""
+    head, USE.head = USE.head, None
+    if head is not None:
+        head.close()
 
 
 def was_reused() -> bool:

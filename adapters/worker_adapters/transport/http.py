@@ -26,7 +26,7 @@ from ..dialect import Fault, Payload, Reply, WireRequest
 from ..lifetime import Cause, Interrupted, Lifetime
 from .base import too_large
 from .body import Body
-from .connections import USE, Head, Interruptible, carried, make_pool, unbind_connection, was_reused
+from .connections import USE, Head, Interruptible, abandon_head, carried, make_pool, unbind_connection, was_reused
 
 __all__ = ["HTTPTransport"]
 
@@ -163,6 +163,7 @@ class HTTPTransport:
                 decode_content=False,
             )
         except BaseException as exc:
+            abandon_head()
             unbind_connection(lifetime)
             lifetime.check()
             if isinstance(exc, (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)):
@@ -207,6 +208,7 @@ class HTTPTransport:
         finally:
             USE.lifetime = None
             USE.fresh_only = False
+            abandon_head()
             unbind_connection(lifetime)
             lifetime.finish()
             with self._lock:
@@ -239,7 +241,7 @@ def _no_response(exc: BaseException, where: str) -> Fault:
         return Fault(Reason.CONNECT, f"{where} refused the connection: is the server running there?")
     if isinstance(cause, (http.client.RemoteDisconnected, ConnectionError)):
         return Fault(Reason.DISCONNECTED, f"{where} closed the connection before it had answered")
-    if isinstance(cause, http.client.HTTPException):
+    if isinstance(cause, (http.client.HTTPException, urllib3.exceptions.InvalidHeader)):
         return Fault(Reason.PROTOCOL, f"{where} does not answer in HTTP ({type(cause).__name__}): is the port right?")
     return Fault(Reason.CONNECT, f"no connection to {where}: {cause}")
 
