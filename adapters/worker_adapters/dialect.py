@@ -367,6 +367,8 @@ class Dialect:
     `resolve`, where what a worker speaks, or how, shows only when it is asked: the first stream runs this probe and goes on
     with the dialect that it returns. `not_a_stream`: what a 200 that is no event stream means, None where that is nothing of
     this engine's. A request is judged again by that one's `check`, and both have the same `name`.
+    `abort`, where an engine does not notice that the connection was closed, or late: the control call that ends what
+    `encode` began with the same arguments. It is sent beside a stream that was left; nothing is made of the reply.
     """
 
     name: str
@@ -388,3 +390,4 @@ class Dialect:
     detokenize: Callable[[Sequence[int], ProbeTarget], Probe[str]] | None = None
     apply_template: Callable[[Sequence[Mapping[str, Any]], ProbeTarget], Probe[str]] | None = None
     resolve: Callable[[ProbeTarget], Probe[Dialect]] | None = None
+    abort: Encoder | None = None

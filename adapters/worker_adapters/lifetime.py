@@ -78,7 +78,8 @@ class Lifetime:
     `trip` may be called by any thread; everything that changes the phase or the timer, `sleep` and `finish` are the
     working thread's. `deadline` is a point on `clock` (monotonic seconds), or None. `phase` says how far the stream is.
     `cancelled`: the caller wants no more of it, even where something else was the first cause. `handed`: events that have
-    been handed to the caller, who has not looked at them all yet; a cancel takes them back.
+    been handed to the caller, who has not looked at them all yet; a cancel takes them back. `paused`: it is the
+    consumer's turn, and the timer stands still with what is left of it.
     """
 
     __slots__ = (
@@ -94,6 +95,7 @@ class Lifetime:
         "clock",
         "deadline",
         "handed",
+        "paused",
         "phase",
         "timeouts",
     )
@@ -113,14 +115,16 @@ class Lifetime:
         self.cause: Cause | None = None
         self.cancelled = False
         self.handed: list[Any] = []
+        self.paused = False
         self._reaper = REAPER if reaper is None else reaper
         self._lock = threading.RLock()
         self._interrupts: list[Callable[[], None]] = []
         # One tuple, written by the working thread and read by the reaper without a lock: the point in time at which the
-        # timer runs out (inf: paused) and what it then means must never be read apart.
+        # timer runs out (inf: there is none) and what it then means must never be read apart. It is written before `paused`
+        # is taken back and read after `paused`: a timer that stood still is never seen running with its old expiry.
         self._timer: tuple[float, Cause] = (inf, Cause.IDLE_TIMEOUT)
         self._budget = inf  # seconds the current timer gives the engine from one content to the next
-        self._left = inf  # what was left of it when the timer was paused
+        self._left = inf  # what is left of it when the timer goes on
         self._reaper.watch(self)
 
     # --- tripping -------------------------------------------------------------------------------------------------
@@ -213,12 +217,14 @@ class Lifetime:
         self._budget = self._left = seconds
         expiry = self.clock() + seconds
         self._timer = (expiry, cause)
+        self.paused = False
         self._reaper.hurry(expiry)
 
     def disarm(self) -> None:
         """Stop the timer."""
         self._budget = self._left = inf
         self._timer = (inf, self._timer[1])
+        self.paused = False
 
     def content(self) -> None:
         """Content came: decoding begins, or the idle timer starts over."""
@@ -232,28 +238,30 @@ class Lifetime:
         if self.phase is not Phase.DECODE:
             self.enter(Phase.DECODE)
         self._left = self._budget
-        self._timer = (inf, self._timer[1])
+        self.paused = True
 
     def pause(self) -> None:
-        """It is the consumer's turn: the timer stands still, with what is left of it."""
-        expiry, cause = self._timer
+        """It is the consumer's turn, and no content came: the timer stands still."""
+        expiry = self._timer[0]
         if expiry != inf:
             self._left = expiry - self.clock()
-            self._timer = (inf, cause)
+        self.paused = True
 
     def resume(self) -> None:
         """It is the engine's turn again: what was left runs on. What we need to read and decode counts as the engine's."""
         if self._left != inf:
             self._timer = (self.clock() + self._left, self._timer[1])
+        self.paused = False
 
     def due(self, now: float) -> Cause | None:
         """What has run out, if anything."""
         if self._is_final():
             return None
+        running = not self.paused  # before the timer is read: see there
         expiry, cause = self._timer
         if now >= self.deadline:
             return Cause.DEADLINE
-        return cause if self.cause is None and now >= expiry else None
+        return cause if running and self.cause is None and now >= expiry else None
 
     def next_check(self, now: float) -> float:
         """When to look again. Never later than the true expiry: a paused timer still has `_left` to run once resumed."""
@@ -261,8 +269,8 @@ class Lifetime:
             return inf
         if self.cause is not None:
             return self.deadline
-        expiry = self._timer[0]
-        return min(self.deadline, expiry if expiry != inf else now + max(self._left, 0.0))
+        running = not self.paused
+        return min(self.deadline, self._timer[0] if running else now + max(self._left, 0.0))
 
     def finish(self) -> None:
         """The stream is over: nothing is watched any more. Idempotent."""

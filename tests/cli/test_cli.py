@@ -40,7 +40,7 @@ def test_the_demo_needs_no_server(engine):
 
 
 def test_the_demo_of_an_engine_that_is_not_simulated_says_what_to_do():
-    done = run("demo", "--engine", "tgi")
+    done = run("demo", "--engine", "mock")
     assert done.returncode == 2
     assert "--url names a real one" in done.stdout + done.stderr
 

@@ -174,7 +174,7 @@ def pulled(ends, parts: list[bytes], wire: Wire, decoder: SSEDecoder) -> list[ob
             writer.shutdown(socket.SHUT_WR)
         reader.setblocking(False)
         try:
-            while batch := decoder.pull(wire, reader.fileno()):
+            while batch := decoder.puller(wire, reader.fileno())():
                 given += batch
         except BlockingIOError:
             continue
@@ -219,13 +219,13 @@ def test_a_broken_body_gives_what_came_before(ends):
     reader, writer = ends
     writer.sendall(b"9\r\ndata: a\n\n\r\nnonsense")
     wire, decoder = Wire(chunked=True, length=None), SSEDecoder()
-    assert decoder.pull(wire, reader.fileno()) == [b"a"]
+    assert decoder.puller(wire, reader.fileno())() == [b"a"]
     with pytest.raises(BodyError, match="size of a chunk"):
-        decoder.pull(wire, reader.fileno())
+        decoder.puller(wire, reader.fileno())()
 
 
 def test_what_recv_fails_with_is_raised(ends):
     wire, decoder = Wire(chunked=True, length=None), SSEDecoder()
     with pytest.raises(OSError, match="descriptor") as caught:
-        decoder.pull(wire, 2**20)
+        decoder.puller(wire, 2**20)()
     assert caught.value.errno

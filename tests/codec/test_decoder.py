@@ -86,16 +86,10 @@ def test_a_read_beyond_the_range_of_the_offsets_is_cut(monkeypatch):
     with pytest.raises(EventTooLargeError):
         SSEDecoder().feed(bytes(2**30 + 1))
 
-    class Library:
-        def __getattr__(self, name):
-            return getattr(real, name)
-
-    real, real_feed = module._lib, module._feed
+    too_long, take = module._lib.SSE_E_READ_TOO_LONG, module._native.take
     monkeypatch.setattr(module, "_PART", 7)
     monkeypatch.setattr(
-        module,
-        "_feed",
-        lambda state, chunk, size: real.SSE_E_READ_TOO_LONG if size > 7 else real_feed(state, chunk, size),
+        module._native, "take", lambda at, chunk, out: take(at, chunk, out) if len(chunk) <= 7 else too_long
     )
     body = b"data: hello world\n\nerror: x\n\ndata: y\n\n"
     assert [f.data for f in SSEDecoder().feed(body)] == [b"hello world", b"y"]

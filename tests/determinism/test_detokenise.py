@@ -179,6 +179,22 @@ def test_a_rewritten_prefix_is_a_fault(first, then):
     assert fault.value.reason is Reason.PROTOCOL
 
 
+def test_the_last_text_may_lack_what_was_held_back_of_a_stop_string():
+    """The engine cut it out, where it had shown its beginning before."""
+    assembler = TextAssembler(("over see",))
+    assert [assembler.cumulative("a ov"), assembler.cumulative("a over")] == ["a ", ""]
+    assert assembler.cumulative("a ", last=True) == ""
+    assert assembler.finish() == ""
+
+
+@pytest.mark.parametrize("last", ["a", "", "x"])
+def test_the_last_text_lacks_nothing_that_was_told(last):
+    assembler = TextAssembler(("over see",))
+    assembler.cumulative("a over")
+    with pytest.raises(Fault):
+        assembler.cumulative(last, last=True)
+
+
 def test_a_prefix_of_a_stop_string_goes_out_with_the_delta_that_resolves_it():
     assembler = TextAssembler(("\nUser:",))
     assert [assembler.text(t) for t in ("hello\n", "Us", "e", "ful")] == ["hello", "", "", "\nUseful"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from worker_adapters import End, GenerateRequest, Started, connect
 from worker_adapters.engines.tgi import DIALECT
+from worker_adapters.simulator import Simulator
 from worker_adapters.testing import MUTANTS, EngineSuite, Transcripts
 from worker_adapters.testing.server import ReplayServer
 
@@ -32,6 +34,22 @@ class TestTgi24(EngineSuite):
 class TestTgi33(EngineSuite):
     dialect = DIALECT
     transcripts = Transcripts(FOLDER / "3.3.7")
+    simulator = partial(Simulator, "tgi", version="3.3.7")
+
+
+class TestTgi20Simulated(EngineSuite):
+    """The old wire over sockets: no space after `data:`, no input_length, no legs."""
+
+    dialect = DIALECT
+    transcripts = Transcripts(FOLDER / "2.0.4")
+    simulator = partial(Simulator, "tgi", version="2.0.4")
+
+
+class TestTgi33Replayed(EngineSuite):
+    """Without the simulator: the hand-made bytes over sockets, as third parties have them."""
+
+    dialect = DIALECT
+    transcripts = Transcripts(FOLDER / "3.3.7")
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -53,6 +71,6 @@ def test_generate_info_and_health_over_a_socket():
         started, *_, end = adapter.stream(GenerateRequest(prompt="p", max_tokens=3, seed=1))
         assert isinstance(started, Started)
         assert isinstance(end, End)
-        assert started.engine_version == "3.3.7+sha-0123456"
+        assert started.engine_version == "3.3.6-dev0+sha-0123456"
         properties = adapter.properties()
         assert (properties.model, properties.model_digest, properties.context_length) == ("m", "d1", 2048)

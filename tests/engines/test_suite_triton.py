@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from worker_adapters.engines.triton import LLMAPI, TRTLLM, VLLM
+from worker_adapters.engines.triton import DIALECT, LLMAPI, TRTLLM, VLLM
 from worker_adapters.simulator import Simulator
 from worker_adapters.testing import MUTANTS, EngineSuite, Transcripts
 
@@ -24,19 +24,27 @@ class TestTrtllmReplayed(EngineSuite):
 
 
 class TestVllmReplayed(EngineSuite):
-    """Hand-made: see the folder's README."""
+    """What a real Triton sent, its model being a stand-in for the backend's."""
 
     dialect = VLLM
-    transcripts = Transcripts(FOLDER / "vllm-handmade")
+    transcripts = Transcripts(FOLDER / "2.51.0-vllm")
     model = "vllm_model"
 
 
 class TestLlmapiReplayed(EngineSuite):
-    """Hand-made: see the folder's README."""
+    """What a real Triton sent, its model being a stand-in for the backend's."""
 
     dialect = LLMAPI
-    transcripts = Transcripts(FOLDER / "llmapi-handmade")
-    model = "tensorrt_llm"
+    transcripts = Transcripts(FOLDER / "2.51.0-llmapi")
+    model = "llmapi"
+
+
+class TestEnsembleReplayed(EngineSuite):
+    """A real ensemble of three stand-ins, found out by asking."""
+
+    dialect = DIALECT
+    transcripts = Transcripts(FOLDER / "2.51.0-ensemble")
+    model = "ensemble"
 
 
 class TestTrtllm(EngineSuite):
@@ -57,6 +65,15 @@ class TestAccumulating(EngineSuite):
     simulator = partial(Simulator, "triton-trtllm", model="tensorrt_llm_bls", model_kind="trtllm-accumulate")
 
 
+class TestEnsemble(EngineSuite):
+    """Over sockets: the simulator; found out by asking, and told to stop what is cancelled."""
+
+    dialect = DIALECT
+    transcripts = TestEnsembleReplayed.transcripts
+    model = "ensemble"
+    simulator = partial(Simulator, "triton-trtllm", model="ensemble", model_kind="trtllm-ensemble")
+
+
 class TestVllm(EngineSuite):
     """Over sockets: the simulator."""
 
@@ -71,8 +88,8 @@ class TestLlmapi(EngineSuite):
 
     dialect = LLMAPI
     transcripts = TestLlmapiReplayed.transcripts
-    model = "tensorrt_llm"
-    simulator = partial(Simulator, "triton-llmapi", model="tensorrt_llm")
+    model = "llmapi"
+    simulator = partial(Simulator, "triton-llmapi", model="llmapi")
 
 
 # The one that ends a stream when its input ends does here what is right: the transport raises where a body breaks off.

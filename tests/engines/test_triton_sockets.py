@@ -7,6 +7,8 @@ import pytest
 from worker_adapters import End, GenerateRequest, Identity, Retry, Started, Timeouts, connect
 from worker_adapters.simulator import Simulator
 
+from ..transport.servers import BlackHole
+
 KINDS = ("triton-trtllm", "triton-vllm", "triton-llmapi")
 
 
@@ -51,8 +53,9 @@ def test_the_three_say_the_same():
     assert len(texts) == 1
 
 
-def test_an_old_server_is_never_asked_to_generate():
-    with Simulator("triton-vllm", model="m", version="2.40.0") as sim, connect("triton", sim.url, model="m") as adapter:
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_old_server_is_never_asked_to_generate(kind):
+    with Simulator(kind, model="m", version="2.40.0") as sim, connect("triton", sim.url, model="m") as adapter:
         (error,) = adapter.stream(GenerateRequest(prompt="p"))
         assert (error.reason, error.phase) == ("UNSUPPORTED_VERSION", "prepare")
         assert sim.state.served == 0
@@ -96,11 +99,28 @@ def test_the_end_of_a_body_without_framing_is_no_end():
 
 @pytest.mark.parametrize(("fault", "reason"), [("close@accept*", "CONNECT"), ("stall@accept*", "CONNECT_TIMEOUT")])
 def test_a_server_that_can_not_be_asked_fails_before_the_stream(fault, reason):
-    """In phase prepare, without an attempt and so without another one."""
+    """In phase prepare, at every attempt."""
     with (
         Simulator("triton-trtllm", model="m", faults=[fault]) as sim,
-        connect("triton", sim.url, model="m", timeouts=Timeouts(probe=0.2)) as adapter,
+        connect("triton", sim.url, model="m", timeouts=Timeouts(probe=0.2), retry=Retry(base=0.0)) as adapter,
     ):
         (error,) = adapter.stream(GenerateRequest(prompt="p"))
-    assert (error.code, error.reason, error.phase, error.attempts) == ("POOL_UNAVAILABLE", reason, "prepare", 0)
+    assert (error.code, error.reason, error.phase, error.attempts) == ("POOL_UNAVAILABLE", reason, "prepare", 4)
     assert error.retriable
+
+
+def test_asking_heeds_the_stream_s_own_time_to_connect():
+    quick = Timeouts(connect=0.1, probe=30.0)
+    with BlackHole() as hole, connect("triton", hole.url, model="m", retry=Retry(attempts=2, base=0.0)) as adapter:
+        (error,) = adapter.stream(GenerateRequest(prompt="p"), timeouts=quick)
+    assert (error.reason, error.phase, error.attempts) == ("CONNECT_TIMEOUT", "prepare", 2)
+    assert "within 0.1 s" in error.message
+
+
+def test_a_server_that_is_there_at_the_second_attempt():
+    with (
+        Simulator("triton-trtllm", model="m", faults=["close@accept"]) as sim,
+        connect("triton", sim.url, model="m", retry=Retry(base=0.0)) as adapter,
+    ):
+        started = next(adapter.stream(GenerateRequest(prompt="p")))
+        assert started.attempt == 2

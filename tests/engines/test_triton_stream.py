@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import attrs
 import pytest
 
 from worker_adapters import End, Error, GenerateRequest, Reason, Token
 from worker_adapters.dialect import Fault, Reply
-from worker_adapters.engines.triton import LLMAPI, TRTLLM, VLLM, errors
+from worker_adapters.engines.triton import LLMAPI, TRTLLM, VLLM, errors, llmapi, vllm
 from worker_adapters.engines.triton.trtllm import fitted
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.testing import Transcripts
 from worker_adapters.transport.scripted import Script, ScriptedTransport
 
 from .replay import stream
 
+FOLDER = Path(__file__).parent / "transcripts" / "triton"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8"
 
 
@@ -179,8 +182,133 @@ def test_llmapi_is_told_how_text_grows():
     assert run(LLMAPI, text_events("a", "b"), engine_options={"text": "cumulative"})[-1].reason == "PROTOCOL"
 
 
-def test_llmapi_echoes_the_prompt():
-    assert texts_of(run(LLMAPI, text_events("p", "pa", "pab"), prompt="p")) == ["a", "b"]
+@pytest.mark.parametrize(
+    ("texts", "last", "told"),
+    [
+        (["a ov", "a over"], "a ", ["a "]),
+        (["over"], "", []),
+        (["p ov"], "p ", ["p "]),
+        (["a", "a b"], "a bc", ["a", " b", "c"]),
+    ],
+)
+def test_llmapi_cuts_a_stop_string_of_which_it_had_shown_the_beginning(texts, last, told):
+    ending = event(text_output=last, finish_reason="stop", stop_reason="over see")
+    events = run(LLMAPI, [*text_events(*texts), ending], stop=["over see"])
+    assert texts_of(events) == told
+    assert (events[-1].finish_reason, events[-1].stop_text) == ("stop", "over see")
+
+
+def test_llmapi_echoes_the_prompt_where_it_can_not_be_told_not_to():
+    echoing = llmapi.fitted({"text_input", "sampling_param_max_tokens"})
+    assert texts_of(run(echoing, text_events("p", "pa", "pab"), prompt="p")) == ["a", "b"]
+
+
+def test_an_answer_may_begin_like_its_prompt():
+    assert texts_of(run(LLMAPI, text_events("p", "pa", "pab"), prompt="p")) == ["p", "a", "b"]
+
+
+# --- ids and logprobs -------------------------------------------------------------------------------------------------
+
+LIKELY = [-0.9519, -2.1769, -1.4798, -2.4157]
+
+
+def recorded(folder, name, dialect, **request):
+    body = Transcripts(FOLDER / folder).recorded(name).body
+    return run(dialect, [body], max_tokens=4, **request)
+
+
+def logprobs_of(events):
+    return [known for e in events if isinstance(e, Token) for known in e.logprobs]
+
+
+@pytest.mark.parametrize("listed", [0, 2])
+def test_vllm_tells_ids_and_logprobs(listed):
+    events = recorded("2.51.0-vllm", "stream_logprobs", VLLM, logprobs=listed, return_token_ids=True)
+    known = logprobs_of(events)
+    assert [round(k.logprob, 4) for k in known] == LIKELY
+    assert [k.token for k in known] == texts_of(events) == [" see", " over", "文", " we"]
+    assert [len(k.top) for k in known] == [min(listed, 1)] * 4
+    ids = [e.token_ids for e in events if isinstance(e, Token)]
+    assert ids == [(k.token_id,) for k in known] == [(272,), (259,), (267,), (271,)]
+    assert (events[-1].token_ids_tail, events[-1].token_ids_complete) == ((), True)
+
+
+def test_ids_of_a_character_over_several_events_come_with_it():
+    told = [json.dumps([{str(number): {"logprob": -1.0, "rank": 1, "decoded_token": ""}}]) for number in (7, 8, 2)]
+    texts = ["", "🙂", ""]
+    said = [event(text_output=t, logprobs=p, num_output_tokens=1) for t, p in zip(texts[:-1], told, strict=False)]
+    last = event(text_output="", logprobs=told[-1], num_output_tokens=1, finish_reason="stop")
+    events = run(VLLM, [*said, last], return_token_ids=True)
+    assert [e.token_ids for e in events if isinstance(e, Token)] == [(7, 8)]
+    assert (events[-1].token_ids_tail, events[-1].token_ids_complete) == ((2,), True)
+
+
+@pytest.mark.parametrize("told", ["null", None])
+def test_ids_that_did_not_come_are_not_complete(told):
+    last = event(text_output="a", logprobs=told, num_output_tokens=1, finish_reason="stop")
+    end = run(VLLM, [last], return_token_ids=True)[-1]
+    assert (end.token_ids_tail, end.token_ids_complete) == ((), False)
+
+
+@pytest.mark.parametrize("told", ["{", "[[]]", '[{"x": {"logprob": 1}}]', "[{}]", '[{"1": {}}]', "7"])
+def test_logprobs_of_another_shape(told):
+    error = run(VLLM, [event(text_output="a", logprobs=told)], logprobs=0)[-1]
+    assert (error.code, error.reason) == ("INTERNAL", "PROTOCOL")
+
+
+@pytest.mark.parametrize(
+    ("name", "accumulates"),
+    [("stream_logprobs", False), ("bls_logprobs", False), ("accumulating_logprobs", True)],
+)
+def test_trtllm_tells_logprobs(name, accumulates):
+    dialect = fitted({"text_input", "max_tokens", "return_log_probs"}, accumulates=accumulates)
+    events = recorded("2.51.0-ensemble", name, dialect, logprobs=0)
+    known = logprobs_of(events)
+    assert len(known) == len(texts_of(events)) == 4
+    assert all(k.logprob < 0 and k.token_id is None for k in known)
+    assert len({k.logprob for k in known}) == 4
+    if not accumulates:
+        assert [k.token for k in known] == texts_of(events)
+
+
+def test_zeros_that_nobody_asked_for_are_no_logprobs():
+    """triton_cli#86: old backends fill them in."""
+    events = run(TRTLLM, [event(text_output="a", output_log_probs=[0.0, 0.0, 0.0], cum_log_probs=0.0)])
+    assert [e.logprobs for e in events if isinstance(e, Token)] == [None]
+
+
+def test_a_logprob_may_be_no_number():
+    for folder, name, dialect in (
+        ("2.51.0-vllm", "stream_nan", VLLM),
+        ("2.51.0-ensemble", "bls_nan", TRTLLM),
+    ):
+        known = logprobs_of(recorded(folder, name, dialect, logprobs=0))
+        assert len(known) == 4
+        assert all(k.logprob != k.logprob for k in known)
+
+
+def test_what_can_not_be_told_is_refused():
+    bare = {"text_input", "max_tokens"}
+    for dialect, fields in (
+        (TRTLLM, {"logprobs": 1}),
+        (fitted(bare, accumulates=False), {"logprobs": 0}),
+        (vllm.fitted({"text_input", "sampling_parameters"}), {"return_token_ids": True}),
+    ):
+        with pytest.raises(Fault) as refused:
+            dialect.check(GenerateRequest(prompt="p", **fields))
+        assert refused.value.reason is Reason.UNSUPPORTED
+
+
+def test_logprobs_are_asked_for_only_where_they_are_wanted():
+    def sent(dialect, **fields):
+        return json.loads(dialect.encode(GenerateRequest(prompt="p", seed=1, **fields), attempt=1).body)
+
+    for fields, listed in (({"logprobs": 3}, 3), ({"return_token_ids": True}, 0)):
+        body = sent(VLLM, **fields)
+        assert (body["return_logprobs"], json.loads(body["sampling_parameters"])["logprobs"]) == (True, listed)
+    assert "logprobs" not in sent(VLLM)["sampling_parameters"]
+    assert sent(TRTLLM, logprobs=0)["return_log_probs"] is True
+    assert "return_log_probs" not in sent(TRTLLM)
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------

@@ -50,6 +50,24 @@ def _identify_llamacpp() -> tuple[str, str]:
     return version, f"{llamacpp_build.SDIST} sha256:{llamacpp_build.SHA256}"
 
 
+def _prepare_triton() -> None:
+    import triton_install  # noqa: PLC0415
+
+    try:
+        triton_install.server()
+    except triton_install.InstallError as error:
+        raise UnavailableError(str(error)) from error
+
+
+def _identify_triton() -> tuple[str, str]:
+    import triton_install  # noqa: PLC0415
+    import triton_server  # noqa: PLC0415
+
+    with triton_server.TritonServer("vllm_model") as server:
+        version = str(json.loads(server.get("/v2")[1])["version"])
+    return version, f"nvidia-pytriton=={triton_install.VERSION} sha256:{triton_install.SHA256}"
+
+
 def _prepare_vllm() -> None:
     import vllm_install  # noqa: PLC0415
 
@@ -84,5 +102,6 @@ def _identify_tgi() -> tuple[str, str]:
 ENGINES = {
     "llamacpp": LiveEngine(prepare=_prepare_llamacpp, identity=_identify_llamacpp),
     "tgi": LiveEngine(prepare=_prepare_tgi, identity=_identify_tgi),
+    "triton": LiveEngine(prepare=_prepare_triton, identity=_identify_triton),
     "vllm": LiveEngine(prepare=_prepare_vllm, identity=_identify_vllm),
 }

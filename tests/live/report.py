@@ -24,6 +24,13 @@ BEGIN, END = "<!-- engines:begin -->", "<!-- engines:end -->"
 ENGINES = {
     "llamacpp": ("llama.cpp `llama-server`", "llamacpp"),
     "vllm": ("vLLM", "vllm"),
+    "triton": ("NVIDIA Triton (real server, stand-in models)", "triton"),
+    "tgi": ("Hugging Face TGI", "tgi"),
+}
+# Why an engine has none, where that is no oversight.
+UNRUN = {
+    "tgi": "no real TGI could be run here (its server is not on PyPI): held to responses made by hand from its source, and"
+    " to Hugging Face's own clients on its simulator; `make live-tgi URL=…` runs the suite on a real one",
 }
 
 
@@ -86,7 +93,8 @@ def _row(name: str, folder: Path | None) -> str:
     title, dialect = ENGINES[name]
     report = read(name, folder)
     if report is None:
-        return f"| {title} | `{dialect}` | never | | |"
+        why = f": {UNRUN[name]}" if name in UNRUN else ""
+        return f"| {title} | `{dialect}` | never{why} | | |"
     tests = f"{report.tests.passed} passed" + (f", {report.tests.skipped} skipped" if report.tests.skipped else "")
     return f"| {title} | `{dialect}` | {report.date[:10]} | {report.version} | {tests} |"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-__all__ = ["HOST", "ServerError", "ServerProcess"]
+__all__ = ["HOST", "ServerError", "ServerProcess", "reserve_port"]
 
 HOST = "127.0.0.1"
 LOG_POLL = 0.02  # seconds; reading the log costs the engine nothing
@@ -37,12 +37,14 @@ class ServerError(Exception):
 class ServerProcess:
     """Context manager around one server process, with its children, on a port of its own.
 
-    Entering blocks until /health says 200 (`wait=False`: only until the process is started, to see it load). `port` is
+    Entering blocks until `health` says 200 (`wait=False`: only until the process is started, to see it load). `port` is
     that of an earlier server, which is gone: to come back where it was; 0 takes a free one. `grace`: seconds from SIGTERM
     to SIGKILL. `death`: what the kernel sends the server when the test process dies; one with children has to end them.
     Methods may be called from any thread, stop() and kill() more than once. Entering raises ServerError, or what
     `command` and `environment` raise.
     """
+
+    health = "/health"
 
     def __init__(
         self, *, port: int, wait: bool, ready_timeout: float, grace: float = 2.0, death: signal.Signals = signal.SIGKILL
@@ -70,7 +72,7 @@ class ServerProcess:
         return {}
 
     def __enter__(self) -> Self:
-        self._port_holder, self.port = _reserve_port(self.port)
+        self._port_holder, self.port = reserve_port(self.port)
         # A file without a name: nothing to clean up whatever happens to us.
         with tempfile.TemporaryFile() as log:
             self._log_fd = os.dup(log.fileno())
@@ -108,7 +110,7 @@ class ServerProcess:
         return self._process.poll() if self._process else None
 
     def wait_ready(self, timeout: float = 30.0) -> None:
-        """Block until /health says 200; raises ServerError when the process exits or the time is up."""
+        """Block until `health` says 200; raises ServerError when the process exits or the time is up."""
         deadline = time.monotonic() + timeout
         while not self._healthy():
             if self.exit_status is not None:
@@ -193,7 +195,7 @@ class ServerProcess:
 
     def _healthy(self) -> bool:
         try:
-            return self.get("/health", timeout=1.0)[0] == http.client.OK
+            return self.get(self.health, timeout=1.0)[0] == http.client.OK
         except (OSError, http.client.HTTPException):  # not listening yet, or stopped in the middle of its answer
             return False
 
@@ -218,12 +220,12 @@ class ServerProcess:
         return "\n".join(self.log_text().splitlines()[-20:])
 
 
-def _reserve_port(port: int) -> tuple[socket.socket, int]:
+def reserve_port(port: int) -> tuple[socket.socket, int]:
     """Bind that port, or a free one (0), and hold it without listening: nobody else is given it until the end.
 
-    The server shares it: llama-server by SO_REUSEPORT, vLLM by SO_REUSEADDR, which is enough beside one that does not
-    listen. A bound socket that does not listen gets no connections: once the server is dead they are refused, which is
-    what tests of a dead server expect.
+    The server shares it: llama-server by SO_REUSEPORT, vLLM and Triton by SO_REUSEADDR, which is enough beside one that
+    does not listen. A bound socket that does not listen gets no connections: once the server is dead they are refused,
+    which is what tests of a dead server expect.
     """
     holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -13,6 +13,8 @@ import cache
 import llamacpp_build
 import processes
 import pytest
+import triton_install
+import triton_repository
 import vllm_install
 
 import report
@@ -175,6 +177,7 @@ def test_engine_table_replaces_what_is_between_the_markers(tmp_path, monkeypatch
     assert text.endswith(f"{report.END}\nrest\n")
     assert "| llama.cpp `llama-server` | `llamacpp` | 2026-01-02 | b1-0c1e570 | 41 passed, 1 skipped |\n" in text
     assert "| Other | `other` | never | | |\n" in text
+    assert "| Hugging Face TGI | `tgi` | never: no real TGI could be run here" in text
     assert "old" not in text
     assert report.engine_table(text, tmp_path) == text
 
@@ -204,3 +207,30 @@ def test_installer_on_a_foreign_machine_says_so_in_a_sentence(monkeypatch, capsy
     monkeypatch.setattr(vllm_install.platform, "machine", lambda: "riscv64")
     assert vllm_install.main([]) == 1
     assert "its pinned wheels are for Python 3.11 on x86-64" in capsys.readouterr().err
+
+
+def test_triton_check_tells_what_the_cache_holds(capsys):
+    assert triton_install.main(["--check"]) == 1
+    entry = cache.ensure(triton_install.NAME, triton_install._parts(), lambda work, out: None)
+    assert triton_install.main(["--check"]) == 0
+    assert capsys.readouterr().out == f"{entry / 'site/pytriton/tritonserver/bin/tritonserver'}\n"
+
+
+def test_triton_without_what_its_backend_links_says_so_in_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(triton_install, "LIBPYTHON", "libpython9.99.so.1.0")
+    assert triton_install.main([]) == 1
+    assert "apt-get install libpython3.11" in capsys.readouterr().err
+
+
+def test_triton_of_another_digest_is_refused(monkeypatch):
+    output = "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE."
+    assert "refusing to run it" in triton_install._failure("numpy==1", output)
+    assert "no network" in triton_install._failure("numpy==1", "ERROR: Could not find a version")
+
+
+def test_a_repository_holds_a_folder_per_model_under_the_name_it_was_given(tmp_path):
+    triton_repository.write(tmp_path, {"ensemble": "ensemble", "mine": "vllm_model"})
+    assert not (tmp_path / "ensemble" / "1" / "model.py").exists()
+    assert (tmp_path / "ensemble" / "1").is_dir()
+    assert 'name: "mine"' in (tmp_path / "mine" / "config.pbtxt").read_text()
+    assert "from vllm_backend import Vllm" in (tmp_path / "mine" / "1" / "model.py").read_text()

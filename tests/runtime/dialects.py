@@ -154,10 +154,10 @@ class GatedTransport(ScriptedTransport):
         self.gate.set()
         self.asked = threading.Event()
 
-    def call(self, wire, headers, timeout, limit):
+    def call(self, wire, headers, timeouts, limit):
         self.asked.set()
         self.gate.wait(10)
-        return super().call(wire, headers, timeout, limit)
+        return super().call(wire, headers, timeouts, limit)
 
 
 class WatchedTransport(GatedTransport):

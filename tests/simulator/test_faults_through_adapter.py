@@ -98,7 +98,7 @@ FAILURES = [
     ("stall@b5", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
     ("stall@2", 2, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
     ("stall@end", 4, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
-    ("trickle@head:100ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "queue", 1)),
+    ("trickle@head:100ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
     ("trickle@0:10ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
     ("trickle@2:10ms", 2, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
     ("comments@0:10ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
@@ -124,7 +124,7 @@ FAILURES = [
     ("error@0", None, (NEW, "ENGINE_ERROR", True, "first_token", 1)),
     ("error@2", 2, (HALF, "ENGINE_ERROR", True, "decode", 1)),
     ("error@2:Context size has been exceeded.", 2, (HALF, "KV_EXHAUSTED", True, "decode", 1)),
-    ("garbage@head", None, (INTERNAL, "PROTOCOL", False, "queue", 1)),
+    ("garbage@head", None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
     ("not-json@0", None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
     ("not-json@2", 2, (INTERNAL, "PROTOCOL", False, "decode", 1)),
     ("huge@0", None, (INTERNAL, "EVENT_TOO_LARGE", False, "first_token", 1)),
@@ -147,7 +147,7 @@ FAILURES = [
     # Half of the first event; a chunk size that is no number; a head that the timer cuts between two lines.
     ("eof@b50", None, (NEW, "TRUNCATED", True, "first_token", 1)),
     ("garbage@b118:xyz", None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
-    ("trickle@head:5ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "queue", 1)),
+    ("trickle@head:5ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
 ]
 TIMED = ("stall", "trickle", "comments")
 
@@ -155,9 +155,10 @@ TIMED = ("stall", "trickle", "comments")
 # Where in an event a byte lies, and the words of a failure, are llama-server's own.
 OF_LLAMACPP = ("close@b200", "eof@b50", "garbage@b118", "error@2:Context")
 # A Triton is asked first what it speaks, and fails there (tests/engines/test_triton_sockets.py).
-# trtllm-serve never refuses for load: what comes is a proxy's 503.
+# trtllm-serve never refuses for load: what comes is a proxy's 503. A TGI that loads has its port closed: test_tgi.py.
 ELSEWHERE = {f"triton-{kind}": ("stall@accept", "close@accept") for kind in ("llmapi", "trtllm", "vllm")} | {
-    "trtllm": ("overloaded",)
+    "tgi": ("loading",),
+    "trtllm": ("overloaded",),
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from worker_adapters.simulator import ScriptedSource, Simulator, Token
+from worker_adapters.simulator import ScriptedSource, Simulator, Token, Vocabulary
 
 from .client import Client, get, post
 
@@ -139,12 +139,125 @@ def test_generate_wants_exactly_one_response():
     assert refused == recorded("params_max_tokens_0_generate")
 
 
-def test_vllm_refuses_a_parameter_it_does_not_know():
-    body = {"text_input": "a", "stream": True, "sampling_parameters": '{"top_q": 1}'}
-    with Simulator("triton-vllm", model="m") as sim, Client(sim) as client:
-        said = client.send(post("/v2/models/m/generate_stream", body)).response()
-    assert said.startswith(b"HTTP/1.1 500 ")
-    assert b"'NoneType' object has no attribute 'lora_name'" in said
+# --- against the stand-ins of the other backends ----------------------------------------------------------------------
+
+KINDS = {
+    "vllm": ("triton-vllm", "vllm_model"),
+    "llmapi": ("triton-llmapi", "llmapi"),
+    "ensemble": ("triton-trtllm", "ensemble"),
+}
+OPTIONS = {"ensemble": {"model_kind": "trtllm-ensemble"}}
+BYTES_ONLY = Vocabulary([])  # a token of a prompt is a byte, as the stand-ins count
+
+
+def of(backend, name, suffix=".bin"):
+    return (FOLDER.parent / f"2.51.0-{backend}" / f"{name}{suffix}").read_bytes()
+
+
+def told(data):
+    """The events of a response, as JSON."""
+    lines = [line.removeprefix(b"data: ") for line in data.splitlines() if line.startswith(b"data: ")]
+    return [json.loads(line.decode("utf-8", "surrogateescape")) for line in lines]
+
+
+def tokens_of(backend, name):
+    """The tokens behind a recorded stream, with their ids and logprobs where it tells them."""
+    whole, tokens = "", []
+    for event in told(of(backend, name)):
+        text = event.get("text_output", "")
+        delta, whole = (text[len(whole) :], text) if backend == "llmapi" else (text, whole + text)
+        number, logprob = 9, event.get("output_log_probs", 0.0)
+        if (known := json.loads(event.get("logprobs", "null"))) is not None:
+            ((number, entry),) = known[0].items()
+            logprob = entry["logprob"]
+        ended = event.get("finish_reason") == "stop" or (backend == "ensemble" and not delta)
+        tokens.append(Token(id=2 if ended else int(number), piece=delta.encode(), logprob=logprob))
+    return tokens
+
+
+def said(backend, name, **options):
+    kind, model = KINDS[backend]
+    source = ScriptedSource(options.pop("tokens", None) or [b"x"] * 40, vocabulary=BYTES_ONLY)
+    with (
+        Simulator(kind, **{"model": model, "source": source, **OPTIONS.get(backend, {}), **options}) as sim,
+        Client(sim) as client,
+    ):
+        return client.send(of(backend, name, ".req.bin")).response()
+
+
+@pytest.mark.parametrize("name", ["stream_length", "stream_stop", "stream_split", "stream_empty", "stream_stop_string"])
+@pytest.mark.parametrize("backend", ["vllm", "llmapi"])
+def test_a_stream_of_another_backend_is_the_recorded_one(backend, name):
+    assert said(backend, name, tokens=tokens_of(backend, name)) == of(backend, name)
+
+
+@pytest.mark.parametrize("name", ["stream_length", "stream_stop", "stream_empty", "stream_id", "stream_logprobs"])
+def test_a_stream_of_an_ensemble_is_the_recorded_one_but_for_the_last_digits(name):
+    """Triton's own printing of floats is not Python's; their sum is not the models'."""
+    mine, recorded_one = (
+        [{k: v for k, v in event.items() if k != "cum_log_probs"} for event in told(data)]
+        for data in (said("ensemble", name, tokens=tokens_of("ensemble", name)), of("ensemble", name))
+    )
+    assert mine == recorded_one
+
+
+def test_vllm_s_logprobs_are_the_recorded_ones():
+    mine, recorded_one = (
+        told(said("vllm", "stream_logprobs", tokens=tokens_of("vllm", "stream_logprobs"))),
+        told(of("vllm", "stream_logprobs")),
+    )
+    for event in (*mine, *recorded_one):
+        assert event.pop("cumulative_logprob") < 0
+    assert mine == recorded_one
+
+
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [
+        ("vllm", "err_sampling"),
+        ("vllm", "err_echo"),
+        ("vllm", "err_list"),
+        ("llmapi", "err_cancelled"),
+        ("llmapi", "err_stop_without_id"),
+        ("llmapi", "err_wrong_type"),
+        ("ensemble", "no_input"),
+        ("ensemble", "missing_input"),
+        ("ensemble", "stop_unknown"),
+        ("ensemble", "stop_without_id"),
+    ],
+)
+def test_an_error_of_another_backend_is_the_recorded_one(backend, name):
+    assert said(backend, name) == of(backend, name)
+
+
+@pytest.mark.parametrize("backend", KINDS)
+def test_pages_of_another_backend_are_the_recorded_ones(backend):
+    for name in ("server", "health_live", "ready", "metadata"):
+        assert said(backend, name) == of(backend, name), name
+    assert said(backend, "err_unloaded", load_time=60) == of(backend, "err_unloaded")
+
+
+def test_the_llm_api_stops_by_id():
+    body = {"text_input": "a", "streaming": True, "sampling_param_max_tokens": 5000, "id": "r"}
+    with Simulator("triton-llmapi", model="m", rate=100) as sim, Client(sim) as one, Client(sim) as two:
+        one.send(post("/v2/models/m/generate_stream", body)).until(b"data: ")
+        two.send(post("/v2/models/m/generate_stream", {"text_input": "", "stop": True, "id": "r"})).response()
+        assert b"error" not in one.until(b"0\r\n\r\n")
+        sim.wait_for(active=0)
+
+
+def test_the_engine_inside_an_ensemble_stops_by_id():
+    body = {"text_input": "a", "max_tokens": 5000, "stream": True, "id": "r"}
+    stop = {"input_ids": [0], "input_lengths": 1, "request_output_len": 0, "stop": True, "id": "r"}
+    with (
+        Simulator("triton-trtllm", model="m", model_kind="trtllm-ensemble", rate=100) as sim,
+        Client(sim) as one,
+        Client(sim) as two,
+    ):
+        one.send(post("/v2/models/m/generate_stream", body)).until(b"data: ")
+        two.send(post("/v2/models/tensorrt_llm/generate_stream", stop)).response()
+        assert b"error" not in one.until(b"0\r\n\r\n")
+        sim.wait_for(active=0)
 
 
 def test_an_ensemble_body_gets_the_default_from_llmapi():

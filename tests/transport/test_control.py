@@ -184,6 +184,29 @@ def test_a_probe_into_a_black_hole_is_bounded_in_time():
     assert took < 1
 
 
+def test_connecting_has_a_time_of_its_own():
+    """Within the probe's, which is for all of the call."""
+    with BlackHole() as hole, connect("llamacpp", hole.url, timeouts=Timeouts(connect=0.1, probe=30.0)) as a:
+        began = time.monotonic()
+        detail = a.health().detail
+        assert time.monotonic() - began < 5
+    assert "within 0.1 s" in detail
+
+
+def test_a_kept_connection_does_not_outlive_the_time_to_connect():
+    """The reply may take longer than connecting: the timer ends with the request being sent."""
+
+    def serve(client):
+        while client.request():
+            time.sleep(0.3)  # longer than `connect`: the one thing under test
+            client.send(head("Content-Length: 4"), b"fine")
+
+    with Server(serve) as server, adapter(server.url, timeouts=Timeouts(connect=0.1), keep_alive=4.0) as a:
+        assert a.health().live
+        assert a.health().live
+        assert server.connections == 1
+
+
 def test_a_reply_that_is_too_long_is_refused():
     def serve(client):
         client.request()

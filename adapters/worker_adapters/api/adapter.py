@@ -46,7 +46,8 @@ class Health:
 class Properties:
     """Facts about a worker; what it does not tell is None, never a guess. `observed_at`: Unix time in seconds.
 
-    `kv_usage` is a share between 0 and 1; `context_length` is per request.
+    `kv_usage` is a share between 0 and 1; `context_length` is per request. `details`: what else this engine tells, an open
+    mapping for people and dashboards.
     """
 
     engine: str
@@ -60,6 +61,7 @@ class Properties:
     slots_free: int | None = None
     queue_depth: int | None = None
     kv_usage: float | None = None
+    details: Mapping[str, float | int | str] = attrs.field(factory=dict, hash=False)
 
 
 @attrs.frozen(kw_only=True)

@@ -1,6 +1,6 @@
 """The codecs of the hot path: response bodies to content, event streams to frames, an event back to bytes.
 
-No clock and no threads; no I/O but `SSEDecoder.pull`, which reads a socket that its caller owns. The work is done in C
+No clock and no threads; no I/O but `SSEDecoder.puller`, which reads a socket that its caller owns. The work is done in C
 (`csrc/`); importing this package loads the compiled extension.
 """
 

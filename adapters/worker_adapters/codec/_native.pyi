@@ -1,4 +1,8 @@
+from collections.abc import Callable
 from typing import Any
 
 ffi: Any
 lib: Any
+
+def take(decoder: int, chunk: bytes, frames: list[Any], /) -> int: ...
+def pull(wire: int, decoder: int, descriptor: int, otherwise: Callable[[int, list[Any]], bool], /) -> list[Any]: ...

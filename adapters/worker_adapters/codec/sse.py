@@ -1,8 +1,8 @@
 """Decoder and builder for `text/event-stream`, exact to the HTML standard, over the C struct of `csrc/sse.h`.
 
-One foreign call per read fills arrays of offsets; the frames are cut out of the read here. Plain frames (one data
-field and nothing else) come as bare spans and take the short way, everything else comes as pieces. What a read leaves
-unfinished goes to a carry-over buffer that this module owns and grows on demand.
+One call per read. Plain frames (one data field and nothing else) come as bytes, made in C (`csrc/cpython.h`); for everything
+else the call leaves arrays of offsets, and the frames are cut out of the read here. What a read leaves unfinished goes to a
+carry-over buffer that this module owns and grows on demand.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
@@ -10,6 +10,7 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-str
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import repeat
 from typing import Any, TypeVar
 
@@ -24,9 +25,9 @@ __all__ = ["EventTooLargeError", "Frame", "SSEDecoder", "encode"]
 _ffi: Any = _native.ffi
 _lib: Any = _native.lib
 
-# Module globals: a lookup per read instead of two attribute lookups on the library object.
+if _lib.cpython_install(_native.__name__.encode()):
+    raise ImportError("the compiled codec could not be completed: is this CPython?")
 _feed = _lib.sse_feed
-_wire_read = _lib.wire_read
 _unpack = _ffi.unpack
 _uninitialised = _ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -43,9 +44,8 @@ _GROW: int = _lib.SSE_GROW
 _FIRST_CARRIED: int = _lib.SSE_FIRST_CARRIED
 _N_SPANS: int = _lib.SSE_N_SPANS_MASK
 _NOT_A_READ: int = _lib.WIRE_CLOSED  # results up to here say that there was none
-_CLOSED, _SIGNAL, _OVER = _lib.WIRE_CLOSED, _lib.WIRE_SIGNAL, _lib.WIRE_OVER
+_CLOSED, _OVER = _lib.WIRE_CLOSED, _lib.WIRE_OVER
 _ANOTHER_CALL: int = _lib.SSE_GROW | _lib.SSE_AGAIN
-_ONLY_SPANS = 1 << _lib.SSE_N_PIECES_SHIFT  # a result below: the read is done and held plain frames at most
 
 _FRAMING: int = _lib.SSE_FRAMING
 _MAX_LIMIT: int = _lib.SSE_MAX_LIMIT
@@ -135,6 +135,7 @@ class SSEDecoder:
     """
 
     __slots__ = (
+        "_address",
         "_carry",
         "_first_room",
         "_held",
@@ -154,6 +155,7 @@ class SSEDecoder:
             raise ValueError(f"max_event_size must be in 1..{_MAX_LIMIT}, got {max_event_size}")
         self._limit = max_event_size
         self._state: Any = _uninitialised("sse_decoder *")
+        self._address = int(_ffi.cast("uintptr_t", self._state))
         _lib.sse_init(self._state, max_event_size)
         self._spans: Any = self._state.spans
         self._pieces: Any = self._state.pieces
@@ -190,10 +192,10 @@ class SSEDecoder:
         Raises `EventTooLargeError` (sticky), ValueError after `close()`, TypeError for anything that is not bytes.
         """
         owned = chunk if type(chunk) is bytes else _own(chunk)
-        result = _feed(self._state, owned, len(owned))
-        if 0 <= result & ~_FIRST_CARRIED < _ONLY_SPANS:
-            return self._frames(self._cut(owned, result)) if result else []
-        return self._drain(owned, result, self._frames, self._judge_frame, [])
+        data: list[bytes] = []
+        status = _native.take(self._address, owned, data)
+        frames = self._frames(data)
+        return self._drain(owned, status, self._frames, self._judge_frame, frames) if status else frames
 
     def payloads(self, chunk: bytes | bytearray | memoryview) -> list[bytes | Frame]:
         """Like `feed`, leaner: a frame with nothing but data comes as its data alone (ids are tracked, not shown).
@@ -202,35 +204,29 @@ class SSEDecoder:
         block with unknown fields and no data, which the standard drops: it may be the only word of a failing engine.
         """
         owned = chunk if type(chunk) is bytes else _own(chunk)
-        result = _feed(self._state, owned, len(owned))
-        if 0 <= result & ~_FIRST_CARRIED < _ONLY_SPANS:
-            return self._cut(owned, result) if result else []  # type: ignore[return-value]  # nobody else holds the list
-        return self._drain(owned, result, _bare, _judge_payload, [])
+        found: list[bytes | Frame] = []
+        status = _native.take(self._address, owned, found)
+        return self._drain(owned, status, _bare, _judge_payload, found) if status else found
 
-    def pull(self, wire: Wire, descriptor: int) -> list[bytes | Frame]:
-        """Like `payloads`, of what the next reads from a blocking socket bring: at least one; none at the body's end.
+    def puller(self, wire: Wire, descriptor: int) -> Callable[[], list[bytes | Frame]]:
+        """What gives, at each call, the `payloads` of what the next reads from a blocking socket bring: at least one.
 
-        Blocks, without the interpreter lock. Raises what `payloads` does, BodyError, CutOffError and OSError.
+        None at the body's end. Blocks, without the interpreter lock. Raises what `payloads` does, BodyError, CutOffError and
+        OSError.
         """
-        while True:
-            result = _wire_read(wire.struct, descriptor, self._state)
-            if result == 1:  # every read of a stream that flows token by token
-                begin, end = _unpack(self._spans, 2)
-                return [wire.window[begin:end]]
-            if 0 <= result & ~_FIRST_CARRIED < _ONLY_SPANS:
-                return self._cut(wire.window, result)  # type: ignore[return-value]  # nobody else holds the list
-            if result > _NOT_A_READ:
-                chunk = wire.window[: wire.struct.size]
-                if batch := self._drain(chunk, result, _bare, _judge_payload, []):
-                    return batch
-            elif result == _OVER:
-                wire.check()
-                return []
-            elif result == _CLOSED:
-                wire.closed()
-                return []
-            elif result != _SIGNAL:
-                raise wire.failed()
+        return partial(_native.pull, wire.address, self._address, descriptor, partial(self._after_read, wire))
+
+    def _after_read(self, wire: Wire, status: int, found: list[bytes | Frame]) -> bool:
+        """Adds what a read brings that is not plain frames alone; whether there is anything now, or nothing will ever be."""
+        if status > _NOT_A_READ:
+            return bool(self._drain(wire.window[: wire.struct.size], status, _bare, _judge_payload, found))
+        if status == _OVER:
+            wire.check()
+        elif status == _CLOSED:
+            wire.closed()
+        else:
+            raise wire.failed()
+        return True
 
     def close(self) -> Frame | None:
         """Ends the input and returns what was not dispatched: no event by the standard, the caller decides.
@@ -267,8 +263,10 @@ class SSEDecoder:
         return data
 
     def _frames(self, data: list[bytes]) -> list[Frame]:
+        if not data:
+            return []
         frames = list(map(Frame, repeat(b"message"), data, repeat(self._last_id)))
-        if self._held and frames:
+        if self._held:
             frames[0] = replace(frames[0], unknown=self._held)
             self._held = ()
         return frames

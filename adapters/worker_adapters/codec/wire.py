@@ -37,18 +37,19 @@ class CutOffError(Exception):
 
 
 class Wire:
-    """One body, fed read by read (`feed`), or read from a socket by `SSEDecoder.pull`. Not thread-safe.
+    """One body, fed read by read (`feed`), or read from a socket by `SSEDecoder.puller`. Not thread-safe.
 
     `chunked`, else `length` bytes of Content-Length, else (None) the body ends with its connection.
     """
 
-    __slots__ = ("_to_the_end", "struct", "window")
+    __slots__ = ("_to_the_end", "address", "struct", "window")
 
     def __init__(self, *, chunked: bool, length: int | None) -> None:
         framing = _lib.BODY_CHUNKED if chunked else _lib.BODY_TO_THE_END if length is None else _lib.BODY_SIZED
         self._to_the_end = framing == _lib.BODY_TO_THE_END
         # Not cleared: of its buffer only the pages are ever touched that a read fills, one for a stream that trickles.
         self.struct: Any = _uninitialised("wire *")
+        self.address = int(_ffi.cast("uintptr_t", self.struct))
         self.window: Any = _buffer(_ffi.addressof(self.struct, "buffer"))
         _lib.wire_init(self.struct, framing, length or 0)
 

@@ -63,15 +63,20 @@ class TextAssembler:
         self._rest = data[used:]
         return self._cut(text) if self._stop else text
 
-    def cumulative(self, whole: str) -> str:
+    def cumulative(self, whole: str, *, last: bool = False) -> str:
         """All the text so far; returns what it grew by. Raises Fault (PROTOCOL) if what came before has been rewritten.
 
         U+FFFD at its end is what engines show of a character that is not whole yet, one or one per byte: it is held back,
-        may be rewritten, and what is left of it at the end becomes one U+FFFD.
+        may be rewritten, and what is left of it at the end becomes one U+FFFD. `last`: the engine has cut a stop string out
+        of it, of which the beginning had come before and was held back.
         """
         if self.stop_text is not None:
             return ""
         known = self._whole
+        if last and 0 < len(known) - len(whole) <= len(self._held) and known.startswith(whole):
+            self._held = self._held[: len(whole) - len(known)]
+            self._whole, self._half = whole, ""
+            return ""
         if not whole.startswith(known):
             whole = _paired(whole)
             if not whole.startswith(known):

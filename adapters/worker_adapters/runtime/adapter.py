@@ -287,7 +287,7 @@ class EngineAdapter:
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, give_up - time.monotonic()))
-        self._worker.close()
+        self._worker.close(give_up)
         self._transport.close()  # with which a probe under way is interrupted, wherever it is
         self._worker.join_probe(max(0.0, give_up - time.monotonic()))
 

@@ -1,6 +1,6 @@
 """The layers of a stream: plain generators around an iterator of runs, in one order, which `layered` fixes.
 
-    measured(ending(retrying(attempt)))
+    measured(ending(retrying(leaving(attempt))))
 
 Inside, exceptions: `Fault` for what went wrong, `Interrupted` for a tripped lifetime. `ending` is the one place where
 they become the terminal event. All act per run of events, never per event.
@@ -15,13 +15,15 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from ..api import End, Error, ErrorCode, Event, Metrics, Phase, Reason, Started, Token, Upstream
+from ..api import End, Error, ErrorCode, Event, Metrics, Reason, Started, Token, Upstream
 from ..codec import SSEDecoder
 from ..dialect import Fault, Finished, Item, Opened, Payload, Run
 from ..lifetime import Cause, Interrupted
 from ..transport import Exchange
+from .again import wait_before_next
 from .envelope import fault_of_cause
 from .grade import Grade
+from .leaving import leaving
 from .log import log_end
 from .metrics import Summary
 from .reply import refused, require_event_stream
@@ -56,7 +58,7 @@ def attempt(worker: Worker, state: StreamState, grade: Grade) -> Runs:
     Ends with the terminal event, in a run of its own with at most the last Metrics, so that it can always be handed over;
     raises where the engine gave no sign of the end.
     """
-    dialect, lifetime, tally = worker.dialect, state.lifetime, state.tally
+    dialect, lifetime, tally, clock = worker.dialect, state.lifetime, state.tally, state.lifetime.clock
     wire = dialect.encode(state.request, attempt=state.attempts)
     with worker.transport.open(wire, worker.auth_headers(), lifetime) as exchange:
         if exchange.status != 200:
@@ -68,6 +70,18 @@ def attempt(worker: Worker, state: StreamState, grade: Grade) -> Runs:
         if dialect.traits.ends_with_body:
             batches = _noting_the_end(batches, ended)
         for run in dialect.decode(batches, request=state.request, tally=tally):
+            if len(run) == 1 and type(alone := run[0]) is Token and alone.index == state.tokens_seen > 0:
+                # What most of a stream's life is made of, and all of it in one place: each function that a wake-up has to go
+                # through costs it up to a microsecond of cold caches (benchmarks/bench_paced.py).
+                state.tokens_seen += 1
+                counted = tally.tokens_out
+                state.last_token_at = now = clock()
+                if now >= state.progress_due:
+                    _progress(worker, state)
+                lifetime.paused = True
+                yield run  # type: ignore[misc]  # of Tokens alone
+                lifetime.resume()
+                continue
             framed = True
             if run and state.started is None:
                 state.started = _started(worker, state, grade, run.pop(0))
@@ -229,15 +243,12 @@ def _end(state: StreamState, finished: Finished) -> list[Event]:
 
 # --- retrying: only before Started ------------------------------------------------------------------------------------
 
-_RETRIED = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.LOADING, Reason.OVERLOADED})
-_RETRIED_STATUS = frozenset({502, 503, 504})
-
 
 def retrying(worker: Worker, state: StreamState) -> Runs:
     """Attempts, until one has started or what went wrong would go wrong again."""
     lifetime = state.lifetime
     lifetime.check()
-    if worker.resolve_within(lifetime):
+    if _resolved(worker, state):
         validate(state.request, worker.dialect)
     grade = Grade.of(worker, state.request, lifetime)
     lifetime.check()
@@ -245,7 +256,7 @@ def retrying(worker: Worker, state: StreamState) -> Runs:
     while True:
         state.attempts += 1
         try:
-            yield from attempt(worker, state, grade)
+            yield from leaving(worker, state, attempt(worker, state, grade))
         except Interrupted as exc:
             if exc.cause is not Cause.CONNECT_TIMEOUT:
                 raise
@@ -255,33 +266,28 @@ def retrying(worker: Worker, state: StreamState) -> Runs:
             failed = fault
         else:
             return
-        wait = _wait_before_next(failed, worker, state)
-        if wait is None:
-            raise failed
-        lifetime.next_attempt()
-        _quietly(worker.recorder.retried)
-        lifetime.sleep(wait)
+        _try_again(failed, worker, state)
 
 
-def _wait_before_next(failed: Fault, worker: Worker, state: StreamState) -> float | None:
-    """Seconds until the next attempt, or None if this failure is the answer."""
-    retry = worker.retry
-    if state.started is not None or state.attempts >= retry.attempts or not _is_worth_retrying(failed, state):
-        return None
-    wait = retry.delay(state.attempts)
-    if failed.retry_after is not None:
-        if failed.retry_after > retry.max_retry_after:
-            return None
-        wait = max(wait, failed.retry_after)
-    return wait if wait < state.lifetime.remaining() else None
+def _resolved(worker: Worker, state: StreamState) -> bool:
+    """Find out what the worker speaks, where that takes asking: each failure is an attempt of the stream's."""
+    while True:
+        try:
+            return worker.resolve_within(state.lifetime)
+        except Fault as fault:
+            failed = fault
+        state.attempts += 1
+        _try_again(failed, worker, state)
 
 
-def _is_worth_retrying(failed: Fault, state: StreamState) -> bool:
-    if failed.reason is Reason.DISCONNECTED:
-        return state.lifetime.phase in (Phase.CONNECT, Phase.QUEUE)  # not a byte of a response had come
-    if failed.reason is Reason.ENGINE_ERROR:
-        return failed.upstream is not None and failed.upstream.status in _RETRIED_STATUS
-    return failed.reason in _RETRIED
+def _try_again(failed: Fault, worker: Worker, state: StreamState) -> None:
+    """Wait for the next attempt. Raises the failure where it is the answer, and Interrupted."""
+    wait = wait_before_next(failed, worker, state)
+    if wait is None:
+        raise failed
+    state.lifetime.next_attempt()
+    _quietly(worker.recorder.retried)
+    state.lifetime.sleep(wait)
 
 
 # --- ending: exceptions → the terminal event --------------------------------------------------------------------------

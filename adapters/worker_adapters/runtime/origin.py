@@ -70,14 +70,14 @@ class OnDemand:
         """See Transport."""
         return self._transport().open(wire, headers, lifetime)
 
-    def call(self, wire: WireRequest, headers: Mapping[str, str], timeout: float, limit: int) -> Reply:
+    def call(self, wire: WireRequest, headers: Mapping[str, str], timeouts: Timeouts, limit: int) -> Reply:
         """See Transport."""
         if not wire.to_metrics:
-            return self._transport().call(wire, headers, timeout, limit)
+            return self._transport().call(wire, headers, timeouts, limit)
         if self._metrics is None:
             return Reply(status=404, headers={}, body=b"connect(metrics_url=...) was not given")
         # A port of its own is another origin: the credentials are not for it.
-        return self._metrics.call(attrs.evolve(wire, target="", to_metrics=False), {}, timeout, limit)
+        return self._metrics.call(attrs.evolve(wire, target="", to_metrics=False), {}, timeouts, limit)
 
     def close(self) -> None:
         """See Transport."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -13,7 +14,7 @@ import attrs
 
 from ..api import Error, Identity, Limits, Phase, Properties, Reason, Retry, Timeouts, WorkerError
 from ..api.credentials import Credentials
-from ..dialect import Dialect, Fault, Pause, Probe, ProbeTarget, Reply, WorkerFacts
+from ..dialect import Dialect, Fault, Pause, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
 from ..lifetime import Gate, Lifetime
 from ..transport import Transport
 from .envelope import Redactor, envelope, exception_of
@@ -24,6 +25,8 @@ __all__ = ["Worker"]
 T = TypeVar("T")
 
 VERSION_MAX_AGE = 300.0  # seconds
+VERSION_RETRY = 5.0  # seconds: an engine that does not tell must not cost every stream a thread and a request
+TELLING = Timeouts(connect=1.0, probe=1.0)  # nobody waits for it but close()
 NO_REPLY = Reply(status=0, headers={}, body=b"")  # what a pause is answered with
 STARTED_WAITS = 0.1  # seconds that `Started` may wait for the version, past the stream's own first frame
 
@@ -90,9 +93,11 @@ class Worker:
         self._lock = threading.Lock()
         self._known = self._completed(Properties(engine=dialect.name, observed_at=0.0))
         self._known_at = -1e9
+        self._failed_at = -1e9  # when it could not be found out
         self._doubted = True  # never known, or perhaps replaced since: worth waiting for
         self._probing: threading.Event | None = None
         self._closing = threading.Event()
+        self._telling: set[threading.Thread] = set()
         with _slowly_lock:
             self._slowly = _slowly.setdefault((dialect.name, url, model), _Slowly())
 
@@ -137,17 +142,18 @@ class Worker:
 
     # --- probes -----------------------------------------------------------------------------------------------------
 
-    def probe(self, conversation: Probe[T]) -> T:
-        """Carry a probe's requests and return what it learnt. Blocks; raises Fault."""
+    def probe(self, conversation: Probe[T], timeouts: Timeouts | None = None) -> T:
+        """Carry a probe's requests and return what it learnt. `timeouts`: of a stream. Blocks; raises Fault."""
+        timeouts = timeouts or self.timeouts
         try:
             headers = self.auth_headers()
-            step, pauses = next(conversation), self.timeouts.probe
+            step, pauses = next(conversation), timeouts.probe
             while True:
                 if isinstance(step, Pause):
                     pauses -= step.seconds
                     reply = self._pause(step.seconds, allowed=pauses >= 0)
                 else:
-                    reply = self.transport.call(step, headers, self.timeouts.probe, self.limits.max_probe_body)
+                    reply = self.transport.call(step, headers, timeouts, self.limits.max_probe_body)
                 step = conversation.send(reply)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
@@ -165,9 +171,27 @@ class Worker:
             raise Fault(Reason.ADAPTER_CLOSED, "the adapter was closed")
         return NO_REPLY
 
-    def close(self) -> None:
-        """End a probe that is pausing. Idempotent."""
+    def tell(self, wire: WireRequest) -> None:
+        """Send a control call of whose reply nothing is made, beside everything else. Does not block; never raises."""
+
+        def send() -> None:
+            with contextlib.suppress(Exception):  # best effort: whoever is told may be gone
+                self.transport.call(wire, self.auth_headers(), TELLING, self.limits.max_probe_body)
+            self._telling.discard(thread)
+
+        thread = threading.Thread(target=send, name="worker-adapters-abort", daemon=True)
+        self._telling.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # out of threads
+            self._telling.discard(thread)
+
+    def close(self, give_up: float = 0.0) -> None:
+        """End a probe that is pausing; wait until `give_up` (monotonic) for what is being told. Idempotent."""
         self._closing.set()
+        for thread in list(self._telling):
+            if thread.is_alive():  # and has been started
+                thread.join(max(0.0, give_up - time.monotonic()))
 
     def ask(self, conversation: Probe[T]) -> T:
         """As `probe`, for a caller: raises WorkerError."""
@@ -210,7 +234,7 @@ class Worker:
         if resolve is None:
             return False
         if self.clock() - self._resolved_at >= VERSION_MAX_AGE:
-            self.dialect = _within(lifetime, lambda: self.probe(resolve(self.target())))
+            self.dialect = _within(lifetime, lambda: self.probe(resolve(self.target()), lifetime.timeouts))
             self._resolved_at = self.clock()
         return True
 
@@ -240,14 +264,22 @@ class Worker:
     def forget_version(self) -> None:
         """The worker may have been replaced: ask again at the next stream."""
         with self._lock:
-            self._known_at = -1e9
+            self._known_at = self._failed_at = -1e9
             self._doubted = True
         self._resolved_at = -math.inf
 
     def begin_version_probe(self) -> None:
-        """Ask for the version beside a stream, unless it is known and young or somebody asks already. Does not block."""
+        """Ask for the version beside a stream, unless it is known and young or somebody asks already. Does not block.
+
+        One that could not be found out is not asked for again for a while.
+        """
         with self._lock:
-            if self._probing is not None or self.clock() - self._known_at < VERSION_MAX_AGE:
+            now = self.clock()
+            if (
+                self._probing is not None
+                or now - self._known_at < VERSION_MAX_AGE
+                or now - self._failed_at < VERSION_RETRY
+            ):
                 return
             self._probing = done = threading.Event()
         probe = threading.Thread(target=self._probe_version, args=(done,), name="worker-adapters-version", daemon=True)
@@ -261,8 +293,9 @@ class Worker:
     def _probe_version(self, done: threading.Event) -> None:
         try:
             self._learn(self.probe(self.dialect.identify(self.target())))
-        except Exception:  # noqa: BLE001, S110  -- a failed probe never fails a stream; the version stays as it was
-            pass
+        except Exception:  # noqa: BLE001  -- a failed probe never fails a stream; the version stays as it was
+            with self._lock:
+                self._failed_at = self.clock()
         finally:
             with self._lock:
                 self._probing = None
@@ -277,6 +310,8 @@ class Worker:
 
     def version_now(self) -> str | None:
         """The version, asked for if it is unknown or old. Blocks; None if it can't be had."""
+        with self._lock:
+            self._failed_at = -1e9  # whoever asks wants it now
         self.begin_version_probe()
         probing = self._probing
         if probing is not None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from .exchange import BrokenError, GoneError, Out
-from .seam import Job, RefusedError, Reply, Step
+from .seam import Job, RefusedError, Reply, Step, Task
 from .slots import Run, Slots, StoppedError, Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from .trouble import Trouble
 
@@ -64,6 +64,8 @@ class Performance:
     trouble: Trouble
     _last_payload: float = 0.0
     _last_look: float = 0.0
+    _tickets: list[Ticket] = attrs.field(factory=list)
+    _waiting: list[tuple[Ticket, int]] = attrs.field(factory=list)  # with the index of each group's first task
     _results: dict[int, Any] = attrs.field(factory=dict)
 
     def perform(self) -> Reply | None:
@@ -106,29 +108,35 @@ class Performance:
         return None
 
     def _run(self) -> None:
-        tickets = self.slots.enqueue(self.job.groups)
-        starts = [sum(len(group) for group in self.job.groups[:number]) for number in range(len(tickets))]
-        waiting = list(zip(tickets, starts, strict=True))
+        starts = [sum(len(group) for group in self.job.groups[:number]) for number in range(len(self.job.groups))]
+        self._enqueue(self.job.groups, starts)
         live: list[_Live] = []
         self._last_look = time.monotonic()
         try:
             if self.job.eager and self.job.head is not None:
                 self.send_head(self.job.head)
-            while waiting or live:
+                self._last_payload = time.monotonic()
+            while self._waiting or live:
                 if not live:
                     while not self.slots.wait_admitted(
-                        [one for one, _ in waiting], QUEUE_POLL if self.job.eager else None
+                        [one for one, _ in self._waiting], QUEUE_POLL if self.job.eager else None
                     ):
                         self._look(force=True)
+                        self._ping(time.monotonic())
                     self._look(force=True)
-                for ticket, start in [entry for entry in waiting if entry[0].runs]:
-                    waiting.remove((ticket, start))
+                for ticket, start in [entry for entry in self._waiting if entry[0].runs]:
+                    self._waiting.remove((ticket, start))
                     live += self._start(ticket, start)
                 live.sort(key=lambda one: one.run.slot)
                 self._wait(min(one.due for one in live))
                 live = self._round(live)
         finally:
-            self.slots.withdraw(tickets)
+            self.slots.withdraw(self._tickets)
+
+    def _enqueue(self, groups: Sequence[tuple[Task, ...]], starts: Sequence[int]) -> None:
+        tickets = self.slots.enqueue(groups)
+        self._tickets += tickets
+        self._waiting += zip(tickets, starts, strict=True)
 
     def _start(self, ticket: Ticket, start: int) -> list[_Live]:
         live = []
@@ -156,7 +164,10 @@ class Performance:
             if step.last:
                 # Freed first, so that a client which has read the end finds the slot free.
                 self.slots.release(one.run)
-                self._results[one.index] = step.result
+                if step.again is None:
+                    self._results[one.index] = step.result
+                else:
+                    self._enqueue([(step.again,)], [one.index])
             else:
                 # A client that reads slowly delays this thread; what it missed is not made up for in a burst.
                 one.due = max(one.due + self.pace.between, now) if self.pace.rate else 0.0
@@ -201,11 +212,15 @@ class Performance:
                 return
             wake = min(due, now + POLL)
             if self.job.ping_interval is not None and self.out.began:
-                if now >= self._last_payload + self.job.ping_interval:
-                    self.out.chunk(self.job.ping)
-                    self._last_payload = now
+                self._ping(now)
                 wake = min(wake, self._last_payload + self.job.ping_interval)
             (pause or self.slots.stopping.wait)(max(0.0, wake - now))
+
+    def _ping(self, now: float) -> None:
+        interval = self.job.ping_interval
+        if interval is not None and self.out.began and now >= self._last_payload + interval:
+            self.out.chunk(self.job.ping)
+            self._last_payload = now
 
     def _look(self, *, force: bool = False) -> None:
         self._last_look = time.monotonic()

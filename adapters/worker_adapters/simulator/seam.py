@@ -61,13 +61,15 @@ class Step:
 
     `events` are payloads of the body, a chunk each. `opening` goes in front of them unless it would be the very first
     payload of the body, as llama-server does with its marker of a task's begin. The `last` step of a task frees its
-    slot before a byte of it is sent; `result` is what a whole answer is made from.
+    slot before a byte of it is sent; `result` is what a whole answer is made from. After one with `again` the job goes
+    on with that task, which waits for a slot behind all who wait by then.
     """
 
     events: tuple[bytes, ...] = ()
     opening: bytes = b""
     last: bool = False
     result: Any = None
+    again: Task | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import attrs
 
 from ..faults import FaultScript, FaultSpec
-from . import llamacpp, triton, trtllm, vllm
+from . import llamacpp, tgi, triton, trtllm, vllm
 from .exchange import BadRequestError, BrokenError, GoneError, Out, Split, alive, left, read_request
 from .jobs import Pace, Performance
 from .seam import Head, Job, Reply, Request, Setup, Wire
@@ -30,6 +30,7 @@ HEADER = "x-simulator-fault"
 
 ENGINES: dict[str, Callable[..., Wire]] = {
     "llamacpp": llamacpp.build,
+    "tgi": tgi.build,
     "triton-llmapi": partial(triton.build, model_kind="llmapi"),
     "triton-trtllm": triton.build,
     "triton-vllm": partial(triton.build, model_kind="vllm"),

@@ -16,8 +16,8 @@ import attrs
 
 from .seam import Head, Job, RefusedError, Reply, Request, Setup, Step, Task, Wire, Wording
 from .slots import Run, Slots
-from .source import Ask
-from .triton_models import LATIN, MODELS, Asked, InputError, Model, dump
+from .source import Ask, Token
+from .triton_models import LATIN, MODELS, Asked, InputError, Model, ModelError, Said, dump
 
 __all__ = ["build"]
 
@@ -52,6 +52,7 @@ class Server:
     version: str
     max_queue: int | None
     accumulates: bool
+    stopped: set[str] = attrs.field(factory=set)  # ids of requests that somebody said `stop` to
 
     @property
     def path(self) -> str:
@@ -64,8 +65,8 @@ def build(
 ) -> Wire:
     """A Triton as `Simulator` runs it.
 
-    `model_kind`: trtllm, trtllm-accumulate, trtllm-raw (bytes as they come), vllm or llmapi. `max_queue_size`: how many
-    requests may wait for a slot; None: any number.
+    `model_kind`: trtllm, trtllm-accumulate, trtllm-raw (bytes as they come), trtllm-ensemble, vllm or llmapi.
+    `max_queue_size`: how many requests may wait for a slot; None: any number.
     """
     if model_kind not in MODELS:
         raise ValueError(f"model_kind must be one of {', '.join(MODELS)}, not {model_kind!r}")
@@ -122,6 +123,8 @@ def _answer(server: Server, request: Request, slots: Slots) -> Reply | Job:
     if page is not None:
         wanted = "POST" if path.endswith("/index") else "GET"
         return page if method == wanted else _error(405, "Method Not Allowed")
+    if server.model.ensemble and path.startswith(f"{INNER}/generate"):
+        return _stop_inside(server, request) if method == "POST" else _error(405, "Method Not Allowed")
     if path.startswith("/v2/models/") and path.endswith(("/generate_stream", "/generate")):
         if method != "POST":
             return _error(405, "Method Not Allowed")
@@ -151,27 +154,50 @@ def _page(server: Server, path: str, slots: Slots) -> Reply | None:
         f"{server.path}/ready": Reply(status=200, headers=PLAIN) if ready else _error(400, NOT_READY, PLAIN),
         f"{server.path}/config": _ok(_config(server)) if ready else unknown,
         f"{server.path}/stats": stats if ready else unknown,
+        **({INNER: _ok(_inner_metadata())} if server.model.ensemble else {}),
     }
     return pages.get(path)
 
 
 def _metadata(server: Server) -> dict[str, Any]:
-    tensors = [
-        {"name": n, "datatype": kind, "shape": [-1, -1 if n in WORDS else 1]} for n, kind, _ in server.model.inputs
-    ]
-    outputs = [{"name": n, "datatype": kind, "shape": OUT_SHAPES.get(n, [-1, -1])} for n, kind in server.model.outputs]
-    return {"name": server.setup.model, "versions": ["1"], "platform": "python", "inputs": tensors, "outputs": outputs}
+    model = server.model
+    batch = [-1] if model.batched else []
+    inputs = [{"name": n, "datatype": kind, "shape": batch + _dims(model, n)} for n, kind, _ in model.inputs]
+    dims = OUT_DIMS if model.batched else {"num_input_tokens": [1]}
+    outputs = [{"name": n, "datatype": kind, "shape": batch + dims.get(n, [-1])} for n, kind in model.outputs]
+    platform = "ensemble" if model.ensemble else "python"
+    return {
+        "name": server.setup.model,
+        "versions": ["1"],
+        "platform": platform,
+        "inputs": inputs,
+        "outputs": outputs,
+    }
+
+
+def _dims(model: Model, name: str) -> list[int]:
+    several = name in WORDS or (name == "text_input" and any(n == "streaming" for n, *_ in model.inputs))
+    return [-1] if several else [1]
+
+
+def _inner_metadata() -> dict[str, Any]:
+    """Of the model inside the ensemble, the little that is read of it."""
+    tensors = [("input_ids", "INT32", -1), ("input_lengths", "INT32", 1), ("request_output_len", "INT32", 1)]
+    inputs = [{"name": n, "datatype": kind, "shape": [-1, d]} for n, kind, d in [*tensors, ("stop", "BOOL", 1)]]
+    return {"name": "tensorrt_llm", "versions": ["1"], "platform": "python", "inputs": inputs, "outputs": []}
 
 
 def _config(server: Server) -> dict[str, Any]:
     parameters = {"accumulate_tokens": {"string_value": "true"}} if server.accumulates else {}
+    model = server.model
     return {
         "name": server.setup.model,
-        "platform": "",
-        "backend": "python",
-        "max_batch_size": 4,
-        "model_transaction_policy": {"decoupled": True},
+        "platform": "ensemble" if model.ensemble else "",
+        "backend": "" if model.ensemble else "python",
+        "max_batch_size": 4 if model.batched else 0,
+        **({"ensemble_scheduling": {"step": STEPS}} if model.ensemble else {}),
         "parameters": parameters,
+        "model_transaction_policy": {"decoupled": True},
     }
 
 
@@ -204,10 +230,14 @@ def _generate(server: Server, request: Request, slots: Slots, *, streams: bool) 
         body = json.loads(request.body)
     except ValueError:
         return _error(500, "failed to parse the request JSON buffer: Invalid value. at 0")
+    if server.model.stops and not server.model.ensemble and body.get("stop") is True:
+        return _stop(server, body, "A request id must be provided for request cancellation")
     try:
-        asked = _asked(server.model, body)
+        asked = _asked(server, body)
     except InputError as error:
         return _error(error.status, str(error))
+    except ModelError as error:
+        return _failure(str(error)).reply
     if server.max_queue is not None and _full(server, slots):
         return _error(503, f"[request id: {asked.request_id or '<id_unknown>'}] Exceeds maximum queue size")
     task = Task(
@@ -224,10 +254,29 @@ def _full(server: Server, slots: Slots) -> bool:
     return state.active >= server.setup.slots and state.queued >= (server.max_queue or 0)
 
 
-def _asked(model: Model, body: Mapping[str, Any]) -> Asked:
+def _stop(server: Server, body: Mapping[str, Any], nameless: str) -> Reply:
+    """The LLM API backend calls it an error even where it did what it was told."""
+    if not body.get("id"):
+        return _failure(nameless).reply
+    server.stopped.add(body["id"])
+    return _failure("Request cancelled by client").reply
+
+
+def _stop_inside(server: Server, request: Request) -> Reply:
+    """To the model inside the ensemble: answered by a response without a tensor. Nothing else of it is simulated."""
+    body = json.loads(request.body)
+    if not body.get("id"):
+        return _failure("Trying to stop a request but request ID is not provided").reply
+    server.stopped.add(body["id"])
+    said = dump({"id": body["id"], "model_name": "tensorrt_llm", "model_version": "1"})
+    return Reply(status=200, headers=SSE, body=b"data: " + said + b"\n\n", chunked=True)
+
+
+def _asked(server: Server, body: Mapping[str, Any]) -> Asked:
+    """Triton counts inputs before it looks for names: one of the required ones may be missing beside others."""
+    model = server.model
     flat = {**body.get("parameters", {}), **{name: value for name, value in body.items() if name != "parameters"}}
     types = {name: kind for name, kind, _ in model.inputs}
-    missing = [name for name, _, required in model.inputs if required and name not in flat]
     for name, value in flat.items():
         if name in types:
             _judge(types[name], value)
@@ -235,11 +284,15 @@ def _asked(model: Model, body: Mapping[str, Any]) -> Asked:
             raise InputError(
                 400, f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'."
             )
-    if missing:
+    given = [name for name in types if name in flat]
+    required = [name for name, _, needed in model.inputs if needed]
+    if len(given) < len(required):
+        missing, got = (",".join(f"'{n}'" for n in names) for names in ([n for n in required if n not in flat], given))
         raise InputError(
             400,
-            f"[request id: <id_unknown>] expected number of inputs between {sum(r for *_, r in model.inputs)} and "
-            f"{len(types)} but got {len(types.keys() & flat)} inputs for model; missing required input(s) {missing}",
+            f"[request id: <id_unknown>] expected number of inputs between {len(required)} and {len(types)} but got "
+            f"{len(given)} inputs for model '{server.setup.model}'. Got input(s) [{got}], but missing required input(s) "
+            f"[{missing}]. Please provide all required input(s).",
         )
     return model.read(flat)
 
@@ -277,26 +330,38 @@ def _steps(server: Server, asked: Asked, run: Run) -> Iterator[Step]:
             f"({len(run.task.prompt)}) exceeds maximum input length ({server.setup.ctx})."
         )
     decoder, whole, responses = getincrementaldecoder("utf-8")("replace"), "", list[dict[str, Any]]()
+    tokens = list[Token]()
     ask = Ask(
         prompt=run.task.prompt,
         seed=asked.seed,
         temperature=asked.temperature,
         knobs=asked.knobs,
         ignore_eos=asked.ignore_eos,
+        n_probs=0 if asked.listed is None else max(1, asked.listed),
     )
     for token in source.generate(ask):
+        if asked.request_id in server.stopped or asked.max_tokens < 1:
+            yield Step(last=True, result=responses)
+            return
         run.decoded += 1
         ended = token.id in vocabulary.end_of_generation
         delta = decoder.decode(token.piece) if model.holds_back else token.piece.decode("utf-8", LATIN)
         whole += delta
-        stopped = any(word in whole for word in asked.stop)
-        reason = "stop" if ended or stopped else "length" if run.decoded >= asked.max_tokens else None
-        tensors = model.tensors(asked, whole, delta, 1, reason)
+        tokens.append(token)
+        stop_word = next((word for word in asked.stop if word in whole), None)
+        reason = "stop" if ended or stop_word else "length" if run.decoded >= asked.max_tokens else None
+        said = Said(
+            whole=whole,
+            delta=delta,
+            tokens=tokens,
+            tokens_in=len(run.task.prompt),
+            reason=reason,
+            stop_word=stop_word,
+        )
         name = {"model_name": server.setup.model, "model_version": "1"}
-        said = {**tensors, **name, **({"id": asked.request_id} if asked.request_id else {})}
-        responses.append(said)
-        event = b"data: " + dump(said) + b"\n\n"
-        yield Step(events=(event,), last=reason is not None, result=responses)
+        told = {**model.tensors(asked, said), **name, **({"id": asked.request_id} if asked.request_id else {})}
+        responses.append(told)
+        yield Step(events=(b"data: " + dump(told) + b"\n\n",), last=reason is not None, result=responses)
         if reason is not None:
             return
 
@@ -313,5 +378,17 @@ def _collected(results: Sequence[Any]) -> Reply:
     return Reply(status=200, headers=JSON, body=dump({"error": message}), chunked=True)
 
 
-WORDS = frozenset({"bad_words", "stop_words", "sampling_param_stop"})
-OUT_SHAPES = {"output_log_probs": [-1, -1, -1], "batch_index": [-1, 1], "sequence_index": [-1, 1]}
+WORDS = frozenset({"bad_words", "stop_words", "sampling_param_stop", "image"})
+OUT_DIMS = {
+    "output_log_probs": [-1, -1],
+    **{name: [1] for name in ("batch_index", "sequence_index", "num_output_tokens")},
+}
+INNER = "/v2/models/tensorrt_llm"
+STEPS = [
+    {"model_name": "preprocessing", "input_map": {"QUERY": "text_input", "REQUEST_OUTPUT_LEN": "max_tokens"}},
+    {
+        "model_name": "tensorrt_llm",
+        "input_map": {"input_ids": "_INPUT_ID", "request_output_len": "_REQUEST_OUTPUT_LEN"},
+    },
+    {"model_name": "postprocessing", "input_map": {"TOKENS_BATCH": "_TOKENS"}},
+]

@@ -309,7 +309,8 @@ class EngineSuite(OverSockets):
         """Each field that the profile has a knob for changes the body; so does the prompt."""
         fields = {knob.field for knob in self.dialect.profile.knobs}
         assert {"max_tokens", "seed", "temperature"} <= fields
-        base = self.dialect.encode(self.request(), attempt=1).body
+        same = {"task_id": "same"}  # which may be on the wire
+        base = self.dialect.encode(self.request(**same), attempt=1).body
         changes: dict[str, Any] = {
             "prompt": "another",
             "max_tokens": 65,
@@ -325,7 +326,7 @@ class EngineSuite(OverSockets):
         }
         for field, value in changes.items():
             if field == "prompt" or field in fields:
-                assert self.dialect.encode(self.request(**{field: value}), attempt=1).body != base, field
+                assert self.dialect.encode(self.request(**same, **{field: value}), attempt=1).body != base, field
 
     # --- probes -------------------------------------------------------------------------------------------------------
 

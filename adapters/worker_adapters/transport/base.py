@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from ..api import Reason
+from ..api import Reason, Timeouts
 from ..codec import EventTooLargeError, SSEDecoder
 from ..dialect import Fault, Payload, Reply, WireRequest
 from ..lifetime import Lifetime
@@ -78,8 +78,11 @@ class Transport(Protocol):
         """
         ...
 
-    def call(self, wire: WireRequest, headers: Mapping[str, str], timeout: float, limit: int) -> Reply:
-        """A control call: send, and read the whole reply. Raises Fault (CONNECT, CONNECT_TIMEOUT, PROTOCOL). Blocks."""
+    def call(self, wire: WireRequest, headers: Mapping[str, str], timeouts: Timeouts, limit: int) -> Reply:
+        """A control call: send, and read the whole reply. Blocks, at most for `Timeouts.probe`; `connect` is part of it.
+
+        Raises Fault (CONNECT, CONNECT_TIMEOUT, PROTOCOL).
+        """
         ...
 
     def close(self) -> None:

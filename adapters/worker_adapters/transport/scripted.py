@@ -10,7 +10,7 @@ from typing import Protocol, Self, TypeAlias
 
 import attrs
 
-from ..api import Phase, Reason
+from ..api import Phase, Reason, Timeouts
 from ..codec import EventTooLargeError, SSEDecoder
 from ..dialect import Fault, Payload, Reply, WireRequest
 from ..lifetime import Interrupted, Lifetime
@@ -186,7 +186,7 @@ class ScriptedTransport:
         lifetime.phase = Phase.FIRST_TOKEN
         return _Exchange(script, lifetime)
 
-    def call(self, wire: WireRequest, headers: Mapping[str, str], timeout: float, limit: int) -> Reply:  # noqa: ARG002  -- Transport's signature
+    def call(self, wire: WireRequest, headers: Mapping[str, str], timeouts: Timeouts, limit: int) -> Reply:  # noqa: ARG002  -- Transport's signature
         """See Transport."""
         with self._lock:
             self.calls.append(wire)

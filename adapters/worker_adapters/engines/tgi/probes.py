@@ -113,7 +113,10 @@ def tokenize(text: str, add_special: bool, _target: ProbeTarget) -> Probe[tuple[
     """`/tokenize`, which adds special tokens always."""
     if not add_special:
         raise Fault(Reason.UNSUPPORTED, "TGI's /tokenize adds special tokens always: add_special=False can't be had")
-    return tuple(token["id"] for token in (yield from _post("/tokenize", {"inputs": text})))
+    tokens = yield from _post("/tokenize", {"inputs": text})
+    if not isinstance(tokens, list):  # an empty object would pass for no tokens
+        raise Fault(Reason.PROTOCOL, "/tokenize did not answer with a list: is this a TGI?")
+    return tuple(token["id"] for token in tokens)
 
 
 def apply_template(messages: Sequence[Mapping[str, Any]], _target: ProbeTarget) -> Probe[str]:

@@ -17,7 +17,9 @@ JSON = {"Content-Type": "application/json"}  # without it: 415 in plain text
 FIELDS = frozenset({"adapter_id", "truncate", "typical_p", "watermark"})
 OPTIONS = FIELDS | {"batch_invariant", "unchecked"}
 MAX_TOP_N_TOKENS = 5  # --max-top-n-tokens, as it comes; a lower one answers for itself
-LEG = 1024  # DEFAULT_GENERATION_LENGTH in router/src/validation.rs
+# DEFAULT_GENERATION_LENGTH in router/src/validation.rs. Late 3.3 cuts any max_new_tokens into legs of it ("Do not accept
+# humongous max_new_tokens queries" there); commit 01067f8b, before that, only an absent one. A server does not tell which.
+LEG = 1024
 
 
 def check(request: GenerateRequest) -> None:
@@ -58,7 +60,7 @@ def _check_options(request: GenerateRequest) -> None:
         if request.temperature == 0:
             raise Fault(Reason.VALIDATION, "typical_p makes TGI sample: it can't go with temperature 0")
     truncate = options.get("truncate")
-    if truncate is not None and (not _is_number(truncate) or truncate != int(truncate) or truncate < 1):
+    if truncate is not None and (not isinstance(truncate, int) or isinstance(truncate, bool) or truncate < 1):
         raise _refused("`truncate` must be strictly positive")
     if not isinstance(options.get("watermark", False), bool):
         raise Fault(Reason.VALIDATION, "engine_options['watermark'] must be true or false")
@@ -71,9 +73,12 @@ def _is_number(value: object) -> bool:
 
 
 def _as_f32(value: float) -> float:
-    """What TGI makes of a number; it holds them in 32 bits. What is too large for that is refused here."""
+    """What TGI makes of a number; it holds them in 32 bits. What is too large for that is refused here.
+
+    Not with the native format "f", which makes infinity of it without a word.
+    """
     try:
-        return struct.unpack("f", struct.pack("f", value))[0]  # type: ignore[no-any-return]  # a float
+        return struct.unpack("<f", struct.pack("<f", value))[0]  # type: ignore[no-any-return]  # a float
     except OverflowError as exc:
         raise Fault(Reason.VALIDATION, f"TGI holds numbers in 32 bits: {value!r} is too large") from exc
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -12,57 +11,18 @@ from ...api import FinishReason, FinishReasonSource, GenerateRequest, Reason, To
 from ...determinism import TextAssembler
 from ...dialect import Fault, Finished, Opened, Payload, Run, Tally
 from .errors import fault_of_event
+from .frames import Event, FullEvent, decode_event, decode_full, logprob_of
 
 __all__ = ["decode"]
 
-# The one thing that a decoder can't tell its caller by yielding it: see `_Stream.compare`.
+# The one thing that a decoder can't tell its caller by yielding it: see `_Stream.torn`.
 _log = logging.getLogger("worker_adapters")
-
 REPLACEMENT = "\ufffd"
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
-class _Text(msgspec.Struct, gc=False):
-    text: str
-    special: bool = False
-
-
-class _Token(msgspec.Struct, gc=False):
-    text: str
-    special: bool = False
-    id: int = -1
-    logprob: float | None = None
-
-
-class _Details(msgspec.Struct, gc=False):
-    finish_reason: str = ""
-    generated_tokens: int | None = None
-    input_length: int | None = None  # since 2.3.0
-
-
-class _Event(msgspec.Struct, gc=False):
-    """Nearly every event: what is not needed of it is not decoded."""
-
-    token: _Text
-    generated_text: str | None = None
-    details: _Details | None = None
-
-
-class _FullEvent(msgspec.Struct, gc=False):
-    """The same, for those who asked for ids or logprobs."""
-
-    token: _Token
-    generated_text: str | None = None
-    details: _Details | None = None
-    top_tokens: list[_Token] = []
-
-
-_decode_event = msgspec.json.Decoder(_Event).decode
-_decode_full = msgspec.json.Decoder(_FullEvent).decode
-
-
 def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
-    """Token events until the one with `generated_text`, or until a stop string that TGI has run past."""
+    """Token events until the one with `generated_text`, or until a stop string or a limit that TGI has run past."""
     stream = _Stream(request, tally)
     read = stream.read_full if request.return_token_ids or request.logprobs is not None else stream.read
     for batch in batches:
@@ -88,7 +48,7 @@ class _Stream:
         self.assembler = TextAssembler(request.stop) if request.stop else None
         self.opened = False
         self.index = 0
-        self.said: list[str] = []  # as the engine sent it, for `compare`
+        self.said: list[str] = []  # as the engine sent it, for `torn`
         self.ids: list[int] = []  # since the last Token
         self.ids_seen = 0
         self.logprobs: list[TokenLogprob] = []
@@ -102,12 +62,12 @@ class _Stream:
     def read(self, batch: Sequence[Payload], run: Run) -> None:
         """The events of one read, text alone. The hot path: a decode, two looks and a Token for each."""
         index, said, assembler = self.index, self.said, self.assembler
-        tally, count = self.tally, self.tally.tokens_out
+        tally, count, limit = self.tally, self.tally.tokens_out, self.request.max_tokens
         try:
             for payload in batch:
                 data = payload if type(payload) is bytes else payload.data  # type: ignore[union-attr]  # see Payload
                 try:
-                    event = _decode_event(data)
+                    event = decode_event(data)
                 except UNREADABLE as exc:
                     if not data:  # a block of other fields than data: no event by the standard
                         continue
@@ -124,7 +84,8 @@ class _Stream:
                     if text:
                         run.append(Token(index=index, text=text))
                         index += 1
-                if event.generated_text is not None or (assembler is not None and assembler.stop_text is not None):
+                stopped = assembler is not None and assembler.stop_text is not None
+                if event.generated_text is not None or count >= limit or stopped:
                     tally.tokens_out, self.index = count, index
                     self.end(event, run)
                     count = tally.tokens_out
@@ -139,7 +100,7 @@ class _Stream:
             if not data:
                 continue
             try:
-                event = _decode_full(data)
+                event = decode_full(data)
             except UNREADABLE as exc:
                 raise _unreadable(data, exc) from exc
             if not self.opened:
@@ -150,17 +111,18 @@ class _Stream:
             if text:
                 self.said.append(text)
                 self.tell(self.assembler.text(text) if self.assembler else text, run)
-            if event.generated_text is not None or (self.assembler and self.assembler.stop_text is not None):
+            stopped = self.assembler is not None and self.assembler.stop_text is not None
+            if event.generated_text is not None or self.tally.tokens_out >= self.request.max_tokens or stopped:
                 self.end(event, run)
                 return
 
-    def take(self, event: _FullEvent) -> None:
+    def take(self, event: FullEvent) -> None:
         """The id and the logprobs of one token, special or not."""
         if self.wants_ids:
             self.ids.append(event.token.id)
             self.ids_seen += 1
         if self.wants_logprobs:
-            self.logprobs.append(_logprob(event.token, event.top_tokens))
+            self.logprobs.append(logprob_of(event.token, event.top_tokens))
 
     def tell(self, text: str, run: Run) -> None:
         """A Token with this text, and with what came since the last one."""
@@ -177,22 +139,20 @@ class _Stream:
         self.index += 1
         self.ids, self.logprobs = [], []
 
-    def end(self, event: _Event | _FullEvent, run: Run) -> None:
-        """What was held back, and the sign of the end; of ours, where TGI has run past a stop string.
+    def end(self, event: Event | FullEvent, run: Run) -> None:
+        """What was held back, and the sign of the end; of ours, where TGI has run past a stop string or the limit.
 
-        TGI tests for a stop string at the end of the text only (StopSequenceCriteria in utils/tokens.py): a token that
-        brings more than the string's last character hides it (stop_string_overshot), and TGI would go on to max_new_tokens.
+        It looks for a stop string at the end of the text only (StopSequenceCriteria in utils/tokens.py): a token that
+        brings more hides it. And it counts in legs: of 1500 tokens the second has 1024 again (router/src/infer/mod.rs).
+        It would go on; what ends here closes the connection (tests/simulator, "runs past", "past the limit").
         """
         stop_text = self.assembler.stop_text if self.assembler else None
-        if event.generated_text is not None:
-            rest = self.assembler.finish() if self.assembler else ""
-            if self.compare(event.generated_text):
-                rest += REPLACEMENT
-            if stop_text is None:
-                self.tell(rest, run)
-        raw, source = self.count(event), FinishReasonSource.ENGINE
-        if raw is None:
-            source = FinishReasonSource.INFERRED
+        rest = self.assembler.finish() if self.assembler else ""
+        if self.torn(event):
+            rest += REPLACEMENT
+        if stop_text is None:
+            self.tell(rest, run)
+        raw = self.count(event)
         if raw == "stop_sequence" and stop_text is None:  # one that a special token holds
             stop_text = next((stop for stop in self.request.stop if stop in event.token.text), None)
         stopped = stop_text is not None or (raw != "length" if raw else self.tally.tokens_out < self.request.max_tokens)
@@ -200,14 +160,14 @@ class _Stream:
             Finished(
                 finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
                 finish_reason_raw=raw,
-                finish_reason_source=source,
+                finish_reason_source=FinishReasonSource.INFERRED if raw is None else FinishReasonSource.ENGINE,
                 stop_text=stop_text,
                 token_ids_tail=tuple(self.ids) if self.wants_ids else None,
                 token_ids_complete=self.wants_ids and self.ids_seen == self.tally.tokens_out,
             )
         )
 
-    def count(self, event: _Event | _FullEvent) -> str | None:
+    def count(self, event: Event | FullEvent) -> str | None:
         """TGI's own counts; returns its finish reason."""
         details = event.details
         if details is None:
@@ -218,15 +178,18 @@ class _Stream:
             self.tally.tokens_in = details.input_length
         return details.finish_reason or None
 
-    def compare(self, generated: str) -> bool:
-        """Whether generation ended inside a character; any other difference to the tokens' text is logged.
+    def torn(self, event: Event | FullEvent) -> bool:
+        """Whether it ended inside a character; any other difference of the tokens' text to `generated_text` is logged.
 
-        `generated_text` is empty then, whatever there was before (split_character_end; issue 1235 of TGI).
+        That is empty then, whatever there was before (split_character_end; issue 1235 of TGI); of several legs, the last's.
         """
-        said = "".join(self.said)
+        token, generated, said = event.token, event.generated_text, "".join(self.said)
+        half = token.text.startswith(REPLACEMENT) if token.special else not token.text
+        if generated is None:  # we end it
+            return half
         if said == generated:
-            return False
-        if not generated:
+            return half and not said
+        if half or not generated:
             return True
         _log.warning(
             "stream %s on tgi: generated_text (%d characters) is not the text of its tokens (%d), which was told",
@@ -241,14 +204,6 @@ def _unreadable(data: bytes, exc: Exception) -> Fault:
     """An error, or what is none of TGI's. Old reports know errors with an `event:` field; it does not matter here."""
     if (fault := fault_of_event(data)) is not None:
         return fault
-    shown = data[:200].decode("utf-8", "replace")
-    return Fault(Reason.PROTOCOL, f"TGI sent an event that is not its JSON ({exc}): {shown}")
-
-
-def _logprob(token: _Token, top: list[_Token]) -> TokenLogprob:
-    return TokenLogprob(
-        token=token.text,
-        logprob=math.nan if token.logprob is None else token.logprob,  # its NaN comes as null
-        token_id=token.id,
-        top=tuple(_logprob(other, []) for other in top),
+    return Fault(
+        Reason.PROTOCOL, f"TGI sent an event that is not its JSON ({exc}): {data[:200].decode(errors='replace')}"
     )

@@ -32,6 +32,8 @@ DIALECT = attrs.evolve(
     traits=TRTLLM.traits,
     features=Features(
         min_p=True,
+        logprobs=True,
+        token_ids=True,
         ignore_eos=True,
         engine_options=VLLM.features.engine_options | TRTLLM.features.engine_options | LLMAPI.features.engine_options,
     ),

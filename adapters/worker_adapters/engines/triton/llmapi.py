@@ -13,12 +13,14 @@ from ...determinism import TextAssembler, sampling_fields
 from ...dialect import CancelNotice, Dialect, Fault, Knob, Profile, Traits, WireRequest
 from .errors import not_a_stream, parse_error
 from .probes import NAME, health, identify, properties
-from .request import UNSAFE, against_unchecked, post, refuse_missing
+from .request import UNSAFE, against_unchecked, post, refuse_missing, wire_id
+from .routes import model_path
 from .stream import Grow, appended, decode, replaced
 
 __all__ = ["LLMAPI", "fitted", "is_mine"]
 
 MODEL = "tensorrt_llm"
+NO_ECHO = "sampling_param_exclude_input_from_output"
 CUMULATIVE, DELTA = "cumulative", "delta"
 
 PROFILE = Profile(
@@ -38,7 +40,7 @@ PROFILE = Profile(
             absent="a tensor of no element is an input nevertheless",
         ),
         Knob(wire="sampling_param_best_of", neutral=1),
-        Knob(wire="sampling_param_exclude_input_from_output", neutral=True, note="not honoured by all releases"),
+        Knob(wire=NO_ECHO, neutral=True, note="unset, the prompt would stand in front of the text"),
     ),
 )
 OUTPUTS = {"streaming": True, "return_finish_reason": True, "return_stop_reason": True}
@@ -49,11 +51,11 @@ def is_mine(inputs: Collection[str]) -> bool:
     return {"text_input", "sampling_param_max_tokens"} <= {*inputs}
 
 
-def mode(request: GenerateRequest) -> Grow:
+def mode(request: GenerateRequest, *, echoes: bool = False) -> Grow:
     """How the text grows: by engine_options["text"], or as the second event shows.
 
     Known releases repeat the whole text; one of April 2026 may not. A second text that does not begin with the first is
-    the second of a stream of deltas. An echo of the prompt in front of the text is cut off.
+    the second of a stream of deltas. `echoes`: the prompt stands in front of the text, and is cut off.
     """
     told = request.engine_options.get("text")
     if told == DELTA:
@@ -62,15 +64,16 @@ def mode(request: GenerateRequest) -> Grow:
     known: list[str] = []
     echo = 0
 
-    def growing(text: TextAssembler, piece: str) -> str:
+    def growing(text: TextAssembler, piece: str, last: bool) -> str:
         nonlocal grow, echo
-        if not known and request.prompt and piece.startswith(request.prompt):
+        if echoes and not known and request.prompt and piece.startswith(request.prompt):
             echo = len(request.prompt)
-        if len(known) == 1 and not whole and not piece.startswith(known[0].rstrip("\ufffd")):
+        cut = last and known[:1] and known[0].startswith(piece)  # a stop string, of which the beginning had come
+        if len(known) == 1 and not (whole or cut or piece.startswith(known[0].rstrip("\ufffd"))):
             grow, echo = appended(request), 0
         if len(known) < 2:
             known.append(piece)
-        return grow(text, piece[echo:])
+        return grow(text, piece[echo:], last)
 
     return growing
 
@@ -83,12 +86,20 @@ def check(request: GenerateRequest) -> None:
         raise Fault(Reason.UNSUPPORTED, "the LLM API backend has no input for repetition_penalty")
 
 
-def encode(request: GenerateRequest, /, *, attempt: int, inputs: Collection[str] | None = None) -> WireRequest:  # noqa: ARG001  -- Encoder's signature; no id is sent
-    """Tensors by name. `stop` is not among them: here it would cancel."""
+def encode(request: GenerateRequest, /, *, attempt: int, inputs: Collection[str] | None = None) -> WireRequest:
+    """Tensors by name, and the id by which `abort` ends it. `stop` is not among them: here it would cancel."""
     body: dict[str, Any] = {"text_input": request.prompt, **OUTPUTS, **sampling_fields(PROFILE, request)}
     if inputs is not None:
         body = {name: value for name, value in body.items() if name in inputs}
+    if inputs is None or "stop" in inputs:
+        body["id"] = wire_id(request, attempt)
     return post(request, MODEL, body)
+
+
+def abort(request: GenerateRequest, /, *, attempt: int) -> WireRequest:
+    """`stop` on the same model, which takes it in at once. Answered 400, "cancelled by client", be it there or not."""
+    body = {"text_input": "", "stop": True, "id": wire_id(request, attempt)}
+    return WireRequest.for_stream(model_path(request.model or MODEL, "/generate_stream"), body)
 
 
 def _check(request: GenerateRequest, inputs: Collection[str]) -> None:
@@ -98,7 +109,14 @@ def _check(request: GenerateRequest, inputs: Collection[str]) -> None:
 
 def fitted(inputs: Collection[str]) -> Dialect:
     """The dialect for a model with these inputs."""
-    return attrs.evolve(LLMAPI, encode=partial(encode, inputs=inputs), check=partial(_check, inputs=inputs))
+    return attrs.evolve(
+        LLMAPI,
+        encode=partial(encode, inputs=inputs),
+        # An answer may begin with the words of its prompt: taken for an echo only where no input could forbid one.
+        decode=partial(decode, mode=partial(mode, echoes=NO_ECHO not in inputs)),
+        check=partial(_check, inputs=inputs),
+        abort=abort if "stop" in inputs else None,
+    )
 
 
 LLMAPI = Dialect(
@@ -116,4 +134,5 @@ LLMAPI = Dialect(
     max_seed=2**63 - 1,
     check=check,
     against_strict=against_unchecked,
+    abort=abort,
 )

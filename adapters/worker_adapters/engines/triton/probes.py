@@ -3,45 +3,18 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 import attrs
-import msgspec
 
-from ...api import Properties, Reason
-from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
-from ...exposition import samples
+from ...api import Properties
+from ...dialect import HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
 from .errors import parse_error
+from .figures import measured
+from .routes import about, ask, model_path, state_of
 
-__all__ = ["NAME", "ask", "health", "identify", "model_path", "models_of", "properties"]
+__all__ = ["NAME", "health", "identify", "models_of", "properties"]
 
 NAME = "triton"
-PENDING = "nv_inference_pending_request_count"
-REQUESTS = "nv_trt_llm_request_metrics"
-BLOCKS = "nv_trt_llm_kv_cache_block_metrics"
-WAITING, KV_USAGE = "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
-_NAMES = frozenset({PENDING, REQUESTS, BLOCKS, WAITING, KV_USAGE})
-_PART = {REQUESTS: "request_type", BLOCKS: "kv_cache_block_type"}
-
-
-def model_path(model: str, what: str = "") -> str:
-    """Where a model is."""
-    return f"/v2/models/{quote(model, safe='')}{what}"
-
-
-def ask(target: str, *, method: str = "GET") -> Probe[Any]:
-    """JSON of a control route; its content type is not looked at: Triton often sets none."""
-    reply = yield WireRequest(method=method, target=target)
-    if reply.status != 200:
-        raise parse_error(reply)
-    return _json(reply, target)
-
-
-def _json(reply: Reply, target: str) -> Any:
-    try:
-        return msgspec.json.decode(reply.body)
-    except msgspec.DecodeError as exc:
-        raise Fault(Reason.PROTOCOL, f"{target} did not answer in JSON: is this a Triton?") from exc
 
 
 def models_of(index: Any) -> str:
@@ -58,8 +31,9 @@ def health(target: ProbeTarget) -> Probe[HealthFacts]:
     """
     reply = yield WireRequest(target="/v2/health/ready" if target.model is None else model_path(target.model, "/ready"))
     if reply.status != 200:
-        empty = "Triton is not ready" if not reply.body.strip() else parse_error(reply).message
-        return HealthFacts(ready=False, detail=empty)
+        why = "Triton is not ready" if not reply.body.strip() else parse_error(reply).message
+        state = (yield from state_of(target.model)) if target.model is not None else ""
+        return HealthFacts(ready=False, detail=f"{why} ({state})" if state else why)
     if target.deep and target.model is not None:
         config = yield from ask(model_path(target.model, "/config"))
         for step in config.get("ensemble_scheduling", {}).get("step", ()):
@@ -76,32 +50,12 @@ def identify(target: ProbeTarget) -> Probe[Properties]:
 
 
 def properties(target: ProbeTarget) -> Probe[WorkerFacts]:
-    """`/v2`, and the metrics on their own port, if connect() was told of it."""
+    """`/v2`, statistics and state of the model, and the metrics on their own port, if connect() was told of it."""
     identity = yield from identify(target)
+    told = yield from about(target)
     reply = yield WireRequest(target="/metrics", to_metrics=True)
     against = ("Triton does not tell whether what runs beside a request changes it: batches are shared",)
-    if reply.status != 200:
-        return WorkerFacts(properties=identity, against_strict=against)
-    return WorkerFacts(properties=_measured(identity, reply.body, target.model), against_strict=against)
-
-
-def _measured(identity: Properties, page: bytes, model: str | None) -> Properties:
-    """With what the gauges say. TensorRT-LLM's are of the inner model, whatever its name; vLLM's of any engine.
-
-    Pending requests of Triton's own queue hardly count: decoupled models take in everything at once.
-    """
-    found: dict[tuple[str, str], float] = {}
-    for sample in samples(page, _NAMES):
-        if sample.name == PENDING and model is not None and sample.labels.get("model") != model:
-            continue
-        key = (sample.name, sample.labels.get(_PART.get(sample.name, ""), ""))
-        found[key] = found.get(key, 0.0) + sample.value
-    slots, scheduled = found.get((REQUESTS, "max")), found.get((REQUESTS, "scheduled"))
-    waiting = [found[key] for key in ((REQUESTS, "waiting"), (WAITING, ""), (PENDING, "")) if key in found]
-    return attrs.evolve(
-        identity,
-        slots_total=None if slots is None else int(slots),
-        slots_free=None if slots is None or scheduled is None else max(0, int(slots - scheduled)),
-        queue_depth=int(sum(waiting)) if waiting else None,
-        kv_usage=found.get((BLOCKS, "fraction"), found.get((KV_USAGE, ""))),
-    )
+    known = attrs.evolve(identity, details=told)
+    if reply.status == 200:
+        known = measured(known, reply.body, target.model)
+    return WorkerFacts(properties=known, against_strict=against)

@@ -7,17 +7,22 @@ from typing import Any
 
 from ...api import GenerateRequest, Reason
 from ...dialect import AS_ASKED, Fault, Profile, WireRequest
-from .probes import model_path
+from .routes import model_path
 
-__all__ = ["UNSAFE", "against_unchecked", "post", "refuse_missing"]
+__all__ = ["UNSAFE", "against_unchecked", "post", "refuse_missing", "wire_id"]
 
 UNSAFE = "allow_unsafe_disconnect"
 
 
 def post(request: GenerateRequest, default_model: str, body: Mapping[str, Any]) -> WireRequest:
-    """`generate_stream` of the model. No `id`: vLLM's backend takes it for a sampling parameter, and fails."""
+    """`generate_stream` of the model. An `id` only where it is of use: vLLM's backend takes it for a sampling parameter."""
     sent = {**body, **request.engine_options.get("unchecked", {})}
     return WireRequest.for_stream(model_path(request.model or default_model, "/generate_stream"), sent)
+
+
+def wire_id(request: GenerateRequest, attempt: int) -> str:
+    """What one attempt is called, where it can be stopped by that name."""
+    return f"{request.task_id}-{attempt}"
 
 
 def refuse_missing(request: GenerateRequest, profile: Profile, inputs: Collection[str], *cut_here: str) -> None:

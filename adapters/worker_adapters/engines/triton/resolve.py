@@ -8,12 +8,14 @@ from functools import partial
 from typing import Any
 
 import attrs
+import msgspec
 
 from ...api import GenerateRequest, Reason
-from ...dialect import Dialect, Fault, Probe, ProbeTarget
+from ...dialect import Dialect, Fault, Probe, ProbeTarget, WireRequest
 from . import llmapi, trtllm, vllm
-from .probes import ask, model_path, models_of
+from .probes import models_of
 from .request import UNSAFE
+from .routes import ask, model_path
 
 __all__ = ["DEFAULT_MODELS", "DIALECTS", "resolve"]
 
@@ -45,10 +47,21 @@ def resolve(target: ProbeTarget, named: str | None = None) -> Probe[Dialect]:
         but = f", which are those of {name}" if name else ""
         raise Fault(Reason.UNSUPPORTED, f"the model {model} speaks {speaks}: its inputs are {shown}{but}")
     if name == TRTLLM:
-        found = trtllm.fitted(inputs, accumulates=_accumulates((yield from ask(model_path(model, "/config")))))
+        config = yield from ask(model_path(model, "/config"))
+        found = trtllm.fitted(inputs, accumulates=_accumulates(config), engine=(yield from _stoppable(config)))
     else:
         found = (llmapi if name == LLMAPI else vllm).fitted(inputs)
     return attrs.evolve(found, check=partial(_check, check=found.check, model=model, version=str(version)))
+
+
+def _stoppable(config: Any) -> Probe[str | None]:
+    """The step of an ensemble that generates, if it takes `stop`; None otherwise, and where its inputs can't be read."""
+    for step in (config.get("ensemble_scheduling") or {}).get("step", ()):
+        if "request_output_len" in step["input_map"]:
+            reply = yield WireRequest(target=model_path(step["model_name"]))
+            inputs = msgspec.json.decode(reply.body)["inputs"] if reply.status == 200 else ()
+            return step["model_name"] if any(tensor["name"] == "stop" for tensor in inputs) else None
+    return None
 
 
 def _accumulates(config: Any) -> bool:

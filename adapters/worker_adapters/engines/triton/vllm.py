@@ -9,9 +9,9 @@ from typing import Any
 
 import attrs
 
-from ...api import Features, GenerateRequest
+from ...api import Features, GenerateRequest, Reason
 from ...determinism import sampling_fields
-from ...dialect import CancelNotice, Dialect, Knob, Profile, Traits, WireRequest
+from ...dialect import CancelNotice, Dialect, Fault, Knob, Profile, Traits, WireRequest
 from .errors import not_a_stream, parse_error
 from .probes import NAME, health, identify, properties
 from .request import UNSAFE, against_unchecked, post
@@ -20,7 +20,7 @@ from .stream import decode
 __all__ = ["VLLM", "fitted", "is_mine"]
 
 MODEL = "vllm_model"
-SAMPLING = "sampling_parameters"
+SAMPLING, LOGPROBS = "sampling_parameters", "return_logprobs"
 
 
 def _all_as_minus_one(top_k: int) -> int:
@@ -75,16 +75,29 @@ def encode(request: GenerateRequest, /, *, attempt: int, inputs: Collection[str]
 
     A flag that is no input would be one, and vLLM's backend refuses whatever it does not know.
     """
-    sampling = json.dumps(sampling_fields(PROFILE, request), ensure_ascii=False, separators=(",", ":"))
-    body: dict[str, Any] = {"text_input": request.prompt, **OUTPUTS, SAMPLING: sampling}
+    fields, outputs = sampling_fields(PROFILE, request), dict(OUTPUTS)
+    if _weighs(request):
+        fields["logprobs"], outputs[LOGPROBS] = request.logprobs or 0, True
+    sampling = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    body: dict[str, Any] = {"text_input": request.prompt, **outputs, SAMPLING: sampling}
     if inputs is not None:
         body = {name: value for name, value in body.items() if name in inputs or name in ALWAYS}
     return post(request, MODEL, body)
 
 
+def _weighs(request: GenerateRequest) -> bool:
+    """Whether logprobs are wanted, or token ids, which come with them only."""
+    return request.logprobs is not None or request.return_token_ids
+
+
+def _check(request: GenerateRequest, inputs: Collection[str]) -> None:
+    if _weighs(request) and LOGPROBS not in inputs:
+        raise Fault(Reason.UNSUPPORTED, f"the model has no input {LOGPROBS}: it can't tell logprobs or token ids")
+
+
 def fitted(inputs: Collection[str]) -> Dialect:
     """The dialect for a model with these inputs: releases of 2024 have no return_*."""
-    return attrs.evolve(VLLM, encode=partial(encode, inputs=inputs))
+    return attrs.evolve(VLLM, encode=partial(encode, inputs=inputs), check=partial(_check, inputs=inputs))
 
 
 VLLM = Dialect(
@@ -96,7 +109,9 @@ VLLM = Dialect(
     health=health,
     properties=properties,
     identify=identify,
-    features=Features(min_p=True, ignore_eos=True, engine_options=frozenset({"unchecked", UNSAFE})),
+    features=Features(
+        min_p=True, logprobs=True, token_ids=True, ignore_eos=True, engine_options=frozenset({"unchecked", UNSAFE})
+    ),
     # A closed connection is noticed when the next response is written to it; before the first there is none.
     traits=Traits(cancel=CancelNotice.NEXT_WRITE, ends_with_body=True, keep_alive=60.0, probe_interval=1.0),
     profile=PROFILE,

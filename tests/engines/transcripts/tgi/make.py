@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SSE = "text/event-stream"
+HEAD = (
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-compute-type: gpu+optimized\r\n"
+    "x-compute-characters: 4\r\nx-accel-buffering: no\r\ntransfer-encoding: chunked\r\n\r\n"
+)
 
 
 def compact(value: object) -> bytes:
@@ -19,6 +22,36 @@ def reply(status: int, kind: str, body: bytes) -> bytes:
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
+def info_of(version: str, limit: str) -> dict[str, Any]:
+    """`Info` in router/src/lib.rs, of a server with --max-best-of 1 and --max-batch-size 2."""
+    old = version < "2.3"
+    device = {"model_dtype": "torch.float16", "model_device_type": "cuda"}
+    batches = {
+        "waiting_served_ratio": 0.3,
+        "max_batch_total_tokens": 4096,
+        "max_waiting_tokens": 20,
+        "max_batch_size": 2,
+    }
+    return {
+        "model_id": "m",
+        "model_sha": "d1",
+        **(device if old else {}),
+        "model_pipeline_tag": "text-generation",
+        "max_concurrent_requests": 128,
+        "max_best_of": 1,
+        "max_stop_sequences": 4,
+        limit: 1024,
+        "max_total_tokens": 2048,
+        **(batches if old else {}),
+        "validation_workers": 2,
+        **({} if version == "1.4.0" else {"max_client_batch_size": 4}),
+        **({} if old else {"router": "text-generation-router"}),
+        "version": {"3.3.7": "3.3.6-dev0"}.get(version, version),  # what the tag says of itself
+        "sha": "0123456789",
+        "docker_label": None,
+    }
+
+
 def write(version: str, space: str, *, counts_input: bool, limit: str) -> None:
     folder = HERE / version
     folder.mkdir(exist_ok=True)
@@ -27,10 +60,7 @@ def write(version: str, space: str, *, counts_input: bool, limit: str) -> None:
     def stream(name: str, events: list[Any], **expected: Any) -> None:
         body = b"".join(b"data:" + space.encode() + compact(event) + b"\n\n" for event in events)
         chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-        head = (
-            f"HTTP/1.1 200 OK\r\ncontent-type: {SSE}\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n"
-        )
-        (folder / f"{name}.bin").write_bytes(head.encode() + chunked)
+        (folder / f"{name}.bin").write_bytes(HEAD.encode() + chunked)
         index["streams"][name] = expected
 
     def tokens(texts: list[str], finish: str, *, special: bool = False, generated: str | None = None) -> list[Any]:
@@ -101,6 +131,14 @@ def write(version: str, space: str, *, counts_input: bool, limit: str) -> None:
         finish_reason="length",
         tokens_out=2,
     )
+    stream(
+        "eos_at_the_limit",  # the length is looked at first
+        tokens([" a", "</s>"], "length", special=True),
+        text=" a",
+        deltas=1,
+        finish_reason="length",
+        tokens_out=2,
+    )
     broken = error("generation", "Request failed during generation: Server error: boom")
     cache = error("generation", "Request failed during generation: Server error: Out of available cache blocks")
     stream(
@@ -148,12 +186,26 @@ def write(version: str, space: str, *, counts_input: bool, limit: str) -> None:
             "err_422_text",
             422,
             text,
-            b"Failed to deserialize the JSON body into the target type: x",
+            b"Failed to deserialize the JSON body into the target type: missing field `inputs` at line 1 column 2",
             "INVALID_PARAMS",
             "VALIDATION",
         ),
-        ("err_400_text", 400, text, b"Failed to parse the request body as JSON: x", "INVALID_PARAMS", "VALIDATION"),
-        ("err_413_text", 413, text, b"length limit exceeded", "INVALID_PARAMS", "VALIDATION"),
+        (
+            "err_400_text",
+            400,
+            text,
+            b"Failed to parse the request body as JSON: expected value at line 1 column 1",
+            "INVALID_PARAMS",
+            "VALIDATION",
+        ),
+        (
+            "err_413_text",
+            413,
+            text,
+            b"Failed to buffer the request body: length limit exceeded",
+            "INVALID_PARAMS",
+            "VALIDATION",
+        ),
         (
             "err_415_text",
             415,
@@ -169,16 +221,7 @@ def write(version: str, space: str, *, counts_input: bool, limit: str) -> None:
     ):
         (folder / f"{name}.bin").write_bytes(reply(status, kind, body))
         index["errors"][name] = [code, reason]
-    info = {
-        "model_id": "m",
-        "model_sha": "d1",
-        "max_concurrent_requests": 128,
-        limit: 1024,
-        "max_total_tokens": 2048,
-        "version": version,
-        "sha": "0123456789",
-        "docker_label": None,
-    }
+    info = info_of(version, limit)
     page = b"tgi_batch_max_total_tokens 4096\ntgi_batch_current_size 2\ntgi_batch_current_max_tokens 1024\n"
     for name, kind, body in (("health", "", b""), ("info", js, compact(info)), ("metrics", "text/plain", page)):
         (folder / f"{name}.bin").write_bytes(reply(200, kind, body))
@@ -187,7 +230,7 @@ def write(version: str, space: str, *, counts_input: bool, limit: str) -> None:
         "properties": {
             "replies": {"/info": "info", "/metrics": "metrics"},
             "facts": {
-                "engine_version": f"{version}+sha-0123456",
+                "engine_version": f"{info['version']}+sha-0123456",
                 "model_digest": "d1",
                 "context_length": 2048,
                 "slots_total": 128,

@@ -1,0 +1,34 @@
+"""Whether a failure may go away by itself, and how long to wait until it is tried again."""
+
+from __future__ import annotations
+
+from ..api import Phase, Reason
+from ..dialect import Fault
+from .state import StreamState
+from .worker import Worker
+
+__all__ = ["wait_before_next"]
+
+_RETRIED = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.LOADING, Reason.OVERLOADED})
+_RETRIED_STATUS = frozenset({502, 503, 504})
+
+
+def wait_before_next(failed: Fault, worker: Worker, state: StreamState) -> float | None:
+    """Seconds until the next attempt, or None if this failure is the answer."""
+    retry = worker.retry
+    if state.started is not None or state.attempts >= retry.attempts or not _is_worth_retrying(failed, state):
+        return None
+    wait = retry.delay(state.attempts)
+    if failed.retry_after is not None:
+        if failed.retry_after > retry.max_retry_after:
+            return None
+        wait = max(wait, failed.retry_after)
+    return wait if wait < state.lifetime.remaining() else None
+
+
+def _is_worth_retrying(failed: Fault, state: StreamState) -> bool:
+    if failed.reason is Reason.DISCONNECTED:
+        return state.lifetime.phase in (Phase.CONNECT, Phase.QUEUE)  # not a byte of a response had come
+    if failed.reason is Reason.ENGINE_ERROR:
+        return failed.upstream is not None and failed.upstream.status in _RETRIED_STATUS
+    return failed.reason in _RETRIED

@@ -1,0 +1,17 @@
+"""Instructions of the codec beside the parent commit's (instructions.py)."""
+
+from __future__ import annotations
+
+import pytest
+
+from instructions import MORE, CannotCountError, compared
+
+
+def test_instructions(benchmark) -> None:
+    try:
+        counts = benchmark.pedantic(compared, rounds=1)
+    except CannotCountError as exc:
+        pytest.skip(str(exc))
+    benchmark.group = "instructions"
+    benchmark.extra_info.update(figures={name: {"instructions": count} for name, count in counts.items()})
+    assert counts["now"] <= MORE * counts["parent"]

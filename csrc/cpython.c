@@ -1,0 +1,123 @@
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030b0000
+#include <Python.h>
+
+#include "cpython.h"
+#include "wire.h"
+
+/* Whether the records are spans alone; there may be more to come (SSE_AGAIN). */
+static int only_spans(int status)
+{
+    return status >= 0 && (status & ~(SSE_FIRST_CARRIED | SSE_AGAIN)) <= SSE_N_SPANS_MASK;
+}
+
+static int cut(const sse_decoder *d, const uint8_t *chunk, PyObject *list)
+{
+    for (uint32_t i = 0; i < d->n_spans; i++) {
+        const uint8_t *source = !i && d->first_carried ? d->room : chunk;
+        uint32_t begin = d->spans[2 * i], end = d->spans[2 * i + 1];
+        PyObject *data = PyBytes_FromStringAndSize((const char *)source + begin, (Py_ssize_t)(end - begin));
+        int failed = !data || PyList_Append(list, data);
+        Py_XDECREF(data);
+        if (failed)
+            return -1;
+    }
+    return 0;
+}
+
+/* Appends the plain frames of a chunk whose first sse_feed returned status. Returns what the caller has to see to: 0, or the
+ * status of the call that left other records; -1 with an exception set is told by PyErr_Occurred. */
+static int plain(sse_decoder *d, const uint8_t *chunk, size_t len, int status, PyObject *list)
+{
+    while (only_spans(status)) {
+        if (cut(d, chunk, list))
+            return -1;
+        if (!(status & SSE_AGAIN))
+            return 0;
+        status = sse_feed(d, chunk, len);
+    }
+    return status;
+}
+
+static int expect(Py_ssize_t given, Py_ssize_t wanted)
+{
+    if (given != wanted)
+        PyErr_Format(PyExc_TypeError, "%zd arguments are wanted, not %zd", wanted, given);
+    return given == wanted;
+}
+
+/* A struct of the caller's, by its address. */
+static void *at(PyObject *address)
+{
+    void *p = PyLong_AsVoidPtr(address);
+    if (!p && !PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "an address is wanted, not 0");
+    return p;
+}
+
+static PyObject *take(PyObject *module, PyObject *const *args, Py_ssize_t n)
+{
+    (void)module;
+    char *chunk;
+    Py_ssize_t len;
+    if (!expect(n, 3) || PyBytes_AsStringAndSize(args[1], &chunk, &len))
+        return NULL;
+    sse_decoder *d = at(args[0]);
+    if (!d)
+        return NULL;
+    const uint8_t *bytes = (const uint8_t *)chunk;
+    int status = plain(d, bytes, (size_t)len, sse_feed(d, bytes, (size_t)len), args[2]);
+    return PyErr_Occurred() ? NULL : PyLong_FromLong(status);
+}
+
+static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
+{
+    (void)module;
+    if (!expect(n, 4))
+        return NULL;
+    wire *w = at(args[0]);
+    sse_decoder *d = w ? at(args[1]) : NULL;
+    long descriptor = d ? PyLong_AsLong(args[2]) : -1;
+    PyObject *list = PyErr_Occurred() ? NULL : PyList_New(0);
+    while (list) {
+        int status;
+        Py_BEGIN_ALLOW_THREADS
+        status = wire_read(w, (int)descriptor, d);
+        Py_END_ALLOW_THREADS
+        if (status == WIRE_SIGNAL) {
+            if (PyErr_CheckSignals())
+                break;
+            continue;
+        }
+        status = plain(d, w->buffer, w->size, status, list);
+        if (PyErr_Occurred())
+            break;
+        if (!status)
+            return list;
+        PyObject *more = PyObject_CallFunction(args[3], "iO", status, list);
+        if (!more)
+            break;
+        int done = PyObject_IsTrue(more);
+        Py_DECREF(more);
+        if (done)
+            return list;
+    }
+    Py_XDECREF(list);
+    return NULL;
+}
+
+static PyMethodDef functions[] = {
+    {"take", (PyCFunction)(void (*)(void))take, METH_FASTCALL, NULL},
+    {"pull", (PyCFunction)(void (*)(void))pull, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+int cpython_install(const char *name)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyObject *module = PyImport_AddModule(name);
+    int failed = !module || PyModule_AddFunctions(module, functions);
+    PyErr_Clear();
+    PyGILState_Release(state);
+    return failed ? -1 : 0;
+}

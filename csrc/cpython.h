@@ -1,0 +1,25 @@
+/* The plain frames of a read as Python's own bytes, made in here.
+ *
+ * Why beside cffi: a cffi call can take and return numbers and pointers only, and gives up the interpreter lock. Offsets that
+ * become Python integers and then slices cost 2.5 times what the bytes cost that are wanted (benchmarks/bench_codec.py), and among many
+ * threads every time the lock is given up is a turn to wait for. So the module that cffi builds gets two functions of
+ * CPython's C API (PEP 384, the limited one) into the bargain:
+ *
+ *     take(decoder, chunk, frames) -> status                  sse_feed
+ *     pull(wire, decoder, descriptor, otherwise) -> frames    wire_read, until a frame is complete
+ *
+ * Structs are passed by address; who calls keeps them alive. To the list `frames` is appended the data of the plain frames, up to
+ * the first record that is something else. `take` returns 0 if there was none, else what sse_feed did when it came to one;
+ * the plain frames that came in the same records are not in the list. `pull` hands such a status, or wire_read's own, to
+ * otherwise(status, frames) together with the list, and reads on unless that is true. `pull` gives the interpreter lock up
+ * while it reads and decodes, `take` does not.
+ */
+#ifndef WORKER_ADAPTERS_CPYTHON_H
+#define WORKER_ADAPTERS_CPYTHON_H
+
+/* [cdef begin] */
+/* Adds the two functions to the module of that name, which is imported already. Returns 0, or -1 if it could not. */
+int cpython_install(const char *module);
+/* [cdef end] */
+
+#endif

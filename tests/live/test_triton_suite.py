@@ -1,0 +1,77 @@
+"""The conformance suite on a real Triton, once per dialect: what goes over sockets goes to it. Its models are stand-ins."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from triton_server import ENSEMBLE, TritonServer
+
+from worker_adapters.engines.triton import DIALECT, LLMAPI, TRTLLM, VLLM
+from worker_adapters.testing import EngineSuite, Transcripts
+
+FOLDER = Path(__file__).parent.parent / "engines" / "transcripts" / "triton"
+
+
+@pytest.fixture(scope="module")
+def server():
+    """All four, under the names that the transcripts have."""
+    with TritonServer("tensorrt_llm_bls", "bls_accumulating", "vllm_model", "llmapi", *ENSEMBLE) as running:
+        yield running
+
+
+@pytest.mark.live("triton")
+class Real(EngineSuite):
+    alone = False
+
+    @pytest.fixture(autouse=True)
+    def _one_server(self, server):
+        self.server = server
+
+    def test_nobody_there(self):
+        """Its worker has to be gone at the end, so it has one of its own."""
+        self.alone = True
+        super().test_nobody_there()
+
+    @contextmanager
+    def worker(self):
+        if self.alone:
+            with TritonServer(self.model) as own:
+                yield own.url
+        else:
+            yield self.server.url
+
+
+class TestRealBls(Real):
+    dialect = TRTLLM
+    transcripts = Transcripts(FOLDER / "2.51.0")
+    model = "tensorrt_llm_bls"
+
+
+class TestRealVllm(Real):
+    dialect = VLLM
+    transcripts = Transcripts(FOLDER / "2.51.0-vllm")
+    model = "vllm_model"
+
+
+class TestRealLlmapi(Real):
+    dialect = LLMAPI
+    transcripts = Transcripts(FOLDER / "2.51.0-llmapi")
+    model = "llmapi"
+
+
+class TestRealEnsemble(Real):
+    """Found out by asking."""
+
+    dialect = DIALECT
+    transcripts = Transcripts(FOLDER / "2.51.0-ensemble")
+    model = "ensemble"
+
+    @contextmanager
+    def worker(self):
+        if self.alone:
+            with TritonServer(*ENSEMBLE) as own:
+                yield own.url
+        else:
+            yield self.server.url
