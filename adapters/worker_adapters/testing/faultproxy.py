@@ -151,10 +151,15 @@ class FaultProxy:
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.posts = 0
-        """How many POSTs came: how often a generation was really sent."""
+        self.requests: list[bytes] = []
+        """How each POST began: its head, and what came with it."""
         self.let_go = threading.Event()
         """Set when the client of a faulty answer has left, or was told to."""
+
+    @property
+    def posts(self) -> int:
+        """How many POSTs came: how often a generation was really sent, for an engine that is asked nothing else by POST."""
+        return len(self.requests)
 
     def __enter__(self) -> Self:
         self._spawn(self._accept)
@@ -235,7 +240,7 @@ class FaultProxy:
         if not data.startswith(b"POST "):
             return None
         with self._lock:
-            self.posts += 1
+            self.requests.append(data)
             return self._faults.pop(0) if self._faults else None
 
 
