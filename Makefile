@@ -7,7 +7,7 @@ URL ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports csan fuzz bench live live-llamacpp live-vllm live-triton live-tgi clean
+.PHONY: help demo test lint types imports csan fuzz bench soak live live-llamacpp live-vllm live-triton live-tgi clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -40,6 +40,9 @@ lint types imports csan fuzz: $(VENV)/.installed-tox ## the checks of CI, by tox
 bench: $(VENV)/.installed-test,bench ## benchmarks beside their peers; tables and picture from what they say
 	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' -o pythonpath=benchmarks --benchmark-only --benchmark-json=.benchmarks.json --timeout 600
 	@$(BIN)/python benchmarks/report.py .benchmarks.json
+
+soak: $(VENV)/.installed-test ## 10,000 streams with random faults and cancels in one process: what must stay flat; STREAMS=…
+	@$(BIN)/python -m tests.faults.soak --streams $(or $(STREAMS),10000)
 
 live: live-llamacpp live-vllm live-triton ## every live suite
 

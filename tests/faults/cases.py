@@ -122,12 +122,12 @@ def no_tls() -> Iterator[str]:
 
 
 def nowhere(name: str, place: Callable[[], AbstractContextManager[str]], reason: str, **options: Any) -> Case:
-    """No worker there. A Triton is asked first what it speaks: no attempt was made yet."""
+    """No worker there. A Triton is asked first what it speaks, as often as a stream would be tried."""
     return case(
         name,
         lambda s: [],
         *(NEW, reason, True, "connect", ATTEMPTS),
-        but={"triton": (NEW, reason, True, "prepare", 0)},
+        but={"triton": (NEW, reason, True, "prepare", ATTEMPTS)},
         place=place,
         **options,
     )

@@ -23,6 +23,7 @@ from worker_adapters.simulator import Simulator
 from worker_adapters.testing.leaks import no_leaks
 from worker_adapters.transport.scripted import Script, ScriptedTransport
 
+from ..transport.servers import BlackHole
 from .mocked import good, in_thread, kinds, request
 
 if TYPE_CHECKING:
@@ -225,6 +226,19 @@ def test_the_interpreter_ends_with_streams_in_flight(engine: str, way: str, slow
         check=False,
         text=True,
     )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "started\n", "")
+
+
+def test_the_interpreter_ends_with_streams_that_still_connect() -> None:
+    """To nobody who would answer, on worker threads."""
+    with BlackHole() as hole:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(PROGRAM), "llamacpp", hole.url, "unread"],
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+            text=True,
+        )
     assert (done.returncode, done.stdout, done.stderr) == (0, "started\n", "")
 
 

@@ -98,7 +98,7 @@ FAILURES = [
     ("stall@b5", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
     ("stall@2", 2, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
     ("stall@end", 4, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
-    ("trickle@head:100ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "queue", 1)),
+    ("trickle@head:100ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
     ("trickle@0:10ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
     ("trickle@2:10ms", 2, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
     ("comments@0:10ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
@@ -124,7 +124,7 @@ FAILURES = [
     ("error@0", None, (NEW, "ENGINE_ERROR", True, "first_token", 1)),
     ("error@2", 2, (HALF, "ENGINE_ERROR", True, "decode", 1)),
     ("error@2:Context size has been exceeded.", 2, (HALF, "KV_EXHAUSTED", True, "decode", 1)),
-    ("garbage@head", None, (INTERNAL, "PROTOCOL", False, "queue", 1)),
+    ("garbage@head", None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
     ("not-json@0", None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
     ("not-json@2", 2, (INTERNAL, "PROTOCOL", False, "decode", 1)),
     ("huge@0", None, (INTERNAL, "EVENT_TOO_LARGE", False, "first_token", 1)),
@@ -147,7 +147,7 @@ FAILURES = [
     # Half of the first event; a chunk size that is no number; a head that the timer cuts between two lines.
     ("eof@b50", None, (NEW, "TRUNCATED", True, "first_token", 1)),
     ("garbage@b118:xyz", None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
-    ("trickle@head:5ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "queue", 1)),
+    ("trickle@head:5ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
 ]
 TIMED = ("stall", "trickle", "comments")
 

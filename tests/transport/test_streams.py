@@ -113,7 +113,7 @@ def test_a_body_that_is_cut_is_typed_by_how_it_was_cut(way, data, after, reason)
         ([CHUNKED, b"5\r\nda"], "POOL_UNAVAILABLE", "TRUNCATED"),
         ([b"SSH-2.0-OpenSSH_9.6\r\n"], "INTERNAL", "PROTOCOL"),
         ([b"HTTP/1.1 " + b"x" * 100_000], "INTERNAL", "PROTOCOL"),
-        ([head(*[f"X-{n}: 1" for n in range(200)])], "INTERNAL", "PROTOCOL"),
+        ([head(f"X: {'x' * 70_000}")], "INTERNAL", "PROTOCOL"),
         ([head(status="302 Found") + b"x"], "INTERNAL", "REDIRECT"),
         ([head("Content-Encoding: gzip"), b"\x1f\x8b"], "INTERNAL", "PROTOCOL"),
         ([head(content_type="text/html"), b"<html>"], "INTERNAL", "PROTOCOL"),

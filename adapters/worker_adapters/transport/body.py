@@ -1,8 +1,7 @@
-"""The body of a response, straight from its socket.
+"""The body of a response, straight from its socket: nothing stands between that and the decoders in C.
 
-http.client parses the head and has read a little further by then; from there on nothing stands between the socket and the
-decoders in C. http.client and urllib3 take three Python calls per chunk to find its end, and engines send one chunk per
-token: that was more than half of what a token cost (benchmarks/bench_burst.py).
+http.client and urllib3 take three Python calls per chunk to find its end, and engines send one chunk per token: that was
+more than half of what a token cost (benchmarks/bench_burst.py).
 """
 
 from __future__ import annotations
@@ -14,23 +13,21 @@ from itertools import chain
 
 from ..codec import SSEDecoder, Wire
 from ..dialect import Payload
-from .connections import Head
+from .connections import READ_SIZE
+from .head import Head
 
 __all__ = ["Body"]
-
-READ_SIZE = 65536  # as csrc/wire.h
 
 
 class Body:
     """Used by one thread. Both ways to read block, and raise BodyError, CutOffError, OSError and ValueError."""
 
-    __slots__ = ("_fresh", "_head", "_sock", "_wire")
+    __slots__ = ("_rest", "_sock", "_wire")
 
-    def __init__(self, head: Head) -> None:
-        self._head = head
-        self._sock = head.sock
-        self._fresh = True
-        self._wire = Wire(chunked=bool(head.chunked), length=head.length)
+    def __init__(self, head: Head, sock: socket.socket) -> None:
+        self._rest = head.rest
+        self._sock = sock
+        self._wire = Wire(chunked=head.chunked, length=head.length)
 
     @property
     def reusable(self) -> bool:
@@ -58,11 +55,13 @@ class Body:
         """The payloads of one read after another; reads when it is asked for the next."""
         if type(self._sock) is not socket.socket:  # TLS has to be read through Python
             return iter(partial(self._batch, decoder), [])
-        return chain(self._buffered(decoder), iter(decoder.puller(self._wire, self._sock.fileno()), []))
+        pulled = iter(decoder.puller(self._wire, self._sock.fileno()), [])
+        return chain(self._with_the_head(decoder), pulled) if self._rest else pulled
 
-    def _buffered(self, decoder: SSEDecoder) -> Iterator[Sequence[Payload]]:
-        """What http.client's buffer holds."""
-        if batch := self._batch(decoder):
+    def _with_the_head(self, decoder: SSEDecoder) -> Iterator[Sequence[Payload]]:
+        """What came together with the head, if that completes anything."""
+        rest, self._rest = self._rest, b""
+        if batch := decoder.payloads(self._wire.feed(rest)):
             yield batch
 
     def _batch(self, decoder: SSEDecoder) -> Sequence[Payload]:
@@ -72,8 +71,7 @@ class Body:
         return []
 
     def _recv(self) -> bytes:
-        if self._fresh:
-            # What http.client's buffer holds beyond the head, all of it at once, or the first read if that is nothing.
-            self._fresh = False
-            return self._head.fp.read1(READ_SIZE)
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            return rest
         return self._sock.recv(READ_SIZE)

@@ -27,21 +27,20 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from ..api import TLS, Phase
 from ..lifetime import Lifetime
+from .head import MAX_HEAD, Head, HeadError, read_head
 
 __all__ = [
     "USE",
-    "Head",
     "Interruptible",
     "Pool",
-    "carried",
     "connection_in_use",
     "make_pool",
     "unbind_connection",
     "was_reused",
 ]
 
+READ_SIZE = 65536  # as csrc/wire.h
 ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: closing is resetting
-SWITCHING = http.client.SWITCHING_PROTOCOLS  # the one 1xx that is final, and that nobody asked for
 
 
 class _Use(threading.local):
@@ -50,7 +49,6 @@ class _Use(threading.local):
     lifetime: Lifetime | None = None
     fresh_only: bool = False
     connection: Interruptible | None = None
-    head: Head | None = None
 
 
 USE = _Use()
@@ -59,15 +57,6 @@ USE = _Use()
 def connection_in_use() -> Interruptible | None:
     """The connection that this thread's urllib3 call uses, or used."""
     return USE.connection
-
-
-def carried() -> tuple[Interruptible, Head]:
-    """That connection, and the head of the response that it has brought; taken once."""
-    connection, head = USE.connection, USE.head
-    USE.head = None
-    assert connection is not None  # noqa: S101  -- for mypy: urlopen has returned a response
-    assert head is not None  # noqa: S101
-    return connection, head
 
 
 def was_reused() -> bool:
@@ -90,7 +79,6 @@ class Interruptible:
     idle_since = 0.0
     exchanges = 0
     _bound: tuple[Lifetime, Any, Any] | None = None
-    _held_back: list[bytes] | None = None
 
     def bind(self, lifetime: Lifetime, sock: socket.socket) -> None:
         """From here on, tripping the lifetime shuts this socket down."""
@@ -171,23 +159,31 @@ class Interruptible:
             self.bind(USE.lifetime, self.sock)
             USE.lifetime.enter(Phase.QUEUE)
             USE.lifetime.check()
-        self._held_back = []
-        try:
-            super().request(*args, **kwargs)  # type: ignore[misc]  # urllib3's
-        finally:
-            sent, self._held_back = b"".join(self._held_back), None
-        self.send(sent)
+        super().request(*args, **kwargs)  # type: ignore[misc]  # urllib3's
 
-    def send(self, data: Any) -> None:
-        """Send, or keep a request's head until its body is there too.
+    def exchange(self, request: bytes, lifetime: Lifetime) -> Head:
+        """Send a stream's request, whole, and read the head of its response.
 
-        http.client sends them apart. Two packets wake the server twice, and cost us up to 30 µs more than one does, a tenth
-        of a short request (benchmarks/bench_short.py).
+        In one packet: http.client sends a head and its body apart, which wakes the server twice.
         """
-        if self._held_back is None:
-            super().send(data)  # type: ignore[misc]  # urllib3's
-        else:
-            self._held_back.append(data)
+        if self.sock is None:
+            self.connect()  # type: ignore[attr-defined]  # urllib3's
+        self.exchanges += 1
+        sock = self.sock
+        self.unbind()
+        self.bind(lifetime, sock)
+        lifetime.enter(Phase.QUEUE)
+        lifetime.check()
+        if sock.gettimeout() is not None:  # a control call's
+            sock.settimeout(None)
+        # A server that refuses a request may close before it has read it all: its answer stands in the kernel already.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(request)
+
+        def begun() -> None:
+            lifetime.phase = Phase.FIRST_TOKEN
+
+        return read_head(lambda: sock.recv(READ_SIZE), begun)
 
     @property
     def is_connected(self) -> bool:
@@ -197,67 +193,36 @@ class Interruptible:
         return bool(super().is_connected)  # type: ignore[misc]  # urllib3's
 
 
-class _Lines:
-    """The lines of a head; notes that one has begun, and whether they ended as they must."""
-
-    def __init__(self, fp: Any) -> None:
-        self._fp = fp
-        self.begun = False
-        self.cut_off = False
-
-    def readline(self, limit: int) -> bytes:
-        if not self.begun:
-            self.begun = bool(self._fp.peek(1))  # first: if the line breaks off, what came of it is lost
-        line: bytes = self._fp.readline(limit)
-        self.cut_off = not line.endswith(b"\n") and len(line) < limit
-        return line
-
-    def close(self) -> None:
-        self._fp.close()
-
-
-class Head(http.client.HTTPResponse):
-    """A response head; what a stream reads of the body it reads from `sock` (transport/body.py).
-
-    http.client skips 100 (Continue) alone; RFC 9110, 15.2: a client must be able to skip any 1xx. And it takes a head
-    that was cut off for a whole one, or for none.
-    """
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.sock = sock
-        USE.head = self
+class _Response(http.client.HTTPResponse):
+    """A response of a control call, with a head that is read as strictly as a stream's."""
 
     def begin(self) -> None:
-        """Read the head. The phase tells afterwards, and if this raises too, whether a byte of it had come."""
-        fp: Any = self.fp
-        lines = _Lines(fp)
-        self.fp = cast(Any, lines)
-        try:
-            super().begin()
-        except http.client.HTTPException as exc:
-            if lines.begun and lines.cut_off:
-                raise ConnectionResetError("within the head of the response") from exc
-            raise
-        finally:
-            if self.fp is cast(Any, lines):
-                self.fp = fp
-            if lines.begun and USE.lifetime is not None:
-                USE.lifetime.phase = Phase.FIRST_TOKEN
-        if lines.cut_off:
-            raise ConnectionResetError("within the head of the response")
+        """Read the head."""
+        lifetime = USE.lifetime
 
-    def _read_status(self) -> tuple[str, int, str]:
-        version, status, reason = super()._read_status()  # type: ignore[misc]  # typeshed leaves it out
-        return version, http.client.CONTINUE if 100 < status < 200 and status != SWITCHING else status, reason
+        def begun() -> None:
+            if lifetime is not None:
+                lifetime.phase = Phase.FIRST_TOKEN
+
+        try:
+            head = read_head(lambda: self.fp.readline(MAX_HEAD), begun)
+        except HeadError as exc:
+            raise http.client.BadStatusLine(str(exc)) from exc
+        self.headers = self.msg = http.client.HTTPMessage()
+        for name, value in head.headers.items():
+            self.headers[name] = value
+        self.code = self.status = head.status
+        self.version, self.reason = 11, ""
+        self.chunked, self.length, self.will_close = head.chunked, head.length, head.closes
+        self.chunk_left = None
 
 
 class _Connection(Interruptible, HTTPConnection):
-    response_class = Head
+    response_class = _Response
 
 
 class _TLSConnection(Interruptible, HTTPSConnection):
-    response_class = Head
+    response_class = _Response
 
     def connect(self) -> None:
         # Wrapping a socket in TLS takes its descriptor away from the object that is bound: bind a duplicate meanwhile.
@@ -288,6 +253,18 @@ class Pool(HTTPConnectionPool):
 
     ConnectionCls: type[HTTPConnection] = _Connection
     keep_alive = 0.0
+
+    def take(self) -> Any:
+        """A connection of this pool's class: a kept one, or one that is yet to connect. Does not block."""
+        return self._get_conn()
+
+    def fresh(self) -> Any:
+        """One that is yet to connect."""
+        return self._new_conn()
+
+    def give(self, conn: Any) -> None:
+        """Take it back: open, to be kept, or closed."""
+        self._put_conn(conn)
 
     def _put_conn(self, conn: Any) -> None:
         if conn is not None:

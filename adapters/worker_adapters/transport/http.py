@@ -1,14 +1,15 @@
-"""HTTP/1.1 over urllib3, the only place that touches sockets.
+"""HTTP/1.1 over urllib3's connections, the only place that touches sockets.
 
-Streams run on urllib3; control calls run on requests over the same pool, which is loaded at the first of them. Both keep
-urllib3's own retries, redirects and content decoding off, and read no environment variable.
+Connecting, TLS and the pool are urllib3's. A stream sends its request and reads its response itself (head.py, body.py): what
+urllib3 and http.client put around a short stream costs as much again as the stream. Control calls run on requests over the
+same pool, which is loaded at the first of them, without retries, redirects, or a look at an environment variable.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,6 @@ from typing import Any, Self
 from urllib.parse import SplitResult
 
 import urllib3
-from urllib3 import Timeout
 
 from ..api import TLS, Phase, Reason, Timeouts
 from ..api.about import VERSION
@@ -26,33 +26,31 @@ from ..dialect import Fault, Payload, Reply, WireRequest
 from ..lifetime import Cause, Interrupted, Lifetime
 from .base import too_large
 from .body import Body
-from .connections import USE, Head, Interruptible, carried, make_pool, unbind_connection, was_reused
+from .connections import USE, Pool, make_pool, unbind_connection, was_reused
+from .head import Head, HeadError
 
 __all__ = ["HTTPTransport"]
 
 USER_AGENT = f"worker-adapters/{VERSION}"
 BROKEN = (CutOffError, BodyError, OSError, ValueError)  # what a body may end with, other than its end
-UNBOUNDED = Timeout(connect=None, read=None)  # a stream's lifetime is its only source of time
 
 
 class _Exchange:
     """One response. Used by one thread."""
 
-    def __init__(
-        self, response: urllib3.BaseHTTPResponse, head: Head, connection: Interruptible, lifetime: Lifetime
-    ) -> None:
-        self._response = response
+    def __init__(self, head: Head, connection: Any, pool: Pool, lifetime: Lifetime) -> None:
         self._head = head
-        self._body = Body(head)
         self._connection = connection
+        self._pool = pool
         self._lifetime = lifetime
-        self.status = response.status
-        self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+        self._body = Body(head, connection.sock)
+        self.status = head.status
+        self.headers: Mapping[str, str] = head.headers
 
     @property
     def framed(self) -> bool:
         """See Exchange."""
-        return bool(self._head.chunked) or self._head.length is not None
+        return self._head.chunked or self._head.length is not None
 
     @property
     def content(self) -> int:
@@ -87,12 +85,12 @@ class _Exchange:
 
     def settle(self, seconds: float) -> None:
         """See Exchange."""
-        if self._head.will_close:
+        if self._head.closes:
             return
         until = time.monotonic() + seconds
         with contextlib.suppress(*BROKEN):
             while not self._body.reusable and (left := until - time.monotonic()) > 0:
-                self._head.sock.settimeout(left)
+                self._connection.sock.settimeout(left)
                 if not self._body.read():
                     return
 
@@ -103,11 +101,9 @@ class _Exchange:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._connection.unbind()
-        if self._body.reusable:
-            self._head.close()  # for http.client the response is over, and the connection free for the next request
-        else:
-            self._response.close()
-        self._response.release_conn()
+        if self._head.closes or not self._body.reusable:
+            self._connection.close()
+        self._pool.give(self._connection)
 
 
 class HTTPTransport:
@@ -119,58 +115,57 @@ class HTTPTransport:
         self._where = f"{base.hostname}:{base.port or (443 if base.scheme == 'https' else 80)}"
         self._pool = make_pool(base, tls, pool_size)
         self._pool.keep_alive = keep_alive
+        self._fields = {"Host": _host(base), "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
         self._lock = threading.Lock()
         self._control: Any = None
         self._calls: set[Lifetime] = set()
 
     def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> _Exchange:
         """See Transport."""
-        all_headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **wire.headers, **headers}
+        request = self._written(wire, headers)
         lifetime.enter(Phase.CONNECT)
+        connection = self._pool.take()
         try:
-            return self._open(wire, all_headers, lifetime)
+            return self._open(request, connection, lifetime)
         except Fault as fault:
             # A kept connection that the server has dropped meanwhile is no failure of this request: not a byte of a
             # response came. Replaced once, by a connection that is certainly new.
-            if fault.reason is not Reason.DISCONNECTED or not was_reused() or lifetime.phase is Phase.FIRST_TOKEN:
+            dropped = fault.reason is Reason.DISCONNECTED and connection.exchanges > 1
+            if not dropped or lifetime.phase is Phase.FIRST_TOKEN:
                 raise
         lifetime.enter(Phase.CONNECT)
-        USE.fresh_only = True
-        try:
-            return self._open(wire, all_headers, lifetime)
-        finally:
-            USE.fresh_only = False
+        return self._open(request, self._pool.fresh(), lifetime)
 
-    def _open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> _Exchange:
+    def _written(self, wire: WireRequest, headers: Mapping[str, str]) -> bytes:
+        """The request as it goes over the wire."""
+        fields = {**self._fields, **wire.headers, **headers}
+        if wire.body:
+            fields["Content-Length"] = str(len(wire.body))
+        lines = [f"{wire.method} {self._prefix}{wire.target} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in fields.items()]
+        head = "\r\n".join(lines)
+        if len(head.splitlines()) != len(lines):
+            raise Fault(Reason.VALIDATION, "a header of the request holds a line break")
+        return f"{head}\r\n\r\n".encode("latin-1") + wire.body
+
+    def _open(self, request: bytes, connection: Any, lifetime: Lifetime) -> _Exchange:
         USE.lifetime = lifetime
-        USE.connection = None
         try:
-            response = self._pool.urlopen(
-                wire.method,
-                self._prefix + wire.target,
-                body=wire.body or None,
-                headers=headers,
-                retries=False,
-                redirect=False,
-                assert_same_host=False,
-                timeout=UNBOUNDED,
-                preload_content=False,
-                decode_content=False,
-            )
+            head = connection.exchange(request, lifetime)
         except BaseException as exc:
-            unbind_connection(lifetime)
+            connection.unbind()
+            connection.close()
+            self._pool.give(connection)
             lifetime.check()
-            if isinstance(exc, (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)):
+            if isinstance(exc, (urllib3.exceptions.HTTPError, OSError, ValueError)):
                 raise _no_response(exc, self._where) from exc
             raise
         finally:
             USE.lifetime = None
-        connection, head = carried()
-        exchange = _Exchange(response, head, connection, lifetime)
-        if lifetime.cause is not None:  # http.client takes a head that was cut off for a whole one
+        exchange = _Exchange(head, connection, self._pool, lifetime)
+        if lifetime.cause is not None:
             with exchange:
                 lifetime.check()
-        lifetime.phase = Phase.FIRST_TOKEN
         return exchange
 
     def call(self, wire: WireRequest, headers: Mapping[str, str], timeouts: Timeouts, limit: int) -> Reply:
@@ -227,26 +222,25 @@ def _too_late(cause: Cause, timeouts: Timeouts, where: str) -> Fault:
     return Fault(Reason.CONNECT_TIMEOUT, f"{where} did not answer within {timeouts.probe:g} s")
 
 
-def _wrapped(exc: BaseException) -> object:
-    """What urllib3's ProtocolError("words", cause) wraps."""
-    args: tuple[object, ...] = exc.args
-    return args[1] if isinstance(exc, urllib3.exceptions.ProtocolError) and len(args) > 1 else exc
+def _host(base: SplitResult) -> str:
+    """What the Host header says: without user and password, and without the scheme's own port."""
+    name = base.netloc.rpartition("@")[2]
+    return name.removesuffix(":443" if base.scheme == "https" else ":80")
 
 
 def _no_response(exc: BaseException, where: str) -> Fault:
     """What went wrong before a response head had come."""
-    cause = _wrapped(exc)
-    if isinstance(cause, socket.gaierror):
-        return Fault(Reason.CONNECT, f"the name in {where} can't be resolved: {cause.strerror}")
-    if isinstance(exc, urllib3.exceptions.SSLError) or isinstance(cause, urllib3.exceptions.SSLError):
-        return Fault(Reason.CONNECT, f"TLS with {where} failed, check tls= and the certificate: {cause}")
-    if isinstance(cause, ConnectionRefusedError):
+    if isinstance(exc, socket.gaierror):
+        return Fault(Reason.CONNECT, f"the name in {where} can't be resolved: {exc.strerror}")
+    if isinstance(exc, (ssl.SSLError, urllib3.exceptions.SSLError)):
+        return Fault(Reason.CONNECT, f"TLS with {where} failed, check tls= and the certificate: {exc}")
+    if isinstance(exc, ConnectionRefusedError):
         return Fault(Reason.CONNECT, f"{where} refused the connection: is the server running there?")
-    if isinstance(cause, (http.client.RemoteDisconnected, ConnectionError)):
+    if isinstance(exc, ConnectionError):
         return Fault(Reason.DISCONNECTED, f"{where} closed the connection before it had answered")
-    if isinstance(cause, http.client.HTTPException):
-        return Fault(Reason.PROTOCOL, f"{where} does not answer in HTTP ({type(cause).__name__}): is the port right?")
-    return Fault(Reason.CONNECT, f"no connection to {where}: {cause}")
+    if isinstance(exc, HeadError):
+        return Fault(Reason.PROTOCOL, f"{where} does not answer in HTTP ({exc}): is the port right?")
+    return Fault(Reason.CONNECT, f"no connection to {where}: {exc}")
 
 
 def _broken_body(exc: Exception) -> Fault:

@@ -1,0 +1,89 @@
+"""Connections: one for a hundred streams where the engine keeps it, and no error where it does not, or not for long."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from worker_adapters import End, GenerateRequest, Retry, connect, registry
+from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.simulator import ENGINES, Simulator
+from worker_adapters.testing.leaks import counted_connects
+from worker_adapters.testing.server import ReplayServer
+
+from ..runtime.dialects import until
+from .subjects import SUBJECTS
+
+MANY = 100
+ONCE = Retry(attempts=1)
+ways = pytest.mark.parametrize("way", ["stream", "submit"])
+KEEPING = [s for s in SUBJECTS if s.dialect.traits.keep_alive > 0]
+MODELS = {"triton-vllm": "vllm_model", "triton-trtllm": "tensorrt_llm_bls", "triton-llmapi": "tensorrt_llm"}
+KEPT = [name for name in ENGINES if registry.dialect(name).traits.keep_alive > 0]
+
+
+def asked(**fields):
+    return GenerateRequest(**{"prompt": "p", "max_tokens": 2, "seed": 1, **fields})
+
+
+def streamed(adapter, way, request):
+    """One stream to its end; returns when its connection is back in the pool."""
+    events = list(getattr(adapter, way)(request))
+    assert isinstance(events[-1], End), events[-1]
+    assert events[0].attempt == 1
+    until(lambda: not adapter._threads)
+
+
+def simulated(engine, **options):
+    model = MODELS.get(engine)
+    return Simulator(engine, **({"model": model} if model else {}), **options), model
+
+
+@ways
+@pytest.mark.parametrize("subject", KEEPING, ids=[s.name for s in KEEPING])
+def test_recorded_answers_of_engines_that_keep_connections(subject, way):
+    request = asked(**subject.transcripts.streams[subject.good].request)
+    with ReplayServer(subject.transcripts) as worker, counted_connects() as connects:
+        config = AdapterConfig(dialect=subject.dialect, url=worker.url, model=subject.model, retry=ONCE)
+        with EngineAdapter(config) as adapter:
+            adapter.engine_version()  # not beside the first stream, which would take a second connection
+            for _ in range(MANY):
+                streamed(adapter, way, request)
+        assert connects.count == 1
+
+
+@ways
+@pytest.mark.parametrize("engine", KEPT)
+def test_a_simulated_engine_that_keeps_connections(engine, way):
+    simulator, model = simulated(engine)
+    with simulator, connect(engine, simulator.url, model=model, retry=ONCE) as adapter:
+        adapter.engine_version()
+        for _ in range(MANY):
+            streamed(adapter, way, asked())
+        assert simulator.state.accepted == 1
+
+
+@ways
+@pytest.mark.parametrize("engine", KEPT)
+def test_an_engine_that_drops_idle_connections_sooner_than_we_think(engine, way):
+    """vLLM's and trtllm-serve's uvicorn does after 5 s. Whenever it happens, no stream shows it, not even an attempt."""
+    simulator, model = simulated(engine, keep_alive_s=0.01)
+    pauses = random.Random(7)
+    with simulator, connect(engine, simulator.url, model=model, retry=ONCE) as adapter:
+        for _ in range(40):
+            streamed(adapter, way, asked())
+            time.sleep(pauses.choice([0.0, 0.009, 0.01, 0.011, 0.015]))  # the subject
+        assert simulator.state.accepted > 1
+
+
+@ways
+def test_llama_server_closes_after_every_stream(way):
+    with Simulator("llamacpp") as simulator, connect("llamacpp", simulator.url, retry=ONCE) as adapter:
+        adapter.engine_version()
+        before = simulator.state.accepted
+        for _ in range(MANY):
+            streamed(adapter, way, asked())
+        assert simulator.state.accepted == before + MANY
+        simulator.wait_for(open=0)

@@ -1,0 +1,61 @@
+"""A bounded `make soak`: what ten thousand streams must not do, a thousand mustn't either."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .soak import Report, Sample, lawful
+
+
+def test_a_thousand_streams_leave_nothing_behind(capsys):
+    """In a process of its own, whose figures are nobody else's."""
+    command = [sys.executable, "-W", "error", "-m", "tests.faults.soak", "--streams=1000", "--batch=200", "--seed=2"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=55, cwd=Path(__file__).parents[2]
+    )
+    with capsys.disabled():
+        sys.stdout.write(f"\n{done.stdout}")
+    assert (done.returncode, done.stderr) == (0, "")
+    *lines, outcomes, verdict = done.stdout.splitlines()
+    assert len(lines) == 5
+    assert verdict.startswith("flat: ")
+    for outcome in ("length", "cancelled", "left", "dropped", "PROTOCOL", "TRUNCATED", "DISCONNECTED", "ENGINE_ERROR"):
+        assert f" {outcome}" in outcomes
+
+
+@pytest.mark.parametrize(
+    ("grown", "said"),
+    [
+        ({"mib": 1.0}, "memory"),
+        ({"threads": 1}, "threads"),
+        ({"descriptors": 10}, "descriptors"),
+    ],
+)
+def test_what_grows_is_told(grown, said):
+    """A MiB, a thread, ten descriptors per hundred streams."""
+    per_batch = {"mib": 0.0, "threads": 0, "descriptors": 0, **grown}
+    samples = [
+        Sample(
+            streams=100 * n,
+            mib=50.0 + per_batch["mib"] * n,
+            threads=9 + per_batch["threads"] * n,
+            descriptors=20 + per_batch["descriptors"] * n,
+        )
+        for n in range(21)
+    ]
+    (told,) = Report(samples, {}, 1.0).grown()
+    assert said in told
+
+
+def test_a_flat_run_is_flat():
+    samples = [Sample(streams=100 * n, mib=50.0 + n % 2, threads=9, descriptors=20 + n % 3) for n in range(21)]
+    assert Report(samples, {}, 1.0).grown() == []
+
+
+def test_an_unlawful_stream_is_not_let_through():
+    with pytest.raises(AssertionError):
+        lawful([])
