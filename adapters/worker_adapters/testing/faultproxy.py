@@ -151,8 +151,8 @@ class FaultProxy:
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.requests: list[bytearray] = []
-        """Each POST, head and body."""
+        self.requests: list[bytes] = []
+        """Each POST, head and body, once it is whole."""
         self.let_go = threading.Event()
         """Set when the client of a faulty answer has left, or was told to."""
 
@@ -206,9 +206,8 @@ class FaultProxy:
                 # A client that waits for each answer begins every request with a segment of its own.
                 fault = None
                 if data.startswith(b"POST "):
-                    fault = self._next_fault(request := bytearray(data))
-                    _read_rest(client, request)
-                    data = bytes(request)
+                    data = _whole(client, data)
+                    fault = self._next_fault(data)
                 faulty = faulty or fault is not None
                 if isinstance(fault, Answer):
                     threads.append(self._spawn(lambda: pair.answer(fault)))  # noqa: B023  -- the last: it ends the connection
@@ -239,24 +238,24 @@ class FaultProxy:
         if pair.worker is not None:
             pair.worker.close()
 
-    def _next_fault(self, request: bytearray) -> Fault | None:
+    def _next_fault(self, request: bytes) -> Fault | None:
         with self._lock:
             self.requests.append(request)
             return self._faults.pop(0) if self._faults else None
 
 
-def _read_rest(client: socket.socket, request: bytearray) -> None:
+def _whole(client: socket.socket, request: bytes) -> bytes:
     """The whole request: an answer that overtakes its body, followed by a close, would be an RST by the kernel."""
     while b"\r\n\r\n" not in request:
         request += _some(client)
-    head, _, body = request.partition(b"\r\n\r\n")
+    head = request.partition(b"\r\n\r\n")[0]
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    wanted = int(lengths[0].partition(b":")[2]) if lengths else 0
-    got = len(body)
-    while got < wanted:
-        more = _some(client)
-        request += more
-        got += len(more)
+    size = len(head) + 4 + (int(lengths[0].partition(b":")[2]) if lengths else 0)
+    parts, got = [request], len(request)
+    while got < size:
+        parts.append(_some(client))
+        got += len(parts[-1])
+    return b"".join(parts)
 
 
 def _some(client: socket.socket) -> bytes:
