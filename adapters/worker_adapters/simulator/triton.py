@@ -16,8 +16,8 @@ import attrs
 
 from .seam import Head, Job, RefusedError, Reply, Request, Setup, Step, Task, Wire, Wording
 from .slots import Run, Slots
-from .source import Ask, Token
-from .triton_models import LATIN, MODELS, Asked, InputError, Model, ModelError, Said, dump
+from .source import Ask
+from .triton_models import LATIN, MODELS, Asked, InputError, Model, ModelError, Said, dump, single
 
 __all__ = ["build"]
 
@@ -330,16 +330,8 @@ def _steps(server: Server, asked: Asked, run: Run) -> Iterator[Step]:
             f"({len(run.task.prompt)}) exceeds maximum input length ({server.setup.ctx})."
         )
     decoder, whole, responses = getincrementaldecoder("utf-8")("replace"), "", list[dict[str, Any]]()
-    tokens = list[Token]()
-    ask = Ask(
-        prompt=run.task.prompt,
-        seed=asked.seed,
-        temperature=asked.temperature,
-        knobs=asked.knobs,
-        ignore_eos=asked.ignore_eos,
-        n_probs=0 if asked.listed is None else max(1, asked.listed),
-    )
-    for token in source.generate(ask):
+    logprobs, total = list[float](), 0.0
+    for token in source.generate(_ask(asked, run)):
         if asked.request_id in server.stopped or asked.max_tokens < 1:
             yield Step(last=True, result=responses)
             return
@@ -347,13 +339,16 @@ def _steps(server: Server, asked: Asked, run: Run) -> Iterator[Step]:
         ended = token.id in vocabulary.end_of_generation
         delta = decoder.decode(token.piece) if model.holds_back else token.piece.decode("utf-8", LATIN)
         whole += delta
-        tokens.append(token)
+        logprobs.append(single(token.logprob))
+        total += token.logprob
         stop_word = next((word for word in asked.stop if word in whole), None)
         reason = "stop" if ended or stop_word else "length" if run.decoded >= asked.max_tokens else None
         said = Said(
             whole=whole,
             delta=delta,
-            tokens=tokens,
+            token=token,
+            logprobs=logprobs,
+            total=total,
             tokens_in=len(run.task.prompt),
             reason=reason,
             stop_word=stop_word,
@@ -364,6 +359,17 @@ def _steps(server: Server, asked: Asked, run: Run) -> Iterator[Step]:
         yield Step(events=(b"data: " + dump(told) + b"\n\n",), last=reason is not None, result=responses)
         if reason is not None:
             return
+
+
+def _ask(asked: Asked, run: Run) -> Ask:
+    return Ask(
+        prompt=run.task.prompt,
+        seed=asked.seed,
+        temperature=asked.temperature,
+        knobs=asked.knobs,
+        ignore_eos=asked.ignore_eos,
+        n_probs=0 if asked.listed is None else max(1, asked.listed),
+    )
 
 
 def _collected(results: Sequence[Any]) -> Reply:

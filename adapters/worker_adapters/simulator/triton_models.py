@@ -11,7 +11,7 @@ import attrs
 
 from .source import Token
 
-__all__ = ["LATIN", "MODELS", "Asked", "InputError", "Model", "ModelError", "Said", "dump"]
+__all__ = ["LATIN", "MODELS", "Asked", "InputError", "Model", "ModelError", "Said", "dump", "single"]
 
 LATIN = "surrogateescape"  # how bytes of a text tensor that are no UTF-8 are kept in a str until they are written
 
@@ -53,22 +53,23 @@ class Asked:
 
 @attrs.frozen(kw_only=True)
 class Said:
-    """What is known when a response is made: the text so far, what is new of it, and the tokens so far."""
+    """What is known when a response is made: the text so far, what is new of it, and the token it is of.
+
+    `logprobs`: of the tokens so far, as a tensor of 32 bits holds them; `total`: their sum.
+    """
 
     whole: str
     delta: str
-    tokens: Sequence[Token]
+    token: Token
+    logprobs: Sequence[float]
+    total: float
     tokens_in: int
     reason: str | None
     stop_word: str | None = None
 
-    @property
-    def logprobs(self) -> list[float]:
-        """Of the tokens so far, as a tensor of 32 bits holds them."""
-        return [_single(token.logprob) for token in self.tokens]
 
-
-def _single(value: float) -> float:
+def single(value: float) -> float:
+    """A number as 32 bits hold it."""
     (rounded,) = struct.unpack("f", struct.pack("f", value))
     return float(rounded)
 
@@ -170,12 +171,12 @@ def _read_llmapi(body: Mapping[str, Any]) -> Asked:
 
 
 def _numbers(asked: Asked, said: Said, *, all_of_them: bool) -> dict[str, Any]:
-    shown = said.logprobs if all_of_them else said.logprobs[-1:]
+    shown = list(said.logprobs if all_of_them else said.logprobs[-1:])
     known: dict[str, dict[str, Any]] = {
         "return_num_output_tokens": {"num_output_tokens": 1},
         "return_num_input_tokens": {"num_input_tokens": said.tokens_in},
         "return_log_probs": {
-            "cum_log_probs": _single(sum(token.logprob for token in said.tokens)),
+            "cum_log_probs": single(said.total),
             "output_log_probs": shown if len(shown) > 1 else shown[0],
         },
     }
@@ -199,7 +200,7 @@ def _ensemble(asked: Asked, said: Said) -> dict[str, Any]:
 
 
 def _vllm(asked: Asked, said: Said) -> dict[str, Any]:
-    token, listed = said.tokens[-1], asked.listed
+    token, listed = said.token, asked.listed
     told: list[dict[int, dict[str, Any]]] | None = None
     if listed is not None:
         likely = [(token.id, token.logprob), *(one for one in token.top if one[0] != token.id)][: max(1, listed)]
@@ -210,7 +211,7 @@ def _vllm(asked: Asked, said: Said) -> dict[str, Any]:
         "num_output_tokens": 1,
         "num_input_tokens": said.tokens_in,
         "logprobs": json.dumps(told),
-        "cumulative_logprob": _single(sum(token.logprob for token in said.tokens)),
+        "cumulative_logprob": single(said.total),
     }
     return {
         "text_output": said.delta,
@@ -224,7 +225,7 @@ def _llmapi(asked: Asked, said: Said) -> dict[str, Any]:
     known: dict[str, Any] = {
         "finish_reason": said.reason,
         "stop_reason": said.stop_word,
-        "cumulative_logprob": sum(token.logprob for token in said.tokens),
+        "cumulative_logprob": said.total,
     }
     figures = {"acceptance_rate": "0.0", "kv_cache_alloc_new_blocks": "0"}
     return {
