@@ -293,6 +293,25 @@ def test_a_slow_consumer_is_never_charged_to_the_engine(way):
 
 
 @both
+def test_nor_is_one_that_takes_its_time_between_started_and_the_first_token(way):
+    """The first-token timer stands still meanwhile, and goes on with what was left of it."""
+    hang = Hang()
+    with adapter(
+        Script(steps=[frames("s"), hang, frames("ta", ".")]),
+        timeouts=quick(first_token=0.2),
+        limits=Limits(hand_over=1),
+    ) as a:
+        stream = getattr(a, way)(request())
+        assert next(stream).kind == "started"
+        if way == "stream":  # on a thread of its own the worker reads on, and it is the engine that is late
+            threading.Event().wait(0.4)  # the consumer's time is the subject
+        hang.release()
+        assert kinds(stream) == ["token", "metrics", "end"]
+    with adapter(Script(steps=[frames("s"), Hang()]), timeouts=quick(first_token=0.05)) as a:
+        assert list(getattr(a, way)(request()))[-1].reason == "FIRST_TOKEN_TIMEOUT"
+
+
+@both
 def test_a_consumer_that_never_reads_does_not_stop_the_clock(way):
     """The engine is let go at the deadline; the consumer learns of it when it looks."""
     with adapter(Script(steps=endless()), limits=Limits(hand_over=4)) as a:

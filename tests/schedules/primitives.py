@@ -172,6 +172,24 @@ class _InDict:
         owner.__dict__[self._name] = value
 
 
+def _shared(scheduler: Scheduler, field: str, slot: Any, *, latched: bool) -> property:
+    """The field with its points."""
+
+    def read(self: Any) -> Any:
+        value = slot.__get__(self)
+        if not latched or not value:
+            scheduler.point(f"read {field}")
+            value = slot.__get__(self)
+        scheduler.saw(shown(value))
+        return value
+
+    def write(self: Any, value: object) -> None:
+        scheduler.point(f"write {field}")
+        slot.__set__(self, value)
+
+    return property(read, write)
+
+
 def watched(
     scheduler: Scheduler,
     cls: type,
@@ -187,23 +205,6 @@ def watched(
     """
     slots = {field: getattr(cls, field, _InDict(field)) for field in (*fields, *latched, *locked)}
 
-    def shared(field: str) -> property:
-        slot = slots[field]
-
-        def read(self: Any) -> Any:
-            value = slot.__get__(self)
-            if field in fields or not value:
-                scheduler.point(f"read {field}")
-                value = slot.__get__(self)
-            scheduler.saw(shown(value))
-            return value
-
-        def write(self: Any, value: object) -> None:
-            scheduler.point(f"write {field}")
-            slot.__set__(self, value)
-
-        return property(read, write)
-
     class Watched(cls):  # type: ignore[misc]  # a class that is only known at run time
         __slots__ = ()
 
@@ -212,7 +213,7 @@ def watched(
             scheduler.shared.append(lambda: tuple(shown(slot.__get__(self)) for slot in slots.values()))
 
     for field in (*fields, *latched):
-        setattr(Watched, field, shared(field))
+        setattr(Watched, field, _shared(scheduler, field, slots[field], latched=field in latched))
     return Watched
 
 
