@@ -100,8 +100,8 @@ def figures(took: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 
 @pytest.mark.parametrize("way", ["stream", "submit"])
 def test_cancel(benchmark, way: str) -> None:
-    found = figures(benchmark.pedantic(measured, args=(way,), rounds=1))
     benchmark.group = "cancel"
+    found = figures(benchmark.pedantic(measured, args=(way,), rounds=1))
     benchmark.extra_info.update(unit="ms", way=way, cancels=CANCELS, figures=found)
-    print(way, found)
+
     assert max(one["p99_ms"] for one in found.values()) <= P99_MS

@@ -147,8 +147,8 @@ def measured(shape: str, read: str) -> dict[str, dict[str, float]]:
 @pytest.mark.parametrize("read", READS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_codec(benchmark, shape: str, read: str) -> None:
-    figures = benchmark.pedantic(measured, args=(shape, read), rounds=1)
     benchmark.group = "codec"
+    figures = benchmark.pedantic(measured, args=(shape, read), rounds=1)
     benchmark.extra_info.update(shape=shape, reads=read, figures=figures)
     if (shape, read) == ("200 B", "whole"):
         fastest = min(PEERS, key=lambda name: figures[name]["ns"])

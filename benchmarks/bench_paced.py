@@ -6,6 +6,9 @@ Each stream is read by a thread of its own, as in a batch job; `bare loop` is su
 decodes, and knows no events, timers, cancel or errors. Every token carries the time of its sending, so that a server that
 is late disturbs nothing: how late it was is kept too. openai can't bear so many: it is shown at the highest number of
 streams that it reads in less than 70 % of a core.
+
+`submit()` is promised no latency: a token wakes two threads one after the other, so it is late by two wake-ups, twice the
+bare loop's one, whatever is done in between.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ PROMISED = {
     64: [("cpu_us", [])],
     256: [
         ("cpu_us", [("stream", 1.25, "bare loop"), ("submit", 2.5, "bare loop")]),
-        ("p50_us", [("stream", 1.5, "bare loop"), ("submit", 1.5, "bare loop")]),
+        ("p50_us", [("stream", 1.5, "bare loop")]),
     ],
 }
 MOST_KIB = 100  # of memory per stream of `stream()`, without TLS
@@ -38,8 +41,8 @@ def test_paced(benchmark, streams: int) -> None:
             options = {"streams": streams, "seconds": SECONDS, "tokens": tokens}
             return contest("paced", OURS, "vllm", port, rounds=ROUNDS, **options), lateness(port)
 
-    figures, late = benchmark.pedantic(run, rounds=1)
     benchmark.group = "paced"
+    figures, late = benchmark.pedantic(run, rounds=1)
     benchmark.extra_info.update(streams=streams, rate=RATE, server=late, figures=figures)
     for key, bounds in PROMISED[streams]:
         hold(figures, key, bounds)
@@ -60,7 +63,7 @@ def test_openai(benchmark, scenario: str) -> None:
                 borne = {**figures, "streams": streams}
         return borne
 
-    figures = benchmark.pedantic(run, rounds=1)
     benchmark.group = "paced"
+    figures = benchmark.pedantic(run, rounds=1)
     benchmark.extra_info.update(rate=RATE, figures={"openai" if scenario == "paced" else "openai, async": figures})
     assert figures, f"not even {STEPS[0]} streams in {MOST_OF_A_CORE:.0%} of a core"

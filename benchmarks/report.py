@@ -1,9 +1,9 @@
-"""From the JSON of a benchmark run to the tables of the READMEs and a picture.
+"""From the JSON of a benchmark run to the tables of the READMEs and to pictures.
 
     python benchmarks/report.py .benchmarks.json     keep the run in results/, draw it, bring the tables up to date
-    python benchmarks/report.py --check              exit 1 if the tables are not those of the kept run
+    python benchmarks/report.py --check              exit 1 if the tables are not those of the kept runs
 
-`make bench` does the first.
+`make bench` does the first. A table stands between its marks in a README; what a run does not hold stays as it was.
 """
 
 from __future__ import annotations
@@ -12,76 +12,222 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-KEPT = HERE / "results" / "burst.json"
-PICTURE = HERE / "results" / "burst.png"
+RESULTS = HERE / "results"
 READMES = (HERE / "README.md", HERE.parent / "README.md")
-BEGIN, END = "<!-- burst:begin -->", "<!-- burst:end -->"
-TITLES = {"stream": "**worker-adapters, `stream()`**", "submit": "**worker-adapters, `submit()`**"}
+OURS = {
+    "stream": "**worker-adapters, `stream()`**",
+    "submit": "**worker-adapters, `submit()`**",
+    "feed": "**worker-adapters, `feed`** (public)",
+    "payloads": "**worker-adapters, `payloads`** (internal)",
+    "worker_adapters": "**worker_adapters**",
+    "worker_adapters, first stream": "**worker_adapters**, and its first stream",
+}
 WIRES = {"vllm": "vLLM wire", "llamacpp": "llama.cpp wire"}
+Run = dict[str, Any]
 
 
-def kept(run: dict[str, Any]) -> dict[str, Any]:
-    """What of a pytest-benchmark run is kept: the figures, when, and on what."""
-    bursts = [one["extra_info"] for one in run["benchmarks"] if one["name"].startswith("test_burst")]
-    if not bursts:
-        raise ValueError("the run holds no burst benchmark")
+# --- what of a run is kept ------------------------------------------------------------------------------------------------
+
+
+def kept(run: Run) -> dict[str, Run]:
+    """Each group's figures by what they were measured with; when, and on what."""
     machine = run["machine_info"]
-    return {
+    facts = {
         "date": run["datetime"][:10],
         "machine": f"{machine['cpu'].get('count')} cores, {machine['cpu'].get('brand_raw') or machine['machine']}",
         "python": machine["python_version"],
-        "tokens": bursts[0]["tokens"],
-        "figures": {burst["wire"]: burst["figures"] for burst in bursts},
     }
+    groups: dict[str, Run] = {}
+    for one in run["benchmarks"]:
+        info = dict(one["extra_info"])
+        if "figures" in info:
+            group = groups.setdefault(one["group"], {**facts, "runs": {}})
+            group["runs"][one["name"].removeprefix("test_")] = info
+    return groups
 
 
-def table(run: dict[str, Any]) -> str:
-    """Rows by cost, and how many times what `stream()` costs."""
-    figures = run["figures"]
-    names = sorted(figures["vllm"], key=lambda name: figures["vllm"][name])
-    where = f"`make bench`, {run['date']}, Python {run['python']}, {run['machine']}; medians of one run"
-    lines = [
-        f"CPU of the client per token, in µs: {run['tokens']:,} tokens at full speed, socket to typed event ({where}):",
-        "",
-        "| | " + " | ".join(WIRES.values()) + " | × `stream()` |",
-        "|---|" + "---:|" * (len(WIRES) + 1),
+# --- tables -------------------------------------------------------------------------------------------------------------
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(header) + " |",
+        "|---|" + "---:|" * (len(header) - 1),
+        *("| " + " | ".join(row) + " |" for row in rows),
     ]
-    for name in names:
-        cells = [f"{figures[wire][name]:,.2f}" if name in figures[wire] else "" for wire in WIRES]
-        ratio = figures["vllm"][name] / figures["vllm"]["stream"]
-        lines.append(f"| {TITLES.get(name, name)} | {' | '.join(cells)} | {ratio:,.{2 if ratio < 10 else 0}f} |")
-    return "\n".join([BEGIN, *lines, END])
 
 
-def brought_up_to_date(text: str, run: dict[str, Any]) -> str:
-    """The text with the table between the markers made anew; as it is without them."""
-    return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: table(run), text, flags=re.DOTALL)
+def number(value: float) -> str:
+    return f"{value:,.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def draw(run: dict[str, Any]) -> None:
-    """Bars on a logarithmic axis: the contenders are three orders of magnitude apart."""
+def where(group: Run) -> str:
+    return f"`make bench`, {group['date']}, Python {group['python']}, {group['machine']}; medians of one run"
+
+
+def named(name: str) -> str:
+    return OURS.get(name, name)
+
+
+def burst(group: Run) -> Iterator[str]:
+    """Rows by cost, and how many times what `stream()` costs."""
+    runs = {run["wire"]: run for run in group["runs"].values() if "wire" in run}
+    figures = {wire: {name: one["cpu_us"] for name, one in run["figures"].items()} for wire, run in runs.items()}
+    tokens = runs["vllm"]["tokens"]
+    yield f"CPU of the client per token, in µs: {tokens:,} tokens at full speed, socket to typed event ({where(group)}):"
+    yield ""
+    rows = []
+    for name in sorted(figures["vllm"], key=lambda name: figures["vllm"][name]):
+        cells = [number(figures[wire][name]) if name in figures[wire] else "" for wire in WIRES]
+        rows.append([named(name), *cells, number(figures["vllm"][name] / figures["vllm"]["stream"])])
+    yield from table(["", *WIRES.values(), "× `stream()`"], rows)
+
+
+def codec(group: Run) -> Iterator[str]:
+    """A row per decoder, a column per shape of frame and size of read."""
+    runs = {f"{run['shape']}, {run['reads']}": run["figures"] for run in group["runs"].values()}
+    yield f"Nanoseconds of CPU per frame, by size of frames and of reads ({where(group)}):"
+    yield ""
+    first = next(iter(runs.values()))
+    rows = [
+        [named(name), *(number(run[name]["ns"]) if name in run else "" for run in runs.values())]
+        for name in sorted(first, key=lambda name: first[name]["ns"])
+    ]
+    yield from table(["", *runs], rows)
+
+
+def paced(group: Run) -> Iterator[str]:
+    """Everybody, at each number of streams."""
+    late = next(run["server"] for run in group["runs"].values() if run.get("streams") == 256)
+    yield (
+        f"Streams of 20 tokens a second, each read by a thread of its own ({where(group)}). At 256 streams the server sent"
+        f" its tokens {number(late['p50'])} µs after their time (p99 {number(late['p99'])} µs), charged to nobody:"
+    )
+    yield ""
+    rows = []
+    for run in group["runs"].values():
+        for name, one in run["figures"].items():
+            streams = str(run.get("streams") or f"{one['streams']:.0f} (most in 70 % of a core)")
+            keys = ("cpu_us", "p50_us", "p99_us", "rss_kib")
+            rows.append([named(name), streams, *(number(one[key]) for key in keys)])
+    columns = ["CPU µs per token", "added latency p50, µs", "p99, µs", "RSS per stream, KiB"]
+    yield from table(["", "streams", *columns], rows)
+
+
+def short(group: Run) -> Iterator[str]:
+    """Everybody, by cost."""
+    (run,) = group["runs"].values()
+    figures = run["figures"]
+    yield f"Requests of {run['tokens']} tokens by {run['threads']} threads, over kept connections ({where(group)}):"
+    yield ""
+    rows = []
+    for name in sorted(figures, key=lambda name: figures[name]["cpu_us"]):
+        one = figures[name]
+        keys = ("per_second_and_core", "cpu_us", "first_token_us")
+        rows.append([named(name), *(number(one[key]) for key in keys)])
+    yield from table(["", "requests per second and core", "CPU µs per request", "first token after, µs"], rows)
+
+
+def importing(group: Run) -> Iterator[str]:
+    """Everybody, by cost."""
+    (run,) = group["runs"].values()
+    figures = run["figures"]
+    yield f"A fresh interpreter that imports it ({where(group)}):"
+    yield ""
+    rows = [
+        [named(name), *(number(figures[name][key]) for key in ("cpu_ms", "rss_mib"))]
+        for name in sorted(figures, key=lambda name: figures[name]["cpu_ms"])
+    ]
+    yield from table(["", "CPU, ms", "RSS, MiB"], rows)
+
+
+def cancel(group: Run) -> Iterator[str]:
+    """What is waited for, in both ways."""
+    runs = {run["way"]: run for run in group["runs"].values()}
+    cancels = runs["stream"]["cancels"]
+    yield f"Milliseconds from the call, of {cancels} cancels while an engine is silent ({where(group)}):"
+    yield ""
+    words = {
+        "returned": "`cancel()` has returned",
+        "ended": "the consumer has its End",
+        "closed": "the engine has seen it",
+    }
+    header = ["", *(f"`{way}()`, {p}" for way in runs for p in ("p50", "p99"))]
+    rows = [
+        [says, *(number(run["figures"][key][p]) for run in runs.values() for p in ("p50_ms", "p99_ms"))]
+        for key, says in words.items()
+    ]
+    yield from table(header, rows)
+
+
+TABLES: dict[str, Callable[[Run], Iterator[str]]] = {
+    "burst": burst,
+    "codec": codec,
+    "paced": paced,
+    "short": short,
+    "import": importing,
+    "cancel": cancel,
+}
+
+
+def brought_up_to_date(text: str, groups: dict[str, Run]) -> str:
+    """The text with the tables between their marks made anew."""
+    for name, group in groups.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        made = "\n".join([begin, *TABLES[name](group), end])
+        text = re.sub(f"{re.escape(begin)}.*{re.escape(end)}", lambda _, made=made: made, text, flags=re.DOTALL)
+    return text
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------------
+
+
+def bars(name: str, figures: dict[str, float], label: str, title: str) -> None:
+    """Bars on a logarithmic axis: the contenders are orders of magnitude apart."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figures = run["figures"]["vllm"]
-    names = sorted(figures, key=lambda name: -figures[name])
-    figure, axes = pyplot.subplots(figsize=(8, 3.6))
-    colours = ["tab:green" if name in TITLES else "tab:gray" for name in names]
-    bars = axes.barh(names, [figures[name] for name in names], color=colours)
-    axes.bar_label(bars, labels=[f"{figures[name]:,.2f}" for name in names], padding=4)
+    names = sorted(figures, key=lambda one: -figures[one])
+    figure, axes = pyplot.subplots(figsize=(8, 0.8 + 0.32 * len(names)))
+    drawn = axes.barh(
+        names, [figures[one] for one in names], color=["tab:green" if one in OURS else "tab:gray" for one in names]
+    )
+    axes.bar_label(drawn, labels=[number(figures[one]) for one in names], padding=4)
     axes.set_xscale("log")
     axes.set_xlim(right=max(figures.values()) * 4)
-    axes.set_xlabel("µs of CPU per token (logarithmic)")
-    axes.set_title(f"A burst of {run['tokens']:,} tokens on vLLM's wire, {run['date']}")
+    axes.set_xlabel(f"{label} (logarithmic)")
+    axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(PICTURE, dpi=110)
+    figure.savefig(RESULTS / f"{name}.png", dpi=110)
+    pyplot.close(figure)
+
+
+def draw(name: str, group: Run) -> None:
+    """The picture of a group, if it has one."""
+    runs = group["runs"]
+    if name == "burst":
+        run = runs["burst[vllm]"]
+        figures = {one: figures["cpu_us"] for one, figures in run["figures"].items()}
+        bars(
+            name, figures, "µs of CPU per token", f"A burst of {run['tokens']:,} tokens on vLLM's wire, {group['date']}"
+        )
+    elif name == "codec":
+        figures = {one: figures["ns"] for one, figures in runs["codec[200 B-whole]"]["figures"].items()}
+        bars(name, figures, "ns of CPU per frame", f"Decoding frames of 200 bytes, {group['date']}")
+    elif name == "paced":
+        figures = {one: figures["cpu_us"] for run in runs.values() for one, figures in run["figures"].items()}
+        bars(name, figures, "µs of CPU per token", f"Many streams of 20 tokens a second, {group['date']}")
+    elif name == "short":
+        figures = {one: figures["cpu_us"] for one, figures in runs["short"]["figures"].items()}
+        bars(name, figures, "µs of CPU per request", f"Requests of 8 tokens, 16 threads, {group['date']}")
 
 
 def main() -> int:
@@ -91,19 +237,25 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     if options.run is not None:
-        KEPT.parent.mkdir(exist_ok=True)
-        KEPT.write_text(json.dumps(kept(json.loads(options.run.read_text())), indent=1) + "\n", encoding="utf-8")
-    run = json.loads(KEPT.read_text(encoding="utf-8"))
-    if options.run is not None:
-        draw(run)
-    stale = [path for path in READMES if brought_up_to_date(path.read_text(encoding="utf-8"), run) != path.read_text()]
-    if options.check:
-        for path in stale:
-            print(f"{path}: the table is not that of {KEPT.name}; run {Path(__file__).name}", file=sys.stderr)
-        return bool(stale)
-    for path in stale:
-        path.write_text(brought_up_to_date(path.read_text(encoding="utf-8"), run), encoding="utf-8")
-    return 0
+        RESULTS.mkdir(exist_ok=True)
+        for name, group in kept(json.loads(options.run.read_text(encoding="utf-8"))).items():
+            (RESULTS / f"{name}.json").write_text(json.dumps(group, indent=1) + "\n", encoding="utf-8")
+            draw(name, group)
+    groups = {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for name in TABLES
+        if (path := RESULTS / f"{name}.json").exists()
+    }
+    stale = False
+    for path in READMES:
+        text = path.read_text(encoding="utf-8")
+        made = brought_up_to_date(text, groups)
+        if options.check and made != text:
+            print(f"{path}: a table is not that of the kept run; run {Path(__file__).name}", file=sys.stderr)
+            stale = True
+        elif made != text:
+            path.write_text(made, encoding="utf-8")
+    return int(stale)
 
 
 if __name__ == "__main__":

@@ -145,6 +145,15 @@ def test_a_stream_cut_at_any_byte_never_ends_well(name):
     assert isinstance(stream(DIALECT, message.head, [body])[-1], End)
 
 
+@pytest.mark.parametrize("wrong", [b'"stop_type":null', b'"stopping_word":7', b'"timings":[]', b'"timings":{"x":"y"}'])
+def test_a_last_event_of_another_shape_is_no_bug_of_ours(wrong):
+    """Found by tests/faults/test_soup.py: what only the last event has is read apart, and was not guarded."""
+    body = b'data: {"content":"a","tokens_predicted":1}\n\ndata: {"content":"","stop":true,%s}\n\n' % wrong
+    events = stream(DIALECT, recorded("completion_stream_close").head, [body])
+    assert [event.kind for event in events] == ["started", "token", "error"]
+    assert events[-1].reason is Reason.PROTOCOL
+
+
 ERRORS = [
     ("apikey_missing", "INTERNAL", "UPSTREAM_AUTH"),
     ("err_bad_grammar", "INVALID_PARAMS", "VALIDATION"),

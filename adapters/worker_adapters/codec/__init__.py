@@ -4,7 +4,8 @@ No clock and no threads; no I/O but `SSEDecoder.puller`, which reads a socket th
 (`csrc/`); importing this package loads the compiled extension.
 """
 
-from .sse import EventTooLargeError, Frame, SSEDecoder, encode
+from .build import encode
+from .sse import EventTooLargeError, Frame, SSEDecoder
 from .wire import BodyError, CutOffError, Wire
 
 __all__ = ["BodyError", "CutOffError", "EventTooLargeError", "Frame", "SSEDecoder", "Wire", "encode"]

@@ -1,4 +1,4 @@
-"""Decoder and builder for `text/event-stream`, exact to the HTML standard, over the C struct of `csrc/sse.h`.
+"""Decoder for `text/event-stream`, exact to the HTML standard, over the C struct of `csrc/sse.h`.
 
 One call per read. Plain frames (one data field and nothing else) come as bytes, made in C (`csrc/cpython.h`); for everything
 else the call leaves arrays of offsets, and the frames are cut out of the read here. What a read leaves unfinished goes to a
@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from . import _native
 from .wire import Wire
 
-__all__ = ["EventTooLargeError", "Frame", "SSEDecoder", "encode"]
+__all__ = ["EventTooLargeError", "Frame", "SSEDecoder"]
 
 _ffi: Any = _native.ffi
 _lib: Any = _native.lib
@@ -47,9 +47,7 @@ _NOT_A_READ: int = _lib.WIRE_CLOSED  # results up to here say that there was non
 _CLOSED, _OVER = _lib.WIRE_CLOSED, _lib.WIRE_OVER
 _ANOTHER_CALL: int = _lib.SSE_GROW | _lib.SSE_AGAIN
 
-_FRAMING: int = _lib.SSE_FRAMING
 _MAX_LIMIT: int = _lib.SSE_MAX_LIMIT
-_MAX_RETRY = 2**64 - 1
 _FIRST_ROOM = 4096  # one read of a token stream leaves less than this unfinished
 _PART = 1 << 20  # how a read beyond the range of the C offsets is cut
 
@@ -365,59 +363,3 @@ class SSEDecoder:
         if result == _lib.SSE_E_CLOSED:
             return ValueError("the decoder is closed: use a new one for a new stream")
         return RuntimeError("the decoder was interrupted within a read or used by two threads: drop the stream")
-
-
-def _bytes_of(value: bytes | str, what: str, forbidden: bytes) -> bytes:
-    if isinstance(value, str):
-        value = value.encode()
-    elif not isinstance(value, bytes):
-        raise TypeError(f"{what} is bytes or str, not {type(value).__name__}")
-    for byte in forbidden:
-        if byte in value:
-            raise ValueError(f"{what} can't hold {bytes((byte,))!r}: an event stream has no way to say it")
-    return value
-
-
-def _checked_retry(retry: int | None) -> int:
-    if retry is None:
-        return 0
-    if not _is_int(retry):
-        raise TypeError(f"retry is an int (milliseconds) or None, not {type(retry).__name__}")
-    if not 0 <= retry <= _MAX_RETRY:
-        raise ValueError(f"retry must be in 0..{_MAX_RETRY}, got {retry}")
-    return retry
-
-
-def encode(
-    event: bytes | str | None,
-    data: bytes | str,
-    id: bytes | str | None = None,  # noqa: A002  -- the field's own name
-    retry: int | None = None,
-) -> bytes:
-    """Builds one event; `str` is encoded as UTF-8. Decoding the result gives the identical event back. Thread-safe.
-
-    No event line for None, `""` and `"message"`. No id line for None; an empty id resets the reader's last event id.
-    Raises ValueError for CR in `data` and for CR, LF or NUL in `event` and `id`: the format has no escapes.
-    """
-    name = b"" if event is None else _bytes_of(event, "event", b"\r\n\0")
-    if name == b"message":
-        name = b""
-    body = _bytes_of(data, "data", b"\r")
-    label = None if id is None else _bytes_of(id, "id", b"\r\n\0")
-    label_size = len(label) if label else 0
-    size = _FRAMING + len(name) + label_size + len(body) + 6 * body.count(b"\n")
-    out = _uninitialised("uint8_t[]", size)
-    written: int = _lib.sse_encode(
-        out,
-        size,
-        name,
-        len(name),
-        body,
-        len(body),
-        _ffi.NULL if label is None else label,
-        label_size,
-        _checked_retry(retry),
-        retry is not None,
-    )
-    encoded: bytes = _ffi.buffer(out, written)[:]
-    return encoded

@@ -151,10 +151,15 @@ class FaultProxy:
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.posts = 0
-        """How many POSTs came: how often a generation was really sent."""
+        self.requests: list[bytes] = []
+        """Each POST, head and body, once it is whole."""
         self.let_go = threading.Event()
         """Set when the client of a faulty answer has left, or was told to."""
+
+    @property
+    def posts(self) -> int:
+        """How many POSTs came: how often a generation was really sent, for an engine that is asked nothing else by POST."""
+        return len(self.requests)
 
     def __enter__(self) -> Self:
         self._spawn(self._accept)
@@ -198,10 +203,13 @@ class FaultProxy:
         faulty = False
         with contextlib.suppress(OSError):  # one of the two has left, or the proxy ends
             while data := client.recv(65536):
-                fault = self._fault_for(data)
+                # A client that waits for each answer begins every request with a segment of its own.
+                fault = None
+                if data.startswith(b"POST "):
+                    data = _whole(client, data)
+                    fault = self._next_fault(data)
                 faulty = faulty or fault is not None
                 if isinstance(fault, Answer):
-                    _read_request(client, data)
                     threads.append(self._spawn(lambda: pair.answer(fault)))  # noqa: B023  -- the last: it ends the connection
                     while client.recv(65536):
                         pass
@@ -230,25 +238,24 @@ class FaultProxy:
         if pair.worker is not None:
             pair.worker.close()
 
-    def _fault_for(self, data: bytes) -> Fault | None:
-        # A client that waits for each answer begins every request with a segment of its own.
-        if not data.startswith(b"POST "):
-            return None
+    def _next_fault(self, request: bytes) -> Fault | None:
         with self._lock:
-            self.posts += 1
+            self.requests.append(request)
             return self._faults.pop(0) if self._faults else None
 
 
-def _read_request(client: socket.socket, data: bytes) -> None:
+def _whole(client: socket.socket, request: bytes) -> bytes:
     """The whole request: an answer that overtakes its body, followed by a close, would be an RST by the kernel."""
-    while b"\r\n\r\n" not in data:
-        data += _some(client)
-    head, _, body = data.partition(b"\r\n\r\n")
+    while b"\r\n\r\n" not in request:
+        request += _some(client)
+    head = request.partition(b"\r\n\r\n")[0]
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    wanted = int(lengths[0].partition(b":")[2]) if lengths else 0
-    got = len(body)
-    while got < wanted:
-        got += len(_some(client))
+    size = len(head) + 4 + (int(lengths[0].partition(b":")[2]) if lengths else 0)
+    parts, got = [request], len(request)
+    while got < size:
+        parts.append(_some(client))
+        got += len(parts[-1])
+    return b"".join(parts)
 
 
 def _some(client: socket.socket) -> bytes:

@@ -262,8 +262,8 @@ class Pool(HTTPConnectionPool):
         """One that is yet to connect."""
         return self._new_conn()
 
-    def give(self, conn: Any) -> None:
-        """Take it back: open, to be kept, or closed."""
+    def keep(self, conn: Any) -> None:
+        """Take one back that is free for another request. One that is closed is simply dropped."""
         self._put_conn(conn)
 
     def _put_conn(self, conn: Any) -> None:

@@ -103,7 +103,8 @@ class _Exchange:
         self._connection.unbind()
         if self._head.closes or not self._body.reusable:
             self._connection.close()
-        self._pool.give(self._connection)
+        else:
+            self._pool.keep(self._connection)
 
 
 class HTTPTransport:
@@ -155,7 +156,6 @@ class HTTPTransport:
         except BaseException as exc:
             connection.unbind()
             connection.close()
-            self._pool.give(connection)
             lifetime.check()
             if isinstance(exc, (urllib3.exceptions.HTTPError, OSError, ValueError)):
                 raise _no_response(exc, self._where) from exc

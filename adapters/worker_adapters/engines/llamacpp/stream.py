@@ -133,11 +133,15 @@ def _parse(data: bytes) -> _Chunk:
     try:
         chunk = _decode_chunk(data)
     except ValueError as exc:
-        shown = data[:200].decode("utf-8", "replace")
-        raise Fault(Reason.PROTOCOL, f"llama-server sent an event that is not its JSON ({exc}): {shown}") from exc
+        raise _wrong(data, exc) from exc
     if chunk.error is not NO_ERROR:
         raise fault_of_error(bytes(chunk.error), status=None)
     return chunk
+
+
+def _wrong(data: bytes, exc: ValueError) -> Fault:
+    shown = data[:200].decode("utf-8", "replace")
+    return Fault(Reason.PROTOCOL, f"llama-server sent an event that is not its JSON ({exc}): {shown}")
 
 
 def _logprobs(probabilities: list[_Probability]) -> tuple[TokenLogprob, ...]:
@@ -148,7 +152,10 @@ def _logprobs(probabilities: list[_Probability]) -> tuple[TokenLogprob, ...]:
 
 
 def _finished(data: bytes, tail: tuple[int, ...] | None, complete: bool) -> Finished:
-    final = _decode_final(data)
+    try:
+        final = _decode_final(data)
+    except ValueError as exc:
+        raise _wrong(data, exc) from exc
     return Finished(
         finish_reason=FinishReason.LENGTH if final.stop_type == "limit" else FinishReason.STOP,
         finish_reason_raw=final.stop_type,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -36,7 +37,21 @@ class _Chunk(msgspec.Struct, gc=False):
     error: msgspec.Raw = NO_ERROR
 
 
+class _PlainChoice(msgspec.Struct, gc=False):
+    text: Annotated[str, msgspec.Meta(min_length=1)]
+    finish_reason: None
+
+
+class _Plain(msgspec.Struct, gc=False):
+    """What nearly every event is: text, and nothing to think about. Whatever else there is fails to decode as one."""
+
+    choices: tuple[_PlainChoice]
+    usage: None = None
+    error: None = None
+
+
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_decode_plain = msgspec.json.Decoder(_Plain).decode
 
 
 def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
@@ -44,7 +59,10 @@ def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest,
     stream = _Stream(request, tally)
     try:
         for batch in batches:
-            run: Run = []
+            if stream.plain and (run := stream.plain_run(batch)):
+                yield run
+                continue
+            run = []
             try:
                 for payload in batch:
                     data = payload if isinstance(payload, bytes) else payload.data
@@ -70,10 +88,25 @@ class _Stream:
     def __init__(self, request: GenerateRequest, tally: Tally) -> None:
         self.tally = tally
         self.text = TextAssembler(request.stop)
+        self.stop = request.stop
         self.index = 0
         self.opened = False
         self.over = False
+        self.plain = False  # it is open, and no text needs to be held back
         self.finish: _Choice | None = None
+
+    def plain_run(self, batch: Sequence[Payload]) -> Run:
+        """The run of a batch of plain text; empty if it holds anything else, and has to be looked at closely."""
+        try:
+            events = list(map(_decode_plain, batch))  # type: ignore[arg-type]  # a Frame is a TypeError
+        except (ValueError, TypeError):
+            return []
+        # As they are: msgspec refuses half a surrogate pair, which alone would have to wait for the other half.
+        run: Run = [Token(index=i, text=event.choices[0].text) for i, event in enumerate(events, self.index)]
+        self.index += len(run)
+        if self.tally.usage_source is not UsageSource.ENGINE:
+            self.tally.tokens_out += len(run)
+        return run
 
     def read(self, data: bytes, run: Run) -> bool:
         """Add what one event says to the run; true if nothing of interest follows. Raises Fault."""
@@ -101,12 +134,13 @@ class _Stream:
             raise Fault(Reason.ABORTED, f"trtllm-serve ended the request: {raw}", upstream=Upstream(type=raw))
         if not self.opened:
             self.opened = True
+            self.plain = not self.stop
             run.append(Opened(model=model))
         if self.tally.usage_source is not UsageSource.ENGINE and choice.text:
             self.tally.tokens_out += 1
         text = self.text.text(choice.text)
         if raw is not None:
-            self.finish = choice
+            self.finish, self.plain = choice, False
             text += self.text.finish()
         if text:
             run.append(Token(index=self.index, text=text))
