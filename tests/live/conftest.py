@@ -75,7 +75,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Make the engines before the first test, whose timeout is shorter than that; shows the progress."""
-    if session.config.option.collectonly:
+    if session.config.option.collectonly or session.testsfailed:  # nothing was deselected where a module did not import
         return
     capture = session.config.pluginmanager.getplugin("capturemanager")
     for name in sorted(set(filter(None, map(_engine, session.items)))):

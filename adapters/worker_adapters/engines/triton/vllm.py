@@ -47,6 +47,7 @@ PROFILE = Profile(
         Knob(field="frequency_penalty", wire="frequency_penalty", neutral=0.0),
         Knob(field="stop", wire="stop", neutral=()),
         Knob(field="ignore_eos", wire="ignore_eos", neutral=False),
+        Knob(field="logprobs", wire="logprobs", neutral=None, absent="null is no number to the backend"),
         Knob(wire="n", neutral=1),
         Knob(wire="min_tokens", neutral=0),
         Knob(wire="stop_token_ids", neutral=()),
