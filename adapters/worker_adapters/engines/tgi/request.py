@@ -111,8 +111,8 @@ def against_strict(request: GenerateRequest) -> tuple[str, ...]:
         reasons.append("engine_options has unchecked fields")
     if request.max_tokens > LEG:
         reasons.append(
-            f"max_tokens is above {LEG}: TGI 3 generates in legs of {LEG} tokens, each of which reads the text so far anew and "
-            "begins with the seed again"
+            f"max_tokens is above {LEG}: TGI 3 generates in legs of {LEG} tokens, each of which reads the text so far "
+            "anew and begins with the seed again"
         )
     if not options.get("batch_invariant"):
         reasons.append(
