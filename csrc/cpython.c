@@ -115,7 +115,7 @@ static PyMethodDef functions[] = {
 int cpython_install(const char *name)
 {
     PyGILState_STATE state = PyGILState_Ensure();
-    PyObject *module = PyImport_AddModule(name);
+    PyObject *module = PyDict_GetItemString(PyImport_GetModuleDict(), name); /* absent in a subinterpreter's parent */
     int failed = !module || PyModule_AddFunctions(module, functions);
     PyErr_Clear();
     PyGILState_Release(state);

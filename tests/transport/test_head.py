@@ -108,7 +108,8 @@ def test_a_server_that_speaks_something_else_is_not_waited_for(noise):
         ("Content-Length: 5\r\nConnection: Keep-Alive, CLOSE", "200 OK", (False, 5, True)),
         ("Content-Length: 5", "204 No Content", (False, 0, False)),
         ("Transfer-Encoding: chunked", "304 Not Modified", (False, 0, False)),
-        ("Upgrade: websocket", "101 Switching Protocols", (False, 0, False)),
+        ("Upgrade: websocket", "101 Switching Protocols", (False, 0, True)),
+        ("Transfer-Encoding: x-notchunked", "200 OK", (False, None, True)),
     ],
 )
 def test_where_the_body_ends(fields, status, expected):
@@ -126,6 +127,11 @@ def test_an_old_server_keeps_only_what_it_says(fields, closes):
 def test_a_head_of_blanks_costs_no_more_than_another(blank):
     many = blank * (60_000 // len(blank))
     assert read(b"HTTP/1.1 200 OK\r\nA: x" + many + b"y\r\n\r\n")[0].headers["a"].startswith("x")
+
+
+def test_a_head_that_trickles_is_searched_once():
+    line = b"HTTP/1.1 200 OK\r\nA: " + b"\n ".join([b"x"] * 20_000) + b"\r\n\r\n"
+    assert read(*[line[at : at + 1] for at in range(len(line))])[0].status == 200
 
 
 def test_lines_may_end_in_a_lone_line_feed():

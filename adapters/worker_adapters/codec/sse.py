@@ -25,8 +25,8 @@ __all__ = ["EventTooLargeError", "Frame", "SSEDecoder"]
 _ffi: Any = _native.ffi
 _lib: Any = _native.lib
 
-if _lib.cpython_install(_native.__name__.encode()):
-    raise ImportError("the compiled codec could not be completed: is this CPython?")
+if _lib.cpython_install(_native.__name__.encode()) or not hasattr(_native, "pull"):
+    raise ImportError("the compiled codec could not be completed: is this CPython's main interpreter?")
 _feed = _lib.sse_feed
 _unpack = _ffi.unpack
 _uninitialised = _ffi.new_allocator(should_clear_after_alloc=False)

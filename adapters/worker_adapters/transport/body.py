@@ -32,7 +32,7 @@ class Body:
     @property
     def reusable(self) -> bool:
         """Whether it has ended and nothing follows it."""
-        return self._wire.reusable
+        return self._wire.reusable and not self._rest
 
     @property
     def content(self) -> int:

@@ -16,6 +16,7 @@ import contextlib
 import http.client
 import os
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -39,6 +40,7 @@ __all__ = [
     "was_reused",
 ]
 
+TLS_ENDED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # what a closed connection is called where TLS is
 READ_SIZE = 65536  # as csrc/wire.h
 ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: closing is resetting
 
@@ -177,13 +179,16 @@ class Interruptible:
         if sock.gettimeout() is not None:  # a control call's
             sock.settimeout(None)
         # A server that refuses a request may close before it has read it all: its answer stands in the kernel already.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError, *TLS_ENDED):
             sock.sendall(request)
 
         def begun() -> None:
             lifetime.phase = Phase.FIRST_TOKEN
 
-        return read_head(lambda: sock.recv(READ_SIZE), begun)
+        try:
+            return read_head(lambda: sock.recv(READ_SIZE), begun)
+        except TLS_ENDED as exc:
+            raise ConnectionResetError("the connection ended without TLS's own goodbye") from exc
 
     @property
     def is_connected(self) -> bool:

@@ -56,7 +56,9 @@ def read_head(more: Callable[[], bytes], begun: Callable[[], None]) -> Head:
         raise ConnectionError("not a byte of a response came")
     begun()
     while True:
-        while (end := _end(data, 0, MAX_HEAD)) is None:
+        searched = 0
+        while (end := _end(data, max(0, searched - 3), MAX_HEAD)) is None:
+            searched = len(data)
             if data[:7] != b"HTTP/1."[: len(data)]:  # told at once: it may never send an empty line
                 raise HeadError(f"no status line: {data[:80]!r}")
             if len(data) >= MAX_HEAD:
@@ -87,7 +89,7 @@ def _parsed(lines: bytes, rest: bytes) -> Head:
     status = int(status_line[2])
     chunked, length = _framing(status, headers)
     connection = headers.get("connection", "").lower()
-    keeps = "close" not in connection and (status_line[1] != b"0" or "keep-alive" in connection)
+    keeps = status != SWITCHING and "close" not in connection and (status_line[1] != b"0" or "keep-alive" in connection)
     return Head(status, headers, chunked, length, not keeps or (length is None and not chunked), rest)
 
 
@@ -96,7 +98,7 @@ def _framing(status: int, headers: dict[str, str]) -> tuple[bool, int | None]:
     if status < 200 or status in NO_BODY:
         return False, 0
     if "transfer-encoding" in headers:
-        return headers["transfer-encoding"].lower().endswith("chunked"), None
+        return headers["transfer-encoding"].lower().rpartition(",")[2].strip() == "chunked", None
     if "content-length" not in headers:
         return False, None
     length = _length(headers["content-length"])

@@ -8,6 +8,7 @@ same pool, which is loaded at the first of them, without retries, redirects, or 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import threading
@@ -32,6 +33,7 @@ from .head import Head, HeadError
 __all__ = ["HTTPTransport"]
 
 USER_AGENT = f"worker-adapters/{VERSION}"
+_breaks = re.compile(r"[\r\n\0]").search
 BROKEN = (CutOffError, BodyError, OSError, ValueError)  # what a body may end with, other than its end
 
 
@@ -125,7 +127,11 @@ class HTTPTransport:
         """See Transport."""
         request = self._written(wire, headers)
         lifetime.enter(Phase.CONNECT)
-        connection = self._pool.take()
+        lifetime.check()
+        try:
+            connection = self._pool.take()
+        except urllib3.exceptions.ClosedPoolError:
+            raise Fault(Reason.ADAPTER_CLOSED, "the adapter is closed") from None
         try:
             return self._open(request, connection, lifetime)
         except Fault as fault:
@@ -145,7 +151,7 @@ class HTTPTransport:
         lines = [f"{wire.method} {self._prefix}{wire.target} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
         head = "\r\n".join(lines)
-        if len(head.splitlines()) != len(lines):
+        if any(_breaks(line) for line in lines):
             raise Fault(Reason.VALIDATION, "a header of the request holds a line break")
         return f"{head}\r\n\r\n".encode("latin-1") + wire.body
 
