@@ -50,7 +50,7 @@ def parse_error(reply: Reply) -> Fault:
     """A reply that is not a stream: `{"error": "…"}`, `{"object": "error", "message": …}`, or `{"error": {…}}`."""
     try:
         body = msgspec.json.decode(reply.body, type=_Body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         text = reply.body[:SHOWN].decode("utf-8", "replace")
         known = _said(text)
         return _fault(_Error(message=text), reply.status) if known else fault_of_status("trtllm-serve", reply)
@@ -75,7 +75,7 @@ def fault_of_error(raw: bytes, status: int | None) -> Fault:
     """The fault of an `error`: a string, or an object."""
     try:
         error = msgspec.json.decode(raw, type=_Error | str)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         error = raw[:SHOWN].decode("utf-8", "replace")
     return _fault(_Error(message=error) if isinstance(error, str) else error, status)
 
