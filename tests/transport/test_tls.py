@@ -159,23 +159,3 @@ def test_a_cancel_wakes_a_read_over_tls(way, certificates, context):
         assert gone.wait(5)
         assert time.monotonic() - began < 1
     assert events[-1].finish_reason == "cancelled"
-
-
-@both
-def test_a_request_that_is_refused_before_it_was_read_is_answered_by_the_refusal(way, certificates, context):
-    """TLS has a word of its own for the connection that the server closes under a long request."""
-
-    def refuse(client):
-        client.sock.recv(1000)
-        client.send(
-            head("Content-Length: 9", "Connection: close", status="413 Too Large", content_type="text/plain"),
-            b"too long!",
-        )
-        client.sock.unwrap().close()
-
-    with (
-        Server(refuse, tls=context) as server,
-        adapter(server.url, tls=TLS(ca_bundle=certificates.ca)) as a,
-    ):
-        (error,) = getattr(a, way)(request(prompt="x" * 5_000_000))
-    assert (error.upstream.status, error.attempts) == (413, 1)
