@@ -1,7 +1,7 @@
 /* The plain frames of a read as Python's own bytes, made in here.
  *
- * Why beside cffi: a cffi call can take and return numbers and pointers only, and gives up the interpreter lock. Offsets that
- * become Python integers and then slices cost 2.5 times what the bytes cost that are wanted (benchmarks/bench_codec.py), and among many
+ * Why beside cffi: a cffi call can take and return numbers and pointers only, and gives up the interpreter lock. Slices
+ * at offsets, even at known ones, cost more than all of `payloads` (`slices` in benchmarks/bench_codec.py), and among many
  * threads every time the lock is given up is a turn to wait for. So the module that cffi builds gets two functions of
  * CPython's C API (PEP 384, the limited one) into the bargain:
  *

@@ -1,7 +1,7 @@
 """The head of a response, read strictly.
 
-http.client takes a head that was cut off for a whole one, knows no 1xx but 100, and with urllib3 spends a third of what a
-short stream costs on its request and its head (benchmarks/bench_short.py).
+http.client takes a head that was cut off for a whole one, knows no 1xx but 100, and parses its fields as those of a mail,
+which a short stream can feel (benchmarks/bench_short.py).
 
 Sources: RFC 9112, 2.2 to 6.3 (lines, status line, fields, where the body ends); RFC 9110, 15.2 (1xx).
 """

@@ -1,7 +1,7 @@
 """HTTP/1.1 over urllib3's connections, the only place that touches sockets.
 
-Connecting, TLS and the pool are urllib3's. A stream sends its request and reads its response itself (head.py, body.py): what
-urllib3 and http.client put around a short stream costs as much again as the stream. Control calls run on requests over the
+Connecting, TLS and the pool are urllib3's. A stream sends its request and reads its response itself (head.py, body.py),
+without what urllib3 and http.client put around them. Control calls run on requests over the
 same pool, which is loaded at the first of them, without retries, redirects, or a look at an environment variable.
 """
 

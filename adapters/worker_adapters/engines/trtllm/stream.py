@@ -88,7 +88,7 @@ class _Stream:
     def __init__(self, request: GenerateRequest, tally: Tally) -> None:
         self.tally = tally
         self.text = TextAssembler(request.stop)
-        self.stop = request.stop
+        self.cuts = bool(request.stop)  # what comes may have to be held back
         self.index = 0
         self.opened = False
         self.over = False
@@ -134,7 +134,7 @@ class _Stream:
             raise Fault(Reason.ABORTED, f"trtllm-serve ended the request: {raw}", upstream=Upstream(type=raw))
         if not self.opened:
             self.opened = True
-            self.plain = not self.stop
+            self.plain = not self.cuts
             run.append(Opened(model=model))
         if self.tally.usage_source is not UsageSource.ENGINE and choice.text:
             self.tally.tokens_out += 1
