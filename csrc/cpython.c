@@ -70,37 +70,68 @@ static PyObject *take(PyObject *module, PyObject *const *args, Py_ssize_t n)
     return PyErr_Occurred() ? NULL : PyLong_FromLong(status);
 }
 
+/* One per thread, of which a read that trickles touches one page. Nothing is in it once a call of pull has returned, or calls
+ * back, so it does not matter what else runs on the thread by then: a signal handler that reads another stream, for one. */
+static _Thread_local uint8_t buffer[WIRE_READ];
+
+/* Milliseconds that a wait may take, by until() -> seconds; -1 for ever, -2 with an exception set. */
+static int patience(PyObject *until)
+{
+    PyObject *answer = PyObject_CallNoArgs(until);
+    double seconds = answer ? PyFloat_AsDouble(answer) : -1;
+    Py_XDECREF(answer);
+    if (PyErr_Occurred())
+        return -2;
+    if (seconds > 1e6)
+        return -1;
+    return seconds > 0 ? (int)(seconds * 1e3) + 1 : 0;
+}
+
+/* What a read of another kind than plain frames is told as: its content is copied, for buffer is not Python's. */
+static PyObject *ask(PyObject *otherwise, int status, const wire *w, PyObject *list)
+{
+    int fed = status > WIRE_CLOSED;
+    return PyObject_CallFunction(otherwise, "iy#O", status, (const char *)buffer, (Py_ssize_t)(fed ? w->size : 0), list);
+}
+
 static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
     (void)module;
-    if (!expect(n, 4))
+    if (!expect(n, 6))
         return NULL;
     wire *w = at(args[0]);
     sse_decoder *d = w ? at(args[1]) : NULL;
     long descriptor = d ? PyLong_AsLong(args[2]) : -1;
+    long wake = PyErr_Occurred() ? -1 : PyLong_AsLong(args[3]);
     PyObject *list = PyErr_Occurred() ? NULL : PyList_New(0);
     while (list) {
-        int status;
-        Py_BEGIN_ALLOW_THREADS
-        status = wire_read(w, (int)descriptor, d);
-        Py_END_ALLOW_THREADS
-        if (status == WIRE_SIGNAL) {
-            if (PyErr_CheckSignals())
+        int status, milliseconds = 0;
+        if (wake < 0) /* not worth a turn at the interpreter lock: it is over at once */
+            status = wire_read(w, buffer, (int)descriptor, -1, 0, d);
+        else {
+            if (w->drained && (milliseconds = patience(args[4])) == -2)
                 break;
-            continue;
+            Py_BEGIN_ALLOW_THREADS
+            status = wire_read(w, buffer, (int)descriptor, (int)wake, milliseconds, d);
+            Py_END_ALLOW_THREADS
         }
-        status = plain(d, w->buffer, w->size, status, list);
+        if ((status == WIRE_SIGNAL || status == WIRE_TIME) && PyErr_CheckSignals())
+            break;
+        if (status == WIRE_SIGNAL || (status == WIRE_BLOCKED && wake >= 0))
+            continue;
+        status = plain(d, buffer, w->size, status, list);
         if (PyErr_Occurred())
             break;
         if (!status)
             return list;
-        PyObject *more = PyObject_CallFunction(args[3], "iO", status, list);
-        if (!more)
+        PyObject *answer = ask(args[5], status, w, list);
+        if (!answer)
             break;
-        int done = PyObject_IsTrue(more);
-        Py_DECREF(more);
-        if (done)
-            return list;
+        if (answer != Py_None) {
+            Py_DECREF(list);
+            return answer;
+        }
+        Py_DECREF(answer);
     }
     Py_XDECREF(list);
     return NULL;

@@ -53,29 +53,48 @@ static void put(int descriptor, const char *text)
 
 static void reads(void)
 {
-    int ends[2];
+    int ends[2], wakes[2];
     wire *w = malloc(sizeof *w);
     sse_decoder *d = malloc(sizeof *d);
-    uint8_t room[64 + SSE_MARGIN];
-    CHECK(w && d && !socketpair(AF_UNIX, SOCK_STREAM, 0, ends) && !sse_init(d, 64));
+    uint8_t room[64 + SSE_MARGIN], *buffer = malloc(WIRE_READ);
+    CHECK(w && d && buffer && !socketpair(AF_UNIX, SOCK_STREAM, 0, ends) && !sse_init(d, 64) && !pipe(wakes));
     sse_attach(d, room, sizeof room);
     wire_init(w, BODY_CHUNKED, 0);
+#define READ(wake, ms) wire_read(w, buffer, ends[0], wake, ms, d)
+    CHECK(READ(-1, 0) == WIRE_BLOCKED && w->drained);
+    CHECK(READ(wakes[0], 5) == WIRE_TIME);
+    put(wakes[1], "!");
     put(ends[1], "9\r\ndata: a\n\n\r\n9\r\ndata: b\n\n\r\n");
-    CHECK(wire_read(w, ends[0], d) == 2 && w->size == 18 && w->content == 18);
-    CHECK(w->buffer[d->spans[0]] == 'a' && w->buffer[d->spans[2]] == 'b' && d->spans[3] - d->spans[2] == 1);
+    CHECK(READ(wakes[0], -1) == WIRE_WOKEN);
+    CHECK(read(wakes[0], room, 1) == 1);
+    CHECK(READ(wakes[0], -1) == 2 && w->size == 18 && w->content == 18);
+    CHECK(buffer[d->spans[0]] == 'a' && buffer[d->spans[2]] == 'b' && d->spans[3] - d->spans[2] == 1);
+    put(ends[1], "3\r\n:x\n\r\n");
+    CHECK(READ(-1, 0) == WIRE_BLOCKED); /* content, and no event */
     put(ends[1], "9\r\ndata: c\n\n\r\n0\r\n\r\nnext");
-    CHECK(wire_read(w, ends[0], d) == 1 && w->body.status == BODY_DONE && w->body.rest == 4);
-    CHECK(wire_read(w, ends[0], d) == WIRE_OVER);
+    CHECK((READ(-1, 0) & SSE_N_SPANS_MASK) == 1); /* carried over: its block began before */
+    CHECK(w->body.status == BODY_DONE && w->body.rest == 4);
+    CHECK(READ(-1, 0) == WIRE_OVER);
 
     wire_init(w, BODY_CHUNKED, 0);
     put(ends[1], "9\r\ndata: c\n\n\r\nx");
-    CHECK(wire_read(w, ends[0], d) == 1 && wire_read(w, ends[0], d) == WIRE_OVER && w->body.status == BODY_E_SIZE);
+    CHECK(READ(-1, 0) == 1 && READ(-1, 0) == WIRE_OVER && w->body.status == BODY_E_SIZE);
+
+    wire_init(w, BODY_TO_THE_END, 0); /* a flood of comments: the caller is asked now and then */
+    int size = 4 << 20, sent = 0;
+    setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    memset(buffer, '\n', WIRE_READ);
+    while ((size = (int)send(ends[1], buffer, WIRE_READ, MSG_DONTWAIT)) > 0)
+        sent += size;
+    for (int status = WIRE_MORE; sent > 0; sent -= (int)w->content, w->content = 0)
+        CHECK((status = READ(-1, 0)) == WIRE_MORE || status == WIRE_BLOCKED);
 
     wire_init(w, BODY_SIZED, 100);
     close(ends[1]);
-    CHECK(wire_read(w, ends[0], d) == WIRE_CLOSED && !w->body.status);
+    CHECK(READ(wakes[0], -1) == WIRE_CLOSED && !w->body.status);
     close(ends[0]);
-    CHECK(wire_read(w, ends[0], d) == WIRE_FAILED && w->error);
+    CHECK(READ(-1, 0) == WIRE_FAILED && w->error);
+    free(buffer);
     free(d);
     free(w);
 }

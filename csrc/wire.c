@@ -1,26 +1,65 @@
+#define _POSIX_C_SOURCE 200809L
 #include "wire.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sys/socket.h>
+#include <time.h>
 
 void wire_init(wire *w, int framing, uint64_t length)
 {
     body_init(&w->body, framing, length);
-    w->error = 0;
+    w->error = w->drained = 0;
     w->content = w->size = 0;
 }
 
-int wire_read(wire *w, int descriptor, sse_decoder *d)
+static int failed(wire *w)
 {
-    while (!w->body.status) {
-        ssize_t n = recv(descriptor, w->buffer, sizeof w->buffer, 0);
-        if (n <= 0) {
-            w->error = n ? errno : 0;
-            return !n ? WIRE_CLOSED : w->error == EINTR ? WIRE_SIGNAL : WIRE_FAILED;
-        }
-        w->size = body_feed(&w->body, w->buffer, (size_t)n, w->buffer);
+    w->error = errno;
+    return w->error == EINTR ? WIRE_SIGNAL : WIRE_FAILED;
+}
+
+/* 0 once the socket is readable, or has ended. The other descriptor first: who is told to stop reads no further. */
+static int wait_for(wire *w, int descriptor, int wake, int milliseconds)
+{
+    struct pollfd both[2] = {{.fd = wake, .events = POLLIN}, {.fd = descriptor, .events = POLLIN}};
+    int n = poll(both, 2, milliseconds);
+    if (n < 0)
+        return failed(w);
+    if (!n)
+        return WIRE_TIME;
+    return both[0].revents ? WIRE_WOKEN : 0;
+}
+
+static int64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+int wire_read(wire *w, uint8_t *buffer, int descriptor, int wake, int milliseconds, sse_decoder *d)
+{
+    int64_t since = 0;
+    for (int reads = 0; !w->body.status; reads++) {
+        if (reads && !since)
+            since = now();
+        else if (reads >= WIRE_MOST_READS || (reads && now() - since > WIRE_MOST_NS))
+            return WIRE_MORE;
+        if (w->drained && wake < 0 && reads)
+            return WIRE_BLOCKED;
+        int waited = w->drained && wake >= 0 ? wait_for(w, descriptor, wake, milliseconds) : 0;
+        if (waited)
+            return waited;
+        ssize_t n = recv(descriptor, buffer, WIRE_READ, MSG_DONTWAIT);
+        w->drained = n < WIRE_READ;
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return WIRE_BLOCKED; /* who waits comes back, to be told for how long */
+        if (n <= 0)
+            return n ? failed(w) : WIRE_CLOSED;
+        w->size = body_feed(&w->body, buffer, (size_t)n, buffer);
         w->content += w->size;
-        int status = sse_feed(d, w->buffer, w->size);
+        int status = sse_feed(d, buffer, w->size);
         if (status)
             return status;
     }

@@ -1,42 +1,30 @@
-"""Time and cancellation of one stream, reaching down to the socket.
+"""Time and cancellation of one stream.
 
-A `Lifetime` is the only source of time of a stream. Whatever ends it early (cancel, deadline, a timer) *trips* it: the
-first final cause wins, and every registered interrupt runs, which wakes the working thread wherever it blocks. One
-reaper thread per process trips what has expired, so that a consumer that does not read does not stop the clock.
+A `Lifetime` is the only source of time of a stream. Whatever ends it early (cancel, deadline, a timer) *trips* it: the first
+cause wins, and whoever drives the stream is woken to see it. The timers are looked at by the driver, whenever it waits; for a
+stream that nobody drives, since its consumer is late, the loop looks at the deadline.
 
-Lock rules:
-- Interrupts run under the lifetime's lock, by whichever thread trips it. Hence `detach` returning means that the
-  interrupt is not running and never will: a socket may go back to its pool. Interrupts must neither block nor raise.
-- An interrupt may take the lock of what it wakes (a channel's, an event's); the holder of such a lock never calls into
-  the lifetime, but for reading `cause`. The order is lifetime, then channel.
-- A garbage collection may drop a stream handle, and so trip its lifetime, at any allocation of a thread that is inside
-  any of this. Hence these locks are reentrant, and what a dropped handle leaves to tidy up, which takes locks that are
-  not (a pool's, a log handler's), is left to the reaper (`later`).
-- The reaper's lock is a leaf: nothing else is taken under it.
+There is no lock. Causes are appended to a list, of which the first counts; `waker` is whoever drives the stream at the moment.
+The driver makes itself the waker first and looks at the causes then, `trip` appends first and wakes then: one of them sees the
+other. `trip` is for any thread, for signal handlers and for finalizers.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
 from math import inf
 from typing import Any
 
 from .api import Phase, Timeouts
+from .waiting import BLOCKED, NOBODY, Steps, Waker, current_waker
 
-__all__ = ["REAPER", "Cause", "Gate", "Interrupted", "Lifetime", "Reaper"]
-
-_log = logging.getLogger("worker_adapters")
+__all__ = ["Cause", "Interrupted", "Lifetime", "driven"]
 
 
 class Cause(StrEnum):
-    """Why a lifetime was tripped. All but CONNECT_TIMEOUT are final."""
+    """Why a lifetime was tripped; CONNECT_TIMEOUT ends only an attempt, and trips nothing."""
 
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
@@ -46,159 +34,174 @@ class Cause(StrEnum):
 
 
 class Interrupted(Exception):  # noqa: N818  -- control flow inside the runtime, never seen by a caller
-    """Raised in the working thread when its lifetime has been tripped."""
+    """Raised where a stream is driven when its lifetime has been tripped."""
 
     def __init__(self, cause: Cause) -> None:
         super().__init__(cause)
         self.cause = cause
 
 
-class Gate:
-    """What one thread waits at until any other opens it. An Event would do, but for its lock, which is not reentrant."""
-
-    __slots__ = ("_shut",)
-
-    def __init__(self) -> None:
-        self._shut = threading.Lock()
-        self._shut.acquire()
-
-    def open(self) -> None:
-        """Let the waiting thread go on. Idempotent, any thread, never blocks."""
-        with contextlib.suppress(RuntimeError):  # open already
-            self._shut.release()
-
-    def wait(self, seconds: float) -> None:
-        """Block until it is open, for at most that long."""
-        self._shut.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
-
-
 class Lifetime:
     """Deadline, timers and cancel switch of one stream.
 
-    `trip` may be called by any thread; everything that changes the phase or the timer, `sleep` and `finish` are the
-    working thread's. `deadline` is a point on `clock` (monotonic seconds), or None. `phase` says how far the stream is.
-    `cancelled`: the caller wants no more of it, even where something else was the first cause. `handed`: events that have
-    been handed to the caller, who has not looked at them all yet; a cancel takes them back. `paused`: it is the
-    consumer's turn, and the timer stands still with what is left of it.
+    `trip` and `wake` are for any thread, everything else is the driver's. `deadline` is a point on `clock` (monotonic seconds).
+    `phase` says how far the stream is. `causes`: why it was tripped, empty while it was not. `cancelled`: the caller wants no more
+    of it, even where something else was the first cause. `handed`: events in the caller's hand, which a cancel takes back.
+    `fresh`: content came, and the timer starts over when the engine is next waited for: what the consumer takes is not charged.
+    `parked`: the consumer is waited for, and only the deadline counts. `disowned`: in a forked child, of a stream of the parent's.
+    `waker`: who drives. `want_*`: what the driver is to wait for, set before each BLOCKED. `stop_at`: when the driver wants to be
+    back, whatever comes.
     """
 
     __slots__ = (
         "__weakref__",
         "_budget",
-        "_interrupts",
+        "_expires_as",
+        "_expiry",
+        "_first_token_expiry",
         "_left",
-        "_lock",
-        "_reaper",
-        "_timer",
         "cancelled",
-        "cause",
+        "causes",
         "clock",
         "deadline",
+        "fresh",
+        "disowned",
         "handed",
-        "paused",
+        "parked",
         "phase",
+        "stop_at",
         "timeouts",
+        "waker",
+        "want_events",
+        "want_fd",
+        "want_until",
     )
 
     def __init__(
-        self,
-        timeouts: Timeouts,
-        deadline: float | None = None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        reaper: Reaper | None = None,
+        self, timeouts: Timeouts, deadline: float | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.timeouts = timeouts
         self.clock = clock
         self.phase = Phase.PREPARE
         self.deadline = inf if deadline is None else deadline
-        self.cause: Cause | None = None
+        self.causes: list[tuple[Cause, object]] = []
         self.cancelled = False
         self.handed: list[Any] = []
-        self.paused = False
-        self._reaper = REAPER if reaper is None else reaper
-        self._lock = threading.RLock()
-        self._interrupts: list[Callable[[], None]] = []
-        # One tuple, written by the working thread and read by the reaper without a lock: the point in time at which the
-        # timer runs out (inf: there is none) and what it then means must never be read apart. It is written before `paused`
-        # is taken back and read after `paused`: a timer that stood still is never seen running with its old expiry.
-        self._timer: tuple[float, Cause] = (inf, Cause.IDLE_TIMEOUT)
-        self._budget = inf  # seconds the current timer gives the engine from one content to the next
-        self._left = inf  # what is left of it when the timer goes on
-        self._reaper.watch(self)
+        self.fresh = self.parked = self.disowned = False
+        self.waker: Any = NOBODY
+        self.want_fd, self.want_events, self.want_until = -1, 0, inf
+        self.stop_at = inf
+        self._budget = inf  # seconds that the timer gives the engine from one content to the next
+        self._expiry = inf
+        self._expires_as = Cause.IDLE_TIMEOUT
+        self._first_token_expiry: float | None = None  # a request that is sent twice has one timer
+        self._left = inf  # of a timer that stands still
 
     # --- tripping -------------------------------------------------------------------------------------------------
 
+    @property
+    def cause(self) -> Cause | None:
+        """Why it was tripped, if it was."""
+        return self.causes[0][0] if self.causes else None
+
     def trip(self, cause: Cause) -> bool:
-        """End this lifetime; False if a final cause stands already. Any thread; never blocks on I/O."""
-        with self._lock:
-            news = cause is Cause.CANCELLED and not self.cancelled
-            if news:
-                self.cancelled = True
-                self.handed.clear()  # after the flag: whoever hands over another run looks at it next
-            first = not self._is_final()
-            if first:
-                self.cause = cause
-            if first or news:  # a consumer who cancels waits no longer for the end that the first cause will bring
-                for interrupt in self._interrupts:
-                    interrupt()
-            return first
+        """End this lifetime; False if it was tripped before."""
+        mark = (cause, object())
+        if cause is Cause.CANCELLED:
+            if self.cancelled:
+                return False
+            self.causes.append(mark)
+            self.cancelled = True
+            self.handed.clear()  # after the flag: whoever hands over another run looks at it next
+        elif not self.causes:
+            self.causes.append(mark)
+        self.waker.wake()
+        return self.causes[0] is mark
 
-    def expire(self, now: float) -> None:
-        """Trip it if something has run out. Judged under the lock: `next_attempt` forgets one expiry, not two."""
-        with self._lock:
-            if cause := self.due(now):
-                self.trip(cause)
-
-    def disown(self) -> None:
-        """In a forked child: end it without touching what the parent still uses. Its sockets are the parent's too."""
-        self._lock = threading.RLock()  # a thread that the child does not have may have held it
-        self._interrupts = []
-        self.cause = Cause.CANCELLED
-        self.cancelled = True
-
-    def _is_final(self) -> bool:
-        return self.cause is not None and self.cause is not Cause.CONNECT_TIMEOUT
-
-    def attach(self, interrupt: Callable[[], None]) -> None:
-        """Register what wakes this thread from the call it is about to block in. Runs it now if already tripped."""
-        with self._lock:
-            self._interrupts.append(interrupt)
-            if self.cause is not None:
-                interrupt()
-
-    def detach(self, interrupt: Callable[[], None]) -> None:
-        """Unregister; afterwards the interrupt is not running and never will."""
-        with self._lock, contextlib.suppress(ValueError):  # disowned by a fork
-            self._interrupts.remove(interrupt)
+    def wake(self) -> None:
+        """What the driver waits for may have come."""
+        self.waker.wake()
 
     def check(self) -> None:
-        """Raise Interrupted if tripped."""
-        if self.cause is not None:
-            raise Interrupted(self.cause)
+        """Raise Interrupted if it is tripped, or something has run out by now."""
+        if self.causes:
+            raise Interrupted(self.causes[0][0])
+        now = self.clock()
+        if now >= self.deadline:
+            self.trip(Cause.DEADLINE)
+        elif now >= self._expiry and not self.fresh:
+            if self._expires_as is Cause.CONNECT_TIMEOUT:
+                raise Interrupted(Cause.CONNECT_TIMEOUT)
+            self.trip(self._expires_as)
+        if self.causes:
+            raise Interrupted(self.causes[0][0])
 
-    def next_attempt(self) -> None:
-        """Forget a connect timeout, which ends only an attempt."""
-        self.disarm()  # first: a timer that has run out would be seen again by the reaper
-        with self._lock:
-            if self.cause is Cause.CONNECT_TIMEOUT:
-                self.cause = None
+    def disown(self) -> None:
+        """In a forked child: it is over here, and what the parent still uses is not touched."""
+        self.disowned = True
+        self.waker = NOBODY
+        self.causes.append((Cause.CANCELLED, object()))
+        self.cancelled = True
 
-    def sleep(self, seconds: float, gate: Gate | None = None) -> None:
-        """Block for that long (inf: until interrupted), or until the gate is opened, or raise Interrupted."""
-        gate = gate or Gate()
-        self.attach(gate.open)
-        try:
-            gate.wait(seconds)
-        finally:
-            self.detach(gate.open)
+    # --- waiting --------------------------------------------------------------------------------------------------
+
+    def until(self) -> float:
+        """The point in time at which a wait must end."""
+        if self.parked:
+            return self.deadline
+        if self.fresh:
+            self.fresh = False
+            self._expiry = self.clock() + self._budget
+        return min(self._expiry, self.deadline, self.stop_at)
+
+    def patience(self) -> float:
+        """Seconds that the driving thread may wait now. Raises Interrupted. For a wait in C, on the thread's own waker."""
+        waker: Waker = self.waker
+        waker.polls()
+        if self.causes:
+            raise Interrupted(self.causes[0][0])
+        if waker.woken:
+            waker.forget()
+            return 0.0
+        now = self.clock()
+        if self.fresh:
+            self.fresh = False
+            self._expiry = now + self._budget
+        return min(self._expiry - now, self.deadline - now, self.stop_at - now, waker.patience)
+
+    def wait(self, descriptor: int = -1, events: int = 0, until: float = inf) -> Steps[None]:
+        """Until the descriptor is ready, or that point in time, or woken: one step, perhaps an early one. Raises Interrupted."""
+        self.want_fd, self.want_events, self.want_until = descriptor, events, until
+        yield BLOCKED
+        self.want_fd, self.want_until = -1, inf
         self.check()
+
+    def sleep(self, seconds: float) -> Steps[None]:
+        """For that long (inf: until interrupted). Raises Interrupted."""
+        until = self.clock() + seconds
+        while self.clock() < until:
+            yield from self.wait(until=until)
+
+    def block(self, waker: Waker) -> None:
+        """Wait on the driving thread for what is wanted; returns when there may be something to do."""
+        if self.causes:
+            return
+        seconds = min(self.until(), self.want_until) - self.clock()
+        if self.want_fd < 0:
+            waker.wait(seconds)
+        else:
+            waker.wait_for(self.want_fd, self.want_events, seconds)
 
     def remaining(self) -> float:
         """Seconds to the deadline; inf without one."""
         return self.deadline - self.clock()
 
     # --- timers ---------------------------------------------------------------------------------------------------
+
+    def next_attempt(self) -> None:
+        """The timers of an attempt start anew with the next one."""
+        self.disarm()
+        self._first_token_expiry = None
 
     def enter(self, phase: Phase) -> None:
         """Begin a phase, and its timer. The first-token timer runs through two: until the response head, and after it."""
@@ -207,170 +210,48 @@ class Lifetime:
             self._arm(Cause.CONNECT_TIMEOUT, self.timeouts.connect)
         elif phase is Phase.QUEUE:
             self._arm(Cause.FIRST_TOKEN_TIMEOUT, self.timeouts.first_token)
-        elif phase is Phase.DECODE:
-            self._arm(Cause.IDLE_TIMEOUT, self.timeouts.idle)
+            if self._first_token_expiry is None:
+                self._first_token_expiry = self._expiry
+            else:  # sent once more, on another connection
+                self._expiry = self._first_token_expiry
 
     def _arm(self, cause: Cause, seconds: float | None) -> None:
-        if seconds is None:
-            self.disarm()
-            return
-        self._budget = self._left = seconds
-        expiry = self.clock() + seconds
-        self._timer = (expiry, cause)
-        self.paused = False
-        self._reaper.hurry(expiry)
+        self.fresh = False
+        self._expires_as = cause
+        self._expiry = inf if seconds is None else self.clock() + seconds
 
     def disarm(self) -> None:
         """Stop the timer."""
-        self._budget = self._left = inf
-        self._timer = (inf, self._timer[1])
-        self.paused = False
+        self.fresh = False
+        self._expiry = self._left = self._budget = inf
 
     def content(self) -> None:
-        """Content came: decoding begins, or the idle timer starts over."""
+        """Content came: decoding begins, or the idle timer starts over, once it is the engine's turn again."""
         if self.phase is not Phase.DECODE:
-            self.enter(Phase.DECODE)
-        elif self._budget != inf:
-            self._timer = (self.clock() + self._budget, self._timer[1])
-
-    def hand_over(self) -> None:
-        """Content came, and it is the consumer's turn: as `content` and `pause`, without a look at the clock."""
-        if self.phase is not Phase.DECODE:
-            self.enter(Phase.DECODE)
-        self._left = self._budget
-        self.paused = True
+            self.phase = Phase.DECODE
+            self._expires_as = Cause.IDLE_TIMEOUT
+            self._budget = inf if self.timeouts.idle is None else self.timeouts.idle
+        self.fresh = True
 
     def pause(self) -> None:
         """It is the consumer's turn, and no content came: the timer stands still."""
-        expiry = self._timer[0]
-        if expiry != inf:
-            self._left = expiry - self.clock()
-        self.paused = True
+        self._left = self._expiry - self.clock()
+        self._expiry = inf
 
     def resume(self) -> None:
-        """It is the engine's turn again: what was left runs on. What we need to read and decode counts as the engine's."""
-        if self._left != inf:
-            self._timer = (self.clock() + self._left, self._timer[1])
-        self.paused = False
-
-    def due(self, now: float) -> Cause | None:
-        """What has run out, if anything."""
-        if self._is_final():
-            return None
-        running = not self.paused  # before the timer is read: see there
-        expiry, cause = self._timer
-        if now >= self.deadline:
-            return Cause.DEADLINE
-        return cause if running and self.cause is None and now >= expiry else None
-
-    def next_check(self, now: float) -> float:
-        """When to look again. Never later than the true expiry: a paused timer still has `_left` to run once resumed."""
-        if self._is_final():
-            return inf
-        if self.cause is not None:
-            return self.deadline
-        running = not self.paused
-        return min(self.deadline, self._timer[0] if running else now + max(self._left, 0.0))
-
-    def finish(self) -> None:
-        """The stream is over: nothing is watched any more. Idempotent."""
-        self._reaper.forget(self)
-
-    def later(self, work: Callable[[], None]) -> None:
-        """Have work done on the reaper's thread, soon, by which this lifetime must finish. Never blocks."""
-        self._reaper.later(work)
+        """It is the engine's turn again: what was left runs on."""
+        self._expiry, self._left = self.clock() + self._left, inf
 
 
-class Reaper:
-    """The thread that trips expired lifetimes. It starts when one is watched and leaves when none has been for a while."""
-
-    LINGER = 1.0  # seconds without a stream before the thread leaves: none is left behind, none is started per request
-    GRAIN = 0.005  # wake-ups are at least this far apart, so that many streams cost one scan and not one each
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._watched: set[Lifetime] = set()
-        self._start_over()
-
-    def _start_over(self) -> None:
-        self._changed = threading.Condition(threading.RLock())
-        self._watched = set()
-        self._chores: deque[Callable[[], None]] = deque()
-        self._wake_at = inf
-        self._thread: threading.Thread | None = None
-
-    def reset(self) -> None:
-        """Start over without thread or lifetimes, as a forked child must."""
-        for lifetime in self._watched:
-            lifetime.disown()
-        self._start_over()
-
-    def watch(self, lifetime: Lifetime) -> None:
-        """Look after a lifetime until `forget`. Raises RuntimeError where no thread can be started."""
-        with self._changed:
-            if self._thread is None:
-                self._wake_at = inf
-                thread = threading.Thread(target=self._run, name="worker-adapters-reaper", daemon=True)
-                thread.start()
-                self._thread = thread
-            self._watched.add(lifetime)
-            if lifetime.deadline < self._wake_at:
-                self._changed.notify()
-
-    def forget(self, lifetime: Lifetime) -> None:
-        """Stop looking after it. Idempotent."""
-        with self._changed:
-            self._watched.discard(lifetime)
-
-    def hurry(self, at: float) -> None:
-        """A watched lifetime may now expire at that time: wake up no later."""
-        if at < self._wake_at:  # read without the lock: a stale value costs a needless notify or is corrected by _run
-            with self._changed:
-                if at < self._wake_at:
-                    self._changed.notify()
-
-    def later(self, work: Callable[[], None]) -> None:
-        """Do work on the reaper's thread, which is there as long as a lifetime is watched. Never blocks."""
-        self._chores.append(work)
-        with self._changed:
-            self._changed.notify()
-
-    def _run(self) -> None:
-        idle_since = self._clock()
-        while True:
-            with self._changed:
-                now = self._clock()
-                if self._watched or self._chores:
-                    idle_since = now
-                elif now - idle_since >= self.LINGER:
-                    self._thread = None
-                    return
-                # inf while the timers are read: a `hurry` that comes now must not compare with the last round's time.
-                self._wake_at = inf
-                soonest = min([lifetime.next_check(now) for lifetime in list(self._watched)], default=inf)
-                # Never longer than LINGER: it may be idle by then, and no time is too long for the operating system.
-                self._wake_at = max(min(soonest, now + self.LINGER), now + self.GRAIN)
-                if not self._chores:
-                    self._changed.wait(self._wake_at - now)
-                watched = list(self._watched)
-            now = self._clock()
-            while self._chores:
-                _safely(self._chores.popleft())
-            while watched:  # emptied, so that no reference outlives the round
-                lifetime = watched.pop()
-                _safely(lifetime.expire, now)
-                del lifetime
-
-
-def _safely(work: Callable[..., None], *args: object) -> None:
-    """Whatever it raises, the reaper lives: without it no stream of the process would ever time out."""
+def driven(steps: Steps[Any], lifetime: Lifetime) -> Any:
+    """What the steps come to, on the calling thread. Blocks; raises what they raise."""
+    waker = lifetime.waker = current_waker()
     try:
-        work(*args)
-    except Exception as exc:  # noqa: BLE001  -- see above
-        _log.error("a bug of the adapter: %s while a stream was ended", type(exc).__name__)
-
-
-REAPER = Reaper()
-
-# Threads do not survive a fork: the child starts with a reaper of its own and nothing to watch.
-os.register_at_fork(after_in_child=REAPER.reset)
+        while True:
+            next(steps)
+            lifetime.block(waker)
+    except StopIteration as done:
+        return done.value
+    finally:
+        steps.close()
+        lifetime.waker = NOBODY

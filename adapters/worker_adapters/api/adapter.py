@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
@@ -114,7 +114,7 @@ class Completion:
 
 @runtime_checkable
 class Stream(Protocol):
-    """The events of one generation. Iterated by one thread; `cancel` and `close` from any.
+    """The events of one generation. Read by one thread, the first that does: any other gets RuntimeError; `cancel` and `close` from any.
 
     Iterating blocks until the next event and never raises for the engine's sake: failures are `Error` events. Leaving
     the `with` block early cancels; so does dropping the last reference.
@@ -143,10 +143,31 @@ class Stream(Protocol):
         """Cancel if still running. Idempotent, any thread."""
         ...
 
-    def result(self) -> Completion:
-        """Block until the end and collect. Raises WorkerError (with `partial`) where the stream ends in an `Error`.
+    def get(self, timeout: float | None = None) -> Event | None:
+        """The next event; None after the last one. Raises TimeoutError where none comes in that many seconds: nothing is lost."""
+        ...
 
-        Raises RuntimeError if iteration has begun, unless the stream was made with `collect=True`.
+    def result(self, timeout: float | None = None) -> Completion:
+        """Block until the end and collect: what is returned is whole. A stream made with `collect=True` collects by itself.
+
+        Raises WorkerError (with `partial`) where the stream ends in an `Error`, StreamCancelledError (with `partial`) where it was
+        cancelled, TimeoutError after that many seconds (it may be asked again), RuntimeError if iteration has begun, unless the
+        stream was made with `collect=True`.
+        """
+        ...
+
+    def exception(self, timeout: float | None = None) -> Exception | None:
+        """What `result` would raise, None for a stream that ended well. Blocks, and raises, as `result`."""
+        ...
+
+    def done(self) -> bool:
+        """Whether the terminal event is there. Does not block."""
+        ...
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Have it called with this stream once it is done, on a thread of the library's that does nothing but report.
+
+        It may block there, and raise, without harm to any stream. It keeps the stream alive.
         """
         ...
 
@@ -163,10 +184,11 @@ class Adapter(Protocol):
     def submit(
         self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
     ) -> Stream:
-        """Start the stream on a worker thread of the adapter and return at once.
+        """Start the stream on the library's loop thread and return at once.
 
-        Raises InvalidRequestError, AdmissionRejectedError (with `block`: waits up to the request's deadline instead)
-        and AdapterClosedError; nothing else.
+        Raises InvalidRequestError, AdmissionRejectedError and AdapterClosedError; nothing else. `block`: waits for a place up to the
+        request's deadline, or until all places are held by streams that nobody has read, collected or cancelled for
+        `Limits.stall` seconds. `collect`: the events are collected in the background, for `result()`.
         """
         ...
 
@@ -176,8 +198,22 @@ class Adapter(Protocol):
         """The same stream, run on the thread that iterates it, from its first `next()` on. Raises as `submit`."""
         ...
 
-    def generate(self, request: GenerateRequest, *, timeouts: Timeouts | None = None) -> Completion:
-        """Block until the end. Raises WorkerError; its `partial` holds what had come."""
+    def generate(
+        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False
+    ) -> Completion:
+        """Block until the end. Raises WorkerError and StreamCancelledError; their `partial` holds what had come."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """How many streams hold a place."""
+        ...
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is in flight and everything is reported, for that many seconds at most; whether it is so.
+
+        Streams that nobody reads do not end by themselves, and new ones may still be submitted: that is the caller's to stop.
+        """
         ...
 
     def cancel(self, task_id: str) -> CancelOutcome:

@@ -75,6 +75,9 @@ class TLS:
 class Limits:
     """Bounds: streams in flight, events in the hand-over, bytes of one SSE event, of an error body and of a probe's body.
 
+    `max_collected`: characters of text that a collected stream may have. `stall`: seconds after which `submit(block=True)` gives
+    up, if all places are held by streams that wait for consumers who do not come.
+
     `max_event_size` None means max(1 MiB, 8 × the encoded request + 256 KiB), at most 64 MiB: llama-server's last event
     echoes the whole prompt.
     """
@@ -84,6 +87,8 @@ class Limits:
     max_event_size: int | None = attrs.field(default=None, validator=_positive)
     max_error_body: int = attrs.field(default=65536, validator=_positive)
     max_probe_body: int = attrs.field(default=16 * 1024 * 1024, validator=_positive)
+    max_collected: int = attrs.field(default=64 * 1024 * 1024, validator=_positive)
+    stall: float = attrs.field(default=10.0, validator=_positive)
 
 
 @attrs.frozen(kw_only=True)

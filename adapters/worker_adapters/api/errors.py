@@ -20,6 +20,7 @@ __all__ = [
     "InvalidRequestError",
     "Phase",
     "Reason",
+    "StreamCancelledError",
     "Upstream",
     "WorkerError",
     "code_of",
@@ -213,6 +214,21 @@ class WorkerError(Exception):
     def retriable(self) -> bool:
         """The envelope's advice."""
         return self.error.retriable
+
+
+class StreamCancelledError(Exception):
+    """What `result()` and `generate()` raise for a stream that was cancelled, or whose adapter was closed: it is not whole.
+
+    No WorkerError, as nothing failed (concurrent.futures.CancelledError is none of the work's errors, either). `partial` is what
+    had come (a `Completion`).
+    """
+
+    def __init__(self, partial: Any = None) -> None:
+        super().__init__(partial)
+        self.partial = partial
+
+    def __str__(self) -> str:
+        return "the stream was cancelled before its end"
 
 
 class InvalidRequestError(WorkerError, ValueError):

@@ -5,7 +5,19 @@ No clock and no threads; no I/O but `SSEDecoder.puller`, which reads a socket th
 """
 
 from .build import encode
-from .sse import EventTooLargeError, Frame, SSEDecoder
+from .sse import WIRE_BLOCKED, WIRE_MORE, WIRE_TIME, WIRE_WOKEN, EventTooLargeError, Frame, SSEDecoder
 from .wire import BodyError, CutOffError, Wire
 
-__all__ = ["BodyError", "CutOffError", "EventTooLargeError", "Frame", "SSEDecoder", "Wire", "encode"]
+__all__ = [
+    "WIRE_BLOCKED",
+    "WIRE_MORE",
+    "WIRE_TIME",
+    "WIRE_WOKEN",
+    "BodyError",
+    "CutOffError",
+    "EventTooLargeError",
+    "Frame",
+    "SSEDecoder",
+    "Wire",
+    "encode",
+]

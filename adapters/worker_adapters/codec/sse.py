@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from . import _native
 from .wire import Wire
 
-__all__ = ["EventTooLargeError", "Frame", "SSEDecoder"]
+__all__ = ["WIRE_BLOCKED", "WIRE_MORE", "WIRE_TIME", "WIRE_WOKEN", "EventTooLargeError", "Frame", "SSEDecoder"]
 
 _ffi: Any = _native.ffi
 _lib: Any = _native.lib
@@ -45,6 +45,11 @@ _FIRST_CARRIED: int = _lib.SSE_FIRST_CARRIED
 _N_SPANS: int = _lib.SSE_N_SPANS_MASK
 _NOT_A_READ: int = _lib.WIRE_CLOSED  # results up to here say that there was none
 _CLOSED, _OVER = _lib.WIRE_CLOSED, _lib.WIRE_OVER
+WIRE_BLOCKED: int = _lib.WIRE_BLOCKED
+WIRE_TIME: int = _lib.WIRE_TIME
+WIRE_WOKEN: int = _lib.WIRE_WOKEN
+WIRE_MORE: int = _lib.WIRE_MORE
+_NOTHING_YET = frozenset({WIRE_BLOCKED, WIRE_TIME, WIRE_WOKEN, WIRE_MORE})
 _ANOTHER_CALL: int = _lib.SSE_GROW | _lib.SSE_AGAIN
 
 _MAX_LIMIT: int = _lib.SSE_MAX_LIMIT
@@ -206,25 +211,44 @@ class SSEDecoder:
         status = _native.take(self._address, owned, found)
         return self._drain(owned, status, _bare, _judge_payload, found) if status else found
 
-    def puller(self, wire: Wire, descriptor: int) -> Callable[[], list[bytes | Frame]]:
-        """What gives, at each call, the `payloads` of what the next reads from a blocking socket bring: at least one.
+    def puller(
+        self,
+        wire: Wire,
+        descriptor: int,
+        wake: int,
+        patience: Callable[[], float],
+        nothing_yet: Callable[[int], _Item | None],
+    ) -> Callable[[], list[bytes | Frame] | _Item]:
+        """What gives, at each call, the `payloads` of what the next reads from a socket bring: at least one; none at the end.
 
-        None at the body's end. Blocks, without the interpreter lock. Raises what `payloads` does, BodyError, CutOffError and
-        OSError.
+        `wake`: the descriptor that ends its waiting, for at most `patience()` seconds; negative: it never waits, and keeps the
+        interpreter lock. `nothing_yet(status)` is asked (WIRE_BLOCKED, WIRE_TIME, WIRE_WOKEN, WIRE_MORE) whenever it has waited
+        or read for a while and nothing is complete: it goes on at None, and gives what that answers else. Raises what these two
+        do and `payloads` does, BodyError, CutOffError and OSError.
         """
-        return partial(_native.pull, wire.address, self._address, descriptor, partial(self._after_read, wire))
+        after_read = partial(self._after_read, wire, nothing_yet)
+        return partial(_native.pull, wire.address, self._address, descriptor, wake, patience, after_read)
 
-    def _after_read(self, wire: Wire, status: int, found: list[bytes | Frame]) -> bool:
-        """Adds what a read brings that is not plain frames alone; whether there is anything now, or nothing will ever be."""
+    def _after_read(
+        self,
+        wire: Wire,
+        nothing_yet: Callable[[int], _Item | None],
+        status: int,
+        content: bytes,
+        found: list[bytes | Frame],
+    ) -> list[bytes | Frame] | _Item | None:
+        """Adds what a read brings that is not plain frames alone. What the call comes to; None: read on."""
         if status > _NOT_A_READ:
-            return bool(self._drain(wire.window[: wire.struct.size], status, _bare, _judge_payload, found))
+            return self._drain(content, status, _bare, _judge_payload, found) or None
+        if status in _NOTHING_YET:
+            return found or nothing_yet(status)
         if status == _OVER:
             wire.check()
         elif status == _CLOSED:
             wire.closed()
         else:
             raise wire.failed()
-        return True
+        return found
 
     def close(self) -> Frame | None:
         """Ends the input and returns what was not dispatched: no event by the standard, the caller decides.

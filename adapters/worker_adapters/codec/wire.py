@@ -42,15 +42,13 @@ class Wire:
     `chunked`, else `length` bytes of Content-Length, else (None) the body ends with its connection.
     """
 
-    __slots__ = ("_to_the_end", "address", "struct", "window")
+    __slots__ = ("_to_the_end", "address", "struct")
 
     def __init__(self, *, chunked: bool, length: int | None) -> None:
         framing = _lib.BODY_CHUNKED if chunked else _lib.BODY_TO_THE_END if length is None else _lib.BODY_SIZED
         self._to_the_end = framing == _lib.BODY_TO_THE_END
-        # Not cleared: of its buffer only the pages are ever touched that a read fills, one for a stream that trickles.
         self.struct: Any = _uninitialised("wire *")
         self.address = int(_ffi.cast("uintptr_t", self.struct))
-        self.window: Any = _buffer(_ffi.addressof(self.struct, "buffer"))
         _lib.wire_init(self.struct, framing, length or 0)
 
     @property
@@ -62,6 +60,11 @@ class Wire:
     def reusable(self) -> bool:
         """Whether the body has ended and nothing follows it: the connection is free for another request."""
         return bool(self.struct.body.status == _lib.BODY_DONE and not self.struct.body.rest)
+
+    @property
+    def drained(self) -> bool:
+        """Whether the last read took all there was, and the body goes on."""
+        return bool(self.struct.drained and not self.struct.body.status)
 
     @property
     def content(self) -> int:

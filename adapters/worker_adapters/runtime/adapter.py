@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,14 +28,19 @@ from ..api import (
     WorkerError,
 )
 from ..determinism import derive_seed
-from ..dialect import Fault
+from ..dialect import Fault, WireRequest
 from ..lifetime import Cause, Lifetime
+from ..loop import LOOP
 from ..transport import Transport
+from .handle import RunningStream
 from .layers import layered
 from .metrics import NO_METRICS, PrometheusRecorder, Recorder
 from .origin import AdapterConfig, OnDemand
-from .state import StreamState
-from .stream import on_calling_thread, on_worker_thread
+from .places import Places
+from .report import begun
+from .reports import REPORTS
+from .running import Running
+from .stream import Direct, Submitted
 from .validate import validate
 from .worker import Worker
 
@@ -51,23 +56,13 @@ class EngineAdapter:
     def __init__(self, config: AdapterConfig, transport: Transport | None = None) -> None:
         self._config = config
         self._given_transport = transport
-        self._closed = False
-        # Kept here: a weak reference that is itself collected, with the handle in a cycle, is dead before the handle
-        # could use it to give its place back.
-        self._here = weakref.ref(self)
         self._set_up()
         _adapters.add(self)
 
     def _set_up(self) -> None:
         """Everything that a forked child must not share with its parent."""
         config = self._config
-        # Reentrant: a collection inside may drop a stream, which is then released.
-        self._changed = threading.Condition(threading.RLock())
-        self._admitted = 0
-        self._in_flight: dict[str, StreamState] = {}
-        # Over for the engine, but not for the consumer: what it has not read yet can still be cancelled.
-        self._unread: weakref.WeakValueDictionary[str, StreamState] = weakref.WeakValueDictionary()
-        self._threads: set[threading.Thread] = set()
+        self._places = Places(config.limits)
         self._transport = self._given_transport or (config.transport or OnDemand)(config)
         self._worker = Worker(
             dialect=config.dialect,
@@ -83,6 +78,11 @@ class EngineAdapter:
             identity=config.identity,
             recorder=_recorder(config),
         )
+
+    def _after_fork(self) -> None:
+        for running in list(self._places.held):
+            running.disown()
+        self._set_up()
 
     def __repr__(self) -> str:
         c = self._config
@@ -110,111 +110,97 @@ class EngineAdapter:
         self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
     ) -> Stream:
         """See Adapter."""
-        state, release = self._admit(request, timeouts, block=block)
-        return on_worker_thread(
-            state,
-            layered(self._worker, state),
-            release,
-            size=self._config.limits.hand_over,
-            spawn=self._spawn,
-            collect=collect,
-        )
+        running = self._running(request, timeouts, "submit")
+        limits = self._config.limits
+        source = Submitted(running, layered(running), size=limits.hand_over, max_collected=limits.max_collected)
+        if collect:
+            source.channel.collect()
+        if self._config.dialect.resolve is None:
+            running.wire = self._encoded(running.request)
+        self._transport.prepare()
+        return self._begin(running, source, block=block, collect=collect)
 
     def stream(
         self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
     ) -> Stream:
         """See Adapter."""
-        state, release = self._admit(request, timeouts, block=block)
-        return on_calling_thread(state, layered(self._worker, state), release, collect=collect)
+        running = self._running(request, timeouts, "stream")
+        source = Direct(running, layered(running), max_collected=self._config.limits.max_collected)
+        return self._begin(running, source, block=block, collect=collect)
 
-    def generate(self, request: GenerateRequest, *, timeouts: Timeouts | None = None) -> Completion:
+    def generate(
+        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False
+    ) -> Completion:
         """See Adapter."""
-        with self.stream(request, timeouts=timeouts) as stream:
+        with self.stream(request, timeouts=timeouts, block=block) as stream:
             return stream.result()
 
     def cancel(self, task_id: str) -> CancelOutcome:
         """See Adapter."""
-        with self._changed:
-            state = self._in_flight.get(task_id) or self._unread.get(task_id)
-        if state is None or state.delivered:
+        running = self._places.find(task_id)
+        if running is None or running.delivered:
             return CancelOutcome.UNKNOWN
-        state.lifetime.trip(Cause.CANCELLED)
+        running.lifetime.trip(Cause.CANCELLED)
         return CancelOutcome.CLOSED
 
-    def _admit(
-        self, request: GenerateRequest, timeouts: Timeouts | None, *, block: bool
-    ) -> tuple[StreamState, Callable[[], None]]:
+    @property
+    def in_flight(self) -> int:
+        """See Adapter."""
+        return len(self._places.held)
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """See Adapter."""
+        give_up = math.inf if timeout is None else time.monotonic() + timeout
+        return self._places.wait_until_empty(give_up) and REPORTS.flush(give_up)
+
+    def _running(self, request: GenerateRequest, timeouts: Timeouts | None, way: str) -> Running:
+        """The owner of a stream to be. Raises WorkerError for what can be judged without I/O."""
         submitted_at = time.monotonic()
         worker = self._worker
         try:
             validate(request, self._config.dialect)
         except Fault as fault:
             raise worker.refusal(fault) from None
-        deadline = None if request.deadline is None else submitted_at + request.deadline
         resolved = attrs.evolve(
             request,
             seed=derive_seed(request.task_id) if request.seed is None else request.seed,
             model=request.model or self._config.model,
         )
-        with self._changed:
-            self._wait_for_admission(request, math.inf if deadline is None else deadline, block=block)
-            try:
-                lifetime = Lifetime(timeouts or self._config.timeouts, deadline)
-            except RuntimeError as exc:  # threading's, for the reaper
-                raise self._no_thread(exc) from None
-            state = StreamState(request=resolved, lifetime=lifetime, submitted_at=submitted_at)
-            self._in_flight[request.task_id] = state
-            self._admitted += 1
-        return state, _once(self._here, state)
+        deadline = None if request.deadline is None else submitted_at + request.deadline
+        return Running(
+            request=resolved,
+            lifetime=Lifetime(timeouts or self._config.timeouts, deadline),
+            submitted_at=submitted_at,
+            worker=worker,
+            places=self._places,
+            way=way,
+        )
 
-    def _wait_for_admission(self, request: GenerateRequest, deadline: float, *, block: bool) -> None:
-        limit = self._config.limits.max_in_flight
-        while True:
-            if self._closed:
-                raise self._worker.refusal(Fault(Reason.ADAPTER_CLOSED, "the adapter is closed"))
-            if request.task_id in self._in_flight:
-                raise self._worker.refusal(
-                    Fault(Reason.VALIDATION, f"task_id {request.task_id!r} is already in flight on this adapter")
-                )
-            if self._admitted < limit:
-                return
-            remaining = deadline - time.monotonic()
-            if not block or remaining <= 0:
-                raise self._worker.refusal(
-                    Fault(
-                        Reason.LOCAL_LIMIT,
-                        f"{limit} streams are in flight (Limits.max_in_flight); pass block=True to wait",
-                    )
-                )
-            self._changed.wait(None if remaining == math.inf else min(remaining, threading.TIMEOUT_MAX))
-
-    def _release(self, state: StreamState) -> None:
-        state.lifetime.finish()
-        with self._changed:
-            if self._in_flight.get(state.request.task_id) is state:
-                del self._in_flight[state.request.task_id]
-                self._unread[state.request.task_id] = state
-                self._admitted -= 1
-            self._changed.notify_all()
-
-    def _spawn(self, work: Callable[[], None]) -> None:
-        def run() -> None:
-            try:
-                work()
-            finally:
-                threads.discard(thread)
-
-        threads = self._threads
-        thread = threading.Thread(target=run, name="worker-adapters-stream", daemon=True)
-        threads.add(thread)
+    def _encoded(self, request: GenerateRequest) -> WireRequest | None:
+        """The first attempt's request, made here and not on the loop. What goes wrong then is the stream's to tell."""
         try:
-            thread.start()
-        except RuntimeError as exc:  # out of threads, or the interpreter is shutting down
-            threads.discard(thread)
-            raise self._no_thread(exc) from None
+            return self._config.dialect.encode(request, attempt=1)
+        except Exception:  # noqa: BLE001  -- a dialect's bug: met again, and told, where the stream is driven
+            return None
 
-    def _no_thread(self, exc: RuntimeError) -> WorkerError:
-        return self._worker.refusal(Fault(Reason.LOCAL_LIMIT, f"no thread could be started: {exc}"))
+    def _begin(self, running: Running, source: Direct | Submitted, *, block: bool, collect: bool) -> Stream:
+        """Give it a place and set it going; whatever interrupts that ends it. The handle is there first: dropping it does, too."""
+        stream = RunningStream(running, source, collect=collect)
+        try:
+            self._places.take(running, block=block)
+            begun(running)
+            source.start()
+        except Fault as fault:
+            running.abolish()
+            raise self._worker.refusal(fault) from None
+        except RuntimeError as exc:  # threading's, for the loop
+            running.end(running.cancelled())
+            no_thread = Fault(Reason.LOCAL_LIMIT, f"no thread could be started: {exc}")
+            raise self._worker.refusal(no_thread) from None
+        except BaseException:  # Ctrl-C
+            stream.close()
+            raise
+        return stream
 
     # --- probes -----------------------------------------------------------------------------------------------------
 
@@ -265,7 +251,7 @@ class EngineAdapter:
         raise self._worker.refusal(Fault(Reason.UNSUPPORTED, f"{self._config.dialect.name} has no {what}"))
 
     def _open_worker(self) -> Worker:
-        if self._closed:
+        if self._places.closed:
             raise self._worker.refusal(Fault(Reason.ADAPTER_CLOSED, "the adapter is closed"))
         return self._worker
 
@@ -276,33 +262,15 @@ class EngineAdapter:
         self._close(CLOSE_SECONDS)
 
     def _close(self, seconds: float) -> None:
-        with self._changed:
-            self._closed = True
-            running = list(self._in_flight.values())
-            threads = list(self._threads)
-            self._changed.notify_all()
-        for state in running:
-            state.lifetime.trip(Cause.CANCELLED)
         give_up = time.monotonic() + seconds
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(max(0.0, give_up - time.monotonic()))
+        for running in self._places.close():
+            running.lifetime.trip(Cause.CANCELLED)
+        if not LOOP.is_current():
+            me = threading.get_ident()
+            self._places.wait_until_empty(give_up, but=lambda running: running.driver == me)
         self._worker.close(give_up)
         self._transport.close()  # with which a probe under way is interrupted, wherever it is
-        self._worker.join_probe(max(0.0, give_up - time.monotonic()))
-
-
-def _once(owner: weakref.ref[EngineAdapter], state: StreamState) -> Callable[[], None]:
-    """Gives the stream's place back, once. Holds the adapter weakly: a dropped adapter is not kept by its streams."""
-
-    def give_back() -> None:
-        adapter = owner()
-        if adapter is not None:
-            adapter._release(state)  # noqa: SLF001  -- module-private by intent
-        else:
-            state.lifetime.finish()
-
-    return give_back
+        REPORTS.flush(give_up)
 
 
 def _recorder(config: AdapterConfig) -> Recorder:
@@ -322,7 +290,7 @@ _adapters: weakref.WeakSet[EngineAdapter] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for adapter in list(_adapters):
-        adapter._set_up()  # noqa: SLF001  -- module-private by intent
+        adapter._after_fork()  # noqa: SLF001  -- module-private by intent
 
 
 def _at_exit() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..api import Phase, Reason
 from ..dialect import Fault
-from .state import StreamState
+from .running import Running
 from .worker import Worker
 
 __all__ = ["wait_before_next"]
@@ -13,22 +13,22 @@ _RETRIED = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.LOADING, Re
 _RETRIED_STATUS = frozenset({502, 503, 504})
 
 
-def wait_before_next(failed: Fault, worker: Worker, state: StreamState) -> float | None:
+def wait_before_next(failed: Fault, worker: Worker, running: Running) -> float | None:
     """Seconds until the next attempt, or None if this failure is the answer."""
     retry = worker.retry
-    if state.started is not None or state.attempts >= retry.attempts or not _is_worth_retrying(failed, state):
+    if running.started is not None or running.attempts >= retry.attempts or not _is_worth_retrying(failed, running):
         return None
-    wait = retry.delay(state.attempts)
+    wait = retry.delay(running.attempts)
     if failed.retry_after is not None:
         if failed.retry_after > retry.max_retry_after:
             return None
         wait = max(wait, failed.retry_after)
-    return wait if wait < state.lifetime.remaining() else None
+    return wait if wait < running.lifetime.remaining() else None
 
 
-def _is_worth_retrying(failed: Fault, state: StreamState) -> bool:
+def _is_worth_retrying(failed: Fault, running: Running) -> bool:
     if failed.reason is Reason.DISCONNECTED:
-        return state.lifetime.phase in (Phase.CONNECT, Phase.QUEUE)  # not a byte of a response had come
+        return running.lifetime.phase in (Phase.CONNECT, Phase.QUEUE)  # not a byte of a response had come
     if failed.reason is Reason.ENGINE_ERROR:
         return failed.upstream is not None and failed.upstream.status in _RETRIED_STATUS
     return failed.reason in _RETRIED

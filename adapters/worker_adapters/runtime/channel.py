@@ -1,104 +1,166 @@
-"""The bounded hand-over of events from the worker thread to the consumer.
+"""The hand-over of a submitted stream's events, from the loop to the consumer.
 
 One producer, one consumer. Runs of events go over, not single ones: what a thread switch costs is paid once per run. The
 bound counts events that the consumer has not finished with: a run it is still iterating counts until it asks for more. A
-run goes over whole if there is any room: its events exist already, and the worker could only hold them itself meanwhile.
+run goes over whole if there is any room: its events exist already.
 
-Lock rule: there is no lock of ours. Each counter has one writer, and whoever is about to block first says so and then
-looks again, so a wake-up can't be lost: the consumer blocks in a SimpleQueue, which `wake` puts a None into; the producer
-at a gate that it has published before. A SimpleQueue's `put` and a Gate's `open` are reentrant and never block, so `wake`
-may be a lifetime's interrupt, and run inside a garbage collection.
+There is no lock. Each counter has one writer, and whoever is about to wait first says so and then looks again, so a wake-up
+can't be lost. A run stays in the queue while the consumer iterates it, and is taken out when it asks for more: an exception of a
+signal handler, at whatever point, loses neither a run nor its room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections import deque
+from collections.abc import Callable, Iterator
 from math import inf
-from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Protocol
 
-from ..lifetime import Gate, Interrupted, Lifetime
+import attrs
 
-__all__ = ["Channel"]
+from ..api import Event, Token
+from ..waiting import current_waker
+from .running import Running
 
-T = TypeVar("T")
+__all__ = ["Channel", "Hand", "size_of"]
 
 
-class Channel(Generic[T]):
-    """Takes no further run while it holds `size` events, but always the last one, which has the terminal event."""
-
-    __slots__ = (
-        "_closed",
-        "_done",
-        "_gate",
-        "_lifetime",
-        "_put",
-        "_queue",
-        "_size",
-        "_taken",
-        "blocked_seconds",
-        "clock",
-    )
-
-    def __init__(self, size: int, lifetime: Lifetime, clock: Callable[[], float]) -> None:
-        self._size = size
-        self._lifetime = lifetime
-        self._queue: SimpleQueue[list[T] | None] = SimpleQueue()  # None: look at the lifetime again
-        self._put = 0  # events handed over; the producer's
-        self._done = 0  # events that the consumer has finished with; the consumer's, as is `_taken`
-        self._taken = 0
-        self._gate: Gate | None = None  # where the producer waits for room
-        self._closed = False
-        self.clock = clock
-        self.blocked_seconds = 0.0
-
-    def put(self, run: list[T]) -> None:
-        """Hand over a run, blocking while there is no room. Raises Interrupted when the lifetime is tripped meanwhile."""
-        if self._put - self._done >= self._size:
-            self._wait_for_room()
-        self._put += len(run)
-        self._queue.put(run)
-
-    def _wait_for_room(self) -> None:
-        since = self.clock()
-        try:
-            while True:
-                gate = self._gate = Gate()
-                if self._put - self._done < self._size:
-                    return
-                if self._lifetime.cause is not None:
-                    raise Interrupted(self._lifetime.cause)
-                gate.wait(inf)
-        finally:
-            self._gate = None
-            self.blocked_seconds += self.clock() - since
-
-    def finish(self, last: list[T]) -> None:
-        """Hand over the run with the terminal event, for which there is always room; nothing may follow. Never blocks."""
-        if last:
-            self._queue.put(last)
-        self._closed = True  # after the last run, or a None that is older than it would end the stream without it
-        self._queue.put(None)
-
-    def take(self) -> list[T]:
-        """The next run, blocking until there is one; empty after the end, or when woken for a cancel."""
-        if self._taken:
-            self._done += self._taken
-            self._taken = 0
-            if (gate := self._gate) is not None:
-                gate.open()
-        while not self._lifetime.cancelled:
-            run = self._queue.get()
-            if run:
-                self._taken = len(run)
-                return run
-            if self._closed and self._queue.empty():
-                self._queue.put(None)  # for whoever asks again
-                break
-        return []
+class Waiter(Protocol):
+    """Who is told that there is something to look at: a thread's waker, a merge."""
 
     def wake(self) -> None:
-        """Make both sides look at the lifetime again. The interrupt of the lifetime; never blocks."""
-        if (gate := self._gate) is not None:
-            gate.open()
-        self._queue.put(None)
+        """Never blocks."""
+        ...
+
+
+@attrs.define(eq=False)
+class Hand:
+    """A run on its way to the consumer, who has what `events` has given so far. `upto`: events handed over with it, in all."""
+
+    run: list[Event]
+    upto: int = 0
+    events: Iterator[Event] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.events = iter(self.run)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the consumer has all of it, or it was taken back by a cancel."""
+        return not operator.length_hint(self.events)
+
+
+class Channel:
+    """Full while the consumer has not finished with `size` events; never while the stream is collected."""
+
+    __slots__ = ("_done", "_hand", "_put", "_queue", "_running", "_size", "_waiter", "collected", "parked", "room")
+
+    def __init__(self, running: Running, size: int) -> None:
+        self._running = running
+        self._size: float = size
+        self._queue: deque[Hand] = deque()
+        self._put = 0  # events handed over; the producer's
+        self._done = 0  # events that the consumer has finished with; the consumer's, as is `_hand`
+        self._hand: Hand | None = None
+        self._waiter: Waiter | None = None  # whom to wake when there is a run
+        self.parked = False  # the producer waits for room
+        self.room: Callable[[], None] = _nobody_waits
+        self.collected = -1  # characters of text; negative: the stream is not collected
+
+    # --- the producer's -----------------------------------------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another run."""
+        return self._put - self._done >= self._size
+
+    def put(self, run: list[Event]) -> None:
+        """Hand over a run. Never blocks."""
+        self._put += len(run)
+        if self.collected >= 0:
+            self.collected += size_of(run)
+        self._queue.append(Hand(run, self._put))
+        waiter = self._waiter
+        if waiter is not None:
+            waiter.wake()
+
+    def wake(self) -> None:
+        """Have the consumer look again: it is cancelled, or over. Any thread."""
+        waiter = self._waiter
+        if waiter is not None:
+            waiter.wake()
+
+    # --- the consumer's -----------------------------------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """From here on it takes all there is."""
+        if self.collected < 0:
+            self.collected = sum(size_of(hand.run) for hand in list(self._queue))
+            self._size = inf
+            if self.parked:
+                self.room()
+
+    def waits_with(self, waiter: Waiter | None) -> None:
+        """Whom to wake when there is a run; who sets it looks for one afterwards."""
+        self._waiter = waiter
+
+    def next_hand(self) -> Hand | None:
+        """The next run if there is one. What was given before counts as finished with, once it was received."""
+        lifetime, hand = self._running.lifetime, self._hand
+        if hand is not None:
+            if not hand.is_done:
+                return hand  # an exception came before it was received
+            self._done = hand.upto
+            if self._queue and self._queue[0] is hand:
+                self._queue.popleft()
+            self._hand = None
+            if self.parked:
+                self.room()
+        if lifetime.cancelled or not self._queue:
+            return None
+        self._hand = hand = self._queue[0]
+        lifetime.handed = hand.run
+        if lifetime.cancelled:  # meanwhile: what came with it is dropped
+            hand.run.clear()
+            return None
+        return hand
+
+    def take(self, until: float = inf) -> Hand | None:
+        """The next run; None at the end, and once it is cancelled. Blocks; raises TimeoutError at that point in time."""
+        running = self._running
+        running.moves += 1
+        waker = current_waker()
+        try:
+            while True:
+                hand = self.next_hand()
+                if hand is not None or running.lifetime.cancelled:
+                    return hand
+                if running.terminal is not None and not self._queue:
+                    return None
+                if self._waiter is not waker:
+                    self._waiter = waker
+                    continue
+                left = until - running.lifetime.clock()
+                if left <= 0:
+                    raise TimeoutError
+                waker.wait(left)
+        finally:
+            if self._waiter is waker:
+                self._waiter = None
+
+    def empty_into(self, events: list[Event]) -> None:
+        """Everything that was not iterated, at the end."""
+        while self._queue:
+            events += self._queue[0].events
+            self._queue.popleft()
+
+
+def _nobody_waits() -> None:
+    return None
+
+
+def size_of(run: list[Event]) -> int:
+    """Characters of text."""
+    return sum(len(event.text) for event in run if type(event) is Token)
+

@@ -9,6 +9,7 @@ import attrs
 from ..api import DeterminismLevel, GenerateRequest, OnDegraded, Reason
 from ..dialect import Fault
 from ..lifetime import Lifetime
+from ..waiting import Steps
 from .worker import Worker
 
 __all__ = ["Grade"]
@@ -22,8 +23,8 @@ class Grade:
     reasons: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, worker: Worker, request: GenerateRequest, lifetime: Lifetime) -> Self:
-        """Judge a request against the worker. Blocks on its properties if `strict` is asked for.
+    def of(cls, worker: Worker, request: GenerateRequest, lifetime: Lifetime) -> Steps[Self]:
+        """Judge a request against the worker, whose properties are waited for if `strict` is asked for.
 
         Raises Fault (VALIDATION) where strict can't be granted and the request says refuse; Interrupted.
         """
@@ -31,7 +32,7 @@ class Grade:
             return cls(DeterminismLevel.BEST_EFFORT)
         reasons = worker.dialect.against_strict(request)
         try:
-            reasons += worker.facts_within(lifetime).against_strict
+            reasons += (yield from worker.facts_steps(lifetime)).against_strict
         except Fault as fault:
             if request.on_degraded is OnDegraded.REFUSE:
                 raise

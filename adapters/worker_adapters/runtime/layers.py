@@ -1,113 +1,138 @@
 """The layers of a stream: plain generators around an iterator of runs, in one order, which `layered` fixes.
 
-    measured(ending(retrying(leaving(attempt))))
+    ending(retrying(leaving(attempt)))
 
 Inside, exceptions: `Fault` for what went wrong, `Interrupted` for a tripped lifetime. `ending` is the one place where
-they become the terminal event. All act per run of events, never per event.
+they become the terminal event. All act per run of events, never per event; a read that would block goes through them all as
+`BLOCKED`, to whoever drives the stream.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
-from pathlib import Path
-from typing import TypeAlias
+from collections.abc import Generator
 
-from ..api import End, Error, ErrorCode, Event, Metrics, Reason, Started, Token, Upstream
+from ..api import End, Error, ErrorCode, Event, Metrics, Properties, Reason, Started, Token, Upstream
 from ..codec import SSEDecoder
-from ..dialect import Fault, Finished, Item, Opened, Payload, Run
+from ..dialect import Fault, Finished, Item, Opened, Run
 from ..lifetime import Cause, Interrupted
 from ..transport import Exchange
+from ..waiting import BLOCKED, Blocked, Steps
 from .again import wait_before_next
 from .envelope import fault_of_cause
 from .grade import Grade
 from .leaving import leaving
-from .log import log_end
-from .metrics import Summary
 from .reply import refused, require_event_stream
-from .state import StreamState
+from .report import progress, retried
+from .reports import REPORTS, described
+from .running import Running
+from .runs import Feed, Runs
 from .validate import validate
 from .worker import Worker
 
-__all__ = ["TERMINAL", "Runs", "layered"]
+__all__ = ["bug_of", "error_of", "layered"]
 
 _log = logging.getLogger("worker_adapters")
 
-Runs: TypeAlias = Generator[list[Event], None, None]
-
-TERMINAL = (End, Error)
 DRAIN_SECONDS = 0.1  # a keep-alive server's chunk terminator follows its end sign at once, or not soon
-PROGRESS_SECONDS = 0.5  # between two updates of the token counters: scrapes are many seconds apart
 MIB = 1024 * 1024
 LARGEST_EVENT = 1024 * MIB  # the codec's own bound
 
 
-def layered(worker: Worker, state: StreamState) -> Runs:
-    """The events of a stream in runs, the last of which ends with the terminal event. Blocks in `next`; never raises."""
-    return measured(worker, state, ending(worker, state, retrying(worker, state)))
+def layered(running: Running) -> Runs:
+    """The events of a stream in runs, the last of which ends with the terminal event. Never raises for the engine's sake."""
+    worker = running.worker
+    return ending(worker, running, retrying(worker, running))
 
 
 # --- attempt: one request, and what its response says: Started (Token | Metrics)* End ---------------------------------
 
 
-def attempt(worker: Worker, state: StreamState, grade: Grade) -> Runs:
+def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     """One exchange with the engine, as events in the order and with the indexes that the contract promises.
 
     Ends with the terminal event, in a run of its own with at most the last Metrics, so that it can always be handed over;
     raises where the engine gave no sign of the end.
     """
-    dialect, lifetime, tally, clock = worker.dialect, state.lifetime, state.tally, state.lifetime.clock
-    wire = dialect.encode(state.request, attempt=state.attempts)
-    with worker.transport.open(wire, worker.auth_headers(), lifetime) as exchange:
+    wire = running.wire or worker.dialect.encode(running.request, attempt=running.attempts)
+    running.wire = None  # of the first attempt only
+    headers = yield from worker.auth_steps(running.lifetime)
+    exchange = yield from worker.transport.open(wire, headers, running.lifetime)
+    try:
         if exchange.status != 200:
-            raise refused(exchange, dialect, worker.limits.max_error_body)
-        require_event_stream(exchange, dialect)
-        decoder = SSEDecoder(_event_limit(worker, len(wire.body)))
-        counted, framed = 0, False
-        batches, ended = exchange.payloads(decoder), list[bool]()
-        if dialect.traits.ends_with_body:
-            batches = _noting_the_end(batches, ended)
-        for run in dialect.decode(batches, request=state.request, tally=tally):
-            if len(run) == 1 and type(alone := run[0]) is Token and alone.index == state.tokens_seen > 0:
-                # What most of a stream's life is made of, and all of it in one place: each function that a wake-up has to go
-                # through costs it up to a microsecond of cold caches (benchmarks/bench_paced.py).
-                state.tokens_seen += 1
-                counted = tally.tokens_out
-                state.last_token_at = now = clock()
-                if now >= state.progress_due:
-                    _progress(worker, state)
-                lifetime.paused = True
-                yield run  # type: ignore[misc]  # of Tokens alone
-                lifetime.resume()
-                continue
-            framed = True
-            if run and state.started is None:
-                state.started = _started(worker, state, grade, run.pop(0))
-                lifetime.pause()  # the first-token timer goes on after this, if nothing came with it
-                yield [state.started]
-                lifetime.resume()
-            if not run and tally.tokens_out == counted:
-                continue  # a sign of life, and no content
-            counted = tally.tokens_out
-            last = _taken(run)
-            events = _checked(worker, state, run) if run else []
-            if last is not None:
-                if ended:
-                    _require_proof(exchange, decoder)
-                lifetime.disarm()  # the engine has done its part: how long the consumer takes is not charged to it
-                exchange.settle(DRAIN_SECONDS)
-                break
-            lifetime.hand_over()
-            if events:
-                yield events
-            lifetime.resume()
-        else:
-            raise _unfinished(exchange, decoder, framed=framed)
+            raise (yield from refused(exchange, worker.dialect, worker.limits.max_error_body))
+        yield from require_event_stream(exchange, worker.dialect)
+        running.exchange = exchange
+        last, events = yield from _received(worker, running, grade, exchange, len(wire.body))
+    finally:
+        running.exchange = None
+        exchange.close()
+    running.finished = end = _end(running, last)
     if events:
         yield events
-    yield _end(state, last)
+    yield _with_figures(running, last, end)
+
+
+def _received(
+    worker: Worker, running: Running, grade: Grade, exchange: Exchange, encoded: int
+) -> Generator[list[Event] | Blocked, None, tuple[Finished, list[Event]]]:
+    """The runs but for the last, which is returned with the engine's sign of the end. Raises Fault, Interrupted."""
+    dialect, lifetime, tally, clock = worker.dialect, running.lifetime, running.tally, running.lifetime.clock
+    decoder = SSEDecoder(_event_limit(worker, encoded))
+    pull, feed = exchange.puller(decoder), Feed()
+    counted, framed = 0, False
+    decoded = dialect.decode(feed, request=running.request, tally=tally)
+    while True:
+        if not feed.over:
+            try:
+                batch = pull()
+            except Fault as fault:
+                feed.fail(fault)
+            else:
+                if batch is BLOCKED:
+                    yield BLOCKED
+                    lifetime.check()
+                    continue
+                if lifetime.causes:
+                    raise Interrupted(lifetime.causes[0][0])
+                feed.give(batch)
+        run = next(decoded, None)
+        if run is None:
+            raise _unfinished(exchange, decoder, framed=framed)
+        if len(run) == 1 and type(alone := run[0]) is Token and alone.index == running.tokens_seen > 0:
+            # What most of a stream's life is made of, and all of it in one place: each function that a wake-up has to go
+            # through costs it up to a microsecond of cold caches (benchmarks/bench_paced.py).
+            running.tokens_seen += 1
+            counted = tally.tokens_out
+            running.last_token_at = now = clock()
+            if now >= running.progress_due:
+                progress(running)
+            lifetime.fresh = True
+            yield run  # type: ignore[misc]  # of Tokens alone
+            continue
+        framed = True
+        if run and running.started is None:
+            opened = _opened(worker, run.pop(0))
+            known = yield from worker.known_for_started(lifetime)
+            running.started = _started(worker, running, grade, opened, known)
+            lifetime.pause()  # the first-token timer goes on after this, if nothing came with it
+            yield [running.started]
+            lifetime.resume()
+        if not run and tally.tokens_out == counted:
+            lifetime.check()
+            continue  # a sign of life, and no content
+        counted = tally.tokens_out
+        last = _taken(run)
+        events = _checked(worker, running, run) if run else []
+        if last is not None:
+            if feed.over and dialect.traits.ends_with_body:
+                _require_proof(exchange, decoder)
+            lifetime.disarm()  # the engine has done its part: how long the consumer takes is not charged to it
+            yield from exchange.settle(DRAIN_SECONDS)
+            return last, events
+        lifetime.content()
+        if events:
+            yield events
 
 
 def _taken(run: Run) -> Finished | None:
@@ -142,11 +167,6 @@ def _unfinished(exchange: Exchange, decoder: SSEDecoder, *, framed: bool) -> Fau
     return Fault(Reason.EMPTY, "the engine answered 200 without a single event", upstream=upstream)
 
 
-def _noting_the_end(batches: Iterator[Sequence[Payload]], ended: list[bool]) -> Iterator[Sequence[Payload]]:
-    yield from batches
-    ended.append(True)
-
-
 def _require_proof(exchange: Exchange, decoder: SSEDecoder) -> None:
     """Raise Fault unless the end of the body, which was taken for the end of the stream, can be nothing else."""
     tail = decoder.close()
@@ -158,32 +178,32 @@ def _unlawful(worker: Worker, what: str) -> Fault:
     return Fault(Reason.BUG, f"the dialect {worker.dialect.name} broke the grammar of events: {what}")
 
 
-def _checked(worker: Worker, state: StreamState, run: Run) -> list[Event]:
+def _checked(worker: Worker, running: Running, run: Run) -> list[Event]:
     """The run as events, counted. Indexes are checked at both ends of a run of Tokens, which a decoder fills in one loop."""
     events: list[Event] = run  # type: ignore[assignment]  # what is no event is not let through
     first, last, tokens = events[0], events[-1], len(events)
     if type(first) is not Token or type(last) is not Token or (tokens > 2 and len(set(map(type, events))) > 1):
-        tokens = _checked_mixed(worker, state, events)
-    elif first.index != state.tokens_seen or last.index != state.tokens_seen + tokens - 1:
-        raise _unlawful(worker, f"Token {first.index} where {state.tokens_seen} was due")
+        tokens = _checked_mixed(worker, running, events)
+    elif first.index != running.tokens_seen or last.index != running.tokens_seen + tokens - 1:
+        raise _unlawful(worker, f"Token {first.index} where {running.tokens_seen} was due")
     if tokens:
-        state.tokens_seen += tokens
-        now = state.last_token_at = state.lifetime.clock()
-        if state.first_token_at is None:
-            state.first_token_at = now
-        if now >= state.progress_due:
-            _progress(worker, state)
+        running.tokens_seen += tokens
+        now = running.last_token_at = running.lifetime.clock()
+        if running.first_token_at is None:
+            running.first_token_at = now
+        if now >= running.progress_due:
+            progress(running)
     return events
 
 
-def _checked_mixed(worker: Worker, state: StreamState, events: list[Event]) -> int:
+def _checked_mixed(worker: Worker, running: Running, events: list[Event]) -> int:
     """A run with Metrics in it; those that come before the first Token are dropped."""
     if strange := next((event for event in events if type(event) not in (Token, Metrics)), None):
         raise _unlawful(worker, f"{type(strange).__name__} came in mid-stream")
     tokens = [event for event in events if type(event) is Token]
-    if [event.index for event in tokens] != list(range(state.tokens_seen, state.tokens_seen + len(tokens))):
-        raise _unlawful(worker, f"Token indexes are not contiguous after {state.tokens_seen}")
-    seen = state.tokens_seen > 0
+    if [event.index for event in tokens] != list(range(running.tokens_seen, running.tokens_seen + len(tokens))):
+        raise _unlawful(worker, f"Token indexes are not contiguous after {running.tokens_seen}")
+    seen = running.tokens_seen > 0
     kept: list[Event] = []
     for event in events:
         seen = seen or type(event) is Token
@@ -193,10 +213,14 @@ def _checked_mixed(worker: Worker, state: StreamState, events: list[Event]) -> i
     return len(tokens)
 
 
-def _started(worker: Worker, state: StreamState, grade: Grade, opened: Item) -> Started:
-    if type(opened) is not Opened:
-        raise _unlawful(worker, f"{type(opened).__name__} came before Opened")
-    request, known = state.request, worker.known_for_started()
+def _opened(worker: Worker, item: Item) -> Opened:
+    if type(item) is not Opened:
+        raise _unlawful(worker, f"{type(item).__name__} came before Opened")
+    return item
+
+
+def _started(worker: Worker, running: Running, grade: Grade, opened: Opened, known: Properties) -> Started:
+    request = running.request
     return Started(
         task_id=request.task_id,
         engine=worker.dialect.name,
@@ -208,31 +232,34 @@ def _started(worker: Worker, state: StreamState, grade: Grade, opened: Item) -> 
         sampler_profile_version=request.sampler_profile_version,
         determinism=grade.level,
         determinism_reasons=grade.reasons,
-        attempt=state.attempts,
+        attempt=running.attempts,
         tokens_in=opened.tokens_in,
     )
 
 
-def _end(state: StreamState, finished: Finished) -> list[Event]:
-    tally = state.tally
-    end = End(
+def _end(running: Running, finished: Finished) -> End:
+    tally = running.tally
+    return End(
         finish_reason=finished.finish_reason,
         finish_reason_raw=finished.finish_reason_raw,
         finish_reason_source=finished.finish_reason_source,
         stop_text=finished.stop_text,
-        tokens_out=state.tokens_out(),
+        tokens_out=running.tokens_out(),
         tokens_in=tally.tokens_in,
         usage_source=tally.usage_source,
         token_ids_tail=finished.token_ids_tail,
         token_ids_complete=finished.token_ids_complete,
-        decode_time_ms=state.decode_ms(),
+        decode_time_ms=running.decode_ms(),
     )
-    state.terminal = end
-    if state.first_token_at is None:
+
+
+def _with_figures(running: Running, finished: Finished, end: End) -> list[Event]:
+    """The last run: the measurements, if there was a Token, and the end."""
+    if running.first_token_at is None:
         return [end]
     values: dict[str, float | int | str] = {
         **finished.metrics,
-        "latency_first_token_ms": (state.first_token_at - state.submitted_at) * 1000,
+        "latency_first_token_ms": (running.first_token_at - running.submitted_at) * 1000,
         "latency_decode_ms": end.decode_time_ms,
         "tokens_out": end.tokens_out,
     }
@@ -244,144 +271,88 @@ def _end(state: StreamState, finished: Finished) -> list[Event]:
 # --- retrying: only before Started ------------------------------------------------------------------------------------
 
 
-def retrying(worker: Worker, state: StreamState) -> Runs:
+def retrying(worker: Worker, running: Running) -> Runs:
     """Attempts, until one has started or what went wrong would go wrong again."""
-    lifetime = state.lifetime
+    lifetime = running.lifetime
     lifetime.check()
-    if _resolved(worker, state):
-        validate(state.request, worker.dialect)
-    grade = Grade.of(worker, state.request, lifetime)
+    if (yield from _resolved(worker, running)):
+        validate(running.request, worker.dialect)
+    grade = yield from Grade.of(worker, running.request, lifetime)
     lifetime.check()
     worker.begin_version_probe()
     while True:
-        state.attempts += 1
+        running.attempts += 1
         try:
-            yield from leaving(worker, state, attempt(worker, state, grade))
+            yield from leaving(worker, running, attempt(worker, running, grade))
         except Interrupted as exc:
             if exc.cause is not Cause.CONNECT_TIMEOUT:
                 raise
-            failed = fault_of_cause(exc.cause, lifetime, state.request.deadline)
+            failed = fault_of_cause(exc.cause, lifetime, running.request.deadline)
             failed.__cause__ = exc
         except Fault as fault:
             failed = fault
         else:
             return
-        _try_again(failed, worker, state)
+        yield from _try_again(failed, worker, running)
 
 
-def _resolved(worker: Worker, state: StreamState) -> bool:
+def _resolved(worker: Worker, running: Running) -> Steps[bool]:
     """Find out what the worker speaks, where that takes asking: each failure is an attempt of the stream's."""
     while True:
         try:
-            return worker.resolve_within(state.lifetime)
+            return (yield from worker.resolve_steps(running.lifetime))
         except Fault as fault:
             failed = fault
-        state.attempts += 1
-        _try_again(failed, worker, state)
+        running.attempts += 1
+        yield from _try_again(failed, worker, running)
 
 
-def _try_again(failed: Fault, worker: Worker, state: StreamState) -> None:
+def _try_again(failed: Fault, worker: Worker, running: Running) -> Steps[None]:
     """Wait for the next attempt. Raises the failure where it is the answer, and Interrupted."""
-    wait = wait_before_next(failed, worker, state)
+    wait = wait_before_next(failed, worker, running)
     if wait is None:
         raise failed
-    state.lifetime.next_attempt()
-    _quietly(worker.recorder.retried)
-    state.lifetime.sleep(wait)
+    running.lifetime.next_attempt()
+    retried(running)
+    yield from running.lifetime.sleep(wait)
 
 
 # --- ending: exceptions → the terminal event --------------------------------------------------------------------------
 
 
-def ending(worker: Worker, state: StreamState, runs: Runs) -> Runs:
+def ending(worker: Worker, running: Running, runs: Runs) -> Runs:
     """Exactly one terminal event, whatever happens below."""
-    lifetime = state.lifetime
+    lifetime = running.lifetime
     terminal: End | Error
     try:
         yield from runs
     except Interrupted as exc:
         if exc.cause is Cause.CANCELLED:
-            terminal = state.cancelled()
+            terminal = running.cancelled()
         else:
-            terminal = _error(worker, state, fault_of_cause(exc.cause, lifetime, state.request.deadline))
+            terminal = error_of(running, fault_of_cause(exc.cause, lifetime, running.request.deadline))
     except Fault as fault:
-        terminal = _error(worker, state, fault)
+        terminal = error_of(running, fault)
     except Exception as exc:  # noqa: BLE001  -- a bug of ours must end the stream as an Error, not its thread
-        bug = _described(exc)
-        _log.error("a stream met a bug of its adapter: %s", bug, extra={"task_id": state.request.task_id})
-        terminal = _error(worker, state, Fault(Reason.BUG, f"a bug of the adapter: {bug}"))
+        terminal = error_of(running, bug_of(running, exc))
     else:
         return
-    state.terminal = terminal
     yield [terminal]
 
 
-def _described(exc: BaseException) -> str:
-    """What an operator needs to find a bug, and not its message: a decoder's exceptions quote what it was decoding."""
-    places = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in traceback.extract_tb(exc.__traceback__)]
-    return f"{type(exc).__name__} at {' < '.join(reversed(places[-4:]))}"
+def bug_of(running: Running, exc: BaseException) -> Fault:
+    """What nobody expected, logged for an operator."""
+    bug = described(exc)
+    REPORTS.add(_log.error, "a stream met a bug of its adapter: %s", bug, extra={"task_id": running.request.task_id})
+    return Fault(Reason.BUG, f"a bug of the adapter: {bug}")
 
 
-def _error(worker: Worker, state: StreamState, fault: Fault) -> Error:
-    error = worker.error(fault, phase=state.lifetime.phase, attempts=state.attempts, started=state.started is not None)
+def error_of(running: Running, fault: Fault) -> Error:
+    """The terminal event of a stream that failed."""
+    worker = running.worker
+    error = worker.error(
+        fault, phase=running.lifetime.phase, attempts=running.attempts, started=running.started is not None
+    )
     if error.code is ErrorCode.WORKER_RESET or error.reason in (Reason.CONNECT, Reason.CONNECT_TIMEOUT):
         worker.forget_version()  # it may come back as another
     return error
-
-
-# --- measured: metrics and the log line -------------------------------------------------------------------------------
-
-
-def measured(worker: Worker, state: StreamState, runs: Runs) -> Runs:
-    """Reports the stream once, also one whose consumer went away. Its tokens are counted while they come (`_progress`).
-
-    An Interrupted that is thrown in (the hand-over was blocked when the lifetime was tripped) goes on to the layers below,
-    which end the stream as they do for one raised in a read.
-    """
-    _quietly(worker.recorder.started)
-    try:
-        yield from runs
-    finally:
-        _progress(worker, state)
-        _quietly(_report, worker, state, state.terminal or state.cancelled())
-
-
-def _progress(worker: Worker, state: StreamState) -> None:
-    """Bring the token counters up to date: not with every read, which would cost as much as decoding it."""
-    tokens_in, tokens_out = state.tally.tokens_in or 0, state.tokens_out()
-    more_in, more_out = tokens_in - state.reported_in, tokens_out - state.reported_out
-    if more_in > 0 or more_out > 0:
-        _quietly(
-            worker.recorder.tokens, state.request.priority, worker.known_version, tokens_in=more_in, tokens_out=more_out
-        )
-        state.reported_in, state.reported_out = tokens_in, tokens_out
-    state.progress_due = state.lifetime.clock() + PROGRESS_SECONDS
-
-
-def _quietly(report: Callable[..., None], *args: object, **named: object) -> None:
-    """A registry or a log handler that raises is no reason for a stream to fail."""
-    try:
-        report(*args, **named)
-    except Exception as exc:  # noqa: BLE001  -- whatever an application plugged in
-        with contextlib.suppress(Exception):  # perhaps it is logging itself that fails
-            _log.error("a stream could not be reported: %s", _described(exc))
-
-
-def _report(worker: Worker, state: StreamState, terminal: End | Error) -> None:
-    first, spacing = state.first_token_at, None
-    if first is not None and state.last_token_at is not None and state.tokens_seen > 1:
-        spacing = (state.last_token_at - first) * 1000 / (state.tokens_seen - 1)
-    worker.recorder.ended(
-        Summary(
-            priority=state.request.priority,
-            version=worker.known_version,
-            outcome="error" if isinstance(terminal, Error) else str(terminal.finish_reason),
-            code=terminal.code if isinstance(terminal, Error) else None,
-            reason=terminal.reason if isinstance(terminal, Error) else None,
-            first_token_ms=None if first is None else (first - state.submitted_at) * 1000,
-            decode_ms=None if first is None else state.decode_ms(),
-            inter_token_ms=spacing,
-            blocked_seconds=state.blocked_seconds,
-        )
-    )
-    log_end(worker, state, terminal)

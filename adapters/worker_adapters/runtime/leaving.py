@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-
-from ..api import Event, Phase
-from ..lifetime import Interrupted
-from .state import StreamState
+from ..api import Phase
+from ..dialect import Fault
+from .running import Running
+from .runs import Runs
 from .worker import Worker
 
 __all__ = ["leaving"]
@@ -14,20 +13,21 @@ __all__ = ["leaving"]
 _SENT = frozenset({Phase.QUEUE, Phase.FIRST_TOKEN, Phase.DECODE})
 
 
-def leaving(
-    worker: Worker, state: StreamState, attempt: Generator[list[Event], None, None]
-) -> Generator[list[Event], None, None]:
-    """An attempt that is cancelled, dropped or has run out of time once its request was sent: the engine is told, beside.
+def leaving(worker: Worker, running: Running, attempt: Runs) -> Runs:
+    """An attempt that is left once its request was sent, for whatever reason of ours: the engine is told, beside.
 
-    Not after a failure of the engine's or of the connection: there may be nobody to tell.
+    Not after a failure of the engine's or of the connection: there may be nobody to tell. Not by a forked child, either.
     """
-    abort, number = worker.dialect.abort, state.attempts
+    abort, number = worker.dialect.abort, running.attempts
     if abort is None:
         yield from attempt
         return
     try:
         yield from attempt
-    except (Interrupted, GeneratorExit):
-        if state.terminal is None and state.lifetime.phase in _SENT:
-            worker.tell(abort(state.request, attempt=number))
+    except Fault:
+        raise
+    except BaseException:
+        lifetime = running.lifetime
+        if running.finished is None and lifetime.phase in _SENT and not lifetime.disowned:
+            worker.tell(abort(running.request, attempt=number))
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from urllib.parse import SplitResult, urlsplit
 
@@ -13,6 +12,7 @@ from ..api.credentials import Credentials
 from ..dialect import Dialect, Fault, Reply, WireRequest
 from ..lifetime import Lifetime
 from ..transport import Exchange, Transport
+from ..waiting import Steps
 from .envelope import Redactor, envelope
 
 __all__ = ["AdapterConfig", "OnDemand"]
@@ -42,33 +42,50 @@ class AdapterConfig:
 
 
 class OnDemand:
-    """HTTP, loaded and set up by the first request: connecting to a thousand workers costs no more than to one."""
+    """HTTP, loaded and set up by the first request: connecting to a thousand workers costs no more than to one.
+
+    No lock is held over that: two threads may make a transport at once, of which one counts, and what a signal handler finds
+    while it is being made is that there is none to close.
+    """
 
     def __init__(self, config: AdapterConfig) -> None:
         self._config = config
         self._base = _parse_url(config)
-        self._lock = threading.Lock()
-        self._made: Transport | None = None
+        self._made: dict[str, Transport] = {}
+        self._closed = False
         url = config.metrics_url
         self._metrics = None if url is None else OnDemand(attrs.evolve(config, url=url, metrics_url=None))
 
     def _transport(self) -> Transport:
-        with self._lock:
-            if self._made is None:
-                from ..transport.http import HTTPTransport  # noqa: PLC0415  -- see above
+        made = self._made.get("one")
+        if made is None:
+            from ..transport.http import HTTPTransport  # noqa: PLC0415  -- see above
 
-                config = self._config
-                self._made = HTTPTransport(
-                    self._base,
-                    config.tls,
-                    pool_size=config.limits.max_in_flight,
-                    keep_alive=config.dialect.traits.keep_alive,
-                )
-            return self._made
+            config = self._config
+            made = HTTPTransport(
+                self._base,
+                config.tls,
+                pool_size=config.limits.max_in_flight,
+                keep_alive=config.dialect.traits.keep_alive,
+            )
+            made = self._made.setdefault("one", made)
+            if self._closed:
+                made.close()
+        return made
 
-    def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> Exchange:
+    def prepare(self) -> None:
+        """See Transport."""
+        self._transport().prepare()
+
+    def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> Steps[Exchange]:
         """See Transport."""
         return self._transport().open(wire, headers, lifetime)
+
+    def exchange(
+        self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime, limit: int
+    ) -> Steps[Reply]:
+        """See Transport."""
+        return self._transport().exchange(wire, headers, lifetime, limit)
 
     def call(self, wire: WireRequest, headers: Mapping[str, str], timeouts: Timeouts, limit: int) -> Reply:
         """See Transport."""
@@ -81,9 +98,9 @@ class OnDemand:
 
     def close(self) -> None:
         """See Transport."""
-        with self._lock:
-            if self._made is not None:
-                self._made.close()
+        self._closed = True
+        for made in list(self._made.values()):
+            made.close()
         if self._metrics is not None:
             self._metrics.close()
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from ..api import Reason, Upstream
 from ..dialect import Dialect, Fault, Reply
 from ..transport import Exchange
+from ..waiting import Steps
 
 __all__ = ["refused", "require_event_stream", "retry_after"]
 
@@ -38,7 +39,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return min(max(0.0, wait), LONGEST)
 
 
-def refused(exchange: Exchange, dialect: Dialect, limit: int) -> Fault:
+def refused(exchange: Exchange, dialect: Dialect, limit: int) -> Steps[Fault]:
     """The fault that a status other than 200 stands for."""
     status = exchange.status
     if 300 <= status < 400:
@@ -48,13 +49,14 @@ def refused(exchange: Exchange, dialect: Dialect, limit: int) -> Fault:
             f"the server redirects ({status}) to {where!r}; redirects are not followed: pass that URL to connect()",
             upstream=Upstream(status=status),
         )
-    fault = dialect.parse_error(Reply(status=status, headers=exchange.headers, body=exchange.read(limit)))
+    body = yield from exchange.read(limit)
+    fault = dialect.parse_error(Reply(status=status, headers=exchange.headers, body=body))
     if fault.retry_after is None:
         fault.retry_after = retry_after(exchange.headers)
     return fault
 
 
-def require_event_stream(exchange: Exchange, dialect: Dialect) -> None:
+def require_event_stream(exchange: Exchange, dialect: Dialect) -> Steps[None]:
     """Raise Fault unless the body is server-sent events, unencoded; say what it is instead."""
     encoding = exchange.headers.get("content-encoding", "identity").lower()
     if encoding not in ("", "identity"):
@@ -64,7 +66,7 @@ def require_event_stream(exchange: Exchange, dialect: Dialect) -> None:
     kind = exchange.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "text/event-stream":
         return
-    start = exchange.read(SHOWN)
+    start = yield from exchange.read(SHOWN)
     if not start:
         raise Fault(Reason.EMPTY, "the server answered 200 with an empty body", upstream=Upstream(status=200))
     if fault := dialect.not_a_stream(Reply(status=exchange.status, headers=exchange.headers, body=start)):

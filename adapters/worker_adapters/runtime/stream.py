@@ -1,248 +1,341 @@
-"""The handle of a stream, and its two ways to run: on the calling thread, or on a worker thread with a hand-over."""
+"""The two ways to run a stream: driven by its consumer, in `next`, or by the loop, with a hand-over.
+
+Both drive the same generators (layers.py). A driver is what may touch a stream's connection, timers and state; whoever else wants
+something of it trips the lifetime, which wakes the driver.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
-from types import TracebackType
-from typing import Self
+import threading
+from functools import partial
+from math import inf
+from typing import Protocol
 
-from ..api import CancelOutcome, Completion, End, Error, Event, Metrics, Started, Token, TokenLogprob
+from ..api import End, Error, Event, Reason
+from ..dialect import Fault
 from ..lifetime import Cause, Interrupted
-from .channel import Channel
-from .envelope import exception_of
-from .layers import TERMINAL, Runs
-from .state import StreamState
+from ..loop import LOOP, Task
+from ..waiting import BLOCKED, current_waker
+from .channel import Channel, Hand, size_of
+from .envelope import fault_of_cause
+from .layers import bug_of, error_of
+from .running import Running
+from .runs import TERMINAL, Runs
 
-__all__ = ["RunningStream", "on_calling_thread", "on_worker_thread"]
+__all__ = ["Direct", "Source", "Submitted"]
 
 
-def _nothing_to_drop() -> None:
-    return None
+class Source(Protocol):
+    """Where a consumer's events come from."""
+
+    def take(self, until: float = inf) -> Hand | None:
+        """The next run, None where there is none any more: the stream's terminal event is next. Blocks.
+
+        Raises TimeoutError at that point on the lifetime's clock, and what a signal handler raised meanwhile.
+        """
+        ...
+
+    def collect(self, events: list[Event], until: float) -> None:
+        """Add all that is left before the terminal event. Blocks; raises as `take`."""
+        ...
+
+    def abandon(self) -> None:
+        """The consumer wants no more: the place is free when this returns, the connection soon. Idempotent; does not block."""
+        ...
+
+    def drop(self) -> None:
+        """There is no consumer any more. For finalizers: takes no lock, starts no thread."""
+        ...
 
 
-class _Handed:
-    """The runs as they reach the consumer, the terminal event in one of its own. Refers to the stream, not to its handle.
+class Direct:
+    """A stream that its consumer drives, on its own thread.
 
-    A cancel empties the run in the consumer's hand, the lifetime's `handed`: no Token comes after it, although
-    `itertools.chain` iterates the list without asking anybody.
+    Whoever has the turn drives. The consumer takes it in `take` and gives it back, and between two of these calls the stream
+    belongs to the loop: when it is tripped (cancelled, dropped, its deadline has passed), the loop takes the turn for good and
+    ends it. Taking the turn is one compare-and-set, `dict.setdefault`. While nobody drives, this is the lifetime's waker.
     """
 
-    __slots__ = ("_abandon", "_next_run", "_state", "begun", "terminal")
+    __slots__ = ("__weakref__", "_hand", "_limit", "_running", "_runs", "_turn", "dropped")
 
-    def __init__(self, state: StreamState, next_run: Callable[[], list[Event]], abandon: Callable[[], None]) -> None:
-        self._state = state
-        self._next_run = next_run
-        self._abandon = abandon
-        self.terminal: Event | None = None  # has come, and follows what is in the consumer's hand
-        self.begun = False
+    def __init__(self, running: Running, runs: Runs, *, max_collected: int) -> None:
+        self._running = running
+        self._runs = runs
+        self._limit = max_collected
+        self._turn: dict[str, int] = {}
+        self._hand: Hand | None = None
+        self.dropped = False  # there is no handle any more, so nobody can be inside of `take`
 
-    def __iter__(self) -> Self:
-        return self
+    def start(self) -> None:
+        """Have the loop look after it. Raises RuntimeError where no thread can be started."""
+        self._running.lifetime.waker = self
+        self._running.waits_for_consumer = True
+        LOOP.watch(self, self._running.lifetime.remaining())
 
-    def __next__(self) -> Sequence[Event]:
-        self.begun = True
-        state, lifetime = self._state, self._state.lifetime
-        if state.delivered:
-            raise StopIteration
-        run: list[Event] = []
-        if self.terminal is None and not lifetime.cancelled:
-            run = self._next_run()
-            if run and type(run[-1]) in TERMINAL:
-                self.terminal = run.pop()
-            lifetime.handed = run
-        if lifetime.cancelled or not (run or self.terminal):  # perhaps meanwhile: what came with it is dropped
-            lifetime.handed.clear()
-            self._abandon()
-            run, self.terminal = [], state.cancelled()
-        if run:
-            return run
-        assert self.terminal is not None  # noqa: S101  -- for mypy: one of the two is there
-        state.delivered = True
-        return (self.terminal,)
+    # --- the consumer's -----------------------------------------------------------------------------------------------
 
-
-def _holding(_handle: object) -> Iterator[Event]:
-    """Nothing, but keeps the handle alive as long as somebody iterates: dropping it would cancel."""
-    yield from ()
-
-
-class RunningStream:
-    """A Stream (see api.adapter). Nothing that runs refers to it, so dropping it is noticed: it cancels."""
-
-    __slots__ = ("__weakref__", "_abandon", "_drop", "_events", "_handed", "_kept", "_lifetime", "_state")
-
-    def __init__(
-        self,
-        state: StreamState,
-        next_run: Callable[[], list[Event]],
-        abandon: Callable[[], None],
-        drop: Callable[[], None],
-        *,
-        collect: bool,
-    ) -> None:
-        self._state = state
-        self._lifetime = state.lifetime
-        self._abandon = abandon  # frees what the stream holds
-        self._drop = drop  # the same for the garbage collector, which may be inside of any lock: takes none but ours
-        self._handed = _Handed(state, next_run, abandon)
-        self._events = chain.from_iterable(self._handed)
-        self._kept: list[Event] | None = [] if collect else None
-
-    @property
-    def task_id(self) -> str:
-        """See Stream."""
-        return self._state.request.task_id
-
-    def __iter__(self) -> Iterator[Event]:
-        # All in C: a method of ours per event would cost more than making the event does.
-        if self._kept is not None:
-            return self
-        return chain(self._events, chain.from_iterable(self._handed), _holding(self))
-
-    def __next__(self) -> Event:
-        for event in self._events:
-            if self._kept is not None:
-                self._kept.append(event)
-            return event
-        if self._state.delivered:
-            raise StopIteration
-        self._events = chain.from_iterable(self._handed)  # an exception ended it: Ctrl-C
-        return next(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if self._handed.terminal is None:
-            self._lifetime.trip(Cause.CANCELLED)
-            self._drop()
-
-    def cancel(self) -> CancelOutcome:
-        """See Stream."""
-        if self._state.delivered:
-            return CancelOutcome.UNKNOWN
-        self._lifetime.trip(Cause.CANCELLED)
-        return CancelOutcome.CLOSED
-
-    def close(self) -> None:
-        """See Stream."""
-        if not self._state.delivered:
-            self._lifetime.trip(Cause.CANCELLED)
-        self._abandon()
-        self._drop = _nothing_to_drop
-
-    def result(self) -> Completion:
-        """See Stream."""
-        if self._kept is None:
-            if self._handed.begun:
-                raise RuntimeError("result() after iteration has begun needs a stream made with collect=True")
-            self._kept = list(self)
-        for _ in self:
-            pass
-        return _collected(self._kept)
-
-
-def _collected(events: list[Event]) -> Completion:
-    started = next((e for e in events if type(e) is Started), None)
-    terminal = events[-1]
-    tokens = [e for e in events if type(e) is Token]
-    ids: list[int] = [i for token in tokens for i in token.token_ids or ()]
-    end = terminal if isinstance(terminal, End) else None
-    if end is not None:
-        ids += end.token_ids_tail or ()
-    logprobs: list[TokenLogprob] = [p for token in tokens for p in token.logprobs or ()]
-    metrics = next((e.values for e in reversed(events) if type(e) is Metrics), {})
-    completion = Completion(
-        text="".join([token.text for token in tokens]),
-        started=started,
-        end=end,
-        token_ids=tuple(ids) if ids or (end is not None and end.token_ids_tail is not None) else None,
-        logprobs=tuple(logprobs) if logprobs else None,
-        metrics=metrics,
-    )
-    if isinstance(terminal, Error):
-        error = exception_of(terminal)
-        error.partial = completion
-        raise error
-    return completion
-
-
-def on_calling_thread(state: StreamState, runs: Runs, release: Callable[[], None], *, collect: bool) -> RunningStream:
-    """The stream runs in its consumer's `next`."""
-
-    def next_run() -> list[Event]:
+    def take(self, until: float = inf) -> Hand | None:
+        """See Source."""
+        running, lifetime, me = self._running, self._running.lifetime, threading.get_ident()
+        running.moves += 1
+        if self._runs.gi_running:
+            raise RuntimeError("the stream is being iterated already, perhaps by the code that a signal has interrupted")
+        if self._turn.setdefault("by", me) != me:
+            return self._wait_for_the_end(until)
         try:
-            run = next(runs)
-        except (StopIteration, ValueError):  # closed, or just being closed, by another thread
-            return []
-        except BaseException:  # Ctrl-C: the layers themselves let nothing out
-            state.lifetime.trip(Cause.CANCELLED)
-            release()
+            hand = self._hand
+            if hand is not None and not hand.is_done:
+                return hand  # an exception came before it was received
+            waker = current_waker()
+            lifetime.waker, lifetime.stop_at = waker, until
+            running.waits_for_consumer, running.driver = False, me
+            if running.terminal is not None or lifetime.cancelled:
+                self._end(running.cancelled())
+                return None
+            while (run := next(self._runs)) is BLOCKED:
+                if lifetime.clock() >= until:
+                    raise TimeoutError  # noqa: TRY301  -- the one way out that ends nothing
+                lifetime.block(waker)
+            return self._received(run)
+        except TimeoutError:
             raise
-        if type(run[-1]) in TERMINAL:
-            runs.close()
-            release()
-        return run
-
-    def abandon() -> None:
-        # ValueError: the generator is running, on another thread, which the tripped lifetime makes leave by itself.
-        with contextlib.suppress(ValueError):
-            runs.close()
-            release()
-
-    def drop() -> None:
-        state.lifetime.later(abandon)
-        release()
-
-    return RunningStream(state, next_run, abandon, drop, collect=collect)
-
-
-def on_worker_thread(
-    state: StreamState,
-    runs: Runs,
-    release: Callable[[], None],
-    *,
-    size: int,
-    spawn: Callable[[Callable[[], None]], None],
-    collect: bool,
-) -> RunningStream:
-    """The stream runs on a worker thread, which hands its events over."""
-    channel: Channel[Event] = Channel(size, state.lifetime, state.lifetime.clock)
-    state.lifetime.attach(channel.wake)
-
-    def work() -> None:
-        try:
-            _pump(state, runs, channel)
+        except BaseException:  # Ctrl-C: the layers themselves let nothing out
+            self._end(running.cancelled())
+            raise
         finally:
-            state.lifetime.detach(channel.wake)
-            channel.finish([])  # nobody waits for a thread that is gone, whatever it died of
-            release()
+            lifetime.waker = self
+            running.waits_for_consumer, running.driver = True, None
+            self._turn.pop("by", None)
+            if lifetime.causes and running.terminal is None:
+                LOOP.look_soon(self)  # tripped while the waker was this thread's
 
-    try:
-        spawn(work)
-    except BaseException:
-        release()
-        raise
-    return RunningStream(state, channel.take, lambda: None, lambda: None, collect=collect)
+    def _received(self, run: list[Event]) -> Hand | None:
+        running, lifetime = self._running, self._running.lifetime
+        last = run[-1]
+        if isinstance(last, TERMINAL):
+            run.pop()
+            self._end(last)
+        lifetime.handed = run
+        if lifetime.cancelled:  # perhaps meanwhile: what came with it is dropped
+            run.clear()
+            self._end(running.cancelled())
+        if not run:
+            return None
+        self._hand = hand = Hand(run)
+        return hand
 
-
-def _pump(state: StreamState, runs: Runs, channel: Channel[Event]) -> None:
-    run = next(runs)
-    while type(run[-1]) not in TERMINAL:
+    def _wait_for_the_end(self, until: float) -> None:
+        """The loop has the turn, and is just ending the stream."""
+        running, waker = self._running, current_waker()
+        running.wait_with(waker)
         try:
-            channel.put(run)
-        except Interrupted as exc:
-            state.blocked_seconds = channel.blocked_seconds
-            run = runs.throw(exc)  # the layers turn it into the terminal event, like one raised in a read
+            while running.terminal is None:
+                left = until - running.lifetime.clock()
+                if left <= 0:
+                    raise TimeoutError
+                waker.wait(left)
+        finally:
+            running.wait_no_more(waker)
+
+    def collect(self, events: list[Event], until: float) -> None:
+        """See Source."""
+        size = size_of(events)
+        while (hand := self.take(until)) is not None:
+            new = list(hand.events)
+            events += new
+            size += size_of(new)
+            if size > self._limit and self._running.terminal is None:
+                self._end(error_of(self._running, _too_much(self._limit)))
+
+    def abandon(self) -> None:
+        """See Source."""
+        running = self._running
+        running.lifetime.trip(Cause.CANCELLED)
+        me = threading.get_ident()
+        if self._turn.setdefault("by", me) != me:
+            return  # another thread drives, and sees to it
+        try:
+            self._end(running.cancelled())
+        finally:
+            self._turn.pop("by", None)
+
+    def drop(self) -> None:
+        """See Source."""
+        self.dropped = True
+        self._running.lifetime.trip(Cause.CANCELLED)
+        LOOP.look_soon(self)
+
+    # --- whoever has the turn -----------------------------------------------------------------------------------------
+
+    def _end(self, terminal: End | Error) -> None:
+        running = self._running
+        if running.lifetime.disowned:
+            return
+        try:
+            if not running.lifetime.causes and running.finished is None:
+                running.lifetime.trip(Cause.CANCELLED)
+            with contextlib.suppress(ValueError):  # it runs: a signal handler has called from within, and it sees the cause
+                self._runs.close()
+        finally:
+            LOOP.forget(self)
+            running.end(terminal)
+
+    # --- the lifetime's waker while nobody drives -----------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Have the loop look. For finalizers, too."""
+        LOOP.look_soon(self)
+
+    def leave(self, descriptor: int) -> None:
+        """Nobody waits for it."""
+
+    def look(self, now: float) -> float:
+        """On the loop: see Watched."""
+        running, lifetime = self._running, self._running.lifetime
+        if running.terminal is not None:
+            LOOP.forget(self)
+            return inf
+        if now >= lifetime.deadline and not lifetime.causes:
+            lifetime.trip(Cause.DEADLINE)
+        if lifetime.causes and (self._turn.setdefault("by", 0) == 0 or self.dropped):
+            self._end(self._verdict())
+        return lifetime.deadline
+
+    def _verdict(self) -> End | Error:
+        """What the layers make of the cause; they are told where they are, and let go of what they hold."""
+        running, cause = self._running, self._running.lifetime.cause
+        if cause is None or cause is Cause.CANCELLED:
+            return running.cancelled()
+        if self._runs.gi_suspended:
+            try:
+                run = self._runs.throw(Interrupted(cause))
+            except BaseException as exc:  # noqa: BLE001  -- the loop goes on
+                return error_of(running, bug_of(running, exc))
+            if run is not BLOCKED and isinstance(last := run[-1], TERMINAL):
+                return last
+        return error_of(running, fault_of_cause(cause, running.lifetime, running.request.deadline))
+
+
+class Submitted(Task):
+    """A stream that the loop drives."""
+
+    __slots__ = ("_limit", "_parked_at", "_running", "_runs", "channel")
+
+    def __init__(self, running: Running, runs: Runs, *, size: int, max_collected: int) -> None:
+        super().__init__(running.lifetime)
+        self._running = running
+        self._runs = runs
+        self._limit = max_collected
+        self._parked_at: float | None = None
+        self.channel = Channel(running, size)
+        self.channel.room = partial(LOOP.wake, self)
+
+    def wake(self) -> None:
+        """See Task. The consumer looks, too: perhaps it is cancelled."""
+        LOOP.wake(self)
+        self.channel.wake()
+
+    def start(self) -> None:
+        """See Task."""
+        self._running.places.driven[self] = None
+        super().start()
+
+    # --- the loop's -----------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """See Task: one run at most."""
+        running, lifetime, channel = self._running, self.lifetime, self.channel
+        if self._parked_at is not None and not self._room_again():
+            return False
+        if lifetime.causes and self._runs.gi_suspended and running.finished is None:
+            run = self._runs.throw(Interrupted(lifetime.causes[0][0]))
         else:
-            state.blocked_seconds = channel.blocked_seconds
-            run = next(runs)
-    runs.close()
-    channel.finish(run)
+            run = next(self._runs)
+        if run is BLOCKED:
+            return False
+        last = run[-1]
+        if isinstance(last, TERMINAL):
+            self._finish(run, last)
+            return False
+        channel.put(run)
+        if channel.collected > self._limit:
+            self._finish([], error_of(running, _too_much(self._limit)))
+            return False
+        if channel.full:
+            return self._park()
+        exchange = running.exchange
+        return exchange is None or not exchange.drained
+
+    def _finish(self, run: list[Event], terminal: End | Error) -> None:
+        self.over = True
+        self._runs.close()
+        run = [event for event in run if event is not terminal]
+        if run:
+            self.channel.put(run)
+        self._running.end(terminal)
+        self.channel.wake()
+        self._running.places.driven.pop(self, None)
+
+    def _park(self) -> bool:
+        """The hand-over is full: the socket is not read on, and only the deadline counts."""
+        channel, lifetime = self.channel, self.lifetime
+        channel.parked = True
+        if not channel.full:  # meanwhile
+            channel.parked = False
+            return True
+        lifetime.parked = self._running.waits_for_consumer = True
+        lifetime.want_fd = -1
+        self._parked_at = lifetime.clock()
+        return False
+
+    def _room_again(self) -> bool:
+        """Whether there is, or the stream is to end anyway."""
+        lifetime, channel = self.lifetime, self.channel
+        if lifetime.clock() >= lifetime.deadline:
+            lifetime.trip(Cause.DEADLINE)
+        if channel.full and not lifetime.causes:
+            return False
+        self._running.blocked_seconds += lifetime.clock() - (self._parked_at or 0.0)
+        channel.parked = lifetime.parked = self._running.waits_for_consumer = False
+        self._parked_at = None
+        return True
+
+    def failed(self, exc: BaseException) -> None:
+        """See Task."""
+        self._finish([], error_of(self._running, bug_of(self._running, exc)))
+
+    # --- the consumer's -------------------------------------------------------------------------------------------------
+
+    def take(self, until: float = inf) -> Hand | None:
+        """See Source."""
+        return self.channel.take(until)
+
+    def collect(self, events: list[Event], until: float) -> None:
+        """See Source. Waits for the end only: the caller is woken once."""
+        running, channel, waker = self._running, self.channel, current_waker()
+        channel.collect()
+        running.wait_with(waker)
+        try:
+            while running.terminal is None and not running.lifetime.cancelled:
+                left = until - running.lifetime.clock()
+                if left <= 0:
+                    raise TimeoutError
+                waker.wait(left)
+        finally:
+            running.wait_no_more(waker)
+        channel.empty_into(events)
+
+    def abandon(self) -> None:
+        """See Source."""
+        if self._running.terminal is None:
+            self._running.lifetime.trip(Cause.CANCELLED)
+            self._running.end(self._running.cancelled())
+
+    def drop(self) -> None:
+        """See Source."""
+        self._running.lifetime.trip(Cause.CANCELLED)
+
+
+def _too_much(limit: int) -> Fault:
+    return Fault(Reason.EVENT_TOO_LARGE, f"the collected text is longer than {limit} characters (Limits.max_collected)")

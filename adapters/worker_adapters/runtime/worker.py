@@ -2,61 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-import os
-import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import attrs
 
 from ..api import Error, Identity, Limits, Phase, Properties, Reason, Retry, Timeouts, WorkerError
-from ..api.credentials import Credentials
+from ..api.credentials import Credentials, FromEnv, Literal
 from ..dialect import Dialect, Fault, Pause, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
-from ..lifetime import Gate, Lifetime
+from ..helpers import HELPERS
+from ..lifetime import Cause, Interrupted, Lifetime
+from ..loop import StepsTask
 from ..transport import Transport
+from ..waiting import NOBODY, Steps, current_waker
+from .cell import Cell
 from .envelope import Redactor, envelope, exception_of
 from .metrics import NO_METRICS, Recorder
+from .reports import REPORTS
 
 __all__ = ["Worker"]
 
 T = TypeVar("T")
 
 VERSION_MAX_AGE = 300.0  # seconds
-VERSION_RETRY = 5.0  # seconds: an engine that does not tell must not cost every stream a thread and a request
+VERSION_RETRY = 5.0  # seconds: an engine that does not tell must not cost every stream a request
+FACTS_RETRY = 1.0  # seconds that a failure to read properties, or to resolve, is the answer to all who ask
 TELLING = Timeouts(connect=1.0, probe=1.0)  # nobody waits for it but close()
 NO_REPLY = Reply(status=0, headers={}, body=b"")  # what a pause is answered with
 STARTED_WAITS = 0.1  # seconds that `Started` may wait for the version, past the stream's own first frame
 
 
-class _Slowly:
-    """Facts per worker and process, not per adapter: an engine bears only so many reads, whoever asks."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.facts: WorkerFacts | None = None
-        self.scraped = False
-        self.read_at = -1e9
-
-
-_slowly: dict[tuple[str, str, str | None], _Slowly] = {}
-_slowly_lock = threading.Lock()
-
-
-def _after_fork_in_child() -> None:
-    """A thread that the child does not have may hold any of the locks; what was read may be old by now."""
-    global _slowly_lock  # noqa: PLW0603  -- replaced as a whole
-    _slowly_lock = threading.Lock()
-    _slowly.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)  # before the adapters': they make new workers
-
-
 class Worker:
-    """One worker as one adapter sees it. Thread-safe."""
+    """One worker as one adapter sees it. Thread-safe, without a lock of its own."""
 
     def __init__(
         self,
@@ -75,9 +54,7 @@ class Worker:
         recorder: Recorder = NO_METRICS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.dialect = dialect  # once `resolve` has run: the one that it found
-        self._resolve = dialect.resolve
-        self._resolved_at = -math.inf
+        self._dialect = dialect
         self.transport = transport
         self.pool_id = pool_id
         self.replica_id = replica_id
@@ -87,36 +64,68 @@ class Worker:
         self.limits = limits
         self.identity = identity
         self.recorder = recorder
-        self.clock = clock
         self.redactor = Redactor()
+        self._url = url
         self._credentials = credentials
-        self._lock = threading.Lock()
-        self._known = self._completed(Properties(engine=dialect.name, observed_at=0.0))
-        self._known_at = -1e9
-        self._failed_at = -1e9  # when it could not be found out
+        self._closed = False
+        self._pausing: dict[Lifetime, None] = {}  # probes on threads that are in a pause
+        self._telling: dict[StepsTask, None] = {}
+        self._unasked = self._completed(Properties(engine=dialect.name, observed_at=0.0))
+
+        def cell(probe: Callable[[], T], max_age: Callable[[], float], retry_after: float) -> Cell[T]:
+            return Cell(probe, max_age=max_age, retry_after=retry_after, key=("probe", url), clock=clock)
+
+        interval = self._probe_interval
+        self._version = cell(self._ask_version, lambda: VERSION_MAX_AGE, VERSION_RETRY)
         self._doubted = True  # never known, or perhaps replaced since: worth waiting for
-        self._probing: threading.Event | None = None
-        self._closing = threading.Event()
-        self._telling: set[threading.Thread] = set()
-        with _slowly_lock:
-            self._slowly = _slowly.setdefault((dialect.name, url, model), _Slowly())
+        self._properties = cell(partial(self._ask_facts, scrape=False), interval, FACTS_RETRY)
+        self._scrape = cell(partial(self._ask_facts, scrape=True), interval, FACTS_RETRY)
+        self._resolved = cell(self._ask_dialect, lambda: VERSION_MAX_AGE, FACTS_RETRY)
 
     # --- context ----------------------------------------------------------------------------------------------------
 
     @property
+    def dialect(self) -> Dialect:
+        """The one to speak: once `resolve` has run, the one that it found."""
+        return self._resolved.last or self._dialect
+
+    @property
+    def known(self) -> Properties:
+        """Version and model as far as they are known by now."""
+        return self._version.last or self._unasked
+
+    @property
     def known_version(self) -> str | None:
         """The engine's version as far as it is known by now."""
-        return self._known.engine_version
+        return self.known.engine_version
 
     def auth_headers(self) -> Mapping[str, str]:
-        """The headers that carry the credential. Raises Fault where its provider fails."""
+        """The headers that carry the credential. Calls its provider, which may block. Raises Fault where that fails."""
         if self._credentials is None:
             return {}
         try:
             token: object = self._credentials()
         except Exception as exc:
-            raise Fault(Reason.UPSTREAM_AUTH, f"the credentials provider failed: {type(exc).__name__}: {exc}") from exc
-        # Judged here: the HTTP library would quote in its own exception what it can't put into a header.
+            raise _provider_failed(exc) from exc
+        return self._carrying(token)
+
+    def auth_steps(self, lifetime: Lifetime) -> Steps[Mapping[str, str]]:
+        """The same for a stream, which waits for an application's provider no longer than it lives."""
+        credentials = self._credentials
+        if credentials is None or isinstance(credentials, (Literal, FromEnv)):
+            return self.auth_headers()
+
+        def ask() -> object:
+            try:
+                return credentials()
+            except BaseException as exc:  # SystemExit, for one: on a helper it would end nothing but the helper
+                raise _provider_failed(exc) from exc
+
+        token = yield from HELPERS.call(("credentials", self._url), ask, lifetime)
+        return self._carrying(token)
+
+    def _carrying(self, token: object) -> Mapping[str, str]:
+        # Judged here: a transport would quote in its own exception what it can't put into a header.
         if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token.strip():
             raise Fault(Reason.UPSTREAM_AUTH, "the credentials provider must return printable ASCII text, not empty")
         self.redactor.learn(token)
@@ -132,7 +141,7 @@ class Worker:
             phase=phase,
             attempts=attempts,
             started=started,
-            engine_version=self._known.engine_version,
+            engine_version=self.known_version,
             redactor=self.redactor,
         )
 
@@ -142,9 +151,9 @@ class Worker:
 
     # --- probes -----------------------------------------------------------------------------------------------------
 
-    def probe(self, conversation: Probe[T], timeouts: Timeouts | None = None) -> T:
-        """Carry a probe's requests and return what it learnt. `timeouts`: of a stream. Blocks; raises Fault."""
-        timeouts = timeouts or self.timeouts
+    def probe(self, conversation: Probe[T]) -> T:
+        """Carry a probe's requests and return what it learnt. Blocks; raises Fault."""
+        timeouts = self.timeouts
         try:
             headers = self.auth_headers()
             step, pauses = next(conversation), timeouts.probe
@@ -167,31 +176,19 @@ class Worker:
     def _pause(self, seconds: float, *, allowed: bool) -> Reply:
         if not allowed:
             raise Fault(Reason.CONNECT_TIMEOUT, "what was asked takes longer to find out than Timeouts.probe allows")
-        if self._closing.wait(seconds):
+        until = time.monotonic() + seconds
+        pause = Lifetime(self.timeouts)
+        self._pausing[pause] = None
+        waker = pause.waker = current_waker()
+        try:
+            while (left := until - time.monotonic()) > 0 and not self._closed:
+                waker.wait(left)
+        finally:
+            pause.waker = NOBODY
+            self._pausing.pop(pause, None)
+        if self._closed:
             raise Fault(Reason.ADAPTER_CLOSED, "the adapter was closed")
         return NO_REPLY
-
-    def tell(self, wire: WireRequest) -> None:
-        """Send a control call of whose reply nothing is made, beside everything else. Does not block; never raises."""
-
-        def send() -> None:
-            with contextlib.suppress(Exception):  # best effort: whoever is told may be gone
-                self.transport.call(wire, self.auth_headers(), TELLING, self.limits.max_probe_body)
-            self._telling.discard(thread)
-
-        thread = threading.Thread(target=send, name="worker-adapters-abort", daemon=True)
-        self._telling.add(thread)
-        try:
-            thread.start()
-        except RuntimeError:  # out of threads
-            self._telling.discard(thread)
-
-    def close(self, give_up: float = 0.0) -> None:
-        """End a probe that is pausing; wait until `give_up` (monotonic) for what is being told. Idempotent."""
-        self._closing.set()
-        for thread in list(self._telling):
-            if thread.is_alive():  # and has been started
-                thread.join(max(0.0, give_up - time.monotonic()))
 
     def ask(self, conversation: Probe[T]) -> T:
         """As `probe`, for a caller: raises WorkerError."""
@@ -205,45 +202,85 @@ class Worker:
         """What probes may need to know."""
         return ProbeTarget(model=self.model, scrape=scrape, deep=deep)
 
+    def tell(self, wire: WireRequest) -> None:
+        """Send a control call of whose reply nothing is made, beside everything else. Does not block; never raises."""
+        only = Timeouts(connect=TELLING.connect, first_token=None, idle=None)
+        lifetime = Lifetime(only, time.monotonic() + TELLING.probe)
+
+        def steps() -> Steps[None]:
+            headers = yield from self.auth_steps(lifetime)
+            yield from self.transport.exchange(wire, headers, lifetime, self.limits.max_probe_body)
+
+        def told() -> None:
+            self._telling.pop(task, None)
+
+        task = StepsTask(steps(), lifetime, told)
+        self._telling[task] = None
+        try:
+            task.start()
+        except RuntimeError:  # out of threads
+            self._telling.pop(task, None)
+
+    def close(self, give_up: float) -> None:
+        """End a probe that is pausing; wait until `give_up` (monotonic) for what is being told. Idempotent."""
+        self._closed = True
+        for pause in list(self._pausing):
+            pause.wake()
+        waker = current_waker()
+        while self._telling and (left := give_up - time.monotonic()) > 0:
+            waker.wait(min(left, 0.01))
+
+    # --- facts ------------------------------------------------------------------------------------------------------
+
     def facts(self, *, scrape: bool = False) -> WorkerFacts:
         """Properties, read no more often than the dialect allows. Blocks; raises Fault."""
-        slowly = self._slowly
-        with slowly.lock:
-            if not self._fresh() or (scrape and not slowly.scraped):
-                found = self.probe(self.dialect.properties(self.target(scrape=scrape)))
-                observed = attrs.evolve(found.properties, observed_at=time.time())
-                slowly.facts = attrs.evolve(found, properties=observed)
-                slowly.read_at, slowly.scraped = self.clock(), scrape
-                self._learn(observed)
-                self.recorder.observed(observed)
-            assert slowly.facts is not None  # noqa: S101  -- fresh, or read just now
-            return attrs.evolve(slowly.facts, properties=self._completed(slowly.facts.properties))
+        cell = self._properties
+        if scrape:
+            cell = self._scrape
+        elif self._scrape.young() is not None and self._scrape.last is not None:
+            cell = self._scrape  # which knows all that the other would
+        try:
+            return self._with_identity(cell.get(_patience(self.timeouts)))
+        except TimeoutError:
+            raise Fault(Reason.CONNECT_TIMEOUT, "somebody else's look at the properties takes too long") from None
 
-    def facts_within(self, lifetime: Lifetime) -> WorkerFacts:
-        """As `facts`, for a stream, which does not wait for a slow worker longer than it lives. Raises Interrupted too."""
-        if self._fresh():
-            return self.facts()
-        return _within(lifetime, self.facts)
+    def facts_steps(self, lifetime: Lifetime) -> Steps[WorkerFacts]:
+        """The same for a stream, which does not wait for a slow worker longer than it lives. Raises Interrupted too."""
+        found = yield from self._properties.wait(lifetime)
+        assert found is not None  # noqa: S101  -- it waits without a limit of its own
+        return self._with_identity(found)
 
-    def resolve_within(self, lifetime: Lifetime) -> bool:
+    def resolve_steps(self, lifetime: Lifetime) -> Steps[bool]:
         """Find out what the worker speaks, if that takes asking and is not known or old; whether it takes asking at all.
 
-        Blocks; raises Fault, Interrupted.
+        Raises Fault, Interrupted.
         """
-        resolve = self._resolve
-        if resolve is None:
+        if self._dialect.resolve is None:
             return False
-        if self.clock() - self._resolved_at >= VERSION_MAX_AGE:
-            self.dialect = _within(lifetime, lambda: self.probe(resolve(self.target()), lifetime.timeouts))
-            self._resolved_at = self.clock()
+        yield from self._resolved.wait(lifetime)
         return True
 
-    def _fresh(self) -> bool:
-        slowly = self._slowly
-        return slowly.facts is not None and self.clock() - slowly.read_at < self.dialect.traits.probe_interval
+    def _probe_interval(self) -> float:
+        return self.dialect.traits.probe_interval
+
+    def _ask_facts(self, *, scrape: bool) -> WorkerFacts:
+        found = self.probe(self.dialect.properties(self.target(scrape=scrape)))
+        observed = attrs.evolve(found.properties, observed_at=time.time())
+        self._learn(observed)
+        if self.recorder is not NO_METRICS:
+            REPORTS.add(self.recorder.observed, observed)
+        return attrs.evolve(found, properties=observed)
+
+    def _ask_dialect(self) -> Dialect:
+        resolve = self._dialect.resolve
+        assert resolve is not None  # noqa: S101  -- asked for nothing else
+        return self.probe(resolve(self.target()))
+
+    def _with_identity(self, facts: WorkerFacts) -> WorkerFacts:
+        return attrs.evolve(facts, properties=self._completed(facts.properties))
 
     def _completed(self, properties: Properties) -> Properties:
-        """With what the caller knows about the worker. Per adapter: the facts are shared, identities are not."""
+        """With what the caller knows about the worker."""
         identity = self.identity
         return attrs.evolve(
             properties,
@@ -255,89 +292,51 @@ class Worker:
 
     # --- version ----------------------------------------------------------------------------------------------------
 
+    def _ask_version(self) -> Properties:
+        found = self._completed(self.probe(self.dialect.identify(self.target())))
+        self._doubted = False
+        return found
+
     def _learn(self, identity: Properties) -> None:
-        with self._lock:
-            self._known = self._completed(identity)
-            self._known_at = self.clock()
-            self._doubted = False
+        self._version.put(self._completed(identity))
+        self._doubted = False
 
     def forget_version(self) -> None:
         """The worker may have been replaced: ask again at the next stream."""
-        with self._lock:
-            self._known_at = self._failed_at = -1e9
-            self._doubted = True
-        self._resolved_at = -math.inf
+        self._doubted = True
+        self._version.forget()
+        self._resolved.forget()
 
     def begin_version_probe(self) -> None:
-        """Ask for the version beside a stream, unless it is known and young or somebody asks already. Does not block.
+        """Ask for the version beside a stream, unless it is known and young or somebody asks already. Does not block."""
+        self._version.ask()
 
-        One that could not be found out is not asked for again for a while.
-        """
-        with self._lock:
-            now = self.clock()
-            if (
-                self._probing is not None
-                or now - self._known_at < VERSION_MAX_AGE
-                or now - self._failed_at < VERSION_RETRY
-            ):
-                return
-            self._probing = done = threading.Event()
-        probe = threading.Thread(target=self._probe_version, args=(done,), name="worker-adapters-version", daemon=True)
-        try:
-            probe.start()
-        except RuntimeError:  # out of threads: no reason to fail the stream
-            with self._lock:
-                self._probing = None
-            done.set()
-
-    def _probe_version(self, done: threading.Event) -> None:
-        try:
-            self._learn(self.probe(self.dialect.identify(self.target())))
-        except Exception:  # noqa: BLE001  -- a failed probe never fails a stream; the version stays as it was
-            with self._lock:
-                self._failed_at = self.clock()
-        finally:
-            with self._lock:
-                self._probing = None
-            done.set()
-
-    def known_for_started(self) -> Properties:
+    def known_for_started(self, lifetime: Lifetime) -> Steps[Properties]:
         """Version and model, as far as known; waits for a probe under way, unless it only renews, for at most 100 ms."""
-        probing = self._probing
-        if probing is not None and self._doubted:
-            probing.wait(STARTED_WAITS)
-        return self._known
+        if self._doubted and self._version.in_flight:
+            try:
+                yield from self._version.wait(lifetime, lifetime.clock() + STARTED_WAITS)
+            except Interrupted as exc:
+                if exc.cause is Cause.CANCELLED or lifetime.causes:
+                    raise
+            except Exception:  # noqa: BLE001, S110  -- a failed probe never fails a stream; the version stays as it was
+                pass
+        return self.known
 
     def version_now(self) -> str | None:
         """The version, asked for if it is unknown or old. Blocks; None if it can't be had."""
-        with self._lock:
-            self._failed_at = -1e9  # whoever asks wants it now
-        self.begin_version_probe()
-        probing = self._probing
-        if probing is not None:
-            probing.wait(self.timeouts.probe)
-        return self._known.engine_version
-
-    def join_probe(self, seconds: float) -> None:
-        """Wait that long for a version probe under way."""
-        probing = self._probing
-        if probing is not None:
-            probing.wait(seconds)
-
-
-def _within(lifetime: Lifetime, work: Callable[[], T]) -> T:
-    """What `work` returns or raises, on a thread that is left behind when the lifetime is tripped. Raises Interrupted."""
-    gate, found = Gate(), list[T | Exception]()
-
-    def run() -> None:
         try:
-            found.append(work())
-        except Exception as exc:  # noqa: BLE001  -- raised where it is waited for
-            found.append(exc)
-        gate.open()
+            return self._version.get(_patience(self.timeouts), again=True).engine_version
+        except Exception:  # noqa: BLE001  -- "None if it can't be had", for whatever reason
+            return self.known_version
 
-    threading.Thread(target=run, name="worker-adapters-facts", daemon=True).start()
-    lifetime.sleep(math.inf, gate)
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
+
+def _patience(timeouts: Timeouts) -> float:
+    """Seconds to wait for what another thread is asking: a probe may take several calls."""
+    return 4 * timeouts.probe
+
+
+def _provider_failed(exc: BaseException) -> Fault:
+    return Fault(Reason.UPSTREAM_AUTH, f"the credentials provider failed: {type(exc).__name__}: {exc}")
+
+

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Protocol, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from ..api import Reason, Timeouts
 from ..codec import EventTooLargeError, SSEDecoder
 from ..dialect import Fault, Payload, Reply, WireRequest
 from ..lifetime import Lifetime
+from ..waiting import Blocked, Steps
 
 __all__ = ["Exchange", "Transport", "too_large"]
 
@@ -23,7 +23,7 @@ def too_large(exc: EventTooLargeError) -> Fault:
 
 
 class Exchange(Protocol):
-    """One request under way whose response head has come. A context manager: leaving it gives up the connection."""
+    """One request under way whose response head has come. Used by the stream's driver, which closes it."""
 
     @property
     def status(self) -> int:
@@ -45,46 +45,59 @@ class Exchange(Protocol):
         """Bytes of content that have come so far, without the framing of HTTP."""
         ...
 
-    def payloads(self, decoder: SSEDecoder) -> Iterator[Sequence[Payload]]:
-        """The frames of the body, a batch per read that completes any; ends at the body's regular end. Blocks.
+    @property
+    def drained(self) -> bool:
+        """Whether nothing is to be had before the descriptor that was last waited for is ready again."""
+        ...
 
-        Raises Fault (TRUNCATED, DISCONNECTED, PROTOCOL, EVENT_TOO_LARGE) where the body breaks off, Interrupted when
-        tripped.
+    def puller(self, decoder: SSEDecoder) -> Callable[[], Sequence[Payload] | Blocked]:
+        """What gives the frames of the body, a batch per read that completes any, and an empty one at its regular end.
+
+        BLOCKED where it would block, and the driver is to wait; a driver that is a thread may be made to wait within.
+        Raises Fault (TRUNCATED, DISCONNECTED, PROTOCOL, EVENT_TOO_LARGE) where the body breaks off, and Interrupted.
         """
         ...
 
-    def read(self, limit: int) -> bytes:
-        """The body, or its first `limit` bytes. Blocks. A body that breaks off is returned as far as it came."""
+    def read(self, limit: int) -> Steps[bytes]:
+        """The body, or its first `limit` bytes. A body that breaks off is returned as far as it came."""
         ...
 
-    def settle(self, seconds: float) -> None:
+    def settle(self, seconds: float) -> Steps[None]:
         """The stream is over: read on to the end of the body for at most that long, so that the connection is reused."""
         ...
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    def close(self) -> None:
+        """Give the connection back, or give it up. Idempotent; does not block."""
+        ...
 
 
 class Transport(Protocol):
     """Carries requests to one origin. Thread-safe."""
 
-    def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> Exchange:
+    def prepare(self) -> None:
+        """Load and read what the first request needs (modules, certificates), on the calling thread instead of the loop."""
+        ...
+
+    def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> Steps[Exchange]:
         """Send a request and wait for the response head, advancing the lifetime's phase from connect on.
 
-        Raises Fault (CONNECT, DISCONNECTED, PROTOCOL) and Interrupted. Blocks.
+        Raises Fault (CONNECT, DISCONNECTED, PROTOCOL) and Interrupted.
         """
         ...
 
-    def call(self, wire: WireRequest, headers: Mapping[str, str], timeouts: Timeouts, limit: int) -> Reply:
-        """A control call: send, and read the whole reply. Blocks, at most for `Timeouts.probe`; `connect` is part of it.
+    def exchange(
+        self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime, limit: int
+    ) -> Steps[Reply]:
+        """Send a small request and read its whole reply. Raises Fault (CONNECT, DISCONNECTED, PROTOCOL), Interrupted."""
+        ...
 
-        Raises Fault (CONNECT, CONNECT_TIMEOUT, PROTOCOL).
+    def call(self, wire: WireRequest, headers: Mapping[str, str], timeouts: Timeouts, limit: int) -> Reply:
+        """The same, on the calling thread: a control call. Blocks, at most for `Timeouts.probe`; `connect` is part of it.
+
+        Raises Fault (CONNECT, CONNECT_TIMEOUT, DISCONNECTED, PROTOCOL).
         """
         ...
 
     def close(self) -> None:
-        """Release idle connections. Idempotent."""
+        """Release idle connections, and wake the calls under way. Idempotent; for signal handlers, too."""
         ...

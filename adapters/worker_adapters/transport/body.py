@@ -1,4 +1,4 @@
-"""The body of a response, straight from its socket: nothing stands between that and the decoders in C.
+"""The body of a response, straight from its link: nothing stands between that and the decoders in C.
 
 http.client and urllib3 take three Python calls per chunk to find its end, and engines send one chunk per token: that was
 more than half of what a token cost (benchmarks/bench_burst.py).
@@ -6,27 +6,29 @@ more than half of what a token cost (benchmarks/bench_burst.py).
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator, Sequence
-from functools import partial
-from itertools import chain
+from collections.abc import Callable, Sequence
+from math import inf
 
-from ..codec import SSEDecoder, Wire
+from ..codec import WIRE_TIME, SSEDecoder, Wire
 from ..dialect import Payload
-from .connections import READ_SIZE
+from ..lifetime import Lifetime
+from ..waiting import BLOCKED, Blocked, Steps, Waker, cooperative
 from .head import Head
+from .link import Link, PlainLink
 
-__all__ = ["Body"]
+__all__ = ["Body", "Pull"]
+
+Pull = Callable[[], "Sequence[Payload] | Blocked"]
 
 
 class Body:
-    """Used by one thread. Both ways to read block, and raise BodyError, CutOffError, OSError and ValueError."""
+    """Used by one thread at a time. Reading raises BodyError, CutOffError, OSError, ValueError and Interrupted."""
 
-    __slots__ = ("_rest", "_sock", "_wire")
+    __slots__ = ("_link", "_rest", "_wire")
 
-    def __init__(self, head: Head, sock: socket.socket) -> None:
+    def __init__(self, head: Head, link: Link) -> None:
         self._rest = head.rest
-        self._sock = sock
+        self._link = link
         self._wire = Wire(chunked=head.chunked, length=head.length)
 
     @property
@@ -35,15 +37,22 @@ class Body:
         return self._wire.reusable and not self._rest
 
     @property
+    def drained(self) -> bool:
+        """Whether nothing is to be had before more comes to the socket."""
+        return self._wire.drained and not self._rest and type(self._link) is PlainLink
+
+    @property
     def content(self) -> int:
         """Bytes of content so far."""
         return self._wire.content
 
-    def read(self) -> bytes:
-        """The next bytes of content; empty at the end."""
+    def read(self) -> bytes | None:
+        """The next bytes of content; empty at the end, None if there are none yet."""
         wire = self._wire
         while not wire.over:
             raw = self._recv()
+            if raw is None:
+                return None
             if not raw:
                 wire.closed()
                 return b""
@@ -51,27 +60,54 @@ class Body:
                 return content
         return wire.feed(b"")
 
-    def batches(self, decoder: SSEDecoder) -> Iterator[Sequence[Payload]]:
-        """The payloads of one read after another; reads when it is asked for the next."""
-        if type(self._sock) is not socket.socket:  # TLS has to be read through Python
-            return iter(partial(self._batch, decoder), [])
-        pulled = iter(decoder.puller(self._wire, self._sock.fileno()), [])
-        return chain(self._with_the_head(decoder), pulled) if self._rest else pulled
+    def wait(self, lifetime: Lifetime, until: float = inf) -> Steps[None]:
+        """Until `read` may have more, or that point in time."""
+        return lifetime.wait(self._link.sock.fileno(), self._link.wants, until)
 
-    def _with_the_head(self, decoder: SSEDecoder) -> Iterator[Sequence[Payload]]:
-        """What came together with the head, if that completes anything."""
-        rest, self._rest = self._rest, b""
-        if batch := decoder.payloads(self._wire.feed(rest)):
-            yield batch
+    def puller(self, decoder: SSEDecoder, lifetime: Lifetime) -> Pull:
+        """What gives the payloads of one read after another, none at the end, and BLOCKED where it would block.
 
-    def _batch(self, decoder: SSEDecoder) -> Sequence[Payload]:
+        On a thread of its own a plain link is waited for within: in C, in the same call as reading. Then BLOCKED says only that
+        the driver wants to be back.
+        """
+        link = self._link
+        fd = link.sock.fileno()
+
+        def want() -> Blocked:
+            lifetime.want_fd, lifetime.want_events = fd, link.wants
+            return BLOCKED
+
+        if type(link) is not PlainLink:
+            return lambda: self._batch(decoder, want)
+
+        def nothing_yet(status: int) -> Blocked | None:
+            lifetime.check()
+            if status == WIRE_TIME and lifetime.clock() < lifetime.stop_at:
+                return None
+            return want()
+
+        waker = lifetime.waker
+        waits = isinstance(waker, Waker) and not cooperative()
+        pulled = decoder.puller(self._wire, fd, waker.polls() if waits else -1, lifetime.patience, nothing_yet)
+        return self._after_the_head(decoder, pulled) if self._rest else pulled
+
+    def _after_the_head(self, decoder: SSEDecoder, pulled: Pull) -> Pull:
+        """What came together with the head comes first, if that completes anything."""
+
+        def pull() -> Sequence[Payload] | Blocked:
+            rest, self._rest = self._rest, b""
+            return (rest and decoder.payloads(self._wire.feed(rest))) or pulled()
+
+        return pull
+
+    def _batch(self, decoder: SSEDecoder, want: Callable[[], Blocked]) -> Sequence[Payload] | Blocked:
         while content := self.read():
             if batch := decoder.payloads(content):
                 return batch
-        return []
+        return want() if content is None else []
 
-    def _recv(self) -> bytes:
+    def _recv(self) -> bytes | None:
         if self._rest:
             rest, self._rest = self._rest, b""
             return rest
-        return self._sock.recv(READ_SIZE)
+        return self._link.recv()

@@ -1,11 +1,17 @@
-"""Control calls: small requests, answered whole, over requests on the transport's own pool."""
+"""The face of control calls: requests, so that what patches or mocks it sees them. What is beneath it is the streams' own.
+
+requests prepares and judges, an adapter of ours carries: it hands the prepared call to the transport and makes requests' response
+of the reply.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 
 from ..api import Reason
@@ -13,59 +19,78 @@ from ..dialect import Fault, Reply, WireRequest
 
 __all__ = ["Control"]
 
+Carry = Callable[[Mapping[str, str]], Reply]
 
-class _SamePool(HTTPAdapter):
-    """Sends through the pool of the streams, whose TLS settings stand already."""
 
-    def __init__(self, pool: Any) -> None:
-        self._shared = pool
+class _Carrier:
+    """What requests takes for a pool of urllib3's: `urlopen` is all that it calls."""
+
+    def __init__(self, carry: Carry) -> None:
+        self._carry = carry
+
+    def urlopen(self, *, headers: Mapping[str, str], **_rest: Any) -> urllib3.HTTPResponse:
+        """Carry the call that requests has prepared."""
+        # Framing and the origin are the transport's.
+        fields = {name: value for name, value in headers.items() if name.lower() not in ("content-length", "host")}
+        reply = self._carry(fields)
+        return urllib3.HTTPResponse(
+            body=io.BytesIO(reply.body),
+            headers=dict(reply.headers),
+            status=reply.status,
+            preload_content=False,
+            decode_content=False,
+            enforce_content_length=False,
+        )
+
+
+class _Adapter(HTTPAdapter):
+    """Sends through the transport instead of a pool of its own."""
+
+    def __init__(self, carry: Carry) -> None:
         super().__init__()
+        self._carrier = _Carrier(carry)
 
     def get_connection_with_tls_context(self, *_args: Any, **_kwargs: Any) -> Any:
-        """The streams' pool, whatever the URL: there is one origin."""
-        return self._shared
+        """The transport, whatever the URL: there is one origin."""
+        return self._carrier
 
     def cert_verify(self, *_args: Any, **_kwargs: Any) -> None:
-        """Leave the pool's certificates as they are; requests would put certifi's in their place."""
+        """The transport's business."""
 
 
 class Control:
-    """Thread-safe: a session is made per call, and all share the pool."""
+    """Thread-safe: a session is made per call."""
 
-    def __init__(self, pool: Any, origin: str, where: str) -> None:
-        self._adapter = _SamePool(pool)
+    def __init__(self, origin: str, where: str, user_agent: str) -> None:
         self._origin = origin
         self._where = where
+        self._user_agent = user_agent
 
-    def call(self, wire: WireRequest, headers: Mapping[str, str], limit: int) -> Reply:
-        """Blocks until the reply is whole, or the connection is shut down by whoever keeps the time. Raises Fault."""
+    def call(self, wire: WireRequest, headers: Mapping[str, str], carry: Carry) -> Reply:
+        """Blocks until the reply is whole, or what `carry` raises. Raises Fault."""
         session = requests.Session()
         session.trust_env = False  # no proxy, no .netrc, no CA bundle from the environment
         session.headers.clear()
-        session.mount(self._origin, self._adapter)
+        session.mount(self._origin, _Adapter(carry))
         try:
             response = session.request(
                 wire.method,
                 self._origin + wire.target,
                 data=wire.body or None,
-                headers={"Accept-Encoding": "identity", **headers},
+                headers={
+                    "User-Agent": self._user_agent,
+                    "Accept-Encoding": "identity",
+                    **wire.headers,
+                    **headers,
+                },
                 allow_redirects=False,
                 stream=True,
             )
-            with response:
-                body = self._read(response, limit)
-                lower = {name.lower(): value for name, value in response.headers.items()}
-                return Reply(status=response.status_code, headers=lower, body=body)
+            body = response.raw.read(decode_content=False) if response.raw is not None else response.content
+            lower = {name.lower(): value for name, value in response.headers.items()}
+            return Reply(status=response.status_code, headers=lower, body=body)
         except requests.RequestException as exc:
             raise Fault(Reason.CONNECT, f"no answer from {self._where}: {_innermost(exc)}") from exc
-
-    def _read(self, response: requests.Response, limit: int) -> bytes:
-        body = bytearray()
-        for chunk in response.iter_content(65536):
-            body += chunk
-            if len(body) > limit:
-                raise Fault(Reason.PROTOCOL, f"the reply of {self._where} is longer than {limit} bytes")
-        return bytes(body)
 
 
 def _innermost(exc: BaseException) -> str:

@@ -1,8 +1,8 @@
-"""HTTP/1.1 over urllib3's connections, the only place that touches sockets.
+"""HTTP/1.1 over connections that never block, the only place that touches sockets.
 
-Connecting, TLS and the pool are urllib3's. A stream sends its request and reads its response itself (head.py, body.py),
-without what urllib3 and http.client put around them. Control calls run on requests over the
-same pool, which is loaded at the first of them, without retries, redirects, or a look at an environment variable.
+A request is written and its head read in steps (`Steps`), whoever drives them: a thread, or the loop. Streams and control calls
+share one reader of heads and one of bodies. Control calls wear the face of requests (control.py), which is loaded at the first
+of them: without retries, redirects, or a look at an environment variable.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import contextlib
 import re
 import socket
 import ssl
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from urllib.parse import SplitResult
 
+import attrs
 import urllib3
 
 from ..api import TLS, Phase, Reason, Timeouts
 from ..api.about import VERSION
 from ..codec import BodyError, CutOffError, EventTooLargeError, SSEDecoder
 from ..dialect import Fault, Payload, Reply, WireRequest
-from ..lifetime import Cause, Interrupted, Lifetime
+from ..lifetime import Cause, Interrupted, Lifetime, driven
+from ..waiting import READ, WRITE, Blocked, Steps
 from .base import too_large
 from .body import Body
-from .connections import USE, Pool, make_pool, unbind_connection, was_reused
-from .head import Head, HeadError
+from .connections import Connection, Pool, make_pool
+from .head import Head, HeadError, HeadReader
+from .link import Link
 
 __all__ = ["HTTPTransport"]
 
@@ -38,14 +38,15 @@ BROKEN = (CutOffError, BodyError, OSError, ValueError)  # what a body may end wi
 
 
 class _Exchange:
-    """One response. Used by one thread."""
+    """One response."""
 
-    def __init__(self, head: Head, connection: Any, pool: Pool, lifetime: Lifetime) -> None:
+    def __init__(self, head: Head, connection: Connection, link: Link, pool: Pool, lifetime: Lifetime) -> None:
         self._head = head
         self._connection = connection
         self._pool = pool
         self._lifetime = lifetime
-        self._body = Body(head, connection.sock)
+        self._body = Body(head, link)
+        self._closed = False
         self.status = head.status
         self.headers: Mapping[str, str] = head.headers
 
@@ -59,50 +60,82 @@ class _Exchange:
         """See Exchange."""
         return self._body.content
 
-    def payloads(self, decoder: SSEDecoder) -> Iterator[Sequence[Payload]]:
+    @property
+    def drained(self) -> bool:
         """See Exchange."""
-        lifetime = self._lifetime
-        try:
-            for batch in self._body.batches(decoder):
-                if lifetime.cause is not None:
-                    break
-                yield batch
-        except EventTooLargeError as exc:
-            if exc.frames:
-                yield exc.frames
-            raise too_large(exc) from exc
-        except BROKEN as exc:
-            lifetime.check()
-            raise _broken_body(exc) from exc
-        lifetime.check()  # a shutdown looks like the end of the body
+        return self._body.drained
 
-    def read(self, limit: int) -> bytes:
+    def puller(self, decoder: SSEDecoder) -> Callable[[], Sequence[Payload] | Blocked]:
+        """See Exchange."""
+        pulled = self._body.puller(decoder, self._lifetime)
+        too_much: list[EventTooLargeError] = []
+
+        def pull() -> Sequence[Payload] | Blocked:
+            try:
+                if too_much:
+                    raise too_large(too_much[0])
+                return pulled()
+            except EventTooLargeError as exc:
+                if exc.frames:
+                    too_much.append(exc)
+                    return exc.frames
+                raise too_large(exc) from exc
+            except BROKEN as exc:
+                raise _broken_body(exc) from exc
+
+        return pull
+
+    def read(self, limit: int) -> Steps[bytes]:
         """See Exchange."""
         body = bytearray()
         with contextlib.suppress(*BROKEN):
-            while len(body) < limit and (content := self._body.read()):
-                body += content
-        self._lifetime.check()
+            while len(body) < limit:
+                content = self._body.read()
+                if content is None:
+                    yield from self._body.wait(self._lifetime)
+                elif content:
+                    body += content
+                else:
+                    break
         return bytes(body[:limit])
 
-    def settle(self, seconds: float) -> None:
+    def whole(self, limit: int, where: str) -> Steps[bytes]:
+        """The body, all of it. Raises Fault where it is too long, or breaks off: half a reply is none."""
+        body = bytearray()
+        while True:
+            try:
+                content = self._body.read()
+            except BROKEN as exc:
+                raise _broken_body(exc) from exc
+            if content is None:
+                yield from self._body.wait(self._lifetime)
+            elif not content:
+                return bytes(body)
+            else:
+                body += content
+                if len(body) > limit:
+                    raise Fault(Reason.PROTOCOL, f"the reply of {where} is longer than {limit} bytes")
+
+    def settle(self, seconds: float) -> Steps[None]:
         """See Exchange."""
-        if self._head.closes:
+        lifetime, body = self._lifetime, self._body
+        if self._head.closes or body.reusable:
             return
-        until = time.monotonic() + seconds
-        with contextlib.suppress(*BROKEN):
-            while not self._body.reusable and (left := until - time.monotonic()) > 0:
-                self._connection.sock.settimeout(left)
-                if not self._body.read():
+        until = lifetime.clock() + seconds
+        with contextlib.suppress(Interrupted, *BROKEN):  # no failure after the sign of the end undoes it
+            while not body.reusable and lifetime.clock() < until:
+                content = body.read()
+                if content is None:
+                    yield from body.wait(lifetime, until)
+                elif not content:
                     return
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._connection.unbind()
+    def close(self) -> None:
+        """See Exchange."""
+        if self._closed:
+            return
+        self._closed = True
+        self._connection.leave(self._lifetime)
         if self._head.closes or not self._body.reusable:
             self._connection.close()
         else:
@@ -119,11 +152,14 @@ class HTTPTransport:
         self._pool = make_pool(base, tls, pool_size)
         self._pool.keep_alive = keep_alive
         self._fields = {"Host": _host(base), "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-        self._lock = threading.Lock()
+        self._calls: dict[Lifetime, None] = {}
         self._control: Any = None
-        self._calls: set[Lifetime] = set()
 
-    def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> _Exchange:
+    def prepare(self) -> None:
+        """See Transport."""
+        self._pool.prepare()
+
+    def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> Steps[_Exchange]:
         """See Transport."""
         request = self._written(wire, headers)
         lifetime.enter(Phase.CONNECT)
@@ -132,16 +168,16 @@ class HTTPTransport:
             connection = self._pool.take()
         except urllib3.exceptions.ClosedPoolError:
             raise Fault(Reason.ADAPTER_CLOSED, "the adapter is closed") from None
+        reader = HeadReader(wire.method)
         try:
-            return self._open(request, connection, lifetime)
+            return (yield from self._open(request, connection, reader, lifetime))
         except Fault as fault:
             # A kept connection that the server has dropped meanwhile is no failure of this request: not a byte of a
             # response came. Replaced once, by a connection that is certainly new.
-            dropped = fault.reason is Reason.DISCONNECTED and connection.exchanges > 1
-            if not dropped or lifetime.phase is Phase.FIRST_TOKEN:
+            if fault.reason is not Reason.DISCONNECTED or connection.exchanges < 2 or reader.begun:
                 raise
         lifetime.enter(Phase.CONNECT)
-        return self._open(request, self._pool.fresh(), lifetime)
+        return (yield from self._open(request, self._pool.fresh(), HeadReader(wire.method), lifetime))
 
     def _written(self, wire: WireRequest, headers: Mapping[str, str]) -> bytes:
         """The request as it goes over the wire."""
@@ -155,70 +191,113 @@ class HTTPTransport:
             raise Fault(Reason.VALIDATION, "a header of the request holds a line break")
         return f"{head}\r\n\r\n".encode("latin-1") + wire.body
 
-    def _open(self, request: bytes, connection: Any, lifetime: Lifetime) -> _Exchange:
-        USE.lifetime = lifetime
+    def _open(
+        self, request: bytes, connection: Connection, reader: HeadReader, lifetime: Lifetime
+    ) -> Steps[_Exchange]:
         try:
-            head = connection.exchange(request, lifetime)
-        except BaseException as exc:
-            connection.unbind()
-            connection.close()
+            link = yield from connection.connect(lifetime)
+            lifetime.enter(Phase.QUEUE)
             lifetime.check()
-            if isinstance(exc, (urllib3.exceptions.HTTPError, OSError, ValueError)):
+            head = yield from _sent(request, link, reader, lifetime)
+            if head is None:
+                head = yield from _answered(link, reader, lifetime)
+        except BaseException as exc:
+            connection.leave(lifetime)
+            connection.close()
+            if isinstance(exc, (OSError, ValueError)):
                 raise _no_response(exc, self._where) from exc
             raise
+        return _Exchange(head, connection, link, self._pool, lifetime)
+
+    def exchange(
+        self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime, limit: int
+    ) -> Steps[Reply]:
+        """See Transport."""
+        exchange = yield from self.open(wire, headers, lifetime)
+        try:
+            body = yield from exchange.whole(limit, self._where)
+            return Reply(status=exchange.status, headers=exchange.headers, body=body)
         finally:
-            USE.lifetime = None
-        exchange = _Exchange(head, connection, self._pool, lifetime)
-        if lifetime.cause is not None:
-            with exchange:
-                lifetime.check()
-        return exchange
+            exchange.close()
 
     def call(self, wire: WireRequest, headers: Mapping[str, str], timeouts: Timeouts, limit: int) -> Reply:
         """See Transport."""
-        only = Timeouts(connect=timeouts.connect, first_token=None, idle=None)
-        lifetime = Lifetime(only, time.monotonic() + timeouts.probe)
-        with self._lock:
-            if self._control is None:
-                from .control import Control  # noqa: PLC0415  -- requests is loaded by the first control call
+        from .control import Control  # noqa: PLC0415  -- requests is loaded by the first control call
 
-                origin = f"{self._base.scheme}://{self._base.netloc}{self._prefix}"
-                self._control = Control(self._pool, origin, self._where)
-            self._calls.add(lifetime)
-        USE.lifetime, USE.connection = lifetime, None
-        all_headers = {"User-Agent": USER_AGENT, **wire.headers, **headers}
-        reply: Reply
+        if self._control is None:
+            origin = f"{self._base.scheme}://{self._base.netloc}{self._prefix}"
+            self._control = Control(origin, self._where, USER_AGENT)
+        only = Timeouts(connect=timeouts.connect, first_token=None, idle=None)
+        lifetime = Lifetime(only, Lifetime(only).clock() + timeouts.probe)
+        self._calls[lifetime] = None
         try:
-            lifetime.enter(Phase.CONNECT)
-            try:
-                reply = self._control.call(wire, all_headers, limit)
-            except Fault as fault:
-                if fault.reason is not Reason.CONNECT or lifetime.cause is not None or not was_reused():
-                    raise
-                unbind_connection(lifetime)
-                USE.fresh_only = True  # as for a stream: the server had dropped a kept connection
-                lifetime.enter(Phase.CONNECT)
-                reply = self._control.call(wire, all_headers, limit)
-        except (Fault, Interrupted) as exc:
-            if lifetime.cause is None:
-                raise
-            raise _too_late(lifetime.cause, timeouts, self._where) from exc
+            return self._control.call(  # type: ignore[no-any-return]  # loaded late, so untyped here
+                wire,
+                headers,
+                lambda fields: driven(self.exchange(wire, fields, lifetime, limit), lifetime),
+            )
+        except Interrupted as exc:
+            raise _too_late(exc.cause, timeouts, self._where) from exc
         finally:
-            USE.lifetime = None
-            USE.fresh_only = False
-            unbind_connection(lifetime)
-            lifetime.finish()
-            with self._lock:
-                self._calls.discard(lifetime)
-        return reply
+            self._calls.pop(lifetime, None)
 
     def close(self) -> None:
-        """See Transport. Interrupts control calls under way."""
-        with self._lock:
-            calls = list(self._calls)
-        for lifetime in calls:
+        """See Transport."""
+        for lifetime in list(self._calls):
             lifetime.trip(Cause.CANCELLED)
         self._pool.close()
+
+
+def _sent(request: bytes, link: Link, reader: HeadReader, lifetime: Lifetime) -> Steps[Head | None]:
+    """Send a request, whole; or as much of it as the server wants, which may answer before it has read it all.
+
+    In one packet if possible: http.client sends a head and its body apart, which wakes the server twice. Returns the head of
+    an early answer. A connection that can't be written to any more may have one in the kernel already.
+    """
+    rest = memoryview(request)
+    fd = link.sock.fileno()
+    while True:
+        try:
+            sent = link.send(rest) if rest else 0
+            rest = rest[sent:]
+            if not rest and link.flush():
+                return None
+        except (ConnectionError, ssl.SSLError):
+            return None
+        if sent:
+            continue
+        yield from lifetime.wait(fd, READ | WRITE)
+        if (early := _early(link, reader, lifetime)) is not None:
+            return early
+
+
+def _early(link: Link, reader: HeadReader, lifetime: Lifetime) -> Head | None:
+    """An answer that came while the request was still being written, after which the connection is of no further use."""
+    data = link.recv()
+    if data is None:
+        return None
+    if not data:
+        raise reader.closed()
+    lifetime.phase = Phase.FIRST_TOKEN
+    head = reader.feed(data)
+    return None if head is None else attrs.evolve(head, closes=True)
+
+
+def _answered(link: Link, reader: HeadReader, lifetime: Lifetime) -> Steps[Head]:
+    """The head of the response. Raises HeadError, OSError, Interrupted."""
+    fd = link.sock.fileno()
+    while True:
+        # A response takes a while to come, unless it was there before the request: waiting first saves a read in vain.
+        yield from lifetime.wait(fd, link.wants)
+        data = link.recv()
+        if data is None:
+            continue
+        if not data:
+            raise reader.closed()
+        lifetime.phase = Phase.FIRST_TOKEN
+        head = reader.feed(data)
+        if head is not None:
+            return head
 
 
 def _too_late(cause: Cause, timeouts: Timeouts, where: str) -> Fault:
@@ -238,7 +317,7 @@ def _no_response(exc: BaseException, where: str) -> Fault:
     """What went wrong before a response head had come."""
     if isinstance(exc, socket.gaierror):
         return Fault(Reason.CONNECT, f"the name in {where} can't be resolved: {exc.strerror}")
-    if isinstance(exc, (ssl.SSLError, urllib3.exceptions.SSLError)):
+    if isinstance(exc, ssl.SSLError):
         return Fault(Reason.CONNECT, f"TLS with {where} failed, check tls= and the certificate: {exc}")
     if isinstance(exc, ConnectionRefusedError):
         return Fault(Reason.CONNECT, f"{where} refused the connection: is the server running there?")

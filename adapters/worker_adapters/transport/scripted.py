@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, TypeAlias
 
 import attrs
 
 from ..api import Phase, Reason, Timeouts
 from ..codec import EventTooLargeError, SSEDecoder
 from ..dialect import Fault, Payload, Reply, WireRequest
-from ..lifetime import Interrupted, Lifetime
+from ..lifetime import Lifetime
+from ..waiting import BLOCKED, Blocked, Steps
 from .base import too_large
 
 __all__ = ["Hang", "Script", "Scripted", "ScriptedTransport", "Step"]
+
+
+MOST_CHUNKS = 64  # without an event, in one go: as csrc/wire.h
 
 
 class Hang:
@@ -24,21 +27,22 @@ class Hang:
 
     def __init__(self) -> None:
         self.reached = threading.Event()
-        self._released = threading.Event()
+        self._released = False
+        self._lifetime: Lifetime | None = None
 
     def release(self) -> None:
         """Let the script go on."""
-        self._released.set()
+        self._released = True
+        if self._lifetime is not None:
+            self._lifetime.wake()
 
-    def wait(self, lifetime: Lifetime) -> None:
-        """Block as a read would."""
-        self.reached.set()
-        lifetime.attach(self._released.set)
-        try:
-            self._released.wait()
-        finally:
-            lifetime.detach(self._released.set)
-        lifetime.check()
+    def wait(self, lifetime: Lifetime) -> Steps[None]:
+        """As a read that would block."""
+        self._lifetime = lifetime
+        while not self._released:
+            # Told once its driver is about to wait: who looks on finds it waiting, or about to.
+            self.reached.set()
+            yield from lifetime.wait()
 
 
 Step: TypeAlias = bytes | float | Hang | Fault
@@ -87,69 +91,93 @@ class Script:
     queue: Step | None = None
 
 
-def _perform(step: Step | None, lifetime: Lifetime) -> None:
+def _perform(step: Step | None, lifetime: Lifetime) -> Steps[None]:
     if isinstance(step, Fault):
         raise step
     if isinstance(step, Hang):
-        step.wait(lifetime)
+        yield from step.wait(lifetime)
     if isinstance(step, float):
-        lifetime.sleep(step)
+        yield from lifetime.sleep(step)
 
 
 class _Exchange:
+    drained = False  # the next step may be there already
+
     def __init__(self, script: Scripted, lifetime: Lifetime) -> None:
         self.status = script.status
         self.headers = script.headers
         self.framed = True  # a script that breaks off does so with a Fault
         self.content = 0
         self._steps = iter(script.steps)
+        self._step: Step | None = None
+        self._under_way: Steps[None] | None = None
+        self._over = False
         self._lifetime = lifetime
 
-    def _chunks(self) -> Iterator[bytes]:
-        lifetime = self._lifetime
-        while True:
-            step = next(self._steps, None)
-            _perform(step, lifetime)
-            if lifetime.cause is not None:
-                raise Interrupted(lifetime.cause)
-            if step is None:
-                return
-            if isinstance(step, bytes):
-                self.content += len(step)
-                yield step
-
-    def payloads(self, decoder: SSEDecoder) -> Iterator[Sequence[Payload]]:
-        """See Exchange."""
-        for chunk in self._chunks():
+    def _chunk(self) -> bytes | Blocked:
+        """What comes next, empty at the end."""
+        while not self._over:
+            if self._under_way is None:
+                self._step = next(self._steps, None)
+                self._under_way = _perform(self._step, self._lifetime)
             try:
-                batch = decoder.payloads(chunk)
-            except EventTooLargeError as exc:
-                if exc.frames:
-                    yield exc.frames
-                raise too_large(exc) from exc
-            if batch:
-                yield batch
+                return next(self._under_way)
+            except StopIteration:
+                self._under_way = None
+            except BaseException:
+                self._over = True
+                raise
+            self._lifetime.check()
+            step, self._over = self._step, self._step is None
+            if isinstance(step, bytes) and step:
+                self.content += len(step)
+                return step
+        return b""
 
-    def read(self, limit: int) -> bytes:
+    def puller(self, decoder: SSEDecoder) -> Callable[[], Sequence[Payload] | Blocked]:
+        """See Exchange."""
+        too_much: list[EventTooLargeError] = []
+
+        def pull() -> Sequence[Payload] | Blocked:
+            if too_much:
+                raise too_large(too_much[0])
+            for _ in range(MOST_CHUNKS):
+                chunk = self._chunk()
+                if chunk is BLOCKED:
+                    return BLOCKED
+                if not chunk:
+                    return []
+                try:
+                    batch = decoder.payloads(chunk)
+                except EventTooLargeError as exc:
+                    if not exc.frames:
+                        raise too_large(exc) from exc
+                    too_much.append(exc)
+                    return exc.frames
+                if batch:
+                    return batch
+            self._lifetime.want_until = self._lifetime.clock()  # there is more, after everybody else's turn
+            return BLOCKED
+
+        return pull
+
+    def read(self, limit: int) -> Steps[bytes]:
         """See Exchange."""
         body = bytearray()
         with contextlib.suppress(Fault):
-            for chunk in self._chunks():
-                body += chunk
-                if len(body) >= limit:
-                    break
+            while len(body) < limit and (chunk := self._chunk()):
+                if chunk is BLOCKED:
+                    yield BLOCKED
+                else:
+                    body += chunk
         return bytes(body[:limit])
 
-    def settle(self, seconds: float) -> None:
+    def settle(self, seconds: float) -> Steps[None]:
         """See Exchange."""
+        yield from ()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        pass
+    def close(self) -> None:
+        """See Exchange."""
 
 
 class ScriptedTransport:
@@ -173,18 +201,26 @@ class ScriptedTransport:
         self.calls: list[WireRequest] = []
         self.headers: list[Mapping[str, str]] = []
 
-    def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> _Exchange:
+    def prepare(self) -> None:
+        """See Transport."""
+
+    def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> Steps[_Exchange]:
         """See Transport."""
         with self._lock:
             self.requests.append(wire)
             self.headers.append(headers)
             script = next(self._scripts) if self._answer is None else self._answer(wire)
         lifetime.enter(Phase.CONNECT)
-        _perform(script.connect, lifetime)
+        yield from _perform(script.connect, lifetime)
         lifetime.enter(Phase.QUEUE)
-        _perform(script.queue, lifetime)
+        yield from _perform(script.queue, lifetime)
         lifetime.phase = Phase.FIRST_TOKEN
         return _Exchange(script, lifetime)
+
+    def exchange(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime, limit: int) -> Steps[Reply]:
+        """See Transport."""
+        yield from ()
+        return self.call(wire, headers, lifetime.timeouts, limit)
 
     def call(self, wire: WireRequest, headers: Mapping[str, str], timeouts: Timeouts, limit: int) -> Reply:  # noqa: ARG002  -- Transport's signature
         """See Transport."""

@@ -1,0 +1,121 @@
+"""Threads for the few calls that can't be made to return: name look-ups, and what an application gave us to call.
+
+At most `MOST` in the process and `PER_KEY` for one origin; beyond that calls wait their turn. Whoever waits for one does so with its
+own lifetime: when that ends, it leaves, and a call that is stuck is abandoned and counted until it returns.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+from .lifetime import Lifetime
+from .waiting import Steps
+
+__all__ = ["HELPERS", "Helpers"]
+
+T = TypeVar("T")
+
+MOST = 32
+PER_KEY = 2
+
+
+class _Job:
+    __slots__ = ("abandoned", "done", "key", "lifetime", "raised", "returned", "work")
+
+    def __init__(self, key: Hashable, work: Callable[[], Any], lifetime: Lifetime | None) -> None:
+        self.key = key
+        self.work = work
+        self.lifetime = lifetime
+        self.done = self.abandoned = False
+        self.returned: Any = None
+        self.raised: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.returned = self.work()
+        except BaseException as exc:  # noqa: BLE001  -- raised where it is waited for
+            self.raised = exc
+        self.done = True
+        if self.lifetime is not None:
+            self.lifetime.wake()
+
+
+class Helpers:
+    """Thread-safe. The lock is held for a few steps of ours, never while foreign code runs; reentrant for signal handlers."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """In a forked child: its threads are the parent's."""
+        self._lock = threading.RLock()
+        self._waiting: deque[_Job] = deque()
+        self._running: dict[_Job, None] = {}
+
+    @property
+    def in_use(self) -> int:
+        """Helpers at work, the abandoned ones included."""
+        return len(self._running)
+
+    @property
+    def abandoned(self) -> int:
+        """Helpers at work that nobody waits for any more."""
+        return sum(job.abandoned for job in list(self._running))
+
+    def call(self, key: Hashable, work: Callable[[], T], lifetime: Lifetime) -> Steps[T]:
+        """What work returns or raises, on a helper. `key`: whose calls are counted together. Raises Interrupted."""
+        job = _Job(key, work, lifetime)
+        try:
+            self._waiting.append(job)
+            self._start()
+            while not job.done:
+                yield from lifetime.wait()
+        finally:
+            job.abandoned = not job.done
+        if job.raised is not None:
+            raise job.raised
+        return job.returned  # type: ignore[no-any-return]  # what work returned
+
+    def start(self, key: Hashable, work: Callable[[], None]) -> None:
+        """Have work done on a helper, of which nobody waits for the end. Raises RuntimeError where no thread can be started."""
+        job = _Job(key, work, None)
+        self._waiting.append(job)
+        try:
+            self._start()
+        except RuntimeError:
+            job.abandoned = True
+            raise
+
+    def _start(self) -> None:
+        """Have one more at work, if there is room. Raises RuntimeError where no thread can be started."""
+        if len(self._running) < MOST:
+            threading.Thread(target=self._work, name="worker-adapters-helper", daemon=True).start()
+
+    def _next(self) -> _Job | None:
+        """The first that may run, which is counted from here on."""
+        with self._lock:
+            per_key = Counter(job.key for job in self._running)
+            for job in list(self._waiting):
+                if job.abandoned:
+                    self._waiting.remove(job)
+                elif len(self._running) < MOST and per_key[job.key] < PER_KEY:
+                    self._running[job] = None
+                    self._waiting.remove(job)
+                    return job
+        return None
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                job.run()
+            finally:
+                self._running.pop(job, None)
+
+
+HELPERS = Helpers()
+
+os.register_at_fork(after_in_child=HELPERS.reset)

@@ -1,0 +1,327 @@
+"""The loop: one thread of the process that drives whatever nobody else does, and keeps the time.
+
+It drives tasks: submitted streams, and what is done beside a stream. It looks after watched things: streams whose consumer drives
+them, between two of its calls, and pools of idle connections. It takes what finalizers leave.
+
+Rules
+- Tasks, descriptors and the heap are the loop thread's alone. Others talk to it through `_inbox` (a deque: appending is atomic,
+  takes no lock and is reentrant) and wake it. `_watched` is a dict that others add to and take from, one item at a time.
+- It never blocks but in its poll. A task that would block says what for (its lifetime's `want_*`) and returns.
+- A turn gives each task that is ready one step. What a step raises ends that task; nothing ends the loop.
+- A task's descriptor is registered as long as it is waited for, and taken out (`leave`) by the task before it is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import Any, Protocol
+
+from .lifetime import Lifetime
+from .waiting import BLOCKED, READ, Resident, Steps, Waker, poller
+
+__all__ = ["LOOP", "Loop", "StepsTask", "Task", "Watched"]
+
+_log = logging.getLogger("worker_adapters")
+
+LINGER = 1.0  # seconds with nothing to do before the thread leaves: none is left behind, none is started per request
+TICK = 1.0  # seconds between two looks at what is watched, at most
+
+
+class Watched(Protocol):
+    """What the loop looks at now and then. Hashable by identity."""
+
+    def look(self, now: float) -> float:
+        """Do what is due, and say when to look again at the latest (monotonic). On the loop; must not block."""
+        ...
+
+
+class Task:
+    """What the loop drives. It is its lifetime's waker: waking it gives it a step."""
+
+    __slots__ = ("__weakref__", "_heap_at", "_loop", "_mask", "_registered", "lifetime", "over")
+
+    def __init__(self, lifetime: Lifetime, loop: Loop | None = None) -> None:
+        self.lifetime = lifetime
+        self.over = False
+        self._loop = LOOP if loop is None else loop
+        self._registered = -1
+        self._mask = 0
+        self._heap_at = inf
+
+    def start(self) -> None:
+        """Have it driven from now on. Raises RuntimeError where no thread can be started."""
+        self.lifetime.waker = self
+        self._loop.add(self)
+
+    def wake(self) -> None:
+        """Give it a step soon. Any thread, signal handlers and finalizers."""
+        self._loop.wake(self)
+
+    def step(self) -> bool:
+        """One step; whether another one is wanted at once. Sets `over` after the last one. On the loop."""
+        raise NotImplementedError
+
+    def failed(self, exc: BaseException) -> None:
+        """A step raised this, which nobody expected; `over` is set already. On the loop."""
+
+    def leave(self, descriptor: int) -> None:
+        """The descriptor is about to be closed, or given to somebody else. On the loop."""
+        self._loop.unregister(self, descriptor)
+
+
+class StepsTask(Task):
+    """Steps that are done beside everything else. `done` is told that they are over, whatever they came to."""
+
+    __slots__ = ("_done", "_steps")
+
+    def __init__(
+        self, steps: Steps[Any], lifetime: Lifetime, done: Callable[[], None], loop: Loop | None = None
+    ) -> None:
+        super().__init__(lifetime, loop)
+        self._steps = steps
+        self._done = done
+
+    def step(self) -> bool:
+        """See Task."""
+        try:
+            if next(self._steps) is BLOCKED:
+                return False
+        except StopIteration:
+            pass
+        except Exception as exc:  # noqa: BLE001  -- best effort: who is told may be gone
+            _log.debug("a call beside a stream failed: %s", type(exc).__name__)
+        self.over = True
+        self._steps.close()
+        self._done()
+        return False
+
+    def failed(self, _exc: BaseException) -> None:
+        """See Task."""
+        self._done()
+
+
+class Loop:
+    """See the module."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._resident = Resident("worker-adapters-loop", self._run)
+        self.reset()
+
+    def reset(self) -> None:
+        """Start over without a thread or anything to do, as a forked child must. What the parent waits for stays as it is."""
+        self._resident.reset()
+        self._inbox: deque[Any] = deque()
+        self._watched: dict[Watched, None] = {}
+        self._tasks: set[Task] = set()
+        self._by_fd: dict[int, Task] = {}
+        self._heap: list[tuple[float, int, Task]] = []
+        self._numbers = itertools.count()
+        self._waker = Waker()
+        # An epoll is shared with the parent, too: only this copy of it is closed, with the object.
+        self._poller: Any = None
+        self._asleep_until = inf  # while it sleeps; -inf while it works, and will look at everything again before it sleeps
+        self._look_at = 0.0
+        self.lag = 0.0  # seconds of the longest turn of late
+
+    # --- for any thread -----------------------------------------------------------------------------------------------
+
+    def add(self, task: Task) -> None:
+        """Drive a task until it is over."""
+        self._inbox.append(task)
+        self._rouse()
+
+    def wake(self, task: Task) -> None:
+        """Give a task a step. Takes no lock and starts no thread: for finalizers."""
+        self._inbox.append(task)
+        if self._asleep_until != -inf:
+            self._waker.wake()
+
+    def watch(self, watched: Watched, seconds: float = inf) -> None:
+        """Look at something until it is forgotten: every `TICK` or as it says; in that many seconds for the first time."""
+        self._watched[watched] = None
+        if seconds < TICK:
+            self._inbox.append(watched)
+            self._rouse()
+        elif not self._resident.here:
+            self._rouse()
+
+    def forget(self, watched: Watched) -> None:
+        """Look at it no more. Idempotent."""
+        self._watched.pop(watched, None)
+
+    def look_soon(self, watched: Watched) -> None:
+        """Have something looked at now, be it watched or not. Takes no lock and starts no thread: for finalizers."""
+        self._inbox.append(watched)
+        if self._asleep_until != -inf:
+            self._waker.wake()
+
+    def _rouse(self) -> None:
+        if not self._resident.here:
+            self._resident.ensure(self._needed)
+        if self._asleep_until != -inf:
+            self._waker.wake()
+
+    def _needed(self) -> bool:
+        return bool(self._inbox or self._tasks or self._watched)
+
+    def is_current(self) -> bool:
+        """Whether this is the loop's thread."""
+        return self._resident.is_current()
+
+    def counts(self) -> tuple[int, int]:
+        """How many tasks it drives, and how many things it watches."""
+        return len(self._tasks), len(self._watched)
+
+    # --- the thread -----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._open()
+        idle_since = self._clock()
+        while True:
+            try:
+                busy = self._turn()
+            except BaseException as exc:  # noqa: BLE001  -- without the loop no stream of the process would ever end
+                with contextlib.suppress(BaseException):
+                    _log.error("a bug of the adapter: %s in the loop", type(exc).__name__)
+                busy = True
+            now = self._clock()
+            if busy:
+                idle_since = now
+            elif now - idle_since >= LINGER:
+                return
+
+    def _open(self) -> None:
+        if self._poller is None:
+            self._poller = poller()
+            self._poller.register(self._waker.polls(), READ)
+        # Its thread is another one each time: nobody's wakes are for the main thread here.
+        self._waker.patience = inf
+
+    def _turn(self) -> bool:
+        """Everything that is ready, once. Whether there was anything to look after."""
+        ready: dict[Any, None] = {}
+        # Working from before the inbox is looked at: what is put into it later wakes the poll, or is seen here.
+        self._asleep_until = inf
+        now = self._clock()
+        self._soon(ready)
+        seconds = 0.0
+        if not ready:
+            wake_at = min(self._heap[0][0] if self._heap else inf, self._look_at, now + TICK)
+            self._asleep_until = wake_at
+            seconds = max(0.0, wake_at - now)
+            if self._inbox:
+                seconds = 0.0
+        for descriptor, _events in self._poller.ready(seconds):
+            task = self._by_fd.get(descriptor)
+            if task is not None:
+                ready[task] = None
+            else:
+                self._waker.forget()
+        self._asleep_until = -inf
+        began = self._clock()
+        self._soon(ready)
+        self._expired(ready, began)
+        for one in ready:
+            if isinstance(one, Task):
+                self._step(one)
+            else:
+                self._look_at = min(self._look_at, self._looked(one, began))
+        if began >= self._look_at:
+            self._look_around(began)
+        self.lag = max(self._clock() - began, self.lag * 0.9)
+        return bool(self._tasks or self._watched or self._inbox)
+
+    def _soon(self, ready: dict[Any, None]) -> None:
+        inbox = self._inbox
+        while inbox:
+            ready[inbox.popleft()] = None
+
+    def _expired(self, ready: dict[Any, None], now: float) -> None:
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            at, _, task = heapq.heappop(heap)
+            if task._heap_at == at:  # noqa: SLF001  -- the loop keeps its books in the task
+                task._heap_at = inf  # noqa: SLF001
+                if not task.over:
+                    ready[task] = None
+        if len(heap) > 64 and len(heap) > 4 * len(self._tasks):
+            self._heap = [entry for entry in heap if not entry[2].over]
+            heapq.heapify(self._heap)
+
+    def _look_around(self, now: float) -> None:
+        self._look_at = min([self._looked(watched, now) for watched in list(self._watched)], default=now + TICK)
+
+    def _looked(self, watched: Watched, now: float) -> float:
+        try:
+            return min(watched.look(now), now + TICK)
+        except Exception as exc:  # noqa: BLE001  -- see _run
+            _log.error("a bug of the adapter: %s while time was kept", type(exc).__name__)
+            return now + TICK
+
+    def _step(self, task: Task) -> None:
+        if task.over:
+            return
+        self._tasks.add(task)
+        try:
+            again = task.step()
+        except BaseException as exc:  # noqa: BLE001  -- ends its own stream, and nothing else
+            task.over, again = True, False
+            with contextlib.suppress(BaseException):
+                task.failed(exc)
+        if task.over:
+            self._tasks.discard(task)
+            self._unregister(task)
+        elif again:
+            self._inbox.append(task)
+        else:
+            self._await(task)
+
+    def _await(self, task: Task) -> None:
+        """Note what a task waits for."""
+        lifetime = task.lifetime
+        fd = lifetime.want_fd
+        if fd != task._registered or (fd >= 0 and lifetime.want_events != task._mask):  # noqa: SLF001
+            self._register(task, fd, lifetime.want_events)
+        at = min(lifetime.until(), lifetime.want_until)
+        if at < task._heap_at:  # noqa: SLF001  -- else it is looked at early, and then again
+            task._heap_at = at  # noqa: SLF001
+            heapq.heappush(self._heap, (at, next(self._numbers), task))
+        if lifetime.causes:
+            self._inbox.append(task)
+
+    def _register(self, task: Task, fd: int, events: int) -> None:
+        if fd == task._registered:  # noqa: SLF001
+            self._poller.modify(fd, events)
+        else:
+            self._unregister(task)
+            if fd >= 0:
+                self._poller.register(fd, events)
+                self._by_fd[fd] = task
+        task._registered, task._mask = fd, events  # noqa: SLF001
+
+    def _unregister(self, task: Task) -> None:
+        fd = task._registered  # noqa: SLF001
+        if fd >= 0:
+            task._registered = -1  # noqa: SLF001
+            self._by_fd.pop(fd, None)
+            with contextlib.suppress(OSError):
+                self._poller.unregister(fd)
+
+    def unregister(self, task: Task, descriptor: int) -> None:
+        """Take a descriptor out, if it is in."""
+        if task._registered == descriptor:  # noqa: SLF001
+            self._unregister(task)
+
+
+LOOP = Loop()
+
+os.register_at_fork(after_in_child=LOOP.reset)

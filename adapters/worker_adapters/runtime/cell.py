@@ -1,0 +1,163 @@
+"""A fact that takes asking for: asked by one at a time, remembered for a while, as is that it could not be found out."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import Any, Generic, TypeVar
+
+from ..helpers import HELPERS
+from ..lifetime import Lifetime
+from ..waiting import Steps, current_waker
+
+__all__ = ["Cell"]
+
+T = TypeVar("T")
+
+
+class _Flight(Generic[T]):
+    """One asking, and who waits for it."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self.returned: T | None = None
+        self.raised: Exception | None = None
+        self.waiting: deque[Any] = deque()
+
+    def land(self) -> None:
+        self.over = True
+        for waiter in list(self.waiting):
+            waiter.wake()
+
+
+class Cell(Generic[T]):
+    """Thread-safe without a lock: whoever puts a flight into the cell first asks, the others wait for it, each as long as it lives.
+
+    `probe` blocks and may raise. Answers are good for `max_age` seconds, failures for `retry_after`.
+    """
+
+    def __init__(
+        self,
+        probe: Callable[[], T],
+        *,
+        max_age: Callable[[], float],
+        retry_after: float,
+        key: object,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._probe = probe
+        self._max_age = max_age
+        self._retry_after = retry_after
+        self._key = key
+        self._clock = clock
+        self._flights: dict[str, _Flight[T]] = {}
+        self._known: tuple[float, T | None, Exception | None] = (-inf, None, None)  # when, and what
+
+    @property
+    def last(self) -> T | None:
+        """The last answer, however old; None before there is any, and once it was forgotten."""
+        return self._known[1]
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether somebody asks just now."""
+        return bool(self._flights)
+
+    def young(self) -> tuple[T | None, Exception | None] | None:
+        """What is known and not old: an answer, or a failure."""
+        at, value, failure = self._known
+        age = self._clock() - at
+        if failure is not None:
+            return (value, failure) if age < self._retry_after else None
+        return (value, None) if age < self._max_age() else None
+
+    def forget(self) -> None:
+        """It may have changed: ask again when it is next wanted."""
+        self._known = (-inf, self._known[1], None)
+
+    def put(self, value: T) -> None:
+        """An answer from elsewhere."""
+        self._known = (self._clock(), value, None)
+
+    def get(self, seconds: float, *, again: bool = False) -> T:
+        """The answer; asks on the calling thread if nobody does. `again`: a failure is not remembered. Blocks; raises what
+        `probe` does, and TimeoutError where another's asking takes too long."""
+        give_up = time.monotonic() + seconds
+        while True:
+            known = None if again and (self._known[2] is not None) else self.young()
+            if known is not None:
+                return _told(known)
+            mine: _Flight[T] = _Flight()
+            flight = self._flights.setdefault("one", mine)
+            if flight is mine:
+                self._fly(mine)
+                return _told((mine.returned, mine.raised))
+            waker = current_waker()
+            flight.waiting.append(waker)
+            while not flight.over and (left := give_up - time.monotonic()) > 0:
+                waker.wait(left)
+            if not flight.over:
+                raise TimeoutError
+            again = False
+
+    def ask(self) -> None:
+        """Have it found out on a helper, unless it is known or being asked. Does not block; raises nothing."""
+        if self.young() is not None or self._flights:
+            return
+        mine: _Flight[T] = _Flight()
+        if self._flights.setdefault("one", mine) is mine:
+            try:
+                HELPERS.start(self._key, lambda: self._fly(mine))
+            except RuntimeError as exc:  # out of threads
+                self._landed(mine, None, exc)
+
+    def wait(self, lifetime: Lifetime, until: float = inf) -> Steps[T | None]:
+        """The answer, for a stream, which waits for it as long as it lives, and until that point on its clock: None then.
+
+        Raises what `probe` does; Interrupted.
+        """
+        while True:
+            known = self.young()
+            if known is not None:
+                return _told(known)
+            self.ask()
+            flight = self._flights.get("one")
+            if flight is None:
+                continue
+            flight.waiting.append(lifetime)
+            while not flight.over:
+                if lifetime.clock() >= until:
+                    return None
+                yield from lifetime.wait(until=until)
+            if flight.raised is not None:
+                raise flight.raised
+            return flight.returned
+
+    def _fly(self, flight: _Flight[T]) -> None:
+        returned: T | None = None
+        raised: Exception | None = RuntimeError("whoever asked was interrupted")
+        try:
+            returned, raised = self._probe(), None
+        except Exception as exc:  # noqa: BLE001  -- raised where it is waited for
+            raised = exc
+        finally:
+            self._landed(flight, returned, raised)
+
+    def _landed(self, flight: _Flight[T], returned: T | None, raised: Exception | None) -> None:
+        flight.returned, flight.raised = returned, raised
+        if raised is None:
+            self._known = (self._clock(), returned, None)
+        else:
+            self._known = (self._clock(), self._known[1], raised)
+        self._flights.pop("one", None)
+        flight.land()
+
+
+def _told(known: tuple[T | None, Exception | None]) -> T:
+    value, failure = known
+    if failure is not None:
+        raise failure
+    return value  # type: ignore[return-value]  # there is one where nothing failed
+

@@ -1,0 +1,247 @@
+"""What a caller holds of a stream: its iterator, its cancel switch, and a future of its completion."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
+from math import inf
+from types import TracebackType
+from typing import Self
+
+from ..api import (
+    CancelOutcome,
+    Completion,
+    End,
+    Error,
+    Event,
+    Metrics,
+    Started,
+    StreamCancelledError,
+    Token,
+    TokenLogprob,
+    WorkerError,
+)
+from ..lifetime import Cause
+from .channel import Hand
+from .envelope import exception_of
+from .running import Running
+from .stream import Source
+
+__all__ = ["RunningStream"]
+
+
+class _Handed:
+    """The runs as they reach the consumer, the terminal event in one of its own. Refers to the stream, not to its handle.
+
+    A cancel empties the run in the consumer's hand, the lifetime's `handed`: no Token comes after it, although
+    `itertools.chain` iterates the list without asking anybody.
+    """
+
+    __slots__ = ("_last", "_running", "_source", "reader")
+
+    def __init__(self, running: Running, source: Source) -> None:
+        self._running = running
+        self._source = source
+        self._last: Hand | None = None  # the terminal event's
+        self.reader: dict[str, int] = {}
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Iterator[Event]:
+        hand = self.next_hand(inf)
+        if hand is None:
+            raise StopIteration
+        return hand.events
+
+    def bind(self) -> None:
+        """One thread reads a stream: the first that does. Raises RuntimeError in another."""
+        me = threading.get_ident()
+        if self.reader.setdefault("by", me) != me:
+            raise RuntimeError("a stream is read by one thread: another one reads this one already")
+
+    def next_hand(self, until: float) -> Hand | None:
+        """The next run, which holds one event at least; None after the terminal event."""
+        self.bind()
+        last, running = self._last, self._running
+        if last is not None and not last.is_done:
+            return last  # an exception came before it was received
+        while not running.delivered:
+            hand = None if running.lifetime.cancelled else self._source.take(until)
+            if hand is not None:
+                if hand.is_done:  # a cancel has taken it back
+                    continue
+                return hand
+            self._last = last = Hand([verdict(running, self._source)])
+            running.delivered = True
+            return last
+        return None
+
+
+def verdict(running: Running, source: Source) -> End | Error:
+    """The terminal event for the consumer: a stream that it has cancelled is cancelled, whatever else ended it."""
+    if running.lifetime.cancelled:
+        if running.terminal is None:
+            source.abandon()
+        return running.cancelled()
+    assert running.terminal is not None  # noqa: S101  -- the source has come to its end
+    return running.terminal
+
+
+def _holding(_handle: object) -> Iterator[Event]:
+    """Nothing, but keeps the handle alive as long as somebody iterates: dropping it would cancel."""
+    yield from ()
+
+
+class RunningStream:
+    """A Stream (see api.adapter). Nothing that runs refers to it, so dropping it is noticed: it cancels."""
+
+    __slots__ = ("__weakref__", "_begun", "_events", "_handed", "_kept", "_running", "_source")
+
+    def __init__(self, running: Running, source: Source, *, collect: bool) -> None:
+        self._running = running
+        self._source = source
+        self._handed = _Handed(running, source)
+        self._events = chain.from_iterable(self._handed)
+        self._kept: list[Event] | None = [] if collect else None
+        self._begun = False
+
+    @property
+    def task_id(self) -> str:
+        """See Stream."""
+        return self._running.request.task_id
+
+    # --- an iterator --------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Event]:
+        # All in C: a method of ours per event would cost more than making the event does.
+        self._handed.bind()
+        self._begun = True
+        if self._kept is not None:
+            return self
+        return chain(self._events, chain.from_iterable(self._handed), _holding(self))
+
+    def __next__(self) -> Event:
+        return self._next(inf)
+
+    def get(self, timeout: float | None = None) -> Event | None:
+        """See Stream."""
+        until = inf if timeout is None else self._running.lifetime.clock() + timeout
+        try:
+            return self._next(until)
+        except StopIteration:
+            return None
+
+    def _next(self, until: float) -> Event:
+        self._handed.bind()
+        self._begun = True
+        if until == inf:
+            for event in self._events:
+                return self._noted(event)
+            if self._handed.next_hand(inf) is None:
+                raise StopIteration
+            self._events = chain.from_iterable(self._handed)  # an exception ended it: Ctrl-C
+            return self._next(until)
+        # What is in the iterator's hand comes first; a wait with a limit is none of its business.
+        hand = self._handed.next_hand(until)
+        if hand is None:
+            raise StopIteration
+        for event in hand.events:
+            return self._noted(event)
+        return self._next(until)
+
+    def _noted(self, event: Event) -> Event:
+        if self._kept is not None:
+            self._kept.append(event)
+        return event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # A finalizer runs wherever the collector does, in the middle of anything: it only says so.
+        if self._running.terminal is None:
+            self._source.drop()
+
+    def cancel(self) -> CancelOutcome:
+        """See Stream."""
+        if self._running.delivered:
+            return CancelOutcome.UNKNOWN
+        self._running.lifetime.trip(Cause.CANCELLED)
+        return CancelOutcome.CLOSED
+
+    def close(self) -> None:
+        """See Stream."""
+        running = self._running
+        if running.delivered:
+            return
+        running.lifetime.trip(Cause.CANCELLED)
+        if running.terminal is None and not running.lifetime.disowned:
+            self._source.abandon()
+
+    # --- a future -----------------------------------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """See Stream."""
+        return self._running.terminal is not None
+
+    def add_done_callback(self, callback: Callable[[Self], None]) -> None:
+        """See Stream."""
+        self._running.add_callback(partial(callback, self))
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """See Stream."""
+        until = inf if timeout is None else self._running.lifetime.clock() + timeout
+        self._handed.bind()
+        if self._kept is None:
+            if self._begun:
+                raise RuntimeError("result() after iteration has begun needs a stream made with collect=True")
+            self._kept = []
+        running, kept = self._running, self._kept
+        if not running.delivered:
+            self._source.collect(kept, until)
+            kept.append(verdict(running, self._source))
+            running.delivered = True
+        return _collected(kept)
+
+    def exception(self, timeout: float | None = None) -> Exception | None:
+        """See Stream."""
+        try:
+            self.result(timeout)
+        except (WorkerError, StreamCancelledError) as exc:
+            return exc
+        return None
+
+
+def _collected(events: list[Event]) -> Completion:
+    started = next((e for e in events if type(e) is Started), None)
+    terminal = events[-1]
+    tokens = [e for e in events if type(e) is Token]
+    ids: list[int] = [i for token in tokens for i in token.token_ids or ()]
+    end = terminal if isinstance(terminal, End) else None
+    if end is not None:
+        ids += end.token_ids_tail or ()
+    logprobs: list[TokenLogprob] = [p for token in tokens for p in token.logprobs or ()]
+    metrics = next((e.values for e in reversed(events) if type(e) is Metrics), {})
+    completion = Completion(
+        text="".join([token.text for token in tokens]),
+        started=started,
+        end=end,
+        token_ids=tuple(ids) if ids or (end is not None and end.token_ids_tail is not None) else None,
+        logprobs=tuple(logprobs) if logprobs else None,
+        metrics=metrics,
+    )
+    if isinstance(terminal, Error):
+        error = exception_of(terminal)
+        error.partial = completion
+        raise error
+    if end is not None and end.finish_reason == "cancelled":
+        raise StreamCancelledError(completion)
+    return completion

@@ -1,0 +1,150 @@
+"""The places of an adapter: which streams are in flight, and who waits until there is room."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from ..api import Limits, Reason
+from ..dialect import Fault
+from ..waiting import Waker, current_waker
+
+if TYPE_CHECKING:
+    from .running import Running
+
+__all__ = ["Places"]
+
+LETTING_GO = 0.1  # seconds that a stream which was cancelled or dropped takes at most, on a machine that is not overloaded
+
+
+class Places:
+    """Thread-safe. A stream has its place as long as it is a key of `held`: taking is adding it, freeing is removing it, each
+    one operation of a dict, so there is no moment at which a place is nobody's.
+
+    The lock orders only those who take; it is reentrant, as a signal handler may close the adapter, and nothing but our own few
+    steps runs under it.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._lock = threading.RLock()
+        self.held: dict[Running, None] = {}
+        self.driven: dict[object, None] = {}
+        """What still holds a connection: the drivers of streams that are over included, until they have let go."""
+        # By task; stale entries are told from live ones by `held`, and go with their streams.
+        self._by_task: WeakValueDictionary[str, Running] = WeakValueDictionary()
+        self._waiting: deque[Waker] = deque()
+        self.closed = False
+
+    def take(self, running: Running, *, block: bool) -> None:
+        """Give a stream its place. Raises Fault: ADAPTER_CLOSED, VALIDATION (its task is in flight), LOCAL_LIMIT.
+
+        `block`: waits for one until the stream's deadline, unless every place is held by a stream that waits for its consumer,
+        and has done so for `Limits.stall` seconds. A place whose stream was cancelled or dropped just now is waited for anyway.
+        """
+        if self._taken(running):
+            return
+        if not block and not any(held.lifetime.cancelled for held in list(self.held)):
+            raise self._full("pass block=True to wait")
+        give_up = running.lifetime.deadline if block else running.lifetime.clock() + LETTING_GO
+        stall = _Stall(self.held, self._limits.stall)
+        waker = current_waker()
+        self._waiting.append(waker)
+        try:
+            while not self._taken(running):
+                left = give_up - running.lifetime.clock()
+                if left <= 0:
+                    raise self._full("none became free before the deadline" if block else "pass block=True to wait")
+                waker.wait(min(left, stall.patience()))
+        finally:
+            self._waiting.remove(waker)
+            self._next()
+
+    def _full(self, why: str) -> Fault:
+        limit = self._limits.max_in_flight
+        return Fault(Reason.LOCAL_LIMIT, f"{limit} streams are in flight (Limits.max_in_flight): {why}")
+
+    def _taken(self, running: Running) -> bool:
+        task_id = running.request.task_id
+        with self._lock:
+            if self.closed:
+                raise Fault(Reason.ADAPTER_CLOSED, "the adapter is closed")
+            if self._by_task.get(task_id) in self.held:
+                raise Fault(Reason.VALIDATION, f"task_id {task_id!r} is already in flight on this adapter")
+            if len(self.held) >= self._limits.max_in_flight:
+                return False
+            self._by_task[task_id] = running
+            self.held[running] = None
+        if self.closed:  # by a signal handler, within
+            self.free(running)
+            raise Fault(Reason.ADAPTER_CLOSED, "the adapter is closed")
+        return True
+
+    def free(self, running: Running) -> None:
+        """Idempotent, any thread; takes no lock."""
+        if self.held.pop(running, self) is None:
+            self._next()
+
+    def _next(self) -> None:
+        """Have those that wait look again, if it is of use: the first, who passes it on."""
+        if self.closed or (len(self.held) < self._limits.max_in_flight and self._waiting):
+            for waker in list(self._waiting)[: None if self.closed else 1]:
+                waker.wake()
+
+    def find(self, task_id: str) -> Running | None:
+        """The last stream of that task, if anybody still has it."""
+        return self._by_task.get(task_id)
+
+    def close(self) -> list[Running]:
+        """Give no more; what is in flight. For signal handlers, too."""
+        self.closed = True
+        self._next()
+        return list(self.held)
+
+    def wait_until_empty(self, give_up: float, *, but: Callable[[Running], bool] = lambda _running: False) -> bool:
+        """Whether nothing is in flight any more, but for those; waits until that point on the monotonic clock."""
+        waker = current_waker()
+        while True:
+            left = [running for running in list(self.held) if not but(running)]
+            driven = [] if left else list(self.driven)
+            seconds = give_up - time.monotonic()
+            if not left and not driven:
+                return True
+            if seconds <= 0:
+                return False
+            for running in left:
+                running.wait_with(waker)
+            try:
+                waker.wait(min(seconds, 0.05 if driven else seconds))
+            finally:
+                for running in left:
+                    running.wait_no_more(waker)
+
+
+class _Stall:
+    """Whether everybody waits for consumers who do not come."""
+
+    def __init__(self, held: dict[Running, None], seconds: float) -> None:
+        self._held = held
+        self._seconds = seconds
+        self._since = time.monotonic()
+        self._seen: dict[Running, int] = {}
+
+    def patience(self) -> float:
+        """Seconds until it can be told. Raises Fault once it is."""
+        now = time.monotonic()
+        streams = list(self._held)
+        seen = {running: running.moves for running in streams if running.waits_for_consumer}
+        if len(seen) < len(streams) or seen != self._seen:
+            self._seen, self._since = seen, now
+        if self._seen and now - self._since >= self._seconds:
+            raise Fault(
+                Reason.LOCAL_LIMIT,
+                f"all {len(self._seen)} places are held by streams that wait for their consumers, none of whom has read, "
+                f"collected or cancelled for {self._seconds:g} s (Limits.stall): read them, or submit with collect=True",
+            )
+        return min(self._seconds / 4, 1.0)

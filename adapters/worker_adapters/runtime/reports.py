@@ -1,0 +1,117 @@
+"""Reports: what is told to an application about its streams (metrics, log lines, callbacks), on one thread, after the fact.
+
+What an application plugs in may take its time or raise; no stream waits for it. The queue is bounded: what does not fit is dropped
+and counted. Whoever needs to know that everything is out flushes: `drain()`, `close()`, the end of the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..waiting import Resident, Waker, current_waker
+
+__all__ = ["REPORTS", "Reports", "described"]
+
+_log = logging.getLogger("worker_adapters")
+
+MOST = 10_000  # reports that wait
+LINGER = 1.0  # seconds without one before the thread leaves
+
+
+class Reports:
+    """Thread-safe without a lock: one deque, and one thread that empties it, in order."""
+
+    def __init__(self) -> None:
+        self._resident = Resident("worker-adapters-reports", self._run)
+        self.reset()
+
+    def reset(self) -> None:
+        """In a forked child: what the parent has to report is the parent's."""
+        self._resident.reset()
+        self._queue: deque[Callable[[], None]] = deque()
+        self._waker = Waker()
+        self._idle = False
+        self.dropped = 0
+
+    def add(self, report: Callable[..., None], *args: Any, **named: Any) -> None:
+        """Have it called soon. Never blocks; raises nothing."""
+        if len(self._queue) >= MOST:
+            self.dropped += 1
+            return
+        self._queue.append(partial(report, *args, **named))
+        if not self._resident.here:
+            with contextlib.suppress(RuntimeError):  # out of threads: whoever flushes does it
+                self._resident.ensure(lambda: bool(self._queue))
+        elif self._idle:
+            self._waker.wake()
+
+    def flush(self, give_up: float) -> bool:
+        """Wait until what has been added by now is out, or that point on the monotonic clock; whether it is.
+
+        Not for what runs on the thread itself: a callback that closes an adapter waits for nothing.
+        """
+        if self._resident.is_current() or not (self._queue or self._resident.here):
+            return True
+        reached: list[bool] = []
+        waker = current_waker()
+
+        def mark() -> None:
+            reached.append(True)
+            waker.wake()
+
+        self._queue.append(mark)
+        self._waker.wake()
+        while not reached and (left := give_up - time.monotonic()) > 0:
+            if not self._resident.here:
+                try:
+                    self._resident.ensure(lambda: bool(self._queue))
+                except RuntimeError:  # out of threads, or the interpreter shuts down: here, then
+                    self._empty()
+                    continue
+            waker.wait(min(left, 0.1))
+        return bool(reached)
+
+    def _run(self) -> None:
+        waker = self._waker
+        idle_since = time.monotonic()
+        while True:
+            if self._queue:
+                self._empty()
+                idle_since = time.monotonic()
+            self._idle = True
+            if not self._queue:
+                waker.wait(LINGER)
+            self._idle = False
+            if not self._queue and time.monotonic() - idle_since >= LINGER:
+                return
+
+    def _empty(self) -> None:
+        queue = self._queue
+        while queue:
+            with contextlib.suppress(IndexError):
+                report = queue.popleft()
+                try:
+                    report()
+                except BaseException as exc:  # noqa: BLE001  -- a registry, a handler or a callback of an application's
+                    with contextlib.suppress(BaseException):  # perhaps it is logging itself that fails
+                        _log.error("a stream could not be reported: %s", described(exc))
+
+
+def described(exc: BaseException) -> str:
+    """What an operator needs to find a bug, and not its message: a decoder's exceptions quote what it was decoding."""
+    places = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in traceback.extract_tb(exc.__traceback__)]
+    return f"{type(exc).__name__} at {' < '.join(reversed(places[-4:]))}"
+
+
+REPORTS = Reports()
+
+os.register_at_fork(after_in_child=REPORTS.reset)

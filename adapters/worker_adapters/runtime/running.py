@@ -1,0 +1,134 @@
+"""The running state of one stream, and its only owner: what frees its place, makes its end known and has it reported.
+
+It exists before anything is registered or started. `end` is idempotent, in each of its steps: whoever notices that a stream is
+over calls it (its driver, its consumer, the loop for one that was dropped), and calling it again finishes what an exception
+that struck in the middle left undone. The caller's handle is another object, and may be dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from ..api import End, Error, FinishReason, FinishReasonSource, GenerateRequest, Started
+from ..dialect import Tally, WireRequest
+from ..lifetime import Cause, Lifetime
+from ..transport import Exchange
+from ..waiting import Waker
+from .places import Places
+from .report import ended
+from .reports import REPORTS
+from .worker import Worker
+
+__all__ = ["Running"]
+
+
+@attrs.define(eq=False)
+class Running:
+    """Written by the stream's driver, but for `delivered`, `moves` and `reader`, which are the consumer's.
+
+    `request` is resolved: it has a seed, and the adapter's model if it named none. Times are points on the lifetime's clock.
+    `waits_for_consumer`: since its hand-over is full, or since it is not being driven. `moves`: how often the consumer came.
+    """
+
+    request: GenerateRequest
+    lifetime: Lifetime
+    submitted_at: float
+    worker: Worker
+    places: Places
+    way: str = "stream"
+    wire: WireRequest | None = None  # of the first attempt, where it was made by whoever submitted
+    exchange: Exchange | None = None  # while its body is read
+    tally: Tally = attrs.field(factory=Tally)
+    attempts: int = 0
+    started: Started | None = None
+    tokens_seen: int = 0
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+    blocked_seconds: float = 0.0
+    reported_in: int = 0  # tokens that the counters hold already
+    reported_out: int = 0
+    progress_due: float = 0.0  # when to bring them up to date
+    finished: End | None = None  # the engine's own end, while it is on its way out
+    delivered: bool = False  # the consumer has its terminal event: nothing is left to cancel
+    waits_for_consumer: bool = False
+    moves: int = 0
+    driver: int | None = None  # the thread that drives it just now, where that is its consumer's
+    _once: dict[str, Any] = attrs.field(factory=dict)
+    _waiting: deque[Waker] = attrs.field(factory=deque)  # who is told of the end
+    _callbacks: deque[Callable[[], None]] = attrs.field(factory=deque)
+
+    @property
+    def terminal(self) -> End | Error | None:
+        """How it ended. Once it is there, the place is free."""
+        return self._once.get("terminal")
+
+    def end(self, terminal: End | Error) -> None:
+        """It is over, like that unless it was before. Any thread; never blocks."""
+        if not self.lifetime.causes:
+            self.lifetime.causes.append((Cause.CANCELLED, self))  # nobody goes on with it
+        self.places.free(self)
+        self._once.setdefault("terminal", terminal)
+        for waker in list(self._waiting):
+            waker.wake()
+        self._tell()
+        mark = object()
+        if self._once.setdefault("reported", mark) is mark:
+            ended(self, self._once["terminal"])
+
+    def _tell(self) -> None:
+        while self._callbacks:
+            try:
+                callback = self._callbacks.popleft()
+            except IndexError:
+                return
+            REPORTS.add(callback)
+
+    def add_callback(self, callback: Callable[[], None]) -> None:
+        """Have it called once this is over, among the reports. At once if it is."""
+        self._callbacks.append(callback)
+        if self.terminal is not None:
+            self._tell()
+
+    def wait_with(self, waker: Any) -> None:
+        """Wake it at the end, too."""
+        self._waiting.append(waker)
+
+    def wait_no_more(self, waker: Any) -> None:
+        """Do not."""
+        if waker in self._waiting:
+            self._waiting.remove(waker)
+
+    def abolish(self) -> None:
+        """It never came to be: nothing is told of it but to who asked."""
+        self._once.setdefault("reported", self)
+        self.end(self.cancelled())
+
+    def disown(self) -> None:
+        """In a forked child: it is the parent's. Nothing is reported, told or given back here."""
+        self.lifetime.disown()
+        self._once.setdefault("reported", self)
+        self._once.setdefault("terminal", self.cancelled())
+        self._callbacks.clear()
+
+    def tokens_out(self) -> int:
+        """Tokens received so far: the engine's count where it gives one, else Token events."""
+        return max(self.tally.tokens_out, self.tokens_seen)
+
+    def decode_ms(self) -> float:
+        """Milliseconds since the first Token; 0 without one."""
+        return 0.0 if self.first_token_at is None else (self.lifetime.clock() - self.first_token_at) * 1000
+
+    def cancelled(self) -> End:
+        """The end of a stream that its caller cancelled."""
+        return End(
+            finish_reason=FinishReason.CANCELLED,
+            finish_reason_source=FinishReasonSource.INFERRED,
+            tokens_out=self.tokens_out(),
+            tokens_in=self.tally.tokens_in,
+            usage_source=self.tally.usage_source,
+            decode_time_ms=self.decode_ms(),
+        )

@@ -1,0 +1,173 @@
+"""A connected socket, plain or with TLS around it, that never blocks. Sans-waiting: who uses it waits for what it `wants`.
+
+TLS runs over two memory buffers (`ssl.SSLObject`), not around the socket: what OpenSSL holds back, wants to write in order to
+read, or must be given again, is then plain bookkeeping. A link is closed without a close_notify, which would have to be waited
+for, and which a forked child must not send in its parent's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+from _socket import socket as Socket  # noqa: N812  -- the one that gevent and eventlet do not replace: none of ours blocks
+from typing import Protocol
+
+from ..lifetime import Lifetime
+from ..waiting import READ, WRITE, Steps
+
+__all__ = ["READ_SIZE", "Link", "PlainLink", "Socket", "TLSLink"]
+
+READ_SIZE = 65536  # as csrc/wire.h
+TLS_PART = 1 << 18  # bytes given to OpenSSL at once, which makes a copy of them
+
+
+class Link(Protocol):
+    """Used by one thread at a time."""
+
+    sock: Socket
+
+    @property
+    def wants(self) -> int:
+        """What to wait for before the next `recv`."""
+        ...
+
+    def send(self, data: memoryview) -> int:
+        """How much of it went; 0 if it would block. Raises OSError."""
+        ...
+
+    def flush(self) -> bool:
+        """Whether all that was sent is the kernel's. Raises OSError."""
+        ...
+
+    def recv(self) -> bytes | None:
+        """What is there, empty at the end, None if it would block. Raises OSError (an end without TLS's goodbye is one)."""
+        ...
+
+    def close(self) -> None:
+        """So that the other side sees it, although a child that was forked meanwhile may have a copy of the socket."""
+        ...
+
+
+class PlainLink:
+    """A Link without TLS."""
+
+    __slots__ = ("_process", "sock")
+    wants = READ
+
+    def __init__(self, sock: Socket) -> None:
+        self.sock = sock
+        self._process = os.getpid()
+
+    def close(self) -> None:
+        """See Link. In a forked child it is the parent's: there, only the copy is closed."""
+        if os.getpid() == self._process:
+            with contextlib.suppress(OSError):  # not connected any more
+                self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+    def send(self, data: memoryview) -> int:
+        """See Link."""
+        try:
+            return self.sock.send(data)
+        except BlockingIOError:
+            return 0
+
+    def flush(self) -> bool:
+        """See Link."""
+        return True
+
+    def recv(self) -> bytes | None:
+        """See Link."""
+        try:
+            return self.sock.recv(READ_SIZE)
+        except BlockingIOError:
+            return None
+
+
+class TLSLink(PlainLink):
+    """A Link with TLS, after `handshake`."""
+
+    __slots__ = ("_at", "_in", "_object", "_out", "_unsent")
+
+    def __init__(self, sock: Socket, context: ssl.SSLContext, server_hostname: str) -> None:
+        super().__init__(sock)
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._in, self._out, server_hostname=server_hostname)
+        self._unsent, self._at = b"", 0
+
+    def handshake(self, lifetime: Lifetime) -> Steps[None]:
+        """Raises ssl.SSLError, OSError, Interrupted."""
+        while True:
+            try:
+                self._object.do_handshake()
+            except ssl.SSLWantReadError:
+                done = False
+            except ssl.SSLError:
+                with contextlib.suppress(OSError):
+                    self.flush()  # the alert, which says why
+                raise
+            else:
+                done = True
+            if not self.flush():
+                yield from lifetime.wait(self.sock.fileno(), WRITE)
+            elif done:
+                return
+            elif not self._take_in():
+                yield from lifetime.wait(self.sock.fileno(), READ)
+
+    @property
+    def wants(self) -> int:  # type: ignore[override]  # a constant of a plain one
+        """See Link."""
+        return READ if self._at >= len(self._unsent) and not self._out.pending else READ | WRITE
+
+    def send(self, data: memoryview) -> int:
+        """See Link. A part counts as gone once it is encrypted: `flush` sends the rest of it."""
+        if not self.flush():
+            return 0
+        part = min(len(data), TLS_PART)
+        sent = self._object.write(data[:part])
+        self.flush()
+        return sent
+
+    def flush(self) -> bool:
+        """See Link."""
+        while True:
+            if self._at >= len(self._unsent):
+                self._unsent, self._at = self._out.read(), 0
+                if not self._unsent:
+                    return True
+            try:
+                self._at += self.sock.send(memoryview(self._unsent)[self._at :])
+            except BlockingIOError:
+                return False
+
+    def recv(self) -> bytes | None:
+        """See Link. What OpenSSL has decrypted already comes first: the kernel knows nothing of it."""
+        while True:
+            try:
+                data = self._object.read(READ_SIZE)
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLZeroReturnError:
+                return b""
+            except ssl.SSLEOFError as exc:
+                raise ConnectionResetError("the connection ended without TLS's own goodbye") from exc
+            else:
+                return data
+            self.flush()  # an answer to a KeyUpdate, for one
+            if not self._take_in():
+                return None
+
+    def _take_in(self) -> bool:
+        """Whether more has come, the end included."""
+        try:
+            data = self.sock.recv(READ_SIZE)
+        except BlockingIOError:
+            return False
+        if data:
+            self._in.write(data)
+        else:
+            self._in.write_eof()
+        return True

@@ -1,0 +1,193 @@
+"""From a name to a connection: addresses, TCP to the first that answers, a proxy's tunnel, TLS. In steps that never block.
+
+RFC 8305 (happy eyeballs): families alternate, the next address is tried 250 ms after the one before or as soon as that fails,
+and the first that connects wins. All share the connect timer. Only the look-up runs on a helper thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
+from math import inf
+from typing import Any, TypeAlias
+
+import attrs
+
+from ..helpers import HELPERS
+from ..lifetime import Lifetime
+from ..waiting import READ, WRITE, Steps, poller
+from .link import Link, PlainLink, Socket, TLSLink
+
+__all__ = ["Target", "opened"]
+
+STAGGER = 0.25  # seconds before the next address is tried as well: RFC 8305, 8
+PENDING = frozenset({0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN})
+Address: TypeAlias = tuple[int, int, int, Any]  # family, kind, protocol, where
+
+
+@attrs.frozen(kw_only=True)
+class Target:
+    """Where to connect. `options`: of the socket, as (level, name, value). `context`: with TLS, for `server_hostname`."""
+
+    host: str
+    port: int
+    options: Sequence[tuple[int, int, int]] = ()
+    context: Callable[[], ssl.SSLContext] | None = None
+    server_hostname: str = ""
+
+
+def opened(target: Target, lifetime: Lifetime) -> Steps[Link]:
+    """A connection. Raises OSError (gaierror, ssl.SSLError), Interrupted."""
+    addresses = yield from _looked_up(target, lifetime)
+    sock = yield from _connected(addresses, target.options, lifetime)
+    if target.context is None:
+        return PlainLink(sock)
+    try:
+        link = TLSLink(sock, target.context(), target.server_hostname)
+        yield from link.handshake(lifetime)
+    except BaseException:
+        lifetime.waker.leave(sock.fileno())
+        PlainLink(sock).close()
+        raise
+    return link
+
+
+def _looked_up(target: Target, lifetime: Lifetime) -> Steps[list[Address]]:
+    host, port = target.host, target.port
+    literal = _is_address(host)
+
+    def look_up() -> list[Address]:
+        flags = socket.AI_NUMERICHOST if literal else 0
+        found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, flags)
+        return [(family, kind, proto, where) for family, kind, proto, _, where in found]
+
+    found = look_up() if literal else (yield from HELPERS.call(("look-up", host), look_up, lifetime))
+    if not found:
+        raise socket.gaierror(socket.EAI_NONAME, f"{host} has no address")
+    return _alternating(found)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _alternating(found: list[Address]) -> list[Address]:
+    """RFC 8305, 4: the families in turn, beginning with the first one's."""
+    first = [one for one in found if one[0] == found[0][0]]
+    other = [one for one in found if one[0] != found[0][0]]
+    return [one for one in chain.from_iterable(zip_longest(first, other)) if one is not None]
+
+
+def _connected(addresses: list[Address], options: Sequence[tuple[int, int, int]], lifetime: Lifetime) -> Steps[Socket]:
+    """The first to connect; the others are closed."""
+    race = _Race(options)
+    try:
+        for where in addresses:
+            race.begin(where)
+            next_at = inf if where is addresses[-1] else lifetime.clock() + STAGGER
+            while race.pending and race.winner is None and lifetime.clock() < next_at:
+                yield from lifetime.wait(*race.waits_for(), min(next_at, lifetime.clock() + race.patience))
+                race.look()
+            if race.winner is not None:
+                return race.won()
+        raise race.error or OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+    finally:
+        race.close(lifetime)
+
+
+class _Race:
+    """Sockets that connect. One is waited for by itself, several at a poller of their own, which is a descriptor, too."""
+
+    def __init__(self, options: Sequence[tuple[int, int, int]]) -> None:
+        self._options = options
+        self.pending: dict[int, Socket] = {}
+        self.winner: Socket | None = None
+        self.error: OSError | None = None
+        self._poller: Any = None
+
+    def begin(self, address: Address) -> None:
+        """One more."""
+        family, kind, proto, where = address
+        sock: Socket | None = None
+        try:
+            sock = Socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, proto)
+            for option in self._options:
+                sock.setsockopt(*option)
+            failed = sock.connect_ex(where)
+            if failed not in PENDING:
+                raise OSError(failed, os.strerror(failed))  # noqa: TRY301  -- the one place where an address fails
+        except OSError as exc:
+            self.error = exc
+            if sock is not None:
+                sock.close()
+            return
+        if not failed:
+            self.winner = sock
+        self.pending[sock.fileno()] = sock
+        if self._poller is not None:
+            self._poller.register(sock.fileno(), WRITE)
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which to look at them all: where a poller is no descriptor, only one can be waited for."""
+        return inf if len(self.pending) < 2 or self._poller.fileno() >= 0 else 0.05
+
+    def waits_for(self) -> tuple[int, int]:
+        """A descriptor, and what is to happen to it."""
+        if len(self.pending) > 1 and self._poller is None:
+            self._poller = poller()
+            for fd in self.pending:
+                self._poller.register(fd, WRITE)
+        if self._poller is not None and self._poller.fileno() >= 0:
+            return self._poller.fileno(), READ
+        return list(self.pending)[-1], WRITE
+
+    def look(self) -> None:
+        """What has become of them."""
+        ready = self.pending if self._poller is None else [fd for fd, _ in self._poller.ready(0.0)]
+        for fd in list(ready):
+            sock = self.pending[fd]
+            failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if failed:
+                self.error = OSError(failed, os.strerror(failed))
+                self._drop(fd)
+            elif _is_connected(sock):
+                self.winner = self.winner or sock
+
+    def _drop(self, fd: int) -> None:
+        if self._poller is not None:
+            self._poller.unregister(fd)
+        self.pending.pop(fd).close()
+
+    def won(self) -> Socket:
+        """The winner, which is the caller's from here on."""
+        assert self.winner is not None  # noqa: S101  -- for mypy
+        self.pending.pop(self.winner.fileno())
+        return self.winner
+
+    def close(self, lifetime: Lifetime) -> None:
+        """Whatever is left."""
+        for fd in self.pending:
+            lifetime.waker.leave(fd)
+        if self._poller is not None:
+            lifetime.waker.leave(self._poller.fileno())
+            self._poller.close()
+        for sock in self.pending.values():
+            sock.close()
+
+
+def _is_connected(sock: Socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True

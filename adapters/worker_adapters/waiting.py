@@ -1,0 +1,294 @@
+"""One way to wait: a thread blocks at its own `Waker`, for itself alone or for a descriptor beside it, and whoever wants it wakes it.
+
+Nothing is ever done to a descriptor that another thread uses. To stop a thread, say why (trip a lifetime, put a run where it
+looks) and then wake its waker: it looks again. A wake-up that comes early or twice only makes it look once more, and none is
+lost, because a waker remembers one.
+
+What would block is not called: it is left with `BLOCKED`, yielded through the generators that every stream is made of, to whoever
+drives them (psycopg 3's generators are the precedent: one core, several ways to wait).
+
+Where gevent or eventlet have patched the standard library, `select.poll`, or `select.select` where that is gone, is theirs, and so
+are locks and threads: all waits go through them. What is patched is found out at the first use, not at import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+from collections.abc import Callable, Generator
+from enum import Enum
+from math import inf
+from types import BuiltinFunctionType
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+__all__ = ["BLOCKED", "NOBODY", "READ", "WRITE", "Blocked", "Resident", "Steps", "Waker", "cooperative", "current_waker", "poller"]
+
+T = TypeVar("T")
+
+
+class _Signal(Enum):
+    BLOCKED = "blocked"
+
+
+BLOCKED: Final = _Signal.BLOCKED
+"""Yielded where a call would block; what is waited for stands in the lifetime (`want_*`)."""
+Blocked: TypeAlias = Literal[_Signal.BLOCKED]
+Steps: TypeAlias = Generator[Blocked, None, T]
+"""What takes a while, in steps: yields BLOCKED where it would block, and returns what it came to."""
+
+READ, WRITE = select.POLLIN, select.POLLOUT
+
+# A signal that lands between the last look at what it sets and the wait itself wakes nobody: on the main thread, where Python's
+# handlers run, no wait is longer.
+MAIN_THREAD_SECONDS = 0.5
+LONGEST = 86400.0  # seconds; poll counts milliseconds in an int
+
+
+def cooperative() -> bool:
+    """Whether gevent or eventlet have replaced the calls that wait."""
+    global _cooperative  # noqa: PLW0603  -- decided once, at the first use
+    if _cooperative is None:
+        _cooperative = not isinstance(select.select, BuiltinFunctionType)
+    return _cooperative
+
+
+_cooperative: bool | None = None
+
+
+class Waker:
+    """Where one thread waits. `wake` is for any thread, for signal handlers and for finalizers: it takes no lock and never blocks.
+
+    A binary semaphore, twice: a lock for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one that polls.
+    The descriptors live as long as this object, so a late `wake` never writes into a stranger's.
+    """
+
+    __slots__ = ("__weakref__", "_lock", "_polling", "_reads", "_woken", "_writes", "patience")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._polling = self._woken = False
+        self._reads = self._writes = -1
+        self.patience = MAIN_THREAD_SECONDS if threading.current_thread() is threading.main_thread() else inf
+
+    def __del__(self) -> None:
+        for descriptor in {self._reads, self._writes} - {-1}:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def wake(self) -> None:
+        """Make the thread look again, now or as soon as it waits."""
+        self._woken = True
+        if self._polling:
+            with contextlib.suppress(OSError):  # it is full, so it is readable
+                _put(self._writes)
+        with contextlib.suppress(RuntimeError):  # open already
+            self._lock.release()
+
+    def leave(self, descriptor: int) -> None:
+        """A descriptor that was waited for is about to be closed, or given to somebody else. Nothing to do for a thread's own."""
+
+    def wait(self, seconds: float) -> None:
+        """Block until woken, for at most that long; perhaps for less. The owner's thread only."""
+        self._polling = False
+        if self._woken or seconds <= 0:
+            self._woken = False
+            return
+        self._lock.acquire(timeout=min(seconds, self.patience, LONGEST))
+        self._woken = False
+
+    def polls(self) -> int:
+        """The descriptor to poll beside another, from now on: readable when woken. The owner's thread only."""
+        if self._reads < 0:
+            self._open()
+        self._polling = True
+        return self._reads
+
+    def _open(self) -> None:
+        if hasattr(os, "eventfd"):
+            self._reads = self._writes = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        else:
+            self._reads, self._writes = os.pipe()
+            os.set_blocking(self._reads, False)
+            os.set_blocking(self._writes, False)
+
+    @property
+    def woken(self) -> bool:
+        """Whether somebody has woken it since it was last told to forget it."""
+        return self._woken
+
+    def forget(self) -> None:
+        """Take back what wakes it: its owner looks at everything next."""
+        self._woken = False
+        if self._reads >= 0:
+            with contextlib.suppress(BlockingIOError):
+                _take(self._reads)
+
+    def wait_for(self, descriptor: int, events: int, seconds: float) -> None:
+        """Block until woken, or the descriptor is ready, for at most that long; perhaps for less. The owner's thread only."""
+        wakes = self.polls()
+        if not self._woken:
+            _poll_once(((descriptor, events), (wakes, READ)), min(seconds, self.patience, LONGEST))
+        self.forget()
+
+
+def _put(descriptor: int) -> None:
+    if hasattr(os, "eventfd"):  # not os.write, which eventlet replaces by one that waits
+        os.eventfd_write(descriptor, 1)
+    else:
+        os.write(descriptor, b"!")
+
+
+def _take(descriptor: int) -> None:
+    if hasattr(os, "eventfd"):
+        os.eventfd_read(descriptor)
+    else:
+        os.read(descriptor, 4096)
+
+
+class _Nobody:
+    """For a lifetime that nobody is waiting with."""
+
+    def wake(self) -> None: ...
+
+    def leave(self, descriptor: int) -> None: ...
+
+
+NOBODY: Any = _Nobody()
+
+
+def _poll_once(wanted: tuple[tuple[int, int], ...], seconds: float) -> None:
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        for descriptor, events in wanted:
+            poll.register(descriptor, events)
+        poll.poll(max(0.0, seconds) * 1000 + 0.999)
+    else:  # eventlet takes it away
+        reads = [descriptor for descriptor, events in wanted if events & READ]
+        writes = [descriptor for descriptor, events in wanted if events & WRITE]
+        select.select(reads, writes, [], max(0.0, seconds))
+
+
+class _Locals:
+    """The wakers of this process's threads. Made at the first use, when it is decided whose threads they are."""
+
+    def __init__(self) -> None:
+        self.of_thread: Any = None
+
+
+_locals = _Locals()
+
+
+def current_waker() -> Waker:
+    """The calling thread's. One for all that it waits for, as it waits for one thing at a time."""
+    of_thread = _locals.of_thread
+    if of_thread is None:
+        of_thread = _locals.of_thread = threading.local()
+    waker: Waker | None = getattr(of_thread, "waker", None)
+    if waker is None:
+        waker = of_thread.waker = Waker()
+    return waker
+
+
+def _forget_wakers() -> None:
+    """In a forked child: an eventfd is shared with the parent, whose threads must not be woken by the child's."""
+    _locals.of_thread = None
+
+
+os.register_at_fork(after_in_child=_forget_wakers)
+
+
+class _Epoll:
+    """Which of many descriptors are ready. One thread's."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self.register = self._epoll.register
+        self.modify = self._epoll.modify
+        self.unregister = self._epoll.unregister
+        self.fileno = self._epoll.fileno
+        self.close = self._epoll.close
+
+    def ready(self, seconds: float) -> list[tuple[int, int]]:
+        """(descriptor, events) of those that are, waiting at most that long for one."""
+        return self._epoll.poll(min(seconds, LONGEST))
+
+
+class _Polls:
+    """The same over what gevent and eventlet leave of `select`, and elsewhere than on Linux."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[int, int] = {}
+
+    def register(self, descriptor: int, events: int) -> None:
+        self._wanted[descriptor] = events
+
+    modify = register
+
+    def unregister(self, descriptor: int) -> None:
+        del self._wanted[descriptor]
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None: ...
+
+    def ready(self, seconds: float) -> list[tuple[int, int]]:
+        """See _Epoll."""
+        if hasattr(select, "poll"):
+            poll = select.poll()
+            for descriptor, events in self._wanted.items():
+                poll.register(descriptor, events)
+            return poll.poll(max(0.0, min(seconds, LONGEST)) * 1000)
+        reads = [descriptor for descriptor, events in self._wanted.items() if events & READ]
+        writes = [descriptor for descriptor, events in self._wanted.items() if events & WRITE]
+        readable, writable, _ = select.select(reads, writes, [], max(0.0, min(seconds, LONGEST)))
+        return [(one, READ) for one in readable] + [(one, WRITE) for one in writable]
+
+
+def poller() -> _Epoll | _Polls:
+    """What the loop waits at."""
+    return _Epoll() if hasattr(select, "epoll") and not cooperative() else _Polls()
+
+
+class Resident:
+    """A thread of which the process has one while there is something to do.
+
+    Several may be started by a race, or by an exception that strikes at any point: the first that begins claims the work, the
+    others leave. So there is no lock, and nothing that a signal handler could find half done.
+    """
+
+    def __init__(self, name: str, work: Callable[[], None]) -> None:
+        """`work` returns when there is nothing left to do; `needed` is then asked once more, after the claim is given up."""
+        self._name = name
+        self._work = work
+        self._claim: dict[str, object] = {}
+
+    @property
+    def here(self) -> bool:
+        """Whether it runs."""
+        return bool(self._claim)
+
+    def is_current(self) -> bool:
+        """Whether the calling thread is it."""
+        return self._claim.get("by") is threading.current_thread()
+
+    def ensure(self, needed: Callable[[], bool]) -> None:
+        """Have it run as long as it is needed. Raises RuntimeError where no thread can be started."""
+        if not self._claim:
+            threading.Thread(target=self._run, args=(needed,), name=self._name, daemon=True).start()
+
+    def _run(self, needed: Callable[[], bool]) -> None:
+        me = threading.current_thread()
+        while needed() and self._claim.setdefault("by", me) is me:
+            try:
+                self._work()
+            finally:
+                self._claim.pop("by", None)
+
+    def reset(self) -> None:
+        """In a forked child, which does not have the thread."""
+        self._claim = {}
+
