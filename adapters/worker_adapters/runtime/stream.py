@@ -101,6 +101,7 @@ class Direct:
         except TimeoutError:
             raise
         except BaseException:  # Ctrl-C: the layers themselves let nothing out
+            lifetime.trip(Cause.CANCELLED)
             self._end(running.cancelled())
             raise
         finally:
@@ -173,8 +174,6 @@ class Direct:
         if running.lifetime.disowned:
             return
         try:
-            if not running.lifetime.causes and running.finished is None:
-                running.lifetime.trip(Cause.CANCELLED)
             with contextlib.suppress(ValueError):  # it runs: a signal handler has called from within, and it sees the cause
                 self._runs.close()
         finally:

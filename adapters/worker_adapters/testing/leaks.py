@@ -13,7 +13,7 @@ from pathlib import Path
 __all__ = ["counted_connects", "no_leaks"]
 
 PREFIX = "worker-adapters"
-REAPER = "worker-adapters-reaper"  # one per process; it leaves by itself when it has had nothing to do for a while
+REAPER = "worker-adapters-loop"
 PATIENCE = 5.0  # seconds for threads that were told to leave
 
 
