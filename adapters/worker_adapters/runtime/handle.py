@@ -67,6 +67,7 @@ class _Handed:
         self.bind()
         last, running = self._last, self._running
         if last is not None and not last.is_done:
+            running.delivered = True
             return last  # an exception came before it was received
         while not running.delivered:
             hand = None if running.lifetime.cancelled else self._source.take(until)
@@ -98,7 +99,7 @@ def _holding(_handle: object) -> Iterator[Event]:
 class RunningStream:
     """A Stream (see api.adapter). Nothing that runs refers to it, so dropping it is noticed: it cancels."""
 
-    __slots__ = ("__weakref__", "_begun", "_events", "_handed", "_kept", "_running", "_source")
+    __slots__ = ("__weakref__", "_begun", "_events", "_handed", "_kept", "_owed", "_running", "_source")
 
     def __init__(self, running: Running, source: Source, *, collect: bool) -> None:
         self._running = running
@@ -106,6 +107,7 @@ class RunningStream:
         self._handed = _Handed(running, source)
         self._events = chain.from_iterable(self._handed)
         self._kept: list[Event] | None = [] if collect else None
+        self._owed: Event | None = None  # it is kept already, and has not reached its consumer
         self._begun = False
 
     @property
@@ -137,25 +139,29 @@ class RunningStream:
     def _next(self, until: float) -> Event:
         self._handed.bind()
         self._begun = True
+        owed, self._owed = self._owed, None
+        if owed is not None and not self._running.lifetime.cancelled:
+            return owed  # an exception came before it was received
+        events = self._events
+        if until < inf:
+            # What is in the iterator's hand comes first; a wait with a limit is none of its business.
+            hand = self._handed.next_hand(until)
+            if hand is None:
+                raise StopIteration
+            events = hand.events
+        # From here to the consumer no call but the last one before the return: after calls CPython looks for signals, and what
+        # their handlers raise would lose the event.
+        for event in events:
+            if self._kept is not None:
+                self._owed = event
+                self._kept.append(event)
+                self._owed = None
+            return event
         if until == inf:
-            for event in self._events:
-                return self._noted(event)
             if self._handed.next_hand(inf) is None:
                 raise StopIteration
             self._events = chain.from_iterable(self._handed)  # an exception ended it: Ctrl-C
-            return self._next(until)
-        # What is in the iterator's hand comes first; a wait with a limit is none of its business.
-        hand = self._handed.next_hand(until)
-        if hand is None:
-            raise StopIteration
-        for event in hand.events:
-            return self._noted(event)
         return self._next(until)
-
-    def _noted(self, event: Event) -> Event:
-        if self._kept is not None:
-            self._kept.append(event)
-        return event
 
     def __enter__(self) -> Self:
         return self
@@ -204,6 +210,7 @@ class RunningStream:
             if self._begun:
                 raise RuntimeError("result() after iteration has begun needs a stream made with collect=True")
             self._kept = []
+        self._owed = None
         running, kept = self._running, self._kept
         if not running.delivered:
             self._source.collect(kept, until)

@@ -237,8 +237,13 @@ class Submitted(Task):
 
     def start(self) -> None:
         """See Task."""
-        self._running.places.driven[self] = None
-        super().start()
+        driven = self._running.places.driven
+        try:
+            driven[self] = None
+            super().start()
+        except BaseException:  # out of threads, or Ctrl-C: who let it begin ends it
+            driven.pop(self, None)
+            raise
 
     # --- the loop's -----------------------------------------------------------------------------------------------------
 
