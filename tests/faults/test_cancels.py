@@ -178,7 +178,7 @@ def test_a_cancel_waits_for_nobody(phase, by, way):
         assert set(outcomes) <= {CancelOutcome.CLOSED, CancelOutcome.UNKNOWN, None}  # close() tells nothing
         assert scene.gone is None or scene.gone.wait(5), "the worker was not let go"
         assert a.cancel("id") is CancelOutcome.UNKNOWN
-        until(lambda: not a._in_flight and not a._threads)
+        assert a.drain(10)
 
 
 def by_eight_threads(a: EngineAdapter, stream: Any) -> list[CancelOutcome | None]:
@@ -220,7 +220,7 @@ def test_a_full_hand_over_that_nobody_reads():
         until(lambda: stream._state.tokens_seen > 2 and len(stream._lifetime._interrupts) > 0)
         assert a.cancel("id") is CancelOutcome.CLOSED
         assert scene.gone.wait(5)
-        until(lambda: not a._threads and not a._in_flight)
+        assert a.drain(10)
         assert kinds(stream) == ["end"]
 
 

@@ -33,7 +33,7 @@ def streamed(adapter, way, request):
     events = list(getattr(adapter, way)(request))
     assert isinstance(events[-1], End), events[-1]
     assert events[0].attempt == 1
-    until(lambda: not adapter._threads)
+    assert adapter.drain(10)
 
 
 def simulated(engine, **options):

@@ -65,10 +65,12 @@ class Cell(Generic[T]):
         """Whether somebody asks just now."""
         return bool(self._flights)
 
-    def young(self) -> tuple[T | None, Exception | None] | None:
-        """What is known and not old: an answer, or a failure."""
+    def young(self, since: float = -inf) -> tuple[T | None, Exception | None] | None:
+        """What is known, not old, and no older than that: an answer, or a failure."""
         at, value, failure = self._known
         age = self._clock() - at
+        if at <= since:
+            return None
         if failure is not None:
             return (value, failure) if age < self._retry_after else None
         return (value, None) if age < self._max_age() else None
@@ -102,9 +104,9 @@ class Cell(Generic[T]):
                 raise TimeoutError
             again = False
 
-    def ask(self) -> None:
+    def ask(self, since: float = -inf) -> None:
         """Have it found out on a helper, unless it is known or being asked. Does not block; raises nothing."""
-        if self.young() is not None or self._flights:
+        if self.young(since) is not None or self._flights:
             return
         mine: _Flight[T] = _Flight()
         if self._flights.setdefault("one", mine) is mine:
@@ -113,16 +115,17 @@ class Cell(Generic[T]):
             except RuntimeError as exc:  # out of threads
                 self._landed(mine, None, exc)
 
-    def wait(self, lifetime: Lifetime, until: float = inf) -> Steps[T | None]:
+    def wait(self, lifetime: Lifetime, until: float = inf, since: float = -inf) -> Steps[T | None]:
         """The answer, for a stream, which waits for it as long as it lives, and until that point on its clock: None then.
 
+        `since`: what was found out by then will not do (who tries again wants to know anew, but only once for all who do).
         Raises what `probe` does; Interrupted.
         """
         while True:
-            known = self.young()
+            known = self.young(since)
             if known is not None:
                 return _told(known)
-            self.ask()
+            self.ask(since)
             flight = self._flights.get("one")
             if flight is None:
                 continue

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
+from math import inf
 
 from ..api import End, Error, ErrorCode, Event, Metrics, Properties, Reason, Started, Token, Upstream
 from ..codec import SSEDecoder
@@ -298,11 +299,12 @@ def retrying(worker: Worker, running: Running) -> Runs:
 
 def _resolved(worker: Worker, running: Running) -> Steps[bool]:
     """Find out what the worker speaks, where that takes asking: each failure is an attempt of the stream's."""
+    failed_at = -inf
     while True:
         try:
-            return (yield from worker.resolve_steps(running.lifetime))
+            return (yield from worker.resolve_steps(running.lifetime, failed_at))
         except Fault as fault:
-            failed = fault
+            failed, failed_at = fault, running.lifetime.clock()
         running.attempts += 1
         yield from _try_again(failed, worker, running)
 

@@ -79,10 +79,10 @@ class Direct:
         """See Source."""
         running, lifetime, me = self._running, self._running.lifetime, threading.get_ident()
         running.moves += 1
-        if self._runs.gi_running:
-            raise RuntimeError("the stream is being iterated already, perhaps by the code that a signal has interrupted")
         if self._turn.setdefault("by", me) != me:
             return self._wait_for_the_end(until)
+        if self._runs.gi_running:
+            raise RuntimeError("the stream is being iterated by the code that this signal handler has interrupted")
         try:
             hand = self._hand
             if hand is not None and not hand.is_done:

@@ -250,14 +250,14 @@ class Worker:
         assert found is not None  # noqa: S101  -- it waits without a limit of its own
         return self._with_identity(found)
 
-    def resolve_steps(self, lifetime: Lifetime) -> Steps[bool]:
+    def resolve_steps(self, lifetime: Lifetime, since: float) -> Steps[bool]:
         """Find out what the worker speaks, if that takes asking and is not known or old; whether it takes asking at all.
 
-        Raises Fault, Interrupted.
+        `since`: when the last answer came, if that was a failure. Raises Fault, Interrupted.
         """
         if self._dialect.resolve is None:
             return False
-        yield from self._resolved.wait(lifetime)
+        yield from self._resolved.wait(lifetime, since=since)
         return True
 
     def _probe_interval(self) -> float:
