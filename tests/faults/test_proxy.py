@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from worker_adapters.testing import After, Ending, FaultProxy
-from worker_adapters.testing.server import ReplayServer
+from worker_adapters.testing.server import ReplayServer, nobody_there
 
 from .subjects import SUBJECTS
 
@@ -50,3 +50,14 @@ def test_a_proxy_that_hangs_ends_all_the_same(worker):
         assert client.recv(10)
     client.close()
     assert threading.active_count() == before
+
+
+def test_nobody_takes_the_place_of_nobody():
+    """What refuses goes on to: another process that asks for that port is not given it."""
+    with nobody_there() as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        for _ in range(2):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address)
+            with pytest.raises(OSError, match="in use"):
+                socket.create_server(address)

@@ -293,7 +293,10 @@ def test_a_client_that_asks_before_sending_its_body_is_told_to_go_on():
 def test_nothing_is_left_after_stop():
     """Streaming, queued, idle, lingering, half-read and blocked connections all end, and so do their threads."""
     before = set(threading.enumerate())
-    simulator = Simulator("llamacpp", slots=2, rate=20, source=ENDLESS).start()
+    held = socket.socket()  # bound to its port too, and not listening: nobody else can be there after it
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    simulator = Simulator("llamacpp", port=held.getsockname()[1], slots=2, rate=20, source=ENDLESS).start()
     clients = [Client(simulator) for _ in range(6)]
     for client in clients[:3]:
         client.send(completion(**FOREVER))
@@ -307,7 +310,7 @@ def test_nothing_is_left_after_stop():
     for client in clients:
         client.rest()
         client.sock.close()
-    with pytest.raises(ConnectionRefusedError):
+    with held, pytest.raises(ConnectionRefusedError):
         socket.create_connection(simulator.address)
 
 
