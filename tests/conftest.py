@@ -1,4 +1,4 @@
-"""Holds tests that claim a requirement over a real socket to it: such a test has to connect one. Freezes the heap."""
+"""For all tests: a claim to show something over a real socket is held to; facts and leaks are a test's own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
+from worker_adapters.runtime import worker
 
 from .requirements import LIVE
 
@@ -32,6 +34,12 @@ class _Connects:
 
 
 _connects = _Connects()
+
+
+@pytest.fixture(autouse=True)
+def _workers_of_its_own() -> None:
+    """Facts are kept by URL for the process, and the kernel gives ports out again: a test may meet one a second time."""
+    worker._slowly.clear()
 
 
 def pytest_collection_finish() -> None:
