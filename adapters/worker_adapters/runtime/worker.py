@@ -105,7 +105,7 @@ class Worker:
             return {}
         try:
             token: object = self._credentials()
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:  # a provider has no say in when this process ends
             raise _provider_failed(exc) from exc
         return self._carrying(token)
 
