@@ -264,7 +264,7 @@ class Submitted(Task):
         if channel.full:
             return self._park()
         exchange = running.exchange
-        return exchange is None or not exchange.drained
+        return exchange is None or not exchange.awaits_more()
 
     def _finish(self, run: list[Event], terminal: End | Error) -> None:
         self.over = True

@@ -45,9 +45,8 @@ class Exchange(Protocol):
         """Bytes of content that have come so far, without the framing of HTTP."""
         ...
 
-    @property
-    def drained(self) -> bool:
-        """Whether nothing is to be had before the descriptor that was last waited for is ready again."""
+    def awaits_more(self) -> bool:
+        """Whether nothing is to be had before more has come; if so, that is what the lifetime wants (`want_fd`)."""
         ...
 
     def puller(self, decoder: SSEDecoder) -> Callable[[], Sequence[Payload] | Blocked]:

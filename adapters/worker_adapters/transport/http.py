@@ -60,10 +60,9 @@ class _Exchange:
         """See Exchange."""
         return self._body.content
 
-    @property
-    def drained(self) -> bool:
+    def awaits_more(self) -> bool:
         """See Exchange."""
-        return self._body.drained
+        return self._body.awaits_more(self._lifetime)
 
     def puller(self, decoder: SSEDecoder) -> Callable[[], Sequence[Payload] | Blocked]:
         """See Exchange."""
