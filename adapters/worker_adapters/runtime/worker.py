@@ -338,5 +338,3 @@ def _patience(timeouts: Timeouts) -> float:
 
 def _provider_failed(exc: BaseException) -> Fault:
     return Fault(Reason.UPSTREAM_AUTH, f"the credentials provider failed: {type(exc).__name__}: {exc}")
-
-

@@ -84,9 +84,7 @@ class Transport(Protocol):
         """
         ...
 
-    def exchange(
-        self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime, limit: int
-    ) -> Steps[Reply]:
+    def exchange(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime, limit: int) -> Steps[Reply]:
         """Send a small request and read its whole reply. Raises Fault (CONNECT, DISCONNECTED, PROTOCOL), Interrupted."""
         ...
 

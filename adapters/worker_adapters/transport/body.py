@@ -69,8 +69,8 @@ class Body:
     def puller(self, decoder: SSEDecoder, lifetime: Lifetime) -> Pull:
         """What gives the payloads of one read after another, none at the end, and BLOCKED where it would block.
 
-        On a thread of its own a plain link is waited for within: in C, in the same call as reading. Then BLOCKED says only that
-        the driver wants to be back.
+        On a thread of its own a plain link is waited for within: in C, in the same call as reading. Then BLOCKED says
+        only that the driver wants to be back.
         """
         link = self._link
         fd = link.sock.fileno()

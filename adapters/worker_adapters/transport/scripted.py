@@ -174,7 +174,7 @@ class _Exchange:
                     body += chunk
         return bytes(body[:limit])
 
-    def settle(self, seconds: float) -> Steps[None]:
+    def settle(self, seconds: float) -> Steps[None]:  # noqa: ARG002  -- Exchange's signature
         """See Exchange."""
         yield from ()
 
