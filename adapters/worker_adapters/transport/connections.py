@@ -82,9 +82,18 @@ class _Kept:
         self._most = most
         self.idle: deque[Connection] = deque()
 
+    @property
+    def full(self) -> bool:
+        """Whether one more would be too many."""
+        return len(self.idle) >= self._most
+
+    def qsize(self) -> int:
+        """As queue.LifoQueue."""
+        return len(self.idle)
+
     def put(self, item: Connection | None, block: bool = True) -> None:  # noqa: ARG002  -- queue.Queue's
         """As queue.LifoQueue; what urllib3 fills it with at first is nothing."""
-        if len(self.idle) >= self._most:
+        if self.full:
             raise Full
         if item is not None:
             self.idle.append(item)
@@ -125,7 +134,7 @@ class Pool(HTTPConnectionPool):
     def keep(self, connection: Connection) -> None:
         """Take one back that is free for another request."""
         kept = cast("_Kept | None", self.pool)
-        if self.keep_alive <= 0 or kept is None:
+        if self.keep_alive <= 0 or kept is None or kept.full:
             connection.close()
             return
         connection.idle_since = time.monotonic()
