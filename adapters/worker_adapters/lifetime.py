@@ -127,9 +127,12 @@ class Lifetime:
         if self.causes:
             raise Interrupted(self.causes[0][0])
         now = self.clock()
+        if self.fresh:  # whoever looks waits for the engine
+            self.fresh = False
+            self._expiry = now + self._budget
         if now >= self.deadline:
             self.trip(Cause.DEADLINE)
-        elif now >= self._expiry and not self.fresh:
+        elif now >= self._expiry:
             if self._expires_as is Cause.CONNECT_TIMEOUT:
                 raise Interrupted(Cause.CONNECT_TIMEOUT)
             self.trip(self._expires_as)

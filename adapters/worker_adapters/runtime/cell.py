@@ -149,6 +149,7 @@ class Cell(Generic[T]):
             self._landed(flight, returned, raised)
 
     def _landed(self, flight: _Flight[T], returned: T | None, raised: Exception | None) -> None:
+        _forget_frames(raised)
         flight.returned, flight.raised = returned, raised
         if raised is None:
             self._known = (self._clock(), returned, None)
@@ -156,6 +157,13 @@ class Cell(Generic[T]):
             self._known = (self._clock(), self._known[1], raised)
         self._flights.pop("one", None)
         flight.land()
+
+
+def _forget_frames(exc: BaseException | None) -> None:
+    """What is remembered holds nothing of the thread that asked: no sockets, no secrets in its variables."""
+    while exc is not None:
+        exc.__traceback__ = None
+        exc = exc.__cause__ or exc.__context__
 
 
 def _told(known: tuple[T | None, Exception | None]) -> T:
