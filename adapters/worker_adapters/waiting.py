@@ -1,14 +1,15 @@
-"""One way to wait: a thread blocks at its own `Waker`, for itself alone or for a descriptor beside it, and whoever wants it wakes it.
+"""One way to wait: a thread blocks at its own `Waker`, and whoever wants it wakes it.
 
 Nothing is ever done to a descriptor that another thread uses. To stop a thread, say why (trip a lifetime, put a run where it
 looks) and then wake its waker: it looks again. A wake-up that comes early or twice only makes it look once more, and none is
 lost, because a waker remembers one.
 
-What would block is not called: it is left with `BLOCKED`, yielded through the generators that every stream is made of, to whoever
-drives them (psycopg 3's generators are the precedent: one core, several ways to wait).
+What would block is not called: it is left with `BLOCKED`, yielded through the generators that every stream is made of,
+to whoever drives them (psycopg 3's generators are the precedent: one core, several ways to wait).
 
-Where gevent or eventlet have patched the standard library, `select.poll`, or `select.select` where that is gone, is theirs, and so
-are locks and threads: all waits go through them. What is patched is found out at the first use, not at import.
+Where gevent or eventlet have patched the standard library, `select.poll`, or `select.select` where that is gone, is
+theirs, and so are locks and threads: all waits go through them. What is patched is found out at the first use, not at
+import.
 """
 
 from __future__ import annotations
@@ -23,7 +24,19 @@ from math import inf
 from types import BuiltinFunctionType
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
-__all__ = ["BLOCKED", "NOBODY", "READ", "WRITE", "Blocked", "Resident", "Steps", "Waker", "cooperative", "current_waker", "poller"]
+__all__ = [
+    "BLOCKED",
+    "NOBODY",
+    "READ",
+    "WRITE",
+    "Blocked",
+    "Resident",
+    "Steps",
+    "Waker",
+    "cooperative",
+    "current_waker",
+    "poller",
+]
 
 T = TypeVar("T")
 
@@ -40,8 +53,8 @@ Steps: TypeAlias = Generator[Blocked, None, T]
 
 READ, WRITE = select.POLLIN, select.POLLOUT
 
-# A signal that lands between the last look at what it sets and the wait itself wakes nobody: on the main thread, where Python's
-# handlers run, no wait is longer.
+# A signal that lands between the last look at what it sets and the wait itself wakes nobody: on the main thread, where
+# Python's handlers run, no wait is longer.
 MAIN_THREAD_SECONDS = 0.5
 LONGEST = 86400.0  # seconds; poll counts milliseconds in an int
 
@@ -58,19 +71,20 @@ _cooperative: bool | None = None
 
 
 class Waker:
-    """Where one thread waits. `wake` is for any thread, for signal handlers and for finalizers: it takes no lock and never blocks.
+    """Where one thread waits. `wake` is for any thread, signal handlers and finalizers: it takes no lock, never blocks.
 
-    A binary semaphore, twice: a lock for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one that polls.
-    The descriptors live as long as this object, so a late `wake` never writes into a stranger's.
+    A binary semaphore, twice: a lock for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one
+    that polls. The descriptors live as long as this object, so a late `wake` never writes into a stranger's.
     """
 
-    __slots__ = ("__weakref__", "_lock", "_polling", "_reads", "_woken", "_writes", "patience")
+    __slots__ = ("__weakref__", "_lock", "_poll", "_polling", "_reads", "_woken", "_writes", "patience")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
         self._polling = self._woken = False
         self._reads = self._writes = -1
+        self._poll: Any = None
         self.patience = MAIN_THREAD_SECONDS if threading.current_thread() is threading.main_thread() else inf
 
     def __del__(self) -> None:
@@ -88,7 +102,10 @@ class Waker:
             self._lock.release()
 
     def leave(self, descriptor: int) -> None:
-        """A descriptor that was waited for is about to be closed, or given to somebody else. Nothing to do for a thread's own."""
+        """A descriptor that was waited for is about to be closed, or given to somebody else.
+
+        Nothing to do for a thread's own.
+        """
 
     def wait(self, seconds: float) -> None:
         """Block until woken, for at most that long; perhaps for less. The owner's thread only."""
@@ -114,24 +131,47 @@ class Waker:
             os.set_blocking(self._reads, False)
             os.set_blocking(self._writes, False)
 
+    def seen(self) -> None:
+        """Take back a wake-up that came while its owner did not wait."""
+        self._woken = False
+
     @property
     def woken(self) -> bool:
         """Whether somebody has woken it since it was last told to forget it."""
         return self._woken
 
     def forget(self) -> None:
-        """Take back what wakes it: its owner looks at everything next."""
+        """Take back what made its descriptor readable: its owner looks at everything next."""
         self._woken = False
-        if self._reads >= 0:
-            with contextlib.suppress(BlockingIOError):
-                _take(self._reads)
+        with contextlib.suppress(BlockingIOError):
+            _take(self._reads)
 
     def wait_for(self, descriptor: int, events: int, seconds: float) -> None:
-        """Block until woken, or the descriptor is ready, for at most that long; perhaps for less. The owner's thread only."""
+        """Block until woken, or the descriptor is ready, for at most that long; perhaps for less. The owner's only."""
         wakes = self.polls()
-        if not self._woken:
-            _poll_once(((descriptor, events), (wakes, READ)), min(seconds, self.patience, LONGEST))
-        self.forget()
+        if self._woken:
+            self._woken = False
+            return
+        seconds = max(0.0, min(seconds, self.patience, LONGEST))
+        # Read only if it says so: a wake-up that is just being written is seen by the next wait.
+        if self._is_ready(wakes, descriptor, events, seconds):
+            self.forget()
+        self._woken = False
+
+    def _is_ready(self, wakes: int, descriptor: int, events: int, seconds: float) -> bool:
+        """Wait for either; whether it is the first."""
+        if cooperative():
+            return _poll_once(((descriptor, events), (wakes, READ)), seconds, wakes)
+        poll = self._poll
+        if poll is None:
+            poll = self._poll = select.poll()
+            poll.register(wakes, READ)
+        poll.register(descriptor, events)
+        try:
+            ready = poll.poll(seconds * 1000 + 0.999)
+        finally:
+            poll.unregister(descriptor)
+        return any(fd == wakes for fd, _ in ready)
 
 
 def _put(descriptor: int) -> None:
@@ -159,16 +199,17 @@ class _Nobody:
 NOBODY: Any = _Nobody()
 
 
-def _poll_once(wanted: tuple[tuple[int, int], ...], seconds: float) -> None:
+def _poll_once(wanted: tuple[tuple[int, int], ...], seconds: float, wakes: int) -> bool:
+    """Through what gevent or eventlet have put in the place of select's functions; whether the last of them is ready."""
     if hasattr(select, "poll"):
         poll = select.poll()
         for descriptor, events in wanted:
             poll.register(descriptor, events)
-        poll.poll(max(0.0, seconds) * 1000 + 0.999)
-    else:  # eventlet takes it away
-        reads = [descriptor for descriptor, events in wanted if events & READ]
-        writes = [descriptor for descriptor, events in wanted if events & WRITE]
-        select.select(reads, writes, [], max(0.0, seconds))
+        return any(fd == wakes for fd, _ in poll.poll(seconds * 1000 + 0.999))
+    # eventlet takes it away
+    reads = [descriptor for descriptor, events in wanted if events & READ]
+    writes = [descriptor for descriptor, events in wanted if events & WRITE]
+    return wakes in select.select(reads, writes, [], seconds)[0]
 
 
 class _Locals:
@@ -256,8 +297,8 @@ def poller() -> _Epoll | _Polls:
 class Resident:
     """A thread of which the process has one while there is something to do.
 
-    Several may be started by a race, or by an exception that strikes at any point: the first that begins claims the work, the
-    others leave. So there is no lock, and nothing that a signal handler could find half done.
+    Several may be started by a race, or by an exception that strikes at any point: the first that begins claims the
+    work, the others leave. So there is no lock, and nothing that a signal handler could find half done.
     """
 
     def __init__(self, name: str, work: Callable[[], None]) -> None:
@@ -291,4 +332,3 @@ class Resident:
     def reset(self) -> None:
         """In a forked child, which does not have the thread."""
         self._claim = {}
-

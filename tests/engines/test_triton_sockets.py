@@ -97,7 +97,7 @@ def test_the_end_of_a_body_without_framing_is_no_end():
     assert error.reason == "TRUNCATED"
 
 
-@pytest.mark.parametrize(("fault", "reason"), [("close@accept*", "CONNECT"), ("stall@accept*", "CONNECT_TIMEOUT")])
+@pytest.mark.parametrize(("fault", "reason"), [("close@accept*", "DISCONNECTED"), ("stall@accept*", "CONNECT_TIMEOUT")])
 def test_a_server_that_can_not_be_asked_fails_before_the_stream(fault, reason):
     """In phase prepare, at every attempt."""
     with (
@@ -109,10 +109,11 @@ def test_a_server_that_can_not_be_asked_fails_before_the_stream(fault, reason):
     assert error.retriable
 
 
-def test_asking_heeds_the_stream_s_own_time_to_connect():
-    quick = Timeouts(connect=0.1, probe=30.0)
-    with BlackHole() as hole, connect("triton", hole.url, model="m", retry=Retry(attempts=2, base=0.0)) as adapter:
-        (error,) = adapter.stream(GenerateRequest(prompt="p"), timeouts=quick)
+def test_asking_heeds_the_time_to_connect():
+    """The adapter's: what one stream asks, it asks for all."""
+    quick, retry = Timeouts(connect=0.1, probe=30.0), Retry(attempts=2, base=0.0)
+    with BlackHole() as hole, connect("triton", hole.url, model="m", retry=retry, timeouts=quick) as adapter:
+        (error,) = adapter.stream(GenerateRequest(prompt="p"))
     assert (error.reason, error.phase, error.attempts) == ("CONNECT_TIMEOUT", "prepare", 2)
     assert "within 0.1 s" in error.message
 

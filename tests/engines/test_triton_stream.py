@@ -73,7 +73,7 @@ def test_a_body_without_framing_proves_nothing():
 
     class Unframed(ScriptedTransport):
         def open(self, wire, headers, lifetime):
-            exchange = super().open(wire, headers, lifetime)
+            exchange = yield from super().open(wire, headers, lifetime)
             exchange.framed = False
             return exchange
 

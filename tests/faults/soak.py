@@ -58,7 +58,7 @@ FAULTS = (
     "redirect~0.01", "interim:2~0.05", "gzip~0.01",
 )  # fmt: skip
 AT_ONCE = 8
-REAPER = "worker-adapters-reaper"  # one per process; comes and goes with the streams
+RESIDENTS = ("worker-adapters-loop", "worker-adapters-reports")  # one each per process; they come and go
 PATIENCE = 60.0  # seconds: a stream that takes longer hangs
 TIMEOUTS = Timeouts(connect=5.0, first_token=0.3, idle=0.3, probe=2.0)
 WARM = 0.3  # of the streams: caches, pools and arenas fill
@@ -126,7 +126,7 @@ class Sample:
         return cls(
             streams=streams,
             mib=pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
-            threads=sum(thread.name != REAPER for thread in threading.enumerate()),
+            threads=sum(thread.name not in RESIDENTS for thread in threading.enumerate()),
             descriptors=len(list(Path("/proc/self/fd").iterdir())),
         )
 
@@ -276,7 +276,7 @@ def _quiet(streams: int, first: Sample | None) -> Sample:
 
 def _busy() -> list[str]:
     """Threads of streams and probes."""
-    return [t.name for t in threading.enumerate() if t.name.startswith("worker-adapters") and t.name != REAPER]
+    return [t.name for t in threading.enumerate() if t.name.startswith("worker-adapters") and t.name not in RESIDENTS]
 
 
 @contextlib.contextmanager

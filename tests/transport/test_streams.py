@@ -10,9 +10,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from worker_adapters import Limits, MetricsOptions, Properties, Retry, Timeouts
-from worker_adapters.lifetime import Cause
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
-from worker_adapters.transport import connections
+from worker_adapters.testing.server import nobody_there
+from worker_adapters.transport import opening
 
 from ..leaks import open_files
 from ..runtime.dialects import GOOD, NOW, TINY, frames, kinds, request, texts, until
@@ -161,9 +161,7 @@ def test_a_connection_closed_before_the_head_is_disconnected_and_retried(attempt
 
 
 def test_nobody_there_is_refused_with_advice():
-    with Server(lambda client: None) as server:
-        url = server.url
-    with adapter(url) as a:
+    with nobody_there() as url, adapter(url) as a:
         error = list(a.stream(request()))[-1]
     assert (error.code, error.reason, error.phase) == ("POOL_UNAVAILABLE", "CONNECT", "connect")
     assert "is the server running" in error.message
@@ -259,8 +257,7 @@ def test_a_cancel_ends_a_connect_into_a_black_hole(way):
     with BlackHole() as hole, adapter(hole.url) as a:
         stream = getattr(a, way)(request())
         consumer, events = consume(stream)
-        until(lambda: stream._lifetime._interrupts and stream._lifetime.phase == "connect")
-        time.sleep(0.02)  # for the connect itself to begin, which nothing signals
+        until(lambda: stream._running.lifetime.phase == "connect" and stream._running.lifetime.want_fd >= 0)
         began = time.monotonic()
         stream.cancel()
         consumer.join(5)
@@ -269,16 +266,17 @@ def test_a_cancel_ends_a_connect_into_a_black_hole(way):
 
 
 def test_a_cancel_just_before_the_connect_ends_it(monkeypatch):
-    """A shutdown has no effect on a socket that has not begun to connect: the black hole would keep it for minutes."""
-    bind = connections.Interruptible.bind
+    begin = opening._Race.begin
 
-    def bind_and_cancel(self, lifetime, sock):
-        bind(self, lifetime, sock)
-        lifetime.trip(Cause.CANCELLED)
-
-    monkeypatch.setattr(connections.Interruptible, "bind", bind_and_cancel)
     with BlackHole() as hole, adapter(hole.url) as a:
-        consumer, events = consume(a.stream(request()))
+        stream = a.stream(request())
+
+        def begin_and_cancel(self, address):
+            begin(self, address)
+            stream.cancel()
+
+        monkeypatch.setattr(opening._Race, "begin", begin_and_cancel)
+        consumer, events = consume(stream)
         consumer.join(5)
         assert kinds(events) == ["end"]
 
@@ -362,7 +360,7 @@ def test_streams_one_after_another_share_a_connection(way):
     with Server(keeping) as server, adapter(server.url, keep_alive=4.0) as a:
         for _ in range(20):
             assert list(getattr(a, way)(request()))[-1].kind == "end"
-            until(lambda: not a._threads)
+            assert a.drain(5)
         assert server.connections == 1
 
 
@@ -483,9 +481,9 @@ def test_fifty_cancelled_streams_leave_no_descriptor(way):
                 if n % 2:
                     next(stream)
                     stream.cancel()
-        until(lambda: not a._threads)
+        assert a.drain(5)
         until(lambda: mine() <= 1 or not any(t.is_alive() for t in server._threads[1:]))
-        assert a._in_flight == {}
+        assert a.in_flight == 0
 
 
 def test_many_streams_at_once_with_cancels_among_them():
@@ -572,7 +570,7 @@ def test_a_stream_over_a_socket_is_counted_and_logged(way, caplog):
     metrics = MetricsOptions(registry=registry)
     with Server(answering(CLOSED, GOOD)) as server, adapter(server.url, metrics=metrics, replica_id="r") as a:
         assert kinds(getattr(a, way)(request(task_id="id")))[-1] == "end"
-        until(lambda: not a._threads)
+        assert a.drain(5)
     counted = {
         s.name: s.value for family in registry.collect() for s in family.samples if s.labels.get("replica_id") == "r"
     }

@@ -33,7 +33,7 @@ class _Flight(Generic[T]):
 
 
 class Cell(Generic[T]):
-    """Thread-safe without a lock: whoever puts a flight into the cell first asks, the others wait for it, each as long as it lives.
+    """Thread-safe without a lock: whoever puts a flight into the cell first asks, the others wait, each as long as it lives.
 
     `probe` blocks and may raise. Answers are good for `max_age` seconds, failures for `retry_after`.
     """
@@ -65,10 +65,12 @@ class Cell(Generic[T]):
         """Whether somebody asks just now."""
         return bool(self._flights)
 
-    def young(self) -> tuple[T | None, Exception | None] | None:
-        """What is known and not old: an answer, or a failure."""
+    def young(self, since: float = -inf) -> tuple[T | None, Exception | None] | None:
+        """What is known, not old, and no older than that: an answer, or a failure."""
         at, value, failure = self._known
         age = self._clock() - at
+        if at <= since:
+            return None
         if failure is not None:
             return (value, failure) if age < self._retry_after else None
         return (value, None) if age < self._max_age() else None
@@ -102,9 +104,9 @@ class Cell(Generic[T]):
                 raise TimeoutError
             again = False
 
-    def ask(self) -> None:
+    def ask(self, since: float = -inf) -> None:
         """Have it found out on a helper, unless it is known or being asked. Does not block; raises nothing."""
-        if self.young() is not None or self._flights:
+        if self.young(since) is not None or self._flights:
             return
         mine: _Flight[T] = _Flight()
         if self._flights.setdefault("one", mine) is mine:
@@ -113,16 +115,17 @@ class Cell(Generic[T]):
             except RuntimeError as exc:  # out of threads
                 self._landed(mine, None, exc)
 
-    def wait(self, lifetime: Lifetime, until: float = inf) -> Steps[T | None]:
+    def wait(self, lifetime: Lifetime, until: float = inf, since: float = -inf) -> Steps[T | None]:
         """The answer, for a stream, which waits for it as long as it lives, and until that point on its clock: None then.
 
+        `since`: what was found out by then will not do (who tries again wants to know anew, but only once for all who do).
         Raises what `probe` does; Interrupted.
         """
         while True:
-            known = self.young()
+            known = self.young(since)
             if known is not None:
                 return _told(known)
-            self.ask()
+            self.ask(since)
             flight = self._flights.get("one")
             if flight is None:
                 continue
@@ -146,6 +149,7 @@ class Cell(Generic[T]):
             self._landed(flight, returned, raised)
 
     def _landed(self, flight: _Flight[T], returned: T | None, raised: Exception | None) -> None:
+        _forget_frames(raised)
         flight.returned, flight.raised = returned, raised
         if raised is None:
             self._known = (self._clock(), returned, None)
@@ -155,9 +159,15 @@ class Cell(Generic[T]):
         flight.land()
 
 
+def _forget_frames(exc: BaseException | None) -> None:
+    """What is remembered holds nothing of the thread that asked: no sockets, no secrets in its variables."""
+    while exc is not None:
+        exc.__traceback__ = None
+        exc = exc.__cause__ or exc.__context__
+
+
 def _told(known: tuple[T | None, Exception | None]) -> T:
     value, failure = known
     if failure is not None:
         raise failure
     return value  # type: ignore[return-value]  # there is one where nothing failed
-

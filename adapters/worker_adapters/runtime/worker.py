@@ -105,7 +105,7 @@ class Worker:
             return {}
         try:
             token: object = self._credentials()
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:  # a provider has no say in when this process ends
             raise _provider_failed(exc) from exc
         return self._carrying(token)
 
@@ -250,14 +250,14 @@ class Worker:
         assert found is not None  # noqa: S101  -- it waits without a limit of its own
         return self._with_identity(found)
 
-    def resolve_steps(self, lifetime: Lifetime) -> Steps[bool]:
+    def resolve_steps(self, lifetime: Lifetime, since: float) -> Steps[bool]:
         """Find out what the worker speaks, if that takes asking and is not known or old; whether it takes asking at all.
 
-        Raises Fault, Interrupted.
+        `since`: when the last answer came, if that was a failure. Raises Fault, Interrupted.
         """
         if self._dialect.resolve is None:
             return False
-        yield from self._resolved.wait(lifetime)
+        yield from self._resolved.wait(lifetime, since=since)
         return True
 
     def _probe_interval(self) -> float:
@@ -338,5 +338,3 @@ def _patience(timeouts: Timeouts) -> float:
 
 def _provider_failed(exc: BaseException) -> Fault:
     return Fault(Reason.UPSTREAM_AUTH, f"the credentials provider failed: {type(exc).__name__}: {exc}")
-
-

@@ -13,12 +13,12 @@ from pathlib import Path
 __all__ = ["counted_connects", "no_leaks"]
 
 PREFIX = "worker-adapters"
-REAPER = "worker-adapters-loop"
+RESIDENTS = ("worker-adapters-loop", "worker-adapters-reports")
 PATIENCE = 5.0  # seconds for threads that were told to leave
 
 
 def _threads() -> set[threading.Thread]:
-    return {t for t in threading.enumerate() if t.name.startswith(PREFIX) and t.name != REAPER}
+    return {t for t in threading.enumerate() if t.name.startswith(PREFIX) and t.name not in RESIDENTS}
 
 
 def _descriptors() -> dict[str, str]:
