@@ -61,13 +61,13 @@ class Case:
         if not patiently(lambda: self.adapter.in_flight == 0, 0.05):
             gc.collect()  # an exception keeps its frames, and they the handle
             assert patiently(lambda: self.adapter.in_flight == 0, 2.0), "a place was never given back"
-        if not self.adapter._places.closed:
+        if not self.adapter.places.closed:
             assert self.adapter.generate(request()).text == WHOLE
         began = time.monotonic()
         self.adapter.close()
         assert time.monotonic() - began < 1.0, "close() waits for something"
-        assert not self.adapter._places.held
-        assert not self.adapter._places.driven
+        assert not self.adapter.places.held
+        assert not self.adapter.places.driven
         assert not any(watched for watched in loop_module.LOOP._watched if getattr(watched, "_running", None))
 
 
@@ -222,6 +222,9 @@ class Calling(Closing):
     def work(self):
         self.stream.add_done_callback(lambda _stream: None)
         self.stream.cancel()
+
+    def afterwards(self):
+        self.stream.cancel()  # nobody drops it: the callback holds it
 
 
 def told(events, *, whole):

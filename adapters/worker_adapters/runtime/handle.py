@@ -163,8 +163,8 @@ class RunningStream:
             if hand is None:
                 raise StopIteration
             events = hand.events
-        # From here to the consumer no call but the last one before the return: after calls CPython looks for signals, and what
-        # their handlers raise would lose the event.
+        # From here to the consumer there is no call: after those CPython looks for signals, and what their handlers raise
+        # would lose the event.
         for event in events:
             if self._kept is not None:
                 self._owed = event
@@ -177,6 +177,11 @@ class RunningStream:
             self._events = chain.from_iterable(self._handed)  # an exception ended it: Ctrl-C
         return self._next(until)
 
+    def _noted(self, event: Event) -> Event:
+        if self._kept is not None:
+            self._kept.append(event)
+        return event
+
     def __enter__(self) -> Self:
         return self
 
@@ -187,8 +192,12 @@ class RunningStream:
 
     def __del__(self) -> None:
         # A finalizer runs wherever the collector does, in the middle of anything: it only says so.
-        if self._running.terminal is None:
+        try:
+            if self._running.terminal is None:
+                self._source.drop()
+        except BaseException:  # Ctrl-C, of which Python only prints that it was ignored here
             self._source.drop()
+            raise
 
     def cancel(self) -> CancelOutcome:
         """See Stream."""
