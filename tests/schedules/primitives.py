@@ -170,7 +170,7 @@ def _before(method: str, base: type) -> Any:
         scheduler, hinted, self.hinted = self.scheduler, self.hinted, False
         if hinted and method == "__len__":
             return real(self)
-        if self.latched and dict.__contains__(self, args[0]):
+        if self.latched and self.stays(method, args):
             return real(self, *args)  # at any time alike
         for one in args:
             shown(scheduler, one)  # it is named by who puts it there
@@ -186,7 +186,11 @@ class _Shared:
     scheduler: Scheduler
     name: str
     hinted = False  # list() asks for the length of what it has begun to iterate
-    latched = False  # what is in it stays
+    latched = False  # what is in it stays; in a deque, until its only reader takes it
+
+    def stays(self, method: str, args: tuple[Any, ...]) -> bool:
+        """Whether the operation comes to the same at any time."""
+        return dict.__contains__(self, args[0])  # type: ignore[arg-type]  # a dict, here
 
     def begin(self, scheduler: Scheduler, name: str) -> Any:
         """From here on it is shared."""
@@ -232,6 +236,9 @@ class Deque(_Shared, deque[Any]):
 
     def __iter__(self) -> Any:
         return iter(self._iterated())
+
+    def stays(self, method: str, _args: tuple[Any, ...]) -> bool:
+        return method != "append" and deque.__len__(self) > 0
 
     append, popleft, remove, __getitem__, __contains__, __len__ = (
         _before(method, deque) for method in ("append", "popleft", "remove", "__getitem__", "__contains__", "__len__")
@@ -310,7 +317,7 @@ def watched(scheduler: Scheduler, cls: type, fields: str) -> Any:
 
     A dict, a deque or a list stands in its field from the beginning to the end, and has its points itself. Of anything else,
     each read and write is a point. `name!`: stays as it is once it is true (or in it), so what reads that does so at any time
-    alike. `name=thread`: only that one writes it, to whom reading it is no point.
+    alike; a deque with one reader. `name=thread`: only that one writes it, to whom reading it is no point.
     """
     latched = [name.partition("!")[0] for name in fields.split() if "!" in name]
     writers = dict(name.replace("!", "").split("=") for name in fields.split() if "=" in name)

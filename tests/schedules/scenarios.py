@@ -39,19 +39,33 @@ class Streaming:
     reads: int | None = None
     """Events after which the consumer looks no more, and what it does then: `drop`, or as the others."""
     then: str = ""
+    ready: bool = False
+    """Whether the loop has done all it can before the others begin."""
     last: str = "end"
     """What the engine does then: it ends, falls into `silence`, or `waits` for an arrival."""
+
+    look: str = "all"
+    """At what every operation is a point: `hand-over`, `turn` and `lifetime` are too many together, with three threads."""
 
     @property
     def watch(self) -> dict[str, str]:
         """Only what others of these threads look at, or change."""
-        if self.way == "submit":
-            watch = {"Channel": "_queue _done=consumer _waiter=consumer parked=loop", "Running": "_once!"}
-        else:
-            watch = {"Direct": "_turn dropped!", "Lifetime": "waker", "Running": "_once!"}
-        if {*self.others, *self.handlers, self.then} - {"arrival", ""}:
-            watch["Lifetime"] = watch.get("Lifetime", "") + " causes cancelled! handed"
-            watch["Running"] += " delivered!=consumer"
+        others = bool({*self.others, *self.handlers, self.then} - {"arrival", ""})
+        watch = {"Running": "_once!"} if not others or self.look != "hand-over" else {}
+        if self.way == "submit" and self.look in ("all", "hand-over"):
+            watch["Channel"] = "_queue! _done=consumer _waiter=consumer parked=loop"
+        if self.way == "stream" and self.look in ("all", "turn"):
+            watch["Direct"] = "_turn dropped!"
+        if self.way == "stream":
+            watch["Lifetime"] = "waker causes" if self.look == "turn" else "waker"
+        if self.look == "trips":
+            return {"Direct": "_turn", "Lifetime": "waker causes", "Running": ""}
+        if others:
+            if self.look in ("all", "lifetime"):
+                watch["Lifetime"] = "waker causes cancelled! handed" if self.way == "stream" else "causes cancelled! handed"
+                watch["Running"] = "_once! delivered!=consumer"
+            else:
+                watch["Lifetime"] = watch.get("Lifetime", "") + " cancelled!"
         return watch
 
     def __call__(self, world: World) -> SetUp:
@@ -61,6 +75,8 @@ class Streaming:
             reading = Reading()
             scheduler.shared["reading"] = lambda: (reading.cancel_returned, len(reading.outcomes))
             opened = world.open(self.way, runs, size=self.hand_over, last=self.last)
+            while self.ready and not opened.source.over and opened.source.step():
+                pass
             scheduler.spawn("consumer", lambda: world.consumer(opened, reading, at_most=self.reads, then=self.then))
             for number, other in enumerate(self.others):
                 scheduler.spawn(f"{other}-{number}", partial(world.ends, opened, reading, other))
@@ -85,26 +101,33 @@ class Streaming:
         return set_up
 
 
+def _twice(name: str, *args: Any, **named: Any) -> dict[str, Any]:
+    """A scenario of three threads, in two parts."""
+    way = args[0]
+    looks = ("hand-over" if way == "submit" else "turn", "lifetime")
+    return {f"{way}, {name}, at the {look}": Streaming(*args, look=look, **named) for look in looks}
+
+
 STREAMS: dict[str, Any] = {
     "submit, whole": Streaming("submit", (1, 1)),
     "submit, whole, hand-over of two": Streaming("submit", (2, 1), hand_over=2),
-    "submit and cancel": Streaming("submit", (1,), ("cancel",)),
-    "submit and close, engine silent": Streaming("submit", (1,), ("close",), last="silence"),
-    "submit and cancel, a run of two": Streaming("submit", (2,), ("cancel",)),
-    "submit, deadline and cancel": Streaming("submit", (1,), ("deadline", "cancel")),
-    "submit and deadline": Streaming("submit", (1, 1), ("deadline",)),
+    **_twice("cancel, a run of two is there", "submit", (2,), ("cancel",), hand_over=9, ready=True),
+    "submit, cancel, a run of two": Streaming("submit", (2,), ("cancel",), hand_over=9, look="hand-over"),
+    "submit, close, engine silent": Streaming("submit", (), ("close",), last="silence", look="hand-over"),
+    "submit, cancel and deadline": Streaming("submit", (), ("deadline", "cancel"), look="hand-over"),
+    **_twice("deadline", "submit", (1,), ("deadline",)),
     "submit, nobody reads, deadline": Streaming("submit", (1, 1), ("deadline",), reads=0),
-    "submit, the adapter is closed": Streaming("submit", (1,), ("close the adapter",)),
+    "submit, the adapter is closed": Streaming("submit", (), ("close the adapter",), look="hand-over"),
     "submit, an arrival": Streaming("submit", (1,), ("arrival",), last="waits"),
     "submit, dropped": Streaming("submit", (1, 1), reads=1, then="drop"),
-    "submit, cancelled by a handler": Streaming("submit", (2,), handlers=("cancel",)),
+    **_twice("cancelled by a handler", "submit", (2,), handlers=("cancel",)),
     "stream, whole": Streaming("stream", (1, 1)),
-    "stream and cancel": Streaming("stream", (2, 1), ("cancel",)),
-    "stream, cancel and close": Streaming("stream", (1,), ("cancel", "close")),
-    "stream and deadline": Streaming("stream", (1, 1), ("deadline",)),
-    "stream, cancel and deadline": Streaming("stream", (1,), ("cancel", "deadline")),
-    "stream and cancel, engine silent": Streaming("stream", (1,), ("cancel", "cancel"), last="silence"),
-    "stream, the adapter is closed": Streaming("stream", (1,), ("close the adapter",)),
+    **_twice("cancel", "stream", (2,), ("cancel",)),
+    **_twice("deadline", "stream", (1,), ("deadline",)),
+    "stream, cancel and close": Streaming("stream", (), ("cancel", "close"), look="trips"),
+    "stream, cancel and deadline": Streaming("stream", (), ("cancel", "deadline"), look="trips"),
+    "stream, two cancels, engine silent": Streaming("stream", (), ("cancel", "cancel"), last="silence", look="trips"),
+    "stream, the adapter is closed": Streaming("stream", (1,), ("close the adapter",), look="lifetime"),
     "stream, an arrival": Streaming("stream", (1,), ("arrival",), last="waits"),
     "stream, dropped": Streaming("stream", (1, 1), reads=1, then="drop"),
     "stream, dropped, deadline": Streaming("stream", (1, 1), ("deadline",), reads=1, then="drop"),

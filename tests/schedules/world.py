@@ -133,8 +133,10 @@ class SimLoop:
                 opened.source.look(inf)
             elif hasattr(one, "look"):
                 one.look(0.0)
-            elif not one.over and one.step() and one not in self._inbox:
-                self._inbox.append(one)
+            elif not one.over:
+                again = one.step() or (not one.over and (one.lifetime.deadline < 0 or bool(one.lifetime.causes)))
+                if again and one not in self._inbox:
+                    self._inbox.append(one)
 
 
 class Opened(SimpleNamespace):
@@ -212,7 +214,7 @@ class World:
     def running(self, places: Any, task_id: str = "t", deadline: float | None = None) -> Any:
         """The owner of a stream."""
         return self.modules["runtime.running"].Running(
-            request=GenerateRequest(prompt="p", task_id=task_id),
+            request=GenerateRequest(prompt="p", task_id=task_id, deadline=1.0),
             lifetime=self.lifetime_of(deadline),
             submitted_at=0.0,
             worker=_Worker(),
@@ -230,13 +232,13 @@ class World:
         return noted
 
     def _runs(self, opened: Opened, runs: Sequence[Sequence[Event]], last: str) -> Runs:
-        """The engine: a look at the lifetime per read, as the transport has, and the layer that makes the end."""
+        """The engine, and the layer that makes the end. Who drives it has looked at the lifetime already."""
         lifetime = opened.lifetime
 
         def read() -> Iterator[Any]:
             try:
+                lifetime.check()
                 for tokens in runs:
-                    lifetime.check()
                     run = Run(tokens)
                     run.scheduler = self.scheduler
                     yield run
@@ -246,13 +248,12 @@ class World:
                 if last == "silence":
                     while True:
                         yield from lifetime.wait()
-                lifetime.check()
                 opened.running.finished = GOOD_END
                 yield [GOOD_END]
             finally:
                 opened.let_go.append("exchange")
 
-        return ending(_Worker(), opened.running, read())  # type: ignore[arg-type]  # what they need of them
+        return ending(opened.running, read())  # type: ignore[arg-type]  # an iterator will do
 
     def open(self, way: str, runs: Sequence[Sequence[Event]], *, size: int = 1, last: str = "end") -> Opened:
         """A stream that is in flight; `loop` is the thread that looks after it."""
@@ -327,6 +328,7 @@ class World:
 
     def ends(self, opened: Opened, reading: Reading, how: str) -> None:
         """Ends it early, from whatever thread this is, and says when that is done."""
+        scheduler = self.scheduler
         if how == "deadline":
             if hasattr(opened.source, "look"):
                 opened.loop.add("deadline")
@@ -339,9 +341,10 @@ class World:
             opened.lifetime.wake()
             return
         if how == "close the adapter":
-            itself = SimpleNamespace(_places=opened.places, _worker=_Worker(), _transport=SimpleNamespace(close=lambda: None))
+            itself = SimpleNamespace(places=opened.places, _worker=_Worker(), _transport=SimpleNamespace(close=lambda: None))
             self.close_adapter(itself)
-            assert not opened.places.held, "closed, and a stream is in flight"
+            within = opened.running.driver == 1 + scheduler.tasks.index(scheduler.current)
+            assert within or not opened.places.held, "closed, and a stream is in flight"
             reading.cancel_returned = True
             return
         outcome = getattr(opened.stream, how)()

@@ -83,7 +83,9 @@ class Direct:
         """See Source."""
         running, lifetime, me = self._running, self._running.lifetime, threading.get_ident()
         running.moves += 1
+        running.driver = me  # as long as it may have the turn: a signal handler that closes the adapter does not wait for it
         if self._turn.setdefault("by", me) != me:
+            running.driver = None
             self._wait_for_the_end(until)
             return None
         if self._runs.gi_running:
@@ -94,7 +96,7 @@ class Direct:
                 return hand  # an exception came before it was received
             waker = current_waker()
             lifetime.waker, lifetime.stop_at = waker, until
-            running.waits_for_consumer, running.driver = False, me
+            running.waits_for_consumer = False
             if running.terminal is not None:
                 return None
             if lifetime.cancelled:
@@ -113,8 +115,9 @@ class Direct:
             raise
         finally:
             lifetime.waker = self
-            running.waits_for_consumer, running.driver = True, None
+            running.waits_for_consumer = True
             self._turn.pop("by", None)
+            running.driver = None
             if lifetime.causes and running.terminal is None:
                 LOOP.look_soon(self)  # tripped while the waker was this thread's
 
