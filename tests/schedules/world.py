@@ -36,7 +36,7 @@ from .scheduler import Scheduler
 if TYPE_CHECKING:
     from worker_adapters.runtime.layers import Runs
 
-__all__ = ["Opened", "Reading", "World"]
+__all__ = ["MODULES", "Opened", "Reading", "World"]
 
 TIMEOUTS = Timeouts()  # nothing arms a timer where no phase is entered
 GOOD_END = End(
@@ -178,6 +178,8 @@ class World:
         if not real:
             names["current_waker"] = self.waker
             names["Waker"] = partial(SimWaker, scheduler)
+        else:
+            names["os"] = self._eventfd()
         for name in MODULES:
             module = self.modules[name] = copy_of(name, (changes or {}).get(name, ()), **names)
             for public in (*module.__all__, *(name for name in self.watch if name.startswith("_"))):
@@ -186,6 +188,9 @@ class World:
                 if (fields := self.watch.get(public)) is not None:
                     setattr(module, public, watched(scheduler, getattr(module, public), fields))
                 names[public] = getattr(module, public)
+        self.waiting.LONGEST = inf  # so that a wake-up which is lost is waited for in vain
+        if real:
+            self.waiting.Waker._is_ready = self._is_ready
         # A run's handles are dropped when it is over, and collected some time: what that does is a thread's of its own here.
         del self.modules["runtime.handle"].RunningStream.__del__
         self._wakers: dict[str, SimWaker] = {}
@@ -196,6 +201,33 @@ class World:
             if path.rpartition(".")[2] == name:
                 return module
         raise AttributeError(name)
+
+    def _eventfd(self) -> SimpleNamespace:
+        """What the Waker needs of `os`. There is one descriptor, and how often it was written to is shared."""
+        scheduler, self.written = self.scheduler, [0]
+
+        def create(*_flags: int) -> int:
+            self.written = written = [0]
+            scheduler.shared["eventfd"] = lambda: written[0]
+            return 5
+
+        def write(_descriptor: int, number: int) -> None:
+            scheduler.point("write to the descriptor")
+            self.written[0] += number
+
+        def read(_descriptor: int) -> None:
+            scheduler.point("read from the descriptor")
+            scheduler.saw(self.written[0])
+            if not self.written[0]:
+                raise BlockingIOError
+            self.written[0] = 0
+
+        return SimpleNamespace(
+            eventfd=create, eventfd_write=write, eventfd_read=read, EFD_CLOEXEC=0, EFD_NONBLOCK=0, close=lambda _fd: None
+        )
+
+    def _is_ready(self, wakes: int, _descriptor: int, _events: int, seconds: float) -> bool:
+        return self.scheduler.point("poll", lambda: self.written[0] > 0, seconds) and wakes == 5
 
     def waker(self) -> SimWaker:
         """The calling thread's."""
