@@ -47,6 +47,12 @@ GOOD_END = End(
     decode_time_ms=0.0,
 )
 Changes = Mapping[str, Sequence[tuple[str, str]]]
+ALWAYS = {
+    # It would go on even where a run is given up.
+    "loop": [("except BaseException as exc:  # noqa: BLE001  -- without", "except Exception as exc:  # without")],
+    # Who waits for a place looks now and then whether everybody waits: it would find what it was not woken for.
+    "runtime.places": [("return min(self._seconds / 4, 1.0)", "return float('inf')")],
+}
 MODULES = (
     "waiting", "lifetime", "loop", "helpers", "runtime.places", "runtime.running", "runtime.channel", "runtime.stream",
     "runtime.handle", "runtime.cell", "runtime.reports",
@@ -181,7 +187,7 @@ class World:
         else:
             names["os"] = self._eventfd()
         for name in MODULES:
-            module = self.modules[name] = copy_of(name, (changes or {}).get(name, ()), **names)
+            module = self.modules[name] = copy_of(name, (*ALWAYS.get(name, ()), *(changes or {}).get(name, ())), **names)
             for public in (*module.__all__, *(name for name in self.watch if name.startswith("_"))):
                 if public not in module.__dict__ or public in ORIGINAL or (public in names and not real):
                     continue
@@ -273,7 +279,12 @@ class World:
                 for tokens in runs:
                     run = Run(tokens)
                     run.scheduler = self.scheduler
-                    yield run
+                    if last != "at once":
+                        yield run
+                if last == "at once":
+                    opened.running.finished = GOOD_END
+                    yield [*run, GOOD_END]
+                    return
                 if last == "waits":  # for somebody who wakes it
                     while not opened.arrived:
                         yield from lifetime.wait()
