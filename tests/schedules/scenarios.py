@@ -130,6 +130,7 @@ STREAMS: dict[str, Any] = {
     "stream, two cancels, engine silent": Streaming("stream", (), ("cancel", "cancel"), last="silence", look="trips"),
     "stream, the adapter is closed": Streaming("stream", (1,), ("close the adapter",), look="lifetime"),
     "stream, cancel, reading stops": Streaming("stream", (1, 1), ("cancel",), reads=1, look="turn"),
+    "stream, deadline, reading stops": Streaming("stream", (1, 1), ("deadline",), reads=1, look="turn"),
     "stream, an arrival": Streaming("stream", (1,), ("arrival",), last="waits"),
     "stream, dropped": Streaming("stream", (1, 1), reads=1, then="drop"),
     "stream, dropped, deadline": Streaming("stream", (1, 1), ("deadline",), reads=1, then="drop"),

@@ -102,7 +102,7 @@ class Scheduler:
             return True
         if self.over:
             raise Abandoned
-        if task.idle and (ready is None or ready()):
+        if task.idle and doing not in IDLE and (ready is None or ready()):
             task.idle = doing in IDLE
             task.doing = doing
             self.saw(True)

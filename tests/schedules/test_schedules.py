@@ -148,7 +148,7 @@ PLANTED = {
     "lost trip: the consumer gives the turn back without a look": (
         "stream",
         "            if lifetime.causes and running.terminal is None:\n", "            if False:\n",
-        "stream, cancel, reading stops", "given back 0 times",
+        "stream, deadline, reading stops", "given back 0 times",
     ),
     "one too many: a place is taken without the lock": (
         "places",
@@ -160,10 +160,15 @@ PLANTED = {
         "            self._idle = True\n            if not self._queue:", "            if not self._queue:\n                self._idle = True",
         "reports", "by looking now and then",
     ),
-    "lost wake-up: the loop says too late that it sleeps": (
+    "lost wake-up: the loop falls asleep without a second look": (
         "loop",
-        "        self._asleep_until = inf\n        now = self._clock()\n        self._soon(ready)\n",
-        "        now = self._clock()\n        self._soon(ready)\n        self._asleep_until = inf\n",
+        "        self._asleep_until = inf\n        now = self._clock()\n        self._soon(ready)\n        seconds = 0.0\n"
+        "        if not ready:\n            wake_at = min(self._heap[0][0] if self._heap else inf, self._look_at, now + TICK)\n"
+        "            self._asleep_until = wake_at\n            seconds = max(0.0, wake_at - now)\n"
+        "            if self._inbox:\n                seconds = 0.0\n",
+        "        now = self._clock()\n        self._soon(ready)\n        seconds = 0.0\n"
+        "        if not ready:\n            wake_at = min(self._heap[0][0] if self._heap else inf, self._look_at, now + TICK)\n"
+        "            self._asleep_until = wake_at\n            seconds = max(0.0, wake_at - now)\n",
         "loop, a task", "by looking now and then|nobody can go on",
     ),
 }  # fmt: skip
