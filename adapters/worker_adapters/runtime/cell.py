@@ -21,7 +21,7 @@ class _Flight(Generic[T]):
     """One asking, and who waits for it."""
 
     def __init__(self) -> None:
-        self.over = False
+        self.over = self.given_up = False
         self.returned: T | None = None
         self.raised: Exception | None = None
         self.waiting: deque[Any] = deque()
@@ -92,9 +92,14 @@ class Cell(Generic[T]):
             if known is not None:
                 return _told(known)
             mine: _Flight[T] = _Flight()
-            flight = self._flights.setdefault("one", mine)
+            try:
+                flight = self._flights.setdefault("one", mine)
+                if flight is mine:
+                    self._fly(mine)
+            except BaseException:  # Ctrl-C
+                self._give_up(mine)
+                raise
             if flight is mine:
-                self._fly(mine)
                 return _told((mine.returned, mine.raised))
             waker = current_waker()
             flight.waiting.append(waker)
@@ -109,11 +114,14 @@ class Cell(Generic[T]):
         if self.young(since) is not None or self._flights:
             return
         mine: _Flight[T] = _Flight()
-        if self._flights.setdefault("one", mine) is mine:
-            try:
+        try:
+            if self._flights.setdefault("one", mine) is mine:
                 HELPERS.start(self._key, lambda: self._fly(mine))
-            except RuntimeError as exc:  # out of threads
-                self._landed(mine, None, exc)
+        except RuntimeError as exc:  # out of threads
+            self._landed(mine, None, exc)
+        except BaseException:  # Ctrl-C
+            self._give_up(mine)
+            raise
 
     def wait(self, lifetime: Lifetime, until: float = inf, since: float = -inf) -> Steps[T | None]:
         """The answer, for a stream, which waits for it as long as it lives, and until that point on its clock: None then.
@@ -134,19 +142,32 @@ class Cell(Generic[T]):
                 if lifetime.clock() >= until:
                     return None
                 yield from lifetime.wait(until=until)
+            if flight.given_up:
+                continue
             if flight.raised is not None:
                 raise flight.raised
             return flight.returned
 
     def _fly(self, flight: _Flight[T]) -> None:
-        returned: T | None = None
-        raised: Exception | None = RuntimeError("whoever asked was interrupted")
         try:
-            returned, raised = self._probe(), None
+            returned = self._probe()
         except Exception as exc:  # noqa: BLE001  -- raised where it is waited for
-            raised = exc
-        finally:
-            self._landed(flight, returned, raised)
+            self._landed(flight, None, exc)
+        except BaseException:
+            self._give_up(flight)
+            raise
+        else:
+            self._landed(flight, returned, None)
+
+    def _give_up(self, flight: _Flight[T]) -> None:
+        """Who asked was interrupted, at whatever point: one of those who wait asks in its place."""
+        flight.given_up = not flight.over
+        self._remove(flight)
+        flight.land()
+
+    def _remove(self, flight: _Flight[T]) -> None:
+        if self._flights.get("one") is flight:
+            self._flights.pop("one", None)
 
     def _landed(self, flight: _Flight[T], returned: T | None, raised: Exception | None) -> None:
         _forget_frames(raised)
@@ -155,7 +176,7 @@ class Cell(Generic[T]):
             self._known = (self._clock(), returned, None)
         else:
             self._known = (self._clock(), self._known[1], raised)
-        self._flights.pop("one", None)
+        self._remove(flight)
         flight.land()
 
 
