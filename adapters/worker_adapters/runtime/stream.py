@@ -303,7 +303,7 @@ class Submitted(Task):
         if not channel.full:  # meanwhile
             channel.parked = False
             return True
-        lifetime.parked = self._running.waits_for_consumer = True
+        lifetime.parked = lifetime.retimed = self._running.waits_for_consumer = True
         lifetime.want_fd = -1
         self._parked_at = lifetime.clock()
         return False
@@ -317,6 +317,7 @@ class Submitted(Task):
             return False
         self._running.blocked_seconds += lifetime.clock() - (self._parked_at or 0.0)
         channel.parked = lifetime.parked = self._running.waits_for_consumer = False
+        lifetime.retimed = True
         self._parked_at = None
         return True
 
