@@ -12,8 +12,9 @@
  * the first record that is something else. `take` returns 0 if there was none, else what sse_feed did when it came to one;
  * the plain frames that came in the same records are not in the list. `pull` hands such a status, or wire_read's own, to
  * otherwise(status, content, frames) together with what was read and the list: it reads on if that answers None, and returns
- * what it answers else. Before it waits it asks until() for how many seconds, which may raise. With a wake descriptor it gives
- * the interpreter lock up while it waits, reads and decodes; without one it never waits, and keeps the lock, as `take` does.
+ * what it answers else. With a wake descriptor it asks until() before it reads for how many seconds it may wait, which may
+ * raise, and gives the interpreter lock up while it waits, reads and decodes; without one it never waits, and keeps the lock,
+ * as `take` does.
  */
 #ifndef WORKER_ADAPTERS_CPYTHON_H
 #define WORKER_ADAPTERS_CPYTHON_H

@@ -16,11 +16,16 @@ def test_public_names():
         "EventTooLargeError",
         "Frame",
         "SSEDecoder",
+        "WIRE_BLOCKED",
+        "WIRE_MORE",
+        "WIRE_TIME",
+        "WIRE_WOKEN",
         "Wire",
         "encode",
     ]
     assert set(module.__all__) < set(worker_adapters.codec.__all__)
     assert issubclass(EventTooLargeError, ValueError)
+    assert len({getattr(module, name) for name in module.__all__ if name.startswith("WIRE_")}) == 4
 
 
 def test_frames_compare_print_and_carry_no_dict():
