@@ -45,8 +45,7 @@ int wire_read(wire *w, uint8_t *buffer, int descriptor, int wake, int millisecon
     int64_t until = wake >= 0 && milliseconds > 0 ? now() + milliseconds * MS : 0, since = 0;
     for (int reads = 0; !w->body.status; reads++) {
         int64_t at = reads ? now() : 0;
-        since = since ? since : at;
-        if (reads >= WIRE_MOST_READS || at - since > WIRE_MOST_NS)
+        if (reads >= WIRE_MOST_READS || (since && at - since > WIRE_MOST_NS))
             return WIRE_MORE;
         if (w->drained && wake < 0 && reads)
             return WIRE_BLOCKED;
@@ -71,6 +70,7 @@ int wire_read(wire *w, uint8_t *buffer, int descriptor, int wake, int millisecon
         int status = sse_feed(d, buffer, w->size);
         if (status)
             return status;
+        since = since ? since : now();
     }
     return WIRE_OVER;
 }
