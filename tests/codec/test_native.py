@@ -30,14 +30,23 @@ def test_take_refuses_what_it_can_not_use(args):
         (1, "1", 1, -1, print, print),
         (1, 1, "1", -1, print, print),
         (1, 1, 1, "1", print, print),
-        (1, 1, 2**32, -1, print, print),
-        (1, 1, 1, 2**32, print, print),
         (1, 1, 2**80, -1, print, print),
     ],
 )
 def test_pull_refuses_what_it_can_not_use(args):
     with pytest.raises((TypeError, OverflowError, ValueError)):
         _native.pull(*args)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_descriptor_beyond_an_int_is_not_taken_for_another_one(which):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"data: x\n\n")
+        descriptors = [ours.fileno(), ours.fileno()]
+        descriptors[which] += 2**32
+        with pytest.raises(OverflowError):
+            SSEDecoder().puller(Wire(chunked=False, length=None), *descriptors, lambda: 0.0, repr)()
 
 
 def test_what_is_taken_needs_a_list_to_go_to():
