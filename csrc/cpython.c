@@ -26,7 +26,7 @@ static int cut(const sse_decoder *d, const uint8_t *chunk, PyObject *list)
     return 0;
 }
 
-/* Appends the plain frames of a chunk whose first sse_feed returned status. Returns what the caller has to see to: 0, or the
+/* Appends the plain frames of a chunk whose sse_begin returned status. Returns what the caller has to see to: 0, or the
  * status of the call that left other records; -1 with an exception set is told by PyErr_Occurred. */
 static int plain(sse_decoder *d, const uint8_t *chunk, size_t len, int status, PyObject *list)
 {
@@ -67,7 +67,7 @@ static PyObject *take(PyObject *module, PyObject *const *args, Py_ssize_t n)
     if (!d)
         return NULL;
     const uint8_t *bytes = (const uint8_t *)chunk;
-    int status = plain(d, bytes, (size_t)len, sse_feed(d, bytes, (size_t)len), args[2]);
+    int status = plain(d, bytes, (size_t)len, sse_begin(d, bytes, (size_t)len), args[2]);
     return PyErr_Occurred() ? NULL : PyLong_FromLong(status);
 }
 

@@ -5,7 +5,7 @@
  * threads every time the lock is given up is a turn to wait for. So the module that cffi builds gets two functions of
  * CPython's C API (PEP 384, the limited one) into the bargain:
  *
- *     take(decoder, chunk, frames) -> status                  sse_feed
+ *     take(decoder, chunk, frames) -> status                  sse_begin, sse_feed
  *     pull(wire, decoder, descriptor, wake, until, otherwise) -> frames    wire_read, until a frame is complete
  *
  * Structs are passed by address; who calls keeps them alive. To the list `frames` is appended the data of the plain frames, up to

@@ -67,7 +67,7 @@ int wire_read(wire *w, uint8_t *buffer, int descriptor, int wake, int millisecon
             return n ? failed(w) : WIRE_CLOSED;
         w->size = body_feed(&w->body, buffer, (size_t)n, buffer);
         w->content += w->size;
-        int status = sse_feed(d, buffer, w->size);
+        int status = sse_begin(d, buffer, w->size);
         if (status)
             return status;
         since = since ? since : now();
