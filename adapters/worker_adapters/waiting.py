@@ -78,11 +78,12 @@ class Waker:
     descriptors live as long as this object, so a late `wake` never writes into a stranger's.
     """
 
-    __slots__ = ("__weakref__", "_lock", "_poll", "_reads", "_writes", "patience", "polling", "woken")
+    __slots__ = ("__weakref__", "_acquire", "_poll", "_reads", "_release", "_writes", "patience", "polling", "woken")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
+        lock = threading.Lock()
+        lock.acquire()
+        self._acquire, self._release = lock.acquire, lock.release
         self.polling = self.woken = False
         self._reads = self._writes = -1
         self._poll: Any = None
@@ -99,8 +100,10 @@ class Waker:
         if self.polling:
             with contextlib.suppress(OSError):  # it is full, so it is readable
                 _put(self._writes)
-        with contextlib.suppress(RuntimeError):  # open already
-            self._lock.release()
+        try:  # noqa: SIM105  -- a context manager costs more than all the rest, for every token handed over
+            self._release()
+        except RuntimeError:  # open already
+            pass
 
     def leave(self, descriptor: int) -> None:
         """A descriptor that was waited for is about to be closed, or given to somebody else.
@@ -114,7 +117,11 @@ class Waker:
         if self.woken or seconds <= 0:
             self.woken = False
             return
-        self._lock.acquire(timeout=min(seconds, self.patience, LONGEST))
+        seconds = min(seconds, self.patience)
+        if seconds < LONGEST:
+            self._acquire(True, seconds)
+        else:
+            self._acquire()
         self.woken = False
 
     def polls(self) -> int:

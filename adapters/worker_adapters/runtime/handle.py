@@ -39,11 +39,12 @@ class _Handed:
     `itertools.chain` iterates the list without asking anybody.
     """
 
-    __slots__ = ("_last", "_reader", "_readers", "_running", "_source")
+    __slots__ = ("_last", "_reader", "_readers", "_running", "_source", "_take")
 
     def __init__(self, running: Running, source: Source) -> None:
         self._running = running
         self._source = source
+        self._take = source.channel.take if isinstance(source, Submitted) else source.take
         self._last: Hand | None = None  # the terminal event's
         self._readers: dict[str, int] = {}
         self._reader: int | None = None
@@ -56,7 +57,7 @@ class _Handed:
         running = self._running
         if self._reader == get_ident() and not (running.delivered or running.lifetime.cancelled):
             running.moves += 1
-            hand = self._source.take(inf)
+            hand = self._take(inf)
             if hand is not None and hand.events.__length_hint__():  # type: ignore[attr-defined]  # a list's iterator
                 return hand.events
         hand = self.next_hand(inf)
@@ -93,7 +94,7 @@ class _Handed:
             return last  # an exception came before it was received
         while not running.delivered:
             running.moves += 1
-            hand = None if running.lifetime.cancelled else self._source.take(until)
+            hand = None if running.lifetime.cancelled else self._take(until)
             if hand is not None:
                 if hand.is_done:  # a cancel has taken it back
                     continue

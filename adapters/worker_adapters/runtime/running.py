@@ -53,6 +53,7 @@ class Running:
     reported_out: int = 0
     progress_due: float = 0.0  # when to bring them up to date
     finished: End | None = None  # the engine's own end, while it is on its way out
+    over: bool = False  # `terminal` is there
     delivered: bool = False  # the consumer has its terminal event: nothing is left to cancel
     waits_for_consumer: bool = False
     moves: int = 0
@@ -72,6 +73,7 @@ class Running:
             self.lifetime.causes.append((Cause.CANCELLED, self))  # nobody goes on with it
         self.places.free(self)
         self._once.setdefault("terminal", terminal)
+        self.over = True
         for waker in list(self._waiting):
             waker.wake()
         self._tell()
@@ -112,6 +114,7 @@ class Running:
         self.lifetime.disown()
         self._once.setdefault("reported", self)
         self._once.setdefault("terminal", self.cancelled())
+        self.over = True
         self._callbacks.clear()
 
     def tokens_out(self) -> int:

@@ -96,7 +96,7 @@ class Direct:
             lifetime.waker = waker = self._waker or self._own_waker()
             lifetime.stop_at = until
             running.waits_for_consumer = False
-            if running.terminal is not None:
+            if running.over:
                 return None
             if lifetime.cancelled:
                 self._end(running.cancelled())
@@ -120,7 +120,7 @@ class Direct:
             lifetime.waker = self
             running.waits_for_consumer = True
             self._turn.pop("by", None)
-            if lifetime.causes and running.terminal is None:
+            if lifetime.causes and not running.over:
                 LOOP.look_soon(self)  # tripped while the waker was this thread's
 
     def _own_waker(self) -> Waker:
@@ -149,7 +149,7 @@ class Direct:
         running, waker = self._running, current_waker()
         running.wait_with(waker)
         try:
-            while running.terminal is None:
+            while not running.over:
                 left = until - running.lifetime.clock()
                 if left <= 0:
                     raise TimeoutError
@@ -164,7 +164,7 @@ class Direct:
             new = list(hand.events)
             events += new
             size += size_of(new)
-            if size > self._limit and self._running.terminal is None:
+            if size > self._limit and not self._running.over:
                 self._end(error_of(self._running, _too_much(self._limit)))
 
     def abandon(self) -> None:
@@ -212,7 +212,7 @@ class Direct:
     def look(self, now: float) -> float:
         """On the loop: see Watched."""
         running, lifetime = self._running, self._running.lifetime
-        if running.terminal is not None:
+        if running.over:
             LOOP.forget(self)
             return inf
         if now >= lifetime.deadline and not lifetime.causes:
@@ -337,7 +337,7 @@ class Submitted(Task):
         channel.collect()
         running.wait_with(waker)
         try:
-            while running.terminal is None and not running.lifetime.cancelled:
+            while not running.over and not running.lifetime.cancelled:
                 left = until - running.lifetime.clock()
                 if left <= 0:
                     raise TimeoutError
@@ -348,7 +348,7 @@ class Submitted(Task):
 
     def abandon(self) -> None:
         """See Source."""
-        if self._running.terminal is None:
+        if not self._running.over:
             self._running.lifetime.trip(Cause.CANCELLED)
             self._running.end(self._running.cancelled())
 
