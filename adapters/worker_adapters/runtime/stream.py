@@ -237,8 +237,13 @@ class Submitted(Task):
 
     def start(self) -> None:
         """See Task."""
-        self._running.places.driven[self] = None
-        super().start()
+        driven = self._running.places.driven
+        driven[self] = None
+        try:
+            super().start()
+        except RuntimeError:  # no loop: nobody will ever let go of it
+            driven.pop(self, None)
+            raise
 
     # --- the loop's -----------------------------------------------------------------------------------------------------
 
