@@ -18,12 +18,14 @@ import pytest
 from worker_adapters import Adapter, CancelOutcome, End, FromEnv, Limits, Reason, Retry, Started, Timeouts, connect
 from worker_adapters.dialect import Fault, Reply, WireRequest
 from worker_adapters.engines import mock
+from worker_adapters.helpers import HELPERS
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.simulator import Simulator
 from worker_adapters.testing.leaks import no_leaks
 from worker_adapters.transport.scripted import Script, ScriptedTransport
 
 from ..transport.servers import BlackHole
+from .dialects import until
 from .mocked import good, in_thread, kinds, request
 
 if TYPE_CHECKING:
@@ -328,6 +330,6 @@ def test_a_worker_that_may_have_been_replaced_is_asked_again() -> None:
         counts = []
         for _ in range(4):
             list(adapter.stream(request()))
-            adapter._worker.join_probe(10)
+            until(lambda: HELPERS.in_use == 0)
             counts.append(reply.count)
         assert counts == [1, 1, 2, 2]

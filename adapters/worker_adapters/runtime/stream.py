@@ -219,14 +219,13 @@ class Direct:
 class Submitted(Task):
     """A stream that the loop drives."""
 
-    __slots__ = ("_limit", "_parked_at", "_running", "_runs", "channel")
+    __slots__ = ("_limit", "_running", "_runs", "channel")
 
     def __init__(self, running: Running, runs: Runs, *, size: int, max_collected: int) -> None:
         super().__init__(running.lifetime)
         self._running = running
         self._runs = runs
         self._limit = max_collected
-        self._parked_at: float | None = None
         self.channel = Channel(running, size)
         self.channel.room = partial(LOOP.wake, self)
 
@@ -250,7 +249,7 @@ class Submitted(Task):
     def step(self) -> bool:
         """See Task: one run at most."""
         running, lifetime, channel = self._running, self.lifetime, self.channel
-        if self._parked_at is not None and not self._room_again():
+        if running.blocked_since is not None and not self._room_again():
             return False
         if lifetime.causes and self._runs.gi_suspended and running.finished is None:
             run = self._runs.throw(Interrupted(lifetime.causes[0][0]))
@@ -290,7 +289,7 @@ class Submitted(Task):
             return True
         lifetime.parked = self._running.waits_for_consumer = True
         lifetime.want_fd = -1
-        self._parked_at = lifetime.clock()
+        self._running.blocked_since = lifetime.clock()
         return False
 
     def _room_again(self) -> bool:
@@ -300,9 +299,8 @@ class Submitted(Task):
             lifetime.trip(Cause.DEADLINE)
         if channel.full and not lifetime.causes:
             return False
-        self._running.blocked_seconds += lifetime.clock() - (self._parked_at or 0.0)
+        self._running.unblocked()
         channel.parked = lifetime.parked = self._running.waits_for_consumer = False
-        self._parked_at = None
         return True
 
     def failed(self, exc: BaseException) -> None:
