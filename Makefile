@@ -7,7 +7,7 @@ URL ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports csan fuzz bench soak live live-llamacpp live-vllm live-triton live-tgi clean
+.PHONY: help demo test matrix lint types imports csan fuzz bench soak live live-llamacpp live-vllm live-triton live-tgi clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -31,8 +31,11 @@ $(VENV)/.installed: $(BIN)/python $(SOURCES)
 demo: $(VENV)/.installed ## tokens from an embedded simulated engine; ENGINE=llamacpp URL=http://… for a real one
 	@$(BIN)/worker-adapters demo --engine $(ENGINE) $(if $(URL),--url $(URL))
 
-test: $(VENV)/.installed-test ## every test that needs no real engine
-	@$(BIN)/python -m pytest -m "not live"
+test: $(VENV)/.installed-test ## every test that needs no real engine; of products of cases, each case once
+	@$(BIN)/python -m pytest -m "not live and not matrix" -n auto --dist worksteal
+
+matrix: $(VENV)/.installed-test ## the products in full: faults × dialects × ways; twice the processes, as most of it waits
+	@$(BIN)/python -m pytest -m product -n $$((2 * $$(nproc))) --dist worksteal
 
 lint types imports csan fuzz: $(VENV)/.installed-tox ## the checks of CI, by tox
 	@$(BIN)/tox run -q -e $@

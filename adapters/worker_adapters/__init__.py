@@ -53,7 +53,7 @@ from .api import (
 )
 
 if TYPE_CHECKING:
-    from .registry import connect, engine_names
+    from .registry import as_completed, connect, dump, engine_names, merge
 
 __all__ = [
     "TLS",
@@ -95,16 +95,19 @@ __all__ = [
     "Upstream",
     "UsageSource",
     "WorkerError",
+    "as_completed",
     "connect",
+    "dump",
     "engine_names",
     "event_to_dict",
     "http_headers",
     "http_status",
+    "merge",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"connect", "engine_names"}:
+    if name in {"as_completed", "connect", "dump", "engine_names", "merge"}:
         from . import registry  # noqa: PLC0415  -- the registry pulls in runtime and transport: not at import time
 
         return getattr(registry, name)

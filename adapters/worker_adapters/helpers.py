@@ -1,7 +1,8 @@
 """Threads for the few calls that can't be made to return: name look-ups, and what an application gave us to call.
 
-At most `MOST` in the process and `PER_KEY` for one origin; beyond that calls wait their turn. Whoever waits for one does so with its
-own lifetime: when that ends, it leaves, and a call that is stuck is abandoned and counted until it returns.
+At most `MOST` in the process and `PER_KEY` for one origin; beyond that calls wait their turn. Whoever waits for one
+does so with its own lifetime: when that ends, it leaves, and a call that is stuck is abandoned and counted until it
+returns.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class _Job:
 
 
 class Helpers:
-    """Thread-safe. The lock is held for a few steps of ours, never while foreign code runs; reentrant for signal handlers."""
+    """Thread-safe. The lock is held for a few steps of ours, never for foreign code; reentrant for signal handlers."""
 
     def __init__(self) -> None:
         self.reset()
@@ -81,7 +82,10 @@ class Helpers:
         return job.returned  # type: ignore[no-any-return]  # what work returned
 
     def start(self, key: Hashable, work: Callable[[], None]) -> None:
-        """Have work done on a helper, of which nobody waits for the end. Raises RuntimeError where no thread can be started."""
+        """Have work done on a helper, of which nobody waits for the end.
+
+        Raises RuntimeError where no thread can be started.
+        """
         job = _Job(key, work, None)
         self._waiting.append(job)
         try:

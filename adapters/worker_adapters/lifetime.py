@@ -1,12 +1,12 @@
 """Time and cancellation of one stream.
 
-A `Lifetime` is the only source of time of a stream. Whatever ends it early (cancel, deadline, a timer) *trips* it: the first
-cause wins, and whoever drives the stream is woken to see it. The timers are looked at by the driver, whenever it waits; for a
-stream that nobody drives, since its consumer is late, the loop looks at the deadline.
+A `Lifetime` is the only source of time of a stream. Whatever ends it early (cancel, deadline, a timer) *trips* it: the
+first cause wins, and whoever drives the stream is woken to see it. The timers are looked at by the driver, whenever it
+waits; for a stream that nobody drives, since its consumer is late, the loop looks at the deadline.
 
-There is no lock. Causes are appended to a list, of which the first counts; `waker` is whoever drives the stream at the moment.
-The driver makes itself the waker first and looks at the causes then, `trip` appends first and wakes then: one of them sees the
-other. `trip` is for any thread, for signal handlers and for finalizers.
+There is no lock. Causes are appended to a list, of which the first counts; `waker` is whoever drives the stream at the
+moment. The driver makes itself the waker first and looks at the causes then, `trip` appends first and wakes then: one
+of them sees the other. `trip` is for any thread, for signal handlers and for finalizers.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Interrupted(Exception):  # noqa: N818  -- control flow inside the runtime,
 class Lifetime:
     """Deadline, timers and cancel switch of one stream.
 
-    `trip` and `wake` are for any thread, everything else is the driver's. `deadline` is a point on `clock` (monotonic seconds).
-    `phase` says how far the stream is. `causes`: why it was tripped, empty while it was not. `cancelled`: the caller wants no more
-    of it, even where something else was the first cause. `handed`: events in the caller's hand, which a cancel takes back.
-    `fresh`: content came, and the timer starts over when the engine is next waited for: what the consumer takes is not charged.
-    `parked`: the consumer is waited for, and only the deadline counts. `disowned`: in a forked child, of a stream of the parent's.
-    `waker`: who drives. `want_*`: what the driver is to wait for, set before each BLOCKED. `stop_at`: when the driver wants to be
-    back, whatever comes.
+    `trip` and `wake` are for any thread, everything else is the driver's. `deadline` is a point on `clock` (monotonic
+    seconds). `phase` says how far the stream is. `causes`: why it was tripped, empty while it was not. `cancelled`: the
+    caller wants no more of it, even where something else was the first cause. `handed`: events in the caller's hand,
+    which a cancel takes back. `fresh`: content came, and the timer starts over when the engine is next waited for: what
+    the consumer takes is not charged. `parked`: the consumer is waited for, and only the deadline counts. `disowned`:
+    in a forked child, of a stream of the parent's. `waker`: who drives. `want_*`: what the driver is to wait for, set
+    before each BLOCKED. `stop_at`: when the driver wants to be back, whatever comes.
     """
 
     __slots__ = (
@@ -64,8 +64,8 @@ class Lifetime:
         "causes",
         "clock",
         "deadline",
-        "fresh",
         "disowned",
+        "fresh",
         "handed",
         "parked",
         "phase",
@@ -170,7 +170,10 @@ class Lifetime:
         return min(self._expiry - now, self.deadline - now, self.stop_at - now, waker.patience)
 
     def wait(self, descriptor: int = -1, events: int = 0, until: float = inf) -> Steps[None]:
-        """Until the descriptor is ready, or that point in time, or woken: one step, perhaps an early one. Raises Interrupted."""
+        """Until the descriptor is ready, or that point in time, or woken: one step, perhaps an early one.
+
+        Raises Interrupted.
+        """
         self.want_fd, self.want_events, self.want_until = descriptor, events, until
         yield BLOCKED
         self.want_fd, self.want_until = -1, inf

@@ -1,11 +1,12 @@
 """The loop: one thread of the process that drives whatever nobody else does, and keeps the time.
 
-It drives tasks: submitted streams, and what is done beside a stream. It looks after watched things: streams whose consumer drives
-them, between two of its calls, and pools of idle connections. It takes what finalizers leave.
+It drives tasks: submitted streams, and what is done beside a stream. It looks after watched things: streams whose
+consumer drives them, between two of its calls, and pools of idle connections. It takes what finalizers leave.
 
 Rules
-- Tasks, descriptors and the heap are the loop thread's alone. Others talk to it through `_inbox` (a deque: appending is atomic,
-  takes no lock and is reentrant) and wake it. `_watched` is a dict that others add to and take from, one item at a time.
+- Tasks, descriptors and the heap are the loop thread's alone. Others talk to it through `_inbox` (a deque: appending is
+  atomic, takes no lock and is reentrant) and wake it. `_watched` is a dict that others add to and take from, one item
+  at a time.
 - It never blocks but in its poll. A task that would block says what for (its lifetime's `want_*`) and returns.
 - A turn gives each task that is ready one step. What a step raises ends that task; nothing ends the loop.
 - A task's descriptor is registered as long as it is waited for, and taken out (`leave`) by the task before it is closed.
@@ -117,7 +118,10 @@ class Loop:
         self.reset()
 
     def reset(self) -> None:
-        """Start over without a thread or anything to do, as a forked child must. What the parent waits for stays as it is."""
+        """Start over without a thread or anything to do, as a forked child must.
+
+        What the parent waits for stays as it is.
+        """
         self._resident.reset()
         self._inbox: deque[Any] = deque()
         self._watched: dict[Watched, None] = {}
@@ -128,7 +132,9 @@ class Loop:
         self._waker = Waker()
         # An epoll is shared with the parent, too: only this copy of it is closed, with the object.
         self._poller: Any = None
-        self._asleep_until = inf  # while it sleeps; -inf while it works, and will look at everything again before it sleeps
+        self._asleep_until = (
+            inf  # while it sleeps; -inf while it works, and will look at everything again before it sleeps
+        )
         self._look_at = 0.0
         self.lag = 0.0  # seconds of the longest turn of late
 

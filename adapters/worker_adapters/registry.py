@@ -21,10 +21,10 @@ from .api import (
 )
 from .api.credentials import Credentials, provider
 from .dialect import Dialect
-from .runtime import AdapterConfig, EngineAdapter
+from .runtime import AdapterConfig, EngineAdapter, as_completed, dump, merge
 from .transport import Transport
 
-__all__ = ["ENTRY_POINTS", "connect", "dialect", "engine_names"]
+__all__ = ["ENTRY_POINTS", "as_completed", "connect", "dialect", "dump", "engine_names", "merge"]
 
 ENTRY_POINTS = "worker_adapters.dialects"
 

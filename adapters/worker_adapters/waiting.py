@@ -1,14 +1,15 @@
-"""One way to wait: a thread blocks at its own `Waker`, for itself alone or for a descriptor beside it, and whoever wants it wakes it.
+"""One way to wait: a thread blocks at its own `Waker`, and whoever wants it wakes it.
 
 Nothing is ever done to a descriptor that another thread uses. To stop a thread, say why (trip a lifetime, put a run where it
 looks) and then wake its waker: it looks again. A wake-up that comes early or twice only makes it look once more, and none is
 lost, because a waker remembers one.
 
-What would block is not called: it is left with `BLOCKED`, yielded through the generators that every stream is made of, to whoever
-drives them (psycopg 3's generators are the precedent: one core, several ways to wait).
+What would block is not called: it is left with `BLOCKED`, yielded through the generators that every stream is made of,
+to whoever drives them (psycopg 3's generators are the precedent: one core, several ways to wait).
 
-Where gevent or eventlet have patched the standard library, `select.poll`, or `select.select` where that is gone, is theirs, and so
-are locks and threads: all waits go through them. What is patched is found out at the first use, not at import.
+Where gevent or eventlet have patched the standard library, `select.poll`, or `select.select` where that is gone, is
+theirs, and so are locks and threads: all waits go through them. What is patched is found out at the first use, not at
+import.
 """
 
 from __future__ import annotations
@@ -23,7 +24,19 @@ from math import inf
 from types import BuiltinFunctionType
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
-__all__ = ["BLOCKED", "NOBODY", "READ", "WRITE", "Blocked", "Resident", "Steps", "Waker", "cooperative", "current_waker", "poller"]
+__all__ = [
+    "BLOCKED",
+    "NOBODY",
+    "READ",
+    "WRITE",
+    "Blocked",
+    "Resident",
+    "Steps",
+    "Waker",
+    "cooperative",
+    "current_waker",
+    "poller",
+]
 
 T = TypeVar("T")
 
@@ -40,8 +53,8 @@ Steps: TypeAlias = Generator[Blocked, None, T]
 
 READ, WRITE = select.POLLIN, select.POLLOUT
 
-# A signal that lands between the last look at what it sets and the wait itself wakes nobody: on the main thread, where Python's
-# handlers run, no wait is longer.
+# A signal that lands between the last look at what it sets and the wait itself wakes nobody: on the main thread, where
+# Python's handlers run, no wait is longer.
 MAIN_THREAD_SECONDS = 0.5
 LONGEST = 86400.0  # seconds; poll counts milliseconds in an int
 
@@ -58,10 +71,10 @@ _cooperative: bool | None = None
 
 
 class Waker:
-    """Where one thread waits. `wake` is for any thread, for signal handlers and for finalizers: it takes no lock and never blocks.
+    """Where one thread waits. `wake` is for any thread, signal handlers and finalizers: it takes no lock, never blocks.
 
-    A binary semaphore, twice: a lock for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one that polls.
-    The descriptors live as long as this object, so a late `wake` never writes into a stranger's.
+    A binary semaphore, twice: a lock for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one
+    that polls. The descriptors live as long as this object, so a late `wake` never writes into a stranger's.
     """
 
     __slots__ = ("__weakref__", "_lock", "_polling", "_reads", "_woken", "_writes", "patience")
@@ -88,7 +101,10 @@ class Waker:
             self._lock.release()
 
     def leave(self, descriptor: int) -> None:
-        """A descriptor that was waited for is about to be closed, or given to somebody else. Nothing to do for a thread's own."""
+        """A descriptor that was waited for is about to be closed, or given to somebody else.
+
+        Nothing to do for a thread's own.
+        """
 
     def wait(self, seconds: float) -> None:
         """Block until woken, for at most that long; perhaps for less. The owner's thread only."""
@@ -127,7 +143,10 @@ class Waker:
                 _take(self._reads)
 
     def wait_for(self, descriptor: int, events: int, seconds: float) -> None:
-        """Block until woken, or the descriptor is ready, for at most that long; perhaps for less. The owner's thread only."""
+        """Block until woken, or the descriptor is ready, for at most that long; perhaps for less.
+
+        The owner's thread only.
+        """
         wakes = self.polls()
         if not self._woken:
             _poll_once(((descriptor, events), (wakes, READ)), min(seconds, self.patience, LONGEST))
@@ -256,8 +275,8 @@ def poller() -> _Epoll | _Polls:
 class Resident:
     """A thread of which the process has one while there is something to do.
 
-    Several may be started by a race, or by an exception that strikes at any point: the first that begins claims the work, the
-    others leave. So there is no lock, and nothing that a signal handler could find half done.
+    Several may be started by a race, or by an exception that strikes at any point: the first that begins claims the
+    work, the others leave. So there is no lock, and nothing that a signal handler could find half done.
     """
 
     def __init__(self, name: str, work: Callable[[], None]) -> None:
@@ -291,4 +310,3 @@ class Resident:
     def reset(self) -> None:
         """In a forked child, which does not have the thread."""
         self._claim = {}
-

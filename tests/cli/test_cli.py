@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from worker_adapters.simulator import ENGINES, Simulator
+from worker_adapters.testing.server import nobody_there
 
 
 def run(*arguments: str, timeout: float = 30, **more: object) -> subprocess.CompletedProcess[str]:
@@ -92,9 +93,10 @@ def test_health_and_properties(simulator):
 
 
 def test_nobody_there_is_said_in_words_and_by_the_exit_status():
-    worker = ("--engine", "llamacpp", "--url", "http://127.0.0.1:9")
-    assert run("health", *worker).returncode == 1
-    done = run("run", *worker, "--prompt", "hi", "--deadline", "0.3")
+    with nobody_there() as url:
+        worker = ("--engine", "llamacpp", "--url", url)
+        assert run("health", *worker).returncode == 1
+        done = run("run", *worker, "--prompt", "hi", "--deadline", "0.3")
     assert done.returncode == 1
     assert "POOL_UNAVAILABLE/CONNECT" in done.stderr or "DEADLINE_UNMET" in done.stderr
 

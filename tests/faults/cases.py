@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import attrs
 
 from worker_adapters import Event, Limits, Stream, Timeouts
 from worker_adapters.testing import After, Answer, Ending, FaultProxy
+from worker_adapters.testing.server import nobody_there
 
 from ..transport.servers import BlackHole, Server
 from .consumers import dying, reading, slow, stopping
@@ -104,13 +104,6 @@ BUSY = ("ADMISSION_REJECT", "OVERLOADED", True, "first_token")
 
 
 @contextmanager
-def nobody() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-
-
-@contextmanager
 def black_hole() -> Iterator[str]:
     with BlackHole() as hole:
         yield hole.url
@@ -135,7 +128,7 @@ def nowhere(name: str, place: Callable[[], AbstractContextManager[str]], reason:
 
 
 CASES = [
-    nowhere("connect refused", nobody, "CONNECT"),
+    nowhere("connect refused", nobody_there, "CONNECT"),
     nowhere(
         "connect into a black hole",
         black_hole,

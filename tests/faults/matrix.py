@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -17,11 +17,20 @@ from worker_adapters.testing.server import ReplayServer
 from .cases import ATTEMPTS, CASES, END, LEFT, Case
 from .subjects import SUBJECTS, Subject
 
-__all__ = ["PATH", "WAYS", "Outcome", "outcomes", "recorded_outcomes", "rendered", "run"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["PATH", "RECORDED", "WAYS", "Outcome", "cells", "expected_of", "outcome", "recorded", "rendered", "run"]
 
 PATH = Path(__file__).parents[2] / "docs" / "faults.md"
 AT_ONCE = 8
 WAYS = ("stream", "submit")
+RECORDED = [
+    (subject, name)
+    for subject in SUBJECTS
+    for name in [*subject.transcripts.errors, *(n for n, e in subject.transcripts.streams.items() if e.error)]
+]
+_outcomes: dict[tuple[str, str, str], Outcome] = {}
 
 
 @attrs.frozen
@@ -77,48 +86,56 @@ def run(subject: Subject, case: Case, way: str = "stream") -> Outcome:
         return Outcome(events, sum(b'"stop":true' not in asked for asked in proxy.requests))
 
 
-def _several_at_once(runs: list[tuple[Subject, Case, str]]) -> dict[tuple[str, str, str], Outcome]:
-    """Most of them wait."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = pool.map(lambda one: run(*one), runs)
-        return {(s.name, c.name, way): outcome for (s, c, way), outcome in zip(runs, found, strict=True)}
+def outcome(subject: Subject, case: Case, way: str) -> Outcome:
+    """Of one stream of the matrix, which runs once in this process."""
+    key = (subject.name, case.name, way)
+    if key not in _outcomes:
+        _outcomes[key] = run(subject, case, way)
+    return _outcomes[key]
 
 
-@cache
-def outcomes() -> dict[tuple[str, str, str], Outcome]:
-    """All of the matrix, by subject, case and way; run once."""
-    return _several_at_once([(subject, case, way) for case in CASES for subject in SUBJECTS for way in WAYS])
+def expected_of(subject: Subject, name: str) -> tuple[str, str]:
+    """Code and reason of a recorded failure."""
+    code, reason = subject.transcripts.errors.get(name) or subject.transcripts.streams[name].error or ("", "")
+    return code, reason
 
 
-@cache
-def recorded_outcomes() -> dict[tuple[str, str, str], Outcome]:
-    """What the engines' own recorded failures come to: replies that are no stream, and streams that fail."""
-    runs = []
-    for subject in SUBJECTS:
-        names = [
-            *subject.transcripts.errors,
-            *(n for n, e in subject.transcripts.streams.items() if e.error is not None),
-        ]
-        for name in names:
-            answer = Answer(subject.replayed(name))
-            case = Case(name=name, faults=lambda _s, a=answer: [a] * 9, expected=())
-            runs += [(subject, case, way) for way in WAYS]
-    return _several_at_once(runs)
+def recorded(subject: Subject, name: str) -> Case:
+    """An engine's own failure as a fault of the matrix: a reply that is no stream, or a stream that fails."""
+    answer = Answer(subject.replayed(name))
+    return Case(name=f"recorded: {name}", faults=lambda _s: [answer] * 9, expected=expected_of(subject, name))
 
 
-def _cell(found: dict[tuple[str, str, str], Outcome], subject: str, name: str) -> str:
-    """What both ways came to, in one if they agree."""
-    shown = {way: found[subject, name, way].shown() for way in WAYS}
-    return shown["stream"] if len(set(shown.values())) == 1 else "; ".join(f"{w}: {s}" for w, s in shown.items())
+def cells() -> dict[tuple[str, str, str], str]:
+    """What the page says, by subject, fault or recorded failure, and way."""
+    faults, subjects = {case.name for case in CASES}, {subject.name for subject in SUBJECTS}
+    found = {}
+    for line in PATH.read_text(encoding="utf-8").splitlines():
+        first, *rest = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if first in faults and len(rest) == len(SUBJECTS):
+            shown = {(subject.name, first): cell for subject, cell in zip(SUBJECTS, rest, strict=True)}
+        elif first in subjects and len(rest) == 2:
+            shown = {(first, f"recorded: {rest[0]}"): rest[1]}
+        else:
+            continue
+        for key, cell in shown.items():
+            said = dict(part.split(": ") for part in cell.split("; ")) if ": " in cell else dict.fromkeys(WAYS, cell)
+            found |= {(*key, way): text for way, text in said.items()}
+    return found
 
 
-def rendered() -> str:
-    """The page, from what the run gave."""
-    recorded = recorded_outcomes()
-    streams = len(outcomes())
+def rendered(shown: Mapping[tuple[str, str, str], str]) -> str:
+    """The page with these cells, by subject, fault or recorded failure, and way."""
+
+    def cell(subject: Subject, name: str) -> str:
+        """What both ways came to, in one if they agree."""
+        ways = {way: shown[subject.name, name, way] for way in WAYS}
+        return ways[WAYS[0]] if len(set(ways.values())) == 1 else "; ".join(f"{w}: {s}" for w, s in ways.items())
+
+    streams = len(CASES) * len(SUBJECTS) * len(WAYS)
     counts = (
         f"{len(CASES)} faults × {len(SUBJECTS)} sets of transcripts × {len(WAYS)} ways (`stream`, `submit`) = {streams:,}"
-        f" streams, and {len(recorded) // len(WAYS)} recorded failures × {len(WAYS)} ways = {len(recorded)} more. A cell"
+        f" streams, and {len(RECORDED)} recorded failures × {len(WAYS)} ways = {len(RECORDED) * len(WAYS)} more. A cell"
         " holds for both ways, unless it names them."
     )
     lines = [
@@ -133,10 +150,7 @@ def rendered() -> str:
         "| fault | " + " | ".join(subject.name for subject in SUBJECTS) + " |",
         "|---" * (len(SUBJECTS) + 1) + "|",
     ]
-    lines += [
-        f"| {case.name} | " + " | ".join(_cell(outcomes(), s.name, case.name) for s in SUBJECTS) + " |"
-        for case in CASES
-    ]
+    lines += [f"| {case.name} | " + " | ".join(cell(s, case.name) for s in SUBJECTS) + " |" for case in CASES]
     lines += [
         "",
         "## Failures that the transcripts hold",
@@ -145,10 +159,21 @@ def rendered() -> str:
         "",
         "| transcripts | failure | comes to |",
         "|---|---|---|",
-        *(f"| {s} | {name} | {_cell(recorded, s, name)} |" for s, name, way in recorded if way == WAYS[0]),
+        *(f"| {s.name} | {name} | {cell(s, f'recorded: {name}')} |" for s, name in RECORDED),
     ]
     return "\n".join(lines) + "\n"
 
 
+def _write() -> None:
+    """Several at once: most of them wait."""
+    cases = [(subject, case) for case in CASES for subject in SUBJECTS]
+    cases += [(subject, recorded(subject, name)) for subject, name in RECORDED]
+    runs = [(subject, case, way) for subject, case in cases for way in WAYS]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = pool.map(lambda one: (one[0].name, one[1].name, one[2], run(*one).shown()), runs)
+        shown = {(subject, name, way): said for subject, name, way, said in found}
+    PATH.write_text(rendered(shown), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    PATH.write_text(rendered(), encoding="utf-8")
+    _write()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-
 from worker_adapters import Error, Started, Token, registry
 
+from ..products import product
 from . import matrix
 from .cases import CASES, END, LEFT
+from .rows import NOT_RETRIABLE
 from .subjects import SUBJECTS
 
-pairs = pytest.mark.parametrize(
-    ("subject", "case", "way"),
-    [pytest.param(s, c, way, id=f"{s.name}-{c.name}-{way}") for s in SUBJECTS for c in CASES for way in matrix.WAYS],
-)
+GOOD = next(case for case in CASES if case.name == "1xx noise")
+PAGE = matrix.cells()
 
 
 def test_every_engine_of_the_registry_is_in_the_matrix():
@@ -22,22 +20,22 @@ def test_every_engine_of_the_registry_is_in_the_matrix():
     assert {subject.name.split()[0] for subject in SUBJECTS} == families
 
 
-@pairs
-def test_what_a_fault_comes_to(subject, case, way):
-    outcome = matrix.outcomes()[subject.name, case.name, way]
+@product("case, subject, way", [(c, s, way) for c in CASES for s in SUBJECTS for way in matrix.WAYS])
+def test_what_a_fault_comes_to(case, subject, way):
+    outcome = matrix.outcome(subject, case, way)
     assert outcome.terminal == case.expected_of(subject)
     if case.sent is not None:
         assert outcome.sent == case.sent
     last = outcome.events[-1]
     if isinstance(last, Error):
         assert last.retry_after_ms == case.retry_after_ms
+    assert_before_the_end(outcome.events, case, subject, way)
+    assert outcome.shown() == PAGE[subject.name, case.name, way], "run: python -m tests.faults.matrix"
 
 
-@pairs
-def test_what_comes_before_the_end_is_the_beginning_of_the_good_stream(subject, case, way):
-    """Started, and Tokens in order: no token lost, repeated or invented, and all of them where the end is good."""
-    events = matrix.outcomes()[subject.name, case.name, way].events
-    good = matrix.outcomes()[subject.name, "1xx noise", way].events
+def assert_before_the_end(events, case, subject, way):
+    """Started, and Tokens in order: none lost, repeated or invented by the good stream, and all where the end is good."""
+    good = matrix.outcome(subject, GOOD, way).events
     expected = case.expected_of(subject)
     begun = expected in (END, LEFT) or expected[3] == "decode"
     assert [event.kind for event in events].count("started") == begun
@@ -54,23 +52,19 @@ def test_what_comes_before_the_end_is_the_beginning_of_the_good_stream(subject, 
     assert sum(event.kind in ("end", "error") for event in events) == (expected != LEFT)
 
 
-@pytest.mark.parametrize(
-    ("subject", "name", "way"),
-    [
-        pytest.param(s, name, way, id=f"{s.name}-{name}-{way}")
-        for s in SUBJECTS
-        for name in [*s.transcripts.errors, *(n for n, e in s.transcripts.streams.items() if e.error)]
-        for way in matrix.WAYS
-    ],
-)
-def test_the_failures_that_transcripts_hold(subject, name, way):
+@product("failure, way", [(f"{s.name}: {name}", way) for s, name in matrix.RECORDED for way in matrix.WAYS])
+def test_the_failures_that_transcripts_hold(failure, way):
     """Overload, validation, loading and errors inside a 200, in the engine's own words."""
-    expected = subject.transcripts.errors.get(name) or subject.transcripts.streams[name].error
-    outcome = matrix.recorded_outcomes()[subject.name, name, way]
-    assert outcome.terminal[:2] == tuple(expected)
+    of, _, name = failure.partition(": ")
+    subject = next(s for s in SUBJECTS if s.name == of)
+    case = matrix.recorded(subject, name)
+    outcome = matrix.outcome(subject, case, way)
+    assert outcome.terminal[:2] == case.expected
+    assert outcome.terminal[2] == (outcome.terminal[1] not in NOT_RETRIABLE)
     assert outcome.sent == (outcome.terminal[4] or 1)
+    assert outcome.shown() == PAGE[subject.name, case.name, way], "run: python -m tests.faults.matrix"
 
 
-def test_the_page_is_what_the_run_gave():
-    """If not: `python -m tests.faults.matrix`."""
-    assert matrix.PATH.read_text(encoding="utf-8") == matrix.rendered()
+def test_the_page_has_a_cell_for_each_of_them_and_no_other():
+    """What stands in them is held to the run above. If not: `python -m tests.faults.matrix`."""
+    assert matrix.PATH.read_text(encoding="utf-8") == matrix.rendered(PAGE)

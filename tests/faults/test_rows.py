@@ -19,26 +19,10 @@ from worker_adapters.testing import After, Ending, FaultProxy
 from worker_adapters.testing.server import ReplayServer
 
 from . import matrix
+from .cases import CASES, END, LEFT
+from .rows import NOT_RETRIABLE, ROWS
 from .subjects import SUBJECTS
 
-NEW, HALF, INTERNAL, UNREADY, REJECT, INVALID = (
-    "POOL_UNAVAILABLE", "WORKER_RESET", "INTERNAL", "POOL_UNREADY", "ADMISSION_REJECT", "INVALID_PARAMS",
-)  # fmt: skip
-ROWS = [
-    (NEW, "CONNECT"), (NEW, "DISCONNECTED"), (NEW, "CONNECT_TIMEOUT"), (NEW, "FIRST_TOKEN_TIMEOUT"),
-    (UNREADY, "LOADING"), (UNREADY, "UNSUPPORTED_VERSION"), (REJECT, "OVERLOADED"), (REJECT, "LOCAL_LIMIT"),
-    (INVALID, "VALIDATION"), (INVALID, "CONTEXT_TOO_LONG"),
-    (INTERNAL, "UPSTREAM_AUTH"), (INTERNAL, "UPSTREAM_NOT_FOUND"), (INTERNAL, "UNSUPPORTED"), (INTERNAL, "REDIRECT"),
-    (NEW, "ENGINE_ERROR"), (NEW, "TRUNCATED"), (NEW, "EMPTY"),
-    (HALF, "ENGINE_ERROR"), (HALF, "DISCONNECTED"), (HALF, "ABORTED"), (HALF, "KV_EXHAUSTED"), (HALF, "TRUNCATED"),
-    ("DECODE_TIMEOUT", "IDLE_TIMEOUT"), ("DEADLINE_UNMET", "DEADLINE"),
-    (INTERNAL, "PROTOCOL"), (INTERNAL, "EVENT_TOO_LARGE"), (INTERNAL, "ADAPTER_CLOSED"), (INTERNAL, "BUG"),
-]  # fmt: skip
-NOT_RETRIABLE = {
-    "UNSUPPORTED_VERSION", "VALIDATION", "CONTEXT_TOO_LONG", "UPSTREAM_AUTH", "UPSTREAM_NOT_FOUND", "UNSUPPORTED",
-    "REDIRECT", "DEADLINE", "PROTOCOL", "EVENT_TOO_LARGE", "ADAPTER_CLOSED", "BUG",
-}  # fmt: skip
-subjects = pytest.mark.parametrize("subject", SUBJECTS, ids=[s.name for s in SUBJECTS])
 REQUEST = {"prompt": "p", "max_tokens": 4, "seed": 1}
 
 
@@ -100,18 +84,40 @@ def too_old(_subject):
         return last_of(triton, worker.url)
 
 
-def test_every_row_is_reached():
-    """The matrix, the recorded failures, and what needs no wire at all."""
-    mock = next(s for s in SUBJECTS if s.name.startswith("mock"))
-    reached = {}
-    for outcome in (*matrix.outcomes().values(), *matrix.recorded_outcomes().values()):
-        if isinstance(outcome.events[-1], Error):
-            reached[outcome.terminal[0], outcome.terminal[1]] = outcome.terminal[2]
-    for make in (local_limit, closed, our_bug, too_old):
-        error = make(mock)
-        reached[str(error.code), str(error.reason)] = error.retriable
-    assert set(reached) == set(ROWS)  # first: it says which row nobody reaches
-    assert reached == {row: row[1] not in NOT_RETRIABLE for row in ROWS}
+MADE = {  # what needs no wire at all, or a worker of its own
+    ("ADMISSION_REJECT", "LOCAL_LIMIT"): local_limit,
+    ("INTERNAL", "ADAPTER_CLOSED"): closed,
+    ("INTERNAL", "BUG"): our_bug,
+    ("POOL_UNREADY", "UNSUPPORTED_VERSION"): too_old,
+}
+
+
+def reached(row):
+    """Code, reason and whether it is worth another try, of a stream that ends in that row."""
+    if row in MADE:
+        error = MADE[row](next(s for s in SUBJECTS if s.name.startswith("mock")))
+        return str(error.code), str(error.reason), error.retriable
+    for case in CASES:
+        for subject in SUBJECTS:
+            if case.expected_of(subject)[:2] == row:
+                return matrix.outcome(subject, case, "stream").terminal[:3]
+    for subject, name in matrix.RECORDED:
+        if matrix.expected_of(subject, name) == row:
+            return matrix.outcome(subject, matrix.recorded(subject, name), "stream").terminal[:3]
+    return pytest.fail(f"nothing comes to {row}")
+
+
+@pytest.mark.parametrize("row", ROWS, ids="/".join)
+def test_every_row_is_reached(row):
+    """By a fault of the matrix, by a recorded failure, or by what needs no wire at all."""
+    assert reached(row) == (*row, row[1] not in NOT_RETRIABLE)
+
+
+def test_nothing_comes_to_what_is_no_row():
+    """The matrix and the recorded failures, which hold their streams to what is expected of them."""
+    ends = {case.expected_of(subject) for case in CASES for subject in SUBJECTS} - {END, LEFT}
+    assert {end[:2] for end in ends} | {matrix.expected_of(*one) for one in matrix.RECORDED} <= set(ROWS)
+    assert [end for end in ends if end[2] == (end[1] in NOT_RETRIABLE)] == []
 
 
 def test_the_rows_name_every_reason():

@@ -23,24 +23,13 @@ def server():
 
 @pytest.mark.live("triton")
 class Real(EngineSuite):
-    alone = False
-
     @pytest.fixture(autouse=True)
     def _one_server(self, server):
         self.server = server
 
-    def test_nobody_there(self):
-        """Its worker has to be gone at the end, so it has one of its own."""
-        self.alone = True
-        super().test_nobody_there()
-
     @contextmanager
     def worker(self):
-        if self.alone:
-            with TritonServer(self.model) as own:
-                yield own.url
-        else:
-            yield self.server.url
+        yield self.server.url
 
 
 class TestRealBls(Real):

@@ -25,21 +25,11 @@ def server():
 class TestRealVllm(EngineSuite):
     dialect = DIALECT
     transcripts = Transcripts(TRANSCRIPTS)
-    alone = False
 
     @pytest.fixture(autouse=True)
     def _one_server(self, server):
         self.server = server
 
-    def test_nobody_there(self):
-        """Its worker has to be gone at the end, so it has one of its own."""
-        self.alone = True
-        super().test_nobody_there()
-
     @contextmanager
     def worker(self):
-        if self.alone:
-            with VllmServer() as own:
-                yield own.url
-        else:
-            yield self.server.url
+        yield self.server.url

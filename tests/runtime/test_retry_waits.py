@@ -120,9 +120,8 @@ def test_an_http_date_is_waited_for(slept: list[float]) -> None:
     assert slept[1] == 0.0
 
 
-@pytest.mark.parametrize("value", ["31", "1e9", "99999999999999999999", "a date"])
+@pytest.mark.parametrize("value", ["31", "1e9", "99999999999999999999", "Fri, 31 Dec 2055 23:59:59 GMT"])
 def test_a_wait_that_is_too_long_goes_out_with_the_error(slept: list[float], value: str) -> None:
-    value = formatdate(time.time() + 9e8, usegmt=True) if value == "a date" else value
     error = error_of(busy({"retry-after": value}), good())
     assert (error.reason, error.attempts, error.retriable) == (Reason.OVERLOADED, 1, True)
     assert error.retry_after_ms is not None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from worker_adapters.simulator import Simulator
+from worker_adapters.testing.server import nobody_there
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,12 +84,13 @@ def test_an_adapter_is_handed_to_processes(method: str, slow: Simulator, tmp_pat
     """By pickle, with streams in flight in the parent; results, events and errors come back."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(program), method, slow.url, "http://127.0.0.1:9"],
-        capture_output=True,
-        env={**os.environ, "A_KEY": "s3cr3t-0123456789"},
-        timeout=PATIENCE,
-        check=False,
-        text=True,
-    )
+    with nobody_there() as dead:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(program), method, slow.url, dead],
+            capture_output=True,
+            env={**os.environ, "A_KEY": "s3cr3t-0123456789"},
+            timeout=PATIENCE,
+            check=False,
+            text=True,
+        )
     assert (done.returncode, done.stdout, done.stderr) == (0, "well\n", "")

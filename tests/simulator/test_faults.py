@@ -269,7 +269,7 @@ def test_an_endless_stall_ends_with_its_client_or_with_the_simulator(where, ends
             else:
                 sim.stop()
                 assert sim.state.open == 0
-            assert time.monotonic() - before < 0.8
+            assert time.monotonic() - before < 4
         sim.stop()
         assert set(threading.enumerate()) <= threads
 

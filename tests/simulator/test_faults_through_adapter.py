@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from itertools import islice
 
@@ -23,6 +22,8 @@ from worker_adapters import (
 from worker_adapters.simulator import ENGINES, ScriptedSource, Simulator
 from worker_adapters.testing.leaks import no_leaks
 
+from ..products import product
+
 SAID = ["a", "b", "é", "d"]
 ATTEMPTS = 3
 QUICK = Timeouts(first_token=0.15, idle=0.15)
@@ -31,15 +32,6 @@ SLOW = Timeouts(first_token=30.0, idle=30.0)
 NEW = "POOL_UNAVAILABLE"
 HALF = "WORKER_RESET"
 INTERNAL = "INTERNAL"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _old_objects_are_left_alone():
-    """`no_leaks` collects after each case: of what the case has made, not of all that was ever imported."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def simulator(*faults, engine="llamacpp", **options):
@@ -88,67 +80,68 @@ def assert_complete(events, attempt=1):
     assert events[-1].finish_reason == "stop"
 
 
-both = pytest.mark.parametrize("way", ["submit", "stream"])
+WAYS = ("submit", "stream")
+both = pytest.mark.parametrize("way", WAYS)
 
-# The fault; how many Tokens come before (None: not even Started); code, reason, retriable, phase, attempts.
-FAILURES = [
-    ("stall@accept*", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "queue", 1)),
-    ("stall@head", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "queue", 1)),
-    ("stall@0", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
-    ("stall@b5", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
-    ("stall@2", 2, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
-    ("stall@end", 4, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
-    ("trickle@head:100ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
-    ("trickle@0:10ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
-    ("trickle@2:10ms", 2, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
-    ("comments@0:10ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
-    ("comments@3:10ms", 3, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
-    ("reset@head*", None, (NEW, "DISCONNECTED", True, "queue", ATTEMPTS)),
-    ("reset@0", None, (NEW, "DISCONNECTED", True, "first_token", 1)),
-    ("reset@b30", None, (NEW, "DISCONNECTED", True, "first_token", 1)),
-    ("reset@1", 1, (HALF, "DISCONNECTED", True, "decode", 1)),
-    ("reset@end", 4, (HALF, "DISCONNECTED", True, "decode", 1)),
-    ("close@accept*", None, (NEW, "DISCONNECTED", True, "queue", ATTEMPTS)),
-    ("close@head*", None, (NEW, "DISCONNECTED", True, "queue", ATTEMPTS)),
-    ("close@0", None, (NEW, "TRUNCATED", True, "first_token", 1)),
-    ("close@3", 3, (HALF, "TRUNCATED", True, "decode", 1)),
-    ("close@b200", 1, (HALF, "TRUNCATED", True, "decode", 1)),
-    ("close@end", 4, (HALF, "TRUNCATED", True, "decode", 1)),
-    ("eof@0", None, (NEW, "EMPTY", True, "first_token", 1)),
-    ("eof@1", 1, (HALF, "TRUNCATED", True, "decode", 1)),
-    ("eof", 4, (HALF, "TRUNCATED", True, "decode", 1)),
-    ("cut@0", None, (NEW, "TRUNCATED", True, "first_token", 1)),
-    ("cut@2", 2, (HALF, "TRUNCATED", True, "decode", 1)),
-    ("half-char", 2, (HALF, "TRUNCATED", True, "decode", 1)),
-    ("error@head", None, (NEW, "ENGINE_ERROR", True, "first_token", 1)),
-    ("error@0", None, (NEW, "ENGINE_ERROR", True, "first_token", 1)),
-    ("error@2", 2, (HALF, "ENGINE_ERROR", True, "decode", 1)),
-    ("error@2:Context size has been exceeded.", 2, (HALF, "KV_EXHAUSTED", True, "decode", 1)),
-    ("garbage@head", None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
-    ("not-json@0", None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
-    ("not-json@2", 2, (INTERNAL, "PROTOCOL", False, "decode", 1)),
-    ("huge@0", None, (INTERNAL, "EVENT_TOO_LARGE", False, "first_token", 1)),
-    ("huge@2", 2, (INTERNAL, "EVENT_TOO_LARGE", False, "decode", 1)),
-    ("loading*", None, ("POOL_UNREADY", "LOADING", True, "first_token", ATTEMPTS)),
-    ("loading:30s", None, ("POOL_UNREADY", "LOADING", True, "first_token", ATTEMPTS)),
-    ("overloaded*", None, ("ADMISSION_REJECT", "OVERLOADED", True, "first_token", ATTEMPTS)),
-    ("busy*", None, ("ADMISSION_REJECT", "OVERLOADED", True, "first_token", ATTEMPTS)),
-    ("status:400 no", None, ("INVALID_PARAMS", "VALIDATION", False, "first_token", 1)),
-    ("status:401", None, (INTERNAL, "UPSTREAM_AUTH", False, "first_token", 1)),
-    ("status:404", None, (INTERNAL, "UPSTREAM_NOT_FOUND", False, "first_token", 1)),
-    ("status:405", None, (INTERNAL, "UNSUPPORTED", False, "first_token", 1)),
-    ("status:500", None, (NEW, "ENGINE_ERROR", True, "first_token", 1)),
-    ("status:502*", None, (NEW, "ENGINE_ERROR", True, "first_token", ATTEMPTS)),
-    ("status:503*", None, (NEW, "ENGINE_ERROR", True, "first_token", ATTEMPTS)),
-    ("status:504*", None, (NEW, "ENGINE_ERROR", True, "first_token", ATTEMPTS)),
-    ("redirect", None, (INTERNAL, "REDIRECT", False, "first_token", 1)),
-    ("html", None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
-    ("gzip", None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
+# By the fault: how many Tokens come before (None: not even Started); code, reason, retriable, phase, attempts.
+FAILURES: dict[str, tuple[int | None, tuple[object, ...]]] = {
+    "stall@accept*": (None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "queue", 1)),
+    "stall@head": (None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "queue", 1)),
+    "stall@0": (None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
+    "stall@b5": (None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
+    "stall@2": (2, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
+    "stall@end": (4, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
+    "trickle@head:100ms": (None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
+    "trickle@0:10ms": (None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
+    "trickle@2:10ms": (2, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
+    "comments@0:10ms": (None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
+    "comments@3:10ms": (3, ("DECODE_TIMEOUT", "IDLE_TIMEOUT", True, "decode", 1)),
+    "reset@head*": (None, (NEW, "DISCONNECTED", True, "queue", ATTEMPTS)),
+    "reset@0": (None, (NEW, "DISCONNECTED", True, "first_token", 1)),
+    "reset@b30": (None, (NEW, "DISCONNECTED", True, "first_token", 1)),
+    "reset@1": (1, (HALF, "DISCONNECTED", True, "decode", 1)),
+    "reset@end": (4, (HALF, "DISCONNECTED", True, "decode", 1)),
+    "close@accept*": (None, (NEW, "DISCONNECTED", True, "queue", ATTEMPTS)),
+    "close@head*": (None, (NEW, "DISCONNECTED", True, "queue", ATTEMPTS)),
+    "close@0": (None, (NEW, "TRUNCATED", True, "first_token", 1)),
+    "close@3": (3, (HALF, "TRUNCATED", True, "decode", 1)),
+    "close@b200": (1, (HALF, "TRUNCATED", True, "decode", 1)),
+    "close@end": (4, (HALF, "TRUNCATED", True, "decode", 1)),
+    "eof@0": (None, (NEW, "EMPTY", True, "first_token", 1)),
+    "eof@1": (1, (HALF, "TRUNCATED", True, "decode", 1)),
+    "eof": (4, (HALF, "TRUNCATED", True, "decode", 1)),
+    "cut@0": (None, (NEW, "TRUNCATED", True, "first_token", 1)),
+    "cut@2": (2, (HALF, "TRUNCATED", True, "decode", 1)),
+    "half-char": (2, (HALF, "TRUNCATED", True, "decode", 1)),
+    "error@head": (None, (NEW, "ENGINE_ERROR", True, "first_token", 1)),
+    "error@0": (None, (NEW, "ENGINE_ERROR", True, "first_token", 1)),
+    "error@2": (2, (HALF, "ENGINE_ERROR", True, "decode", 1)),
+    "error@2:Context size has been exceeded.": (2, (HALF, "KV_EXHAUSTED", True, "decode", 1)),
+    "garbage@head": (None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
+    "not-json@0": (None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
+    "not-json@2": (2, (INTERNAL, "PROTOCOL", False, "decode", 1)),
+    "huge@0": (None, (INTERNAL, "EVENT_TOO_LARGE", False, "first_token", 1)),
+    "huge@2": (2, (INTERNAL, "EVENT_TOO_LARGE", False, "decode", 1)),
+    "loading*": (None, ("POOL_UNREADY", "LOADING", True, "first_token", ATTEMPTS)),
+    "loading:30s": (None, ("POOL_UNREADY", "LOADING", True, "first_token", ATTEMPTS)),
+    "overloaded*": (None, ("ADMISSION_REJECT", "OVERLOADED", True, "first_token", ATTEMPTS)),
+    "busy*": (None, ("ADMISSION_REJECT", "OVERLOADED", True, "first_token", ATTEMPTS)),
+    "status:400 no": (None, ("INVALID_PARAMS", "VALIDATION", False, "first_token", 1)),
+    "status:401": (None, (INTERNAL, "UPSTREAM_AUTH", False, "first_token", 1)),
+    "status:404": (None, (INTERNAL, "UPSTREAM_NOT_FOUND", False, "first_token", 1)),
+    "status:405": (None, (INTERNAL, "UNSUPPORTED", False, "first_token", 1)),
+    "status:500": (None, (NEW, "ENGINE_ERROR", True, "first_token", 1)),
+    "status:502*": (None, (NEW, "ENGINE_ERROR", True, "first_token", ATTEMPTS)),
+    "status:503*": (None, (NEW, "ENGINE_ERROR", True, "first_token", ATTEMPTS)),
+    "status:504*": (None, (NEW, "ENGINE_ERROR", True, "first_token", ATTEMPTS)),
+    "redirect": (None, (INTERNAL, "REDIRECT", False, "first_token", 1)),
+    "html": (None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
+    "gzip": (None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
     # Half of the first event; a chunk size that is no number; a head that the timer cuts between two lines.
-    ("eof@b50", None, (NEW, "TRUNCATED", True, "first_token", 1)),
-    ("garbage@b118:xyz", None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
-    ("trickle@head:5ms", None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
-]
+    "eof@b50": (None, (NEW, "TRUNCATED", True, "first_token", 1)),
+    "garbage@b118:xyz": (None, (INTERNAL, "PROTOCOL", False, "first_token", 1)),
+    "trickle@head:5ms": (None, (NEW, "FIRST_TOKEN_TIMEOUT", True, "first_token", 1)),
+}
 TIMED = ("stall", "trickle", "comments")
 
 
@@ -163,17 +156,18 @@ ELSEWHERE = {f"triton-{kind}": ("stall@accept", "close@accept") for kind in ("ll
 
 
 CASES = [
-    pytest.param(engine, *case, id=f"{engine}-{case[0]}")
+    (fault, engine, way)
+    for fault in FAILURES
     for engine in sorted(ENGINES)
-    for case in FAILURES
-    if engine == "llamacpp" or not case[0].startswith(OF_LLAMACPP)
-    if not case[0].startswith(ELSEWHERE.get(engine, ()))
+    for way in WAYS
+    if engine == "llamacpp" or not fault.startswith(OF_LLAMACPP)
+    if not fault.startswith(ELSEWHERE.get(engine, ()))
 ]
 
 
-@both
-@pytest.mark.parametrize(("engine", "fault", "said", "expected"), CASES)
-def test_a_fault_ends_the_stream_with_its_error(engine, fault, said, expected, way):
+@product("fault, engine, way", CASES)
+def test_a_fault_ends_the_stream_with_its_error(fault, engine, way):
+    said, expected = FAILURES[fault]
     events, fired = meet(fault, way, engine=engine, timeouts=QUICK if fault.startswith(TIMED) else SLOW)
     error = error_of(events, said)
     assert (error.code, error.reason, error.retriable, error.phase, error.attempts) == expected

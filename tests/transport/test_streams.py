@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from worker_adapters import Limits, MetricsOptions, Properties, Retry, Timeouts
 from worker_adapters.lifetime import Cause
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.testing.server import nobody_there
 from worker_adapters.transport import opening
 
 from ..leaks import open_files
@@ -161,9 +162,7 @@ def test_a_connection_closed_before_the_head_is_disconnected_and_retried(attempt
 
 
 def test_nobody_there_is_refused_with_advice():
-    with Server(lambda client: None) as server:
-        url = server.url
-    with adapter(url) as a:
+    with nobody_there() as url, adapter(url) as a:
         error = list(a.stream(request()))[-1]
     assert (error.code, error.reason, error.phase) == ("POOL_UNAVAILABLE", "CONNECT", "connect")
     assert "is the server running" in error.message

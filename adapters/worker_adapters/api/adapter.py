@@ -114,7 +114,9 @@ class Completion:
 
 @runtime_checkable
 class Stream(Protocol):
-    """The events of one generation. Read by one thread, the first that does: any other gets RuntimeError; `cancel` and `close` from any.
+    """The events of one generation, read by one thread: the first that does, any other gets RuntimeError.
+
+    `cancel` and `close` are for any thread, signal handlers included.
 
     Iterating blocks until the next event and never raises for the engine's sake: failures are `Error` events. Leaving
     the `with` block early cancels; so does dropping the last reference.
@@ -144,15 +146,18 @@ class Stream(Protocol):
         ...
 
     def get(self, timeout: float | None = None) -> Event | None:
-        """The next event; None after the last one. Raises TimeoutError where none comes in that many seconds: nothing is lost."""
+        """The next event; None after the last one.
+
+        Raises TimeoutError where none comes in that many seconds: nothing is lost.
+        """
         ...
 
     def result(self, timeout: float | None = None) -> Completion:
         """Block until the end and collect: what is returned is whole. A stream made with `collect=True` collects by itself.
 
-        Raises WorkerError (with `partial`) where the stream ends in an `Error`, StreamCancelledError (with `partial`) where it was
-        cancelled, TimeoutError after that many seconds (it may be asked again), RuntimeError if iteration has begun, unless the
-        stream was made with `collect=True`.
+        Raises WorkerError (with `partial`) where the stream ends in an `Error`, StreamCancelledError (with `partial`)
+        where it was cancelled, TimeoutError after that many seconds (it may be asked again), RuntimeError if iteration
+        has begun, unless the stream was made with `collect=True`.
         """
         ...
 
@@ -186,9 +191,9 @@ class Adapter(Protocol):
     ) -> Stream:
         """Start the stream on the library's loop thread and return at once.
 
-        Raises InvalidRequestError, AdmissionRejectedError and AdapterClosedError; nothing else. `block`: waits for a place up to the
-        request's deadline, or until all places are held by streams that nobody has read, collected or cancelled for
-        `Limits.stall` seconds. `collect`: the events are collected in the background, for `result()`.
+        Raises InvalidRequestError, AdmissionRejectedError and AdapterClosedError; nothing else. `block`: waits for a
+        place up to the request's deadline, or until all places are held by streams that nobody has read, collected or
+        cancelled for `Limits.stall` seconds. `collect`: the events are collected in the background, for `result()`.
         """
         ...
 
@@ -212,7 +217,8 @@ class Adapter(Protocol):
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until nothing is in flight and everything is reported, for that many seconds at most; whether it is so.
 
-        Streams that nobody reads do not end by themselves, and new ones may still be submitted: that is the caller's to stop.
+        Streams that nobody reads do not end by themselves, and new ones may still be submitted: that is the caller's to
+        stop.
         """
         ...
 

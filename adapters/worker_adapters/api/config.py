@@ -75,8 +75,8 @@ class TLS:
 class Limits:
     """Bounds: streams in flight, events in the hand-over, bytes of one SSE event, of an error body and of a probe's body.
 
-    `max_collected`: characters of text that a collected stream may have. `stall`: seconds after which `submit(block=True)` gives
-    up, if all places are held by streams that wait for consumers who do not come.
+    `max_collected`: characters of text that a collected stream may have. `stall`: seconds after which
+    `submit(block=True)` gives up, if all places are held by streams that wait for consumers who do not come.
 
     `max_event_size` None means max(1 MiB, 8 × the encoded request + 256 KiB), at most 64 MiB: llama-server's last event
     echoes the whole prompt.

@@ -219,8 +219,8 @@ class WorkerError(Exception):
 class StreamCancelledError(Exception):
     """What `result()` and `generate()` raise for a stream that was cancelled, or whose adapter was closed: it is not whole.
 
-    No WorkerError, as nothing failed (concurrent.futures.CancelledError is none of the work's errors, either). `partial` is what
-    had come (a `Completion`).
+    No WorkerError, as nothing failed (concurrent.futures.CancelledError is none of the work's errors, either).
+    `partial` is what had come (a `Completion`).
     """
 
     def __init__(self, partial: Any = None) -> None:

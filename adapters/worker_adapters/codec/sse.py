@@ -219,12 +219,12 @@ class SSEDecoder:
         patience: Callable[[], float],
         nothing_yet: Callable[[int], _Item | None],
     ) -> Callable[[], list[bytes | Frame] | _Item]:
-        """What gives, at each call, the `payloads` of what the next reads from a socket bring: at least one; none at the end.
+        """What gives, at each call, the `payloads` of the next reads from a socket: at least one, none at the end.
 
-        `wake`: the descriptor that ends its waiting, for at most `patience()` seconds; negative: it never waits, and keeps the
-        interpreter lock. `nothing_yet(status)` is asked (WIRE_BLOCKED, WIRE_TIME, WIRE_WOKEN, WIRE_MORE) whenever it has waited
-        or read for a while and nothing is complete: it goes on at None, and gives what that answers else. Raises what these two
-        do and `payloads` does, BodyError, CutOffError and OSError.
+        `wake`: the descriptor that ends its waiting, for at most `patience()` seconds; negative: it never waits, and
+        keeps the interpreter lock. `nothing_yet(status)` is asked (WIRE_BLOCKED, WIRE_TIME, WIRE_WOKEN, WIRE_MORE)
+        whenever it has waited or read for a while and nothing is complete: it goes on at None, and gives what that
+        answers else. Raises what these two do and `payloads` does, BodyError, CutOffError and OSError.
         """
         after_read = partial(self._after_read, wire, nothing_yet)
         return partial(_native.pull, wire.address, self._address, descriptor, wake, patience, after_read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .adapter import AdapterConfig, EngineAdapter
+from .adapter import AdapterConfig, EngineAdapter, dump
+from .many import as_completed, merge
 
-__all__ = ["AdapterConfig", "EngineAdapter"]
+__all__ = ["AdapterConfig", "EngineAdapter", "as_completed", "dump", "merge"]

@@ -32,6 +32,7 @@ from ..dialect import Fault, WireRequest
 from ..lifetime import Cause, Lifetime
 from ..loop import LOOP
 from ..transport import Transport
+from .dump import describe
 from .handle import RunningStream
 from .layers import layered
 from .metrics import NO_METRICS, PrometheusRecorder, Recorder
@@ -44,7 +45,7 @@ from .stream import Direct, Submitted
 from .validate import validate
 from .worker import Worker
 
-__all__ = ["AdapterConfig", "EngineAdapter"]
+__all__ = ["AdapterConfig", "EngineAdapter", "dump"]
 
 CLOSE_SECONDS = 2.0  # how long close() waits for its threads; a DNS look-up is the only thing that can take longer
 EXIT_SECONDS = 1.0
@@ -62,7 +63,7 @@ class EngineAdapter:
     def _set_up(self) -> None:
         """Everything that a forked child must not share with its parent."""
         config = self._config
-        self._places = Places(config.limits)
+        self.places = Places(config.limits)
         self._transport = self._given_transport or (config.transport or OnDemand)(config)
         self._worker = Worker(
             dialect=config.dialect,
@@ -80,7 +81,7 @@ class EngineAdapter:
         )
 
     def _after_fork(self) -> None:
-        for running in list(self._places.held):
+        for running in list(self.places.held):
             running.disown()
         self._set_up()
 
@@ -137,7 +138,7 @@ class EngineAdapter:
 
     def cancel(self, task_id: str) -> CancelOutcome:
         """See Adapter."""
-        running = self._places.find(task_id)
+        running = self.places.find(task_id)
         if running is None or running.delivered:
             return CancelOutcome.UNKNOWN
         running.lifetime.trip(Cause.CANCELLED)
@@ -146,12 +147,12 @@ class EngineAdapter:
     @property
     def in_flight(self) -> int:
         """See Adapter."""
-        return len(self._places.held)
+        return len(self.places.held)
 
     def drain(self, timeout: float | None = None) -> bool:
         """See Adapter."""
         give_up = math.inf if timeout is None else time.monotonic() + timeout
-        return self._places.wait_until_empty(give_up) and REPORTS.flush(give_up)
+        return self.places.wait_until_empty(give_up) and REPORTS.flush(give_up)
 
     def _running(self, request: GenerateRequest, timeouts: Timeouts | None, way: str) -> Running:
         """The owner of a stream to be. Raises WorkerError for what can be judged without I/O."""
@@ -172,7 +173,7 @@ class EngineAdapter:
             lifetime=Lifetime(timeouts or self._config.timeouts, deadline),
             submitted_at=submitted_at,
             worker=worker,
-            places=self._places,
+            places=self.places,
             way=way,
         )
 
@@ -184,10 +185,13 @@ class EngineAdapter:
             return None
 
     def _begin(self, running: Running, source: Direct | Submitted, *, block: bool, collect: bool) -> Stream:
-        """Give it a place and set it going; whatever interrupts that ends it. The handle is there first: dropping it does, too."""
+        """Give it a place and set it going; whatever interrupts that ends it.
+
+        The handle is there first: dropping it does, too.
+        """
         stream = RunningStream(running, source, collect=collect)
         try:
-            self._places.take(running, block=block)
+            self.places.take(running, block=block)
             begun(running)
             source.start()
         except Fault as fault:
@@ -251,7 +255,7 @@ class EngineAdapter:
         raise self._worker.refusal(Fault(Reason.UNSUPPORTED, f"{self._config.dialect.name} has no {what}"))
 
     def _open_worker(self) -> Worker:
-        if self._places.closed:
+        if self.places.closed:
             raise self._worker.refusal(Fault(Reason.ADAPTER_CLOSED, "the adapter is closed"))
         return self._worker
 
@@ -263,11 +267,11 @@ class EngineAdapter:
 
     def _close(self, seconds: float) -> None:
         give_up = time.monotonic() + seconds
-        for running in self._places.close():
+        for running in self.places.close():
             running.lifetime.trip(Cause.CANCELLED)
         if not LOOP.is_current():
             me = threading.get_ident()
-            self._places.wait_until_empty(give_up, but=lambda running: running.driver == me)
+            self.places.wait_until_empty(give_up, but=lambda running: running.driver == me)
         self._worker.close(give_up)
         self._transport.close()  # with which a probe under way is interrupted, wherever it is
         REPORTS.flush(give_up)
@@ -286,6 +290,14 @@ def _recorder(config: AdapterConfig) -> Recorder:
 
 
 _adapters: weakref.WeakSet[EngineAdapter] = weakref.WeakSet()
+
+
+def dump() -> str:
+    """What streams this process has, their phase, their age, and what each waits for.
+
+    For people; for any thread, at any time.
+    """
+    return describe(list(_adapters))
 
 
 def _after_fork_in_child() -> None:

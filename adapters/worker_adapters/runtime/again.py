@@ -28,7 +28,11 @@ def wait_before_next(failed: Fault, worker: Worker, running: Running) -> float |
 
 def _is_worth_retrying(failed: Fault, running: Running) -> bool:
     if failed.reason is Reason.DISCONNECTED:
-        return running.lifetime.phase in (Phase.PREPARE, Phase.CONNECT, Phase.QUEUE)  # not a byte of a response had come
+        return running.lifetime.phase in (
+            Phase.PREPARE,
+            Phase.CONNECT,
+            Phase.QUEUE,
+        )  # not a byte of a response had come
     if failed.reason is Reason.ENGINE_ERROR:
         return failed.upstream is not None and failed.upstream.status in _RETRIED_STATUS
     return failed.reason in _RETRIED

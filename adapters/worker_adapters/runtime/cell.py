@@ -33,7 +33,7 @@ class _Flight(Generic[T]):
 
 
 class Cell(Generic[T]):
-    """Thread-safe without a lock: whoever puts a flight into the cell first asks, the others wait for it, each as long as it lives.
+    """Thread-safe without a lock: whoever puts a flight into the cell first asks, the others wait, each as long as it lives.
 
     `probe` blocks and may raise. Answers are good for `max_age` seconds, failures for `retry_after`.
     """
@@ -163,4 +163,3 @@ def _told(known: tuple[T | None, Exception | None]) -> T:
     if failure is not None:
         raise failure
     return value  # type: ignore[return-value]  # there is one where nothing failed
-

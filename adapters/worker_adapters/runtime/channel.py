@@ -4,9 +4,9 @@ One producer, one consumer. Runs of events go over, not single ones: what a thre
 bound counts events that the consumer has not finished with: a run it is still iterating counts until it asks for more. A
 run goes over whole if there is any room: its events exist already.
 
-There is no lock. Each counter has one writer, and whoever is about to wait first says so and then looks again, so a wake-up
-can't be lost. A run stays in the queue while the consumer iterates it, and is taken out when it asks for more: an exception of a
-signal handler, at whatever point, loses neither a run nor its room.
+There is no lock. Each counter has one writer, and whoever is about to wait first says so and then looks again, so a
+wake-up can't be lost. A run stays in the queue while the consumer iterates it, and is taken out when it asks for more:
+an exception of a signal handler, at whatever point, loses neither a run nor its room.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..api import Event, Token
 from ..waiting import current_waker
 from .running import Running
 
-__all__ = ["Channel", "Hand", "size_of"]
+__all__ = ["Channel", "Gate", "Hand", "Waiter", "size_of"]
 
 
 class Waiter(Protocol):
@@ -36,7 +36,10 @@ class Waiter(Protocol):
 
 @attrs.define(eq=False)
 class Hand:
-    """A run on its way to the consumer, who has what `events` has given so far. `upto`: events handed over with it, in all."""
+    """A run on its way to the consumer, who has what `events` has given so far.
+
+    `upto`: events handed over with it, in all.
+    """
 
     run: list[Event]
     upto: int = 0
@@ -51,10 +54,31 @@ class Hand:
         return not operator.length_hint(self.events)
 
 
+class Gate:
+    """Whether channels are to take what comes, full or not: while their consumer can't look."""
+
+    __slots__ = ("open",)
+
+    def __init__(self) -> None:
+        self.open = False
+
+
 class Channel:
     """Full while the consumer has not finished with `size` events; never while the stream is collected."""
 
-    __slots__ = ("_done", "_hand", "_put", "_queue", "_running", "_size", "_waiter", "collected", "parked", "room")
+    __slots__ = (
+        "_done",
+        "_hand",
+        "_put",
+        "_queue",
+        "_running",
+        "_size",
+        "_waiter",
+        "collected",
+        "gate",
+        "parked",
+        "room",
+    )
 
     def __init__(self, running: Running, size: int) -> None:
         self._running = running
@@ -64,6 +88,7 @@ class Channel:
         self._done = 0  # events that the consumer has finished with; the consumer's, as is `_hand`
         self._hand: Hand | None = None
         self._waiter: Waiter | None = None  # whom to wake when there is a run
+        self.gate = Gate()
         self.parked = False  # the producer waits for room
         self.room: Callable[[], None] = _nobody_waits
         self.collected = -1  # characters of text; negative: the stream is not collected
@@ -73,7 +98,7 @@ class Channel:
     @property
     def full(self) -> bool:
         """Whether there is no room for another run."""
-        return self._put - self._done >= self._size
+        return self._put - self._done >= self._size and not self.gate.open
 
     def put(self, run: list[Event]) -> None:
         """Hand over a run. Never blocks."""
@@ -117,11 +142,11 @@ class Channel:
             self._hand = None
             if self.parked:
                 self.room()
-        if lifetime.cancelled or not self._queue:
+        if not self._queue:
             return None
         self._hand = hand = self._queue[0]
         lifetime.handed = hand.run
-        if lifetime.cancelled:  # meanwhile: what came with it is dropped
+        if lifetime.cancelled:  # perhaps meanwhile: what came with it is dropped
             hand.run.clear()
             return None
         return hand
@@ -163,4 +188,3 @@ def _nobody_waits() -> None:
 def size_of(run: list[Event]) -> int:
     """Characters of text."""
     return sum(len(event.text) for event in run if type(event) is Token)
-

@@ -24,10 +24,10 @@ from ..api import (
     WorkerError,
 )
 from ..lifetime import Cause
-from .channel import Hand
+from .channel import Gate, Hand, Waiter
 from .envelope import exception_of
 from .running import Running
-from .stream import Source
+from .stream import Source, Submitted
 
 __all__ = ["RunningStream"]
 
@@ -55,6 +55,20 @@ class _Handed:
         if hand is None:
             raise StopIteration
         return hand.events
+
+    def hand_now(self) -> Hand | None:
+        """As `next_hand`, without waiting: None, too, where there is nothing yet."""
+        running, source = self._running, self._source
+        if running.delivered or not isinstance(source, Submitted):
+            return None
+        hand = None if running.lifetime.cancelled else source.channel.next_hand()
+        if hand is None and (running.terminal is not None or running.lifetime.cancelled):
+            # Once more: a run may have come between the two looks.
+            hand = None if running.lifetime.cancelled else source.channel.next_hand()
+            if hand is None:
+                hand = Hand([verdict(running, source)])
+                running.delivered = True
+        return hand
 
     def bind(self) -> None:
         """One thread reads a stream: the first that does. Raises RuntimeError in another."""
@@ -98,7 +112,7 @@ def _holding(_handle: object) -> Iterator[Event]:
 class RunningStream:
     """A Stream (see api.adapter). Nothing that runs refers to it, so dropping it is noticed: it cancels."""
 
-    __slots__ = ("__weakref__", "_begun", "_events", "_handed", "_kept", "_running", "_source")
+    __slots__ = ("__weakref__", "_begun", "_events", "_handed", "_kept", "_merged", "_running", "_source")
 
     def __init__(self, running: Running, source: Source, *, collect: bool) -> None:
         self._running = running
@@ -106,7 +120,7 @@ class RunningStream:
         self._handed = _Handed(running, source)
         self._events = chain.from_iterable(self._handed)
         self._kept: list[Event] | None = [] if collect else None
-        self._begun = False
+        self._begun = self._merged = False
 
     @property
     def task_id(self) -> str:
@@ -185,6 +199,34 @@ class RunningStream:
         running.lifetime.trip(Cause.CANCELLED)
         if running.terminal is None and not running.lifetime.disowned:
             self._source.abandon()
+
+    # --- one of many --------------------------------------------------------------------------------------------------
+
+    def tell(self, waiter: Waiter, gate: Gate | None) -> None:
+        """Wake that whenever there is something for `take_now`; without a gate once, at the end, and collect until then.
+
+        From here on the stream is read by that alone. Raises TypeError for one that its consumer drives, RuntimeError
+        for one that is read already.
+        """
+        if not isinstance(self._source, Submitted):
+            raise TypeError("only submitted streams can be merged: stream() runs on the thread that reads it")
+        if self._begun or self._merged:
+            raise RuntimeError("a stream is iterated, or merged, or collected: one of them")
+        self._merged = True
+        self._running.wait_with(waiter)
+        if gate is None:
+            self._source.channel.collect()
+        else:
+            self._begun = True
+            self._source.channel.gate = gate
+            self._source.channel.waits_with(waiter)
+
+    def take_now(self) -> tuple[list[Event], bool]:
+        """The next run of events, if there is any, and whether the terminal event is its last. Does not block."""
+        self._running.moves += 1
+        hand = self._handed.hand_now()
+        events = [] if hand is None else [self._noted(event) for event in hand.events]
+        return events, self._running.delivered
 
     # --- a future -----------------------------------------------------------------------------------------------------
 

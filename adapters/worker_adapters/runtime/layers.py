@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator
 from math import inf
+from typing import cast
 
 from ..api import End, Error, ErrorCode, Event, Metrics, Properties, Reason, Started, Token, Upstream
 from ..codec import SSEDecoder
@@ -27,7 +28,7 @@ from .reply import refused, require_event_stream
 from .report import progress, retried
 from .reports import REPORTS, described
 from .running import Running
-from .runs import Feed, Runs
+from .runs import Driven, Feed, Runs
 from .validate import validate
 from .worker import Worker
 
@@ -40,10 +41,10 @@ MIB = 1024 * 1024
 LARGEST_EVENT = 1024 * MIB  # the codec's own bound
 
 
-def layered(running: Running) -> Runs:
+def layered(running: Running) -> Driven:
     """The events of a stream in runs, the last of which ends with the terminal event. Never raises for the engine's sake."""
     worker = running.worker
-    return ending(worker, running, retrying(worker, running))
+    return cast(Driven, ending(running, retrying(worker, running)))
 
 
 # --- attempt: one request, and what its response says: Started (Token | Metrics)* End ---------------------------------
@@ -84,19 +85,12 @@ def _received(
     counted, framed = 0, False
     decoded = dialect.decode(feed, request=running.request, tally=tally)
     while True:
-        if not feed.over:
-            try:
-                batch = pull()
-            except Fault as fault:
-                feed.fail(fault)
-            else:
-                if batch is BLOCKED:
-                    yield BLOCKED
-                    lifetime.check()
-                    continue
-                if lifetime.causes:
-                    raise Interrupted(lifetime.causes[0][0])
-                feed.give(batch)
+        if feed.is_blocked(pull):
+            yield BLOCKED
+            lifetime.check()
+            continue
+        if lifetime.causes:
+            raise Interrupted(lifetime.causes[0][0])
         run = next(decoded, None)
         if run is None:
             raise _unfinished(exchange, decoder, framed=framed)
@@ -113,12 +107,7 @@ def _received(
             continue
         framed = True
         if run and running.started is None:
-            opened = _opened(worker, run.pop(0))
-            known = yield from worker.known_for_started(lifetime)
-            running.started = _started(worker, running, grade, opened, known)
-            lifetime.pause()  # the first-token timer goes on after this, if nothing came with it
-            yield [running.started]
-            lifetime.resume()
+            yield from _begun(worker, running, grade, run.pop(0))
         if not run and tally.tokens_out == counted:
             lifetime.check()
             continue  # a sign of life, and no content
@@ -214,10 +203,16 @@ def _checked_mixed(worker: Worker, running: Running, events: list[Event]) -> int
     return len(tokens)
 
 
-def _opened(worker: Worker, item: Item) -> Opened:
-    if type(item) is not Opened:
-        raise _unlawful(worker, f"{type(item).__name__} came before Opened")
-    return item
+def _begun(worker: Worker, running: Running, grade: Grade, opened: Item) -> Runs:
+    """Started, which the version is waited for a moment."""
+    if type(opened) is not Opened:
+        raise _unlawful(worker, f"{type(opened).__name__} came before Opened")
+    lifetime = running.lifetime
+    known = yield from worker.known_for_started(lifetime)
+    running.started = _started(worker, running, grade, opened, known)
+    lifetime.pause()  # the first-token timer goes on after this, if nothing came with it
+    yield [running.started]
+    lifetime.resume()
 
 
 def _started(worker: Worker, running: Running, grade: Grade, opened: Opened, known: Properties) -> Started:
@@ -322,7 +317,7 @@ def _try_again(failed: Fault, worker: Worker, running: Running) -> Steps[None]:
 # --- ending: exceptions → the terminal event --------------------------------------------------------------------------
 
 
-def ending(worker: Worker, running: Running, runs: Runs) -> Runs:
+def ending(running: Running, runs: Runs) -> Runs:
     """Exactly one terminal event, whatever happens below."""
     lifetime = running.lifetime
     terminal: End | Error

@@ -81,9 +81,7 @@ class OnDemand:
         """See Transport."""
         return self._transport().open(wire, headers, lifetime)
 
-    def exchange(
-        self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime, limit: int
-    ) -> Steps[Reply]:
+    def exchange(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime, limit: int) -> Steps[Reply]:
         """See Transport."""
         return self._transport().exchange(wire, headers, lifetime, limit)
 

@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Places"]
 
-LETTING_GO = 0.1  # seconds that a stream which was cancelled or dropped takes at most, on a machine that is not overloaded
+LETTING_GO = (
+    0.1  # seconds that a stream which was cancelled or dropped takes at most, on a machine that is not overloaded
+)
 
 
 class Places:
-    """Thread-safe. A stream has its place as long as it is a key of `held`: taking is adding it, freeing is removing it, each
-    one operation of a dict, so there is no moment at which a place is nobody's.
+    """Thread-safe.
 
-    The lock orders only those who take; it is reentrant, as a signal handler may close the adapter, and nothing but our own few
-    steps runs under it.
+    A stream has its place as long as it is a key of `held`: taking is adding it, freeing is removing it, each one
+    operation of a dict, so there is no moment at which a place is nobody's. The lock orders only those who take; it is
+    reentrant, as a signal handler may close the adapter, and nothing but our own few steps runs under it.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -43,8 +45,9 @@ class Places:
     def take(self, running: Running, *, block: bool) -> None:
         """Give a stream its place. Raises Fault: ADAPTER_CLOSED, VALIDATION (its task is in flight), LOCAL_LIMIT.
 
-        `block`: waits for one until the stream's deadline, unless every place is held by a stream that waits for its consumer,
-        and has done so for `Limits.stall` seconds. A place whose stream was cancelled or dropped just now is waited for anyway.
+        `block`: waits for one until the stream's deadline, unless every place is held by a stream that waits for its
+        consumer, and has done so for `Limits.stall` seconds. A place whose stream was cancelled or dropped just now is
+        waited for anyway.
         """
         if self._taken(running):
             return
@@ -71,15 +74,13 @@ class Places:
     def _taken(self, running: Running) -> bool:
         task_id = running.request.task_id
         with self._lock:
-            if self.closed:
-                raise Fault(Reason.ADAPTER_CLOSED, "the adapter is closed")
             if self._by_task.get(task_id) in self.held:
                 raise Fault(Reason.VALIDATION, f"task_id {task_id!r} is already in flight on this adapter")
-            if len(self.held) >= self._limits.max_in_flight:
+            if len(self.held) >= self._limits.max_in_flight and not self.closed:
                 return False
             self._by_task[task_id] = running
             self.held[running] = None
-        if self.closed:  # by a signal handler, within
+        if self.closed:  # looked at last: a signal handler may have done it meanwhile
             self.free(running)
             raise Fault(Reason.ADAPTER_CLOSED, "the adapter is closed")
         return True

@@ -1,7 +1,7 @@
 """What is reported of a stream: the counters while it runs, the summary and one log line at its end.
 
-Put together here, on the stream's driver, and told to the application later (reports.py). Prompts, completions and secrets are
-never logged.
+Put together here, on the stream's driver, and told to the application later (reports.py). Prompts, completions and
+secrets are never logged.
 """
 
 from __future__ import annotations

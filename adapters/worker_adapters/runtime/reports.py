@@ -1,7 +1,8 @@
 """Reports: what is told to an application about its streams (metrics, log lines, callbacks), on one thread, after the fact.
 
-What an application plugs in may take its time or raise; no stream waits for it. The queue is bounded: what does not fit is dropped
-and counted. Whoever needs to know that everything is out flushes: `drain()`, `close()`, the end of the process.
+What an application plugs in may take its time or raise; no stream waits for it. The queue is bounded: what does not fit
+is dropped and counted. Whoever needs to know that everything is out flushes: `drain()`, `close()`, the end of the
+process.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ class Reports:
         self._waker = Waker()
         self._idle = False
         self.dropped = 0
+
+    @property
+    def waiting(self) -> int:
+        """Reports that are not out yet."""
+        return len(self._queue)
 
     def add(self, report: Callable[..., None], *args: Any, **named: Any) -> None:
         """Have it called soon. Never blocks; raises nothing."""

@@ -1,8 +1,8 @@
 """The running state of one stream, and its only owner: what frees its place, makes its end known and has it reported.
 
-It exists before anything is registered or started. `end` is idempotent, in each of its steps: whoever notices that a stream is
-over calls it (its driver, its consumer, the loop for one that was dropped), and calling it again finishes what an exception
-that struck in the middle left undone. The caller's handle is another object, and may be dropped.
+It exists before anything is registered or started. `end` is idempotent, in each of its steps: whoever notices that a
+stream is over calls it (its driver, its consumer, the loop for one that was dropped), and calling it again finishes
+what an exception that struck in the middle left undone. The caller's handle is another object, and may be dropped.
 """
 
 from __future__ import annotations

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from types import GeneratorType
 from typing import TypeAlias
 
 from ..api import End, Error, Event, Reason
 from ..dialect import Fault, Payload
-from ..waiting import Blocked
+from ..waiting import BLOCKED, Blocked
 
-__all__ = ["TERMINAL", "Feed", "Runs"]
+__all__ = ["TERMINAL", "Driven", "Feed", "Runs"]
 
 Runs: TypeAlias = Generator[list[Event] | Blocked, None, None]
+Driven: TypeAlias = "GeneratorType[list[Event] | Blocked, None, None]"
+"""The outermost layer, whose driver looks at how far it is."""
 
 TERMINAL = (End, Error)
 
@@ -30,17 +33,26 @@ class Feed:
         self._fault: Fault | None = None
         self.over = False
 
-    def give(self, batch: Sequence[Payload]) -> None:
-        """What was read; nothing at the body's end."""
+    def is_blocked(self, pull: Callable[[], Sequence[Payload] | Blocked]) -> bool:
+        """Read what the decoder is given next, if there is any more; whether that would block.
+
+        A Fault that the body breaks off with is raised within the decoder, which may know that it is no loss.
+        """
+        if self.over:
+            return False
+        try:
+            batch = pull()
+        except Fault as fault:
+            self._fault = fault
+            self.over = True
+            return False
+        if batch is BLOCKED:
+            return True
         if batch:
             self._batch = batch
         else:
             self.over = True
-
-    def fail(self, fault: Fault) -> None:
-        """How the body broke off. Raised within the decoder, which may know that this is no loss."""
-        self._fault = fault
-        self.over = True
+        return False
 
     def __iter__(self) -> Feed:
         return self
@@ -54,4 +66,6 @@ class Feed:
             raise fault
         if self.over:
             raise StopIteration
-        raise Fault(Reason.BUG, "the dialect's decode asks for a second batch before it has yielded a run for the first")
+        raise Fault(
+            Reason.BUG, "the dialect's decode asks for a second batch before it has yielded a run for the first"
+        )

@@ -1,7 +1,7 @@
 """The two ways to run a stream: driven by its consumer, in `next`, or by the loop, with a hand-over.
 
-Both drive the same generators (layers.py). A driver is what may touch a stream's connection, timers and state; whoever else wants
-something of it trips the lifetime, which wakes the driver.
+Both drive the same generators (layers.py). A driver is what may touch a stream's connection, timers and state; whoever
+else wants something of it trips the lifetime, which wakes the driver.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .channel import Channel, Hand, size_of
 from .envelope import fault_of_cause
 from .layers import bug_of, error_of
 from .running import Running
-from .runs import TERMINAL, Runs
+from .runs import TERMINAL, Driven
 
 __all__ = ["Direct", "Source", "Submitted"]
 
@@ -41,7 +41,10 @@ class Source(Protocol):
         ...
 
     def abandon(self) -> None:
-        """The consumer wants no more: the place is free when this returns, the connection soon. Idempotent; does not block."""
+        """The consumer wants no more: the place is free when this returns, the connection soon.
+
+        Idempotent; does not block.
+        """
         ...
 
     def drop(self) -> None:
@@ -52,14 +55,15 @@ class Source(Protocol):
 class Direct:
     """A stream that its consumer drives, on its own thread.
 
-    Whoever has the turn drives. The consumer takes it in `take` and gives it back, and between two of these calls the stream
-    belongs to the loop: when it is tripped (cancelled, dropped, its deadline has passed), the loop takes the turn for good and
-    ends it. Taking the turn is one compare-and-set, `dict.setdefault`. While nobody drives, this is the lifetime's waker.
+    Whoever has the turn drives. The consumer takes it in `take` and gives it back, and between two of these calls the
+    stream belongs to the loop: when it is tripped (cancelled, dropped, its deadline has passed), the loop takes the
+    turn for good and ends it. Taking the turn is one compare-and-set, `dict.setdefault`. While nobody drives, this is
+    the lifetime's waker.
     """
 
     __slots__ = ("__weakref__", "_hand", "_limit", "_running", "_runs", "_turn", "dropped")
 
-    def __init__(self, running: Running, runs: Runs, *, max_collected: int) -> None:
+    def __init__(self, running: Running, runs: Driven, *, max_collected: int) -> None:
         self._running = running
         self._runs = runs
         self._limit = max_collected
@@ -80,7 +84,8 @@ class Direct:
         running, lifetime, me = self._running, self._running.lifetime, threading.get_ident()
         running.moves += 1
         if self._turn.setdefault("by", me) != me:
-            return self._wait_for_the_end(until)
+            self._wait_for_the_end(until)
+            return None
         if self._runs.gi_running:
             raise RuntimeError("the stream is being iterated by the code that this signal handler has interrupted")
         try:
@@ -174,7 +179,9 @@ class Direct:
         if running.lifetime.disowned:
             return
         try:
-            with contextlib.suppress(ValueError):  # it runs: a signal handler has called from within, and it sees the cause
+            with contextlib.suppress(
+                ValueError
+            ):  # it runs: a signal handler has called from within, and it sees the cause
                 self._runs.close()
         finally:
             LOOP.forget(self)
@@ -221,7 +228,7 @@ class Submitted(Task):
 
     __slots__ = ("_limit", "_running", "_runs", "channel")
 
-    def __init__(self, running: Running, runs: Runs, *, size: int, max_collected: int) -> None:
+    def __init__(self, running: Running, runs: Driven, *, size: int, max_collected: int) -> None:
         super().__init__(running.lifetime)
         self._running = running
         self._runs = runs
@@ -268,7 +275,7 @@ class Submitted(Task):
         if channel.full:
             return self._park()
         exchange = running.exchange
-        return exchange is None or not exchange.drained
+        return exchange is None or not exchange.awaits_more()
 
     def _finish(self, run: list[Event], terminal: End | Error) -> None:
         self.over = True

@@ -105,7 +105,7 @@ class Worker:
             return {}
         try:
             token: object = self._credentials()
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:  # a provider has no say in when this process ends
             raise _provider_failed(exc) from exc
         return self._carrying(token)
 
@@ -338,5 +338,3 @@ def _patience(timeouts: Timeouts) -> float:
 
 def _provider_failed(exc: BaseException) -> Fault:
     return Fault(Reason.UPSTREAM_AUTH, f"the credentials provider failed: {type(exc).__name__}: {exc}")
-
-

@@ -5,12 +5,26 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from .transcripts import Transcripts
 
-__all__ = ["ReplayServer"]
+__all__ = ["ReplayServer", "nobody_there"]
+
+
+@contextmanager
+def nobody_there() -> Iterator[str]:
+    """The URL of a port that refuses as long as the block runs, whoever else looks for a port.
+
+    Bound and not listening: Linux refuses connections to it and gives it to nobody else. One that was closed may be taken
+    by any process of the machine.
+    """
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
 class ReplayServer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..api import End, Error, ErrorCode, Reason, Started
 from .leaks import counted_connects
+from .server import nobody_there
 from .ways import Ways, text_of
 
 __all__ = ["OverSockets"]
@@ -59,9 +60,7 @@ class OverSockets(Ways):
 
     def test_nobody_there(self) -> None:
         """A worker that is gone: a typed error, and health says so without raising."""
-        with self.worker() as url:
-            pass
-        with self.connect(url) as adapter:
+        with nobody_there() as url, self.connect(url) as adapter:
             (error,) = list(adapter.stream(self.request()))
             assert isinstance(error, Error)
             assert (error.code, error.reason) == (ErrorCode.POOL_UNAVAILABLE, Reason.CONNECT)

@@ -45,9 +45,8 @@ class Exchange(Protocol):
         """Bytes of content that have come so far, without the framing of HTTP."""
         ...
 
-    @property
-    def drained(self) -> bool:
-        """Whether nothing is to be had before the descriptor that was last waited for is ready again."""
+    def awaits_more(self) -> bool:
+        """Whether nothing is to be had before more has come; if so, that is what the lifetime wants (`want_fd`)."""
         ...
 
     def puller(self, decoder: SSEDecoder) -> Callable[[], Sequence[Payload] | Blocked]:
@@ -85,9 +84,7 @@ class Transport(Protocol):
         """
         ...
 
-    def exchange(
-        self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime, limit: int
-    ) -> Steps[Reply]:
+    def exchange(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime, limit: int) -> Steps[Reply]:
         """Send a small request and read its whole reply. Raises Fault (CONNECT, DISCONNECTED, PROTOCOL), Interrupted."""
         ...
 

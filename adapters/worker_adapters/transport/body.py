@@ -12,7 +12,7 @@ from math import inf
 from ..codec import WIRE_TIME, SSEDecoder, Wire
 from ..dialect import Payload
 from ..lifetime import Lifetime
-from ..waiting import BLOCKED, Blocked, Steps, Waker, cooperative
+from ..waiting import BLOCKED, READ, Blocked, Steps, Waker, cooperative
 from .head import Head
 from .link import Link, PlainLink
 
@@ -36,10 +36,12 @@ class Body:
         """Whether it has ended and nothing follows it."""
         return self._wire.reusable and not self._rest
 
-    @property
-    def drained(self) -> bool:
-        """Whether nothing is to be had before more comes to the socket."""
-        return self._wire.drained and not self._rest and type(self._link) is PlainLink
+    def awaits_more(self, lifetime: Lifetime) -> bool:
+        """Whether nothing is to be had before more comes to the socket; if so, that is what the lifetime wants."""
+        if not self._wire.drained or self._rest or type(self._link) is not PlainLink:
+            return False
+        lifetime.want_fd, lifetime.want_events = self._link.sock.fileno(), READ
+        return True
 
     @property
     def content(self) -> int:
@@ -67,8 +69,8 @@ class Body:
     def puller(self, decoder: SSEDecoder, lifetime: Lifetime) -> Pull:
         """What gives the payloads of one read after another, none at the end, and BLOCKED where it would block.
 
-        On a thread of its own a plain link is waited for within: in C, in the same call as reading. Then BLOCKED says only that
-        the driver wants to be back.
+        On a thread of its own a plain link is waited for within: in C, in the same call as reading. Then BLOCKED says
+        only that the driver wants to be back.
         """
         link = self._link
         fd = link.sock.fileno()

@@ -1,8 +1,9 @@
 """Connections of one origin, kept between requests in urllib3's pool.
 
-urllib3 keeps what it is good at: the pool with its key, the settings of its connections, TLS contexts. Connecting and talking is
-ours (opening.py, link.py), because nothing may block. A connection belongs to the stream that took it until that gives it back;
-idle ones belong to the pool, and the loop closes those that have been idle for too long, or that the server has closed.
+urllib3 keeps what it is good at: the pool with its key, the settings of its connections, TLS contexts. Connecting and
+talking is ours (opening.py, link.py), because nothing may block. A connection belongs to the stream that took it until
+that gives it back; idle ones belong to the pool, and the loop closes those that have been idle for too long, or that
+the server has closed.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Connection:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the pool may reuse this connection: it is young, and nothing came that nobody had asked for, as an end is."""
+        """Whether the pool may reuse it: it is young, and nothing came that nobody had asked for, as an end is."""
         link = self.link
         if link is None or time.monotonic() - self.idle_since >= self._pool.keep_alive:
             return False
@@ -81,14 +82,23 @@ class _Kept:
         self._most = most
         self.idle: deque[Connection] = deque()
 
-    def put(self, item: Connection | None, block: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002  -- queue.Queue's
+    @property
+    def full(self) -> bool:
+        """Whether one more would be too many."""
+        return len(self.idle) >= self._most
+
+    def qsize(self) -> int:
+        """As queue.LifoQueue."""
+        return len(self.idle)
+
+    def put(self, item: Connection | None, block: bool = True) -> None:  # noqa: ARG002  -- queue.Queue's
         """As queue.LifoQueue; what urllib3 fills it with at first is nothing."""
-        if len(self.idle) >= self._most:
+        if self.full:
             raise Full
         if item is not None:
             self.idle.append(item)
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Connection:  # noqa: ARG002, FBT001, FBT002
+    def get(self, block: bool = True, timeout: float | None = None) -> Connection:  # noqa: ARG002
         """As queue.LifoQueue."""
         try:
             return self.idle.pop()
@@ -99,8 +109,8 @@ class _Kept:
 class Pool(HTTPConnectionPool):
     """urllib3's, of connections of ours. Watched by the loop as long as it keeps any."""
 
-    ConnectionCls = cast("type[HTTPConnection]", Connection)
-    QueueCls = _Kept
+    ConnectionCls: Any = Connection
+    QueueCls = cast(Any, _Kept)
     target: Target
     keep_alive = 0.0
 
@@ -124,7 +134,7 @@ class Pool(HTTPConnectionPool):
     def keep(self, connection: Connection) -> None:
         """Take one back that is free for another request."""
         kept = cast("_Kept | None", self.pool)
-        if self.keep_alive <= 0 or kept is None:
+        if self.keep_alive <= 0 or kept is None or kept.full:
             connection.close()
             return
         connection.idle_since = time.monotonic()
@@ -161,6 +171,8 @@ def _drop(kept: _Kept, connection: Connection) -> None:
 
 class TLSPool(Pool, HTTPSConnectionPool):
     """The same with TLS."""
+
+    ConnectionCls: Any = Connection
 
 
 def _context_of(tls: TLS) -> ssl.SSLContext:

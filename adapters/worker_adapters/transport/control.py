@@ -1,7 +1,7 @@
 """The face of control calls: requests, so that what patches or mocks it sees them. What is beneath it is the streams' own.
 
-requests prepares and judges, an adapter of ours carries: it hands the prepared call to the transport and makes requests' response
-of the reply.
+requests prepares and judges, an adapter of ours carries: it hands the prepared call to the transport and makes
+requests' response of the reply.
 """
 
 from __future__ import annotations

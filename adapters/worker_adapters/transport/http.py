@@ -1,8 +1,8 @@
 """HTTP/1.1 over connections that never block, the only place that touches sockets.
 
-A request is written and its head read in steps (`Steps`), whoever drives them: a thread, or the loop. Streams and control calls
-share one reader of heads and one of bodies. Control calls wear the face of requests (control.py), which is loaded at the first
-of them: without retries, redirects, or a look at an environment variable.
+A request is written and its head read in steps (`Steps`), whoever drives them: a thread, or the loop. Streams and
+control calls share one reader of heads and one of bodies. Control calls wear the face of requests (control.py), which
+is loaded at the first of them: without retries, redirects, or a look at an environment variable.
 """
 
 from __future__ import annotations
@@ -60,10 +60,9 @@ class _Exchange:
         """See Exchange."""
         return self._body.content
 
-    @property
-    def drained(self) -> bool:
+    def awaits_more(self) -> bool:
         """See Exchange."""
-        return self._body.drained
+        return self._body.awaits_more(self._lifetime)
 
     def puller(self, decoder: SSEDecoder) -> Callable[[], Sequence[Payload] | Blocked]:
         """See Exchange."""
@@ -119,9 +118,7 @@ class _Exchange:
     def settle(self, seconds: float) -> Steps[None]:
         """See Exchange."""
         lifetime, body = self._lifetime, self._body
-        if self._head.closes or body.reusable:
-            return
-        until = lifetime.clock() + seconds
+        until = lifetime.clock() + (0.0 if self._head.closes else seconds)
         with contextlib.suppress(Interrupted, *BROKEN):  # no failure after the sign of the end undoes it
             while not body.reusable and lifetime.clock() < until:
                 content = body.read()
@@ -191,9 +188,7 @@ class HTTPTransport:
             raise Fault(Reason.VALIDATION, "a header of the request holds a line break")
         return f"{head}\r\n\r\n".encode("latin-1") + wire.body
 
-    def _open(
-        self, request: bytes, connection: Connection, reader: HeadReader, lifetime: Lifetime
-    ) -> Steps[_Exchange]:
+    def _open(self, request: bytes, connection: Connection, reader: HeadReader, lifetime: Lifetime) -> Steps[_Exchange]:
         try:
             link = yield from connection.connect(lifetime)
             lifetime.enter(Phase.QUEUE)
@@ -209,9 +204,7 @@ class HTTPTransport:
             raise
         return _Exchange(head, connection, link, self._pool, lifetime)
 
-    def exchange(
-        self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime, limit: int
-    ) -> Steps[Reply]:
+    def exchange(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime, limit: int) -> Steps[Reply]:
         """See Transport."""
         exchange = yield from self.open(wire, headers, lifetime)
         try:
@@ -258,11 +251,12 @@ def _sent(request: bytes, link: Link, reader: HeadReader, lifetime: Lifetime) ->
     fd = link.sock.fileno()
     while True:
         try:
-            sent = link.send(rest) if rest else 0
+            sent = link.send(rest) if rest.nbytes else 0
             rest = rest[sent:]
-            if not rest and link.flush():
-                return None
+            flushed = link.flush()
         except (ConnectionError, ssl.SSLError):
+            return None
+        if flushed and rest.nbytes == 0:
             return None
         if sent:
             continue

@@ -1,8 +1,8 @@
 """A connected socket, plain or with TLS around it, that never blocks. Sans-waiting: who uses it waits for what it `wants`.
 
-TLS runs over two memory buffers (`ssl.SSLObject`), not around the socket: what OpenSSL holds back, wants to write in order to
-read, or must be given again, is then plain bookkeeping. A link is closed without a close_notify, which would have to be waited
-for, and which a forked child must not send in its parent's name.
+TLS runs over two memory buffers (`ssl.SSLObject`), not around the socket: what OpenSSL holds back, wants to write in
+order to read, or must be given again, is then plain bookkeeping. A link is closed without a close_notify, which would
+have to be waited for, and which a forked child must not send in its parent's name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From a name to a connection: addresses, TCP to the first that answers, a proxy's tunnel, TLS. In steps that never block.
 
-RFC 8305 (happy eyeballs): families alternate, the next address is tried 250 ms after the one before or as soon as that fails,
-and the first that connects wins. All share the connect timer. Only the look-up runs on a helper thread.
+RFC 8305 (happy eyeballs): families alternate, the next address is tried 250 ms after the one before or as soon as that
+fails, and the first that connects wins. All share the connect timer. Only the look-up runs on a helper thread.
 """
 
 from __future__ import annotations

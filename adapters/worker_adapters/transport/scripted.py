@@ -101,8 +101,6 @@ def _perform(step: Step | None, lifetime: Lifetime) -> Steps[None]:
 
 
 class _Exchange:
-    drained = False  # the next step may be there already
-
     def __init__(self, script: Scripted, lifetime: Lifetime) -> None:
         self.status = script.status
         self.headers = script.headers
@@ -113,6 +111,10 @@ class _Exchange:
         self._under_way: Steps[None] | None = None
         self._over = False
         self._lifetime = lifetime
+
+    def awaits_more(self) -> bool:
+        """See Exchange. The next step may be there already."""
+        return False
 
     def _chunk(self) -> bytes | Blocked:
         """What comes next, empty at the end."""
@@ -172,7 +174,7 @@ class _Exchange:
                     body += chunk
         return bytes(body[:limit])
 
-    def settle(self, seconds: float) -> Steps[None]:
+    def settle(self, seconds: float) -> Steps[None]:  # noqa: ARG002  -- Exchange's signature
         """See Exchange."""
         yield from ()
 
