@@ -50,4 +50,4 @@ def leaves_nothing() -> Iterator[None]:
     assert our_threads() <= threads, "threads were left running"
     if open_files().items() - files:
         gc.collect()
-        assert not open_files().items() - files, "descriptors were left open"
+        assert not open_files().items() - files, f"descriptors were left open: {open_files().items() - files}"

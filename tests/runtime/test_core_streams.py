@@ -23,6 +23,7 @@ from worker_adapters import (
     Metrics,
     Phase,
     Reason,
+    Retry,
     Started,
     StreamCancelledError,
     Token,
@@ -30,16 +31,17 @@ from worker_adapters import (
 )
 from worker_adapters.dialect import Fault, Finished, Opened
 from worker_adapters.engines import mock
+from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.testing.leaks import no_leaks
 from worker_adapters.transport.scripted import Hang, Script
 
+from ..transport.servers import Client, Server, chunk, head
 from .mocked import adapter_of, busy, end, errors, good, in_thread, kinds, request, sent, tokens, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from worker_adapters import Event, Stream
-    from worker_adapters.runtime import EngineAdapter
 
 WAYS = ("submit", "stream")
 both = pytest.mark.parametrize("way", WAYS)
@@ -73,6 +75,26 @@ def test_nothing_follows_the_terminal_event(way: str) -> None:
             for _ in range(3):
                 with pytest.raises(StopIteration):
                     next(stream)
+
+
+@both
+def test_what_comes_with_the_first_read_is_handed_on_at_once(way: str) -> None:
+    """Started goes ahead of the Token that came with it, which must not wait for the engine's next one."""
+    silent = threading.Event()
+
+    def serve(client: Client) -> None:
+        if not client.request().startswith(b"POST"):
+            return  # the version is nobody's business here
+        client.send(head("Transfer-Encoding: chunked"))
+        silent.wait(0.05)  # so that it is a read of its own
+        client.send(chunk(tokens(1)))
+        silent.wait(10)
+
+    with Server(serve) as server:
+        config = AdapterConfig(dialect=mock.DIALECT, url=server.url, retry=Retry(attempts=1))
+        with EngineAdapter(config) as adapter, start(adapter, way) as stream:
+            assert [stream.get(2).kind, stream.get(2).kind] == ["started", "token"]
+        silent.set()
 
 
 # --- cancel -------------------------------------------------------------------------------------------------------------

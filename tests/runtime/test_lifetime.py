@@ -207,7 +207,7 @@ def test_no_time_is_too_long():
 
 def test_a_collection_inside_any_lock_of_ours_may_drop_a_stream():
     with adapter(*[Script(steps=[frames("ta"), Hang()])] * 4, good(), limits=Limits(max_in_flight=2)) as a:
-        for lock in (a._places._lock, HELPERS._lock):
+        for lock in (a.places._lock, HELPERS._lock):
             for way in ("stream", "submit"):
                 held = [getattr(a, way)(request())]
                 next(held[0])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
+import weakref
 from math import inf
 
 import pytest
@@ -178,6 +180,18 @@ def test_a_descriptor_is_told_once_and_may_be_closed_and_used_again(loop):
         os.write(writes, b"x")
         assert done.wait(5)
         os.close(writes)
+
+
+def test_a_timer_keeps_nothing_that_is_over(loop):
+    """A stream that ended well has a first-token timer of a minute, perhaps a deadline of a day."""
+    task = Waits(loop, Lifetime(NONE, time.monotonic() + 86400))
+    task.start()
+    until(lambda: task.steps)
+    task.lifetime.trip(Cause.CANCELLED)
+    assert task.ended.wait(5)
+    gone = weakref.ref(task)
+    del task
+    until(lambda: gc.collect() is None or gone() is None)
 
 
 def test_a_loop_without_a_thread_can_start_one_later(loop, monkeypatch):

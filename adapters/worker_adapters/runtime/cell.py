@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from math import inf
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from ..helpers import HELPERS
@@ -24,6 +26,7 @@ class _Flight(Generic[T]):
         self.over = False
         self.returned: T | None = None
         self.raised: Exception | None = None
+        self.trace: TracebackType | None = None
         self.waiting: deque[Any] = deque()
 
     def land(self) -> None:
@@ -135,7 +138,7 @@ class Cell(Generic[T]):
                     return None
                 yield from lifetime.wait(until=until)
             if flight.raised is not None:
-                raise flight.raised
+                raise flight.raised.with_traceback(flight.trace)  # not with what the others have added
             return flight.returned
 
     def _fly(self, flight: _Flight[T]) -> None:
@@ -150,6 +153,9 @@ class Cell(Generic[T]):
 
     def _landed(self, flight: _Flight[T], returned: T | None, raised: Exception | None) -> None:
         flight.returned, flight.raised = returned, raised
+        if raised is not None:
+            flight.trace = raised.__traceback__
+            _let_go(raised)
         if raised is None:
             self._known = (self._clock(), returned, None)
         else:
@@ -158,8 +164,16 @@ class Cell(Generic[T]):
         flight.land()
 
 
+def _let_go(raised: BaseException) -> None:
+    """Of what the frames hold that it went through, which is remembered with it: connections, headers."""
+    inner: BaseException | None = raised
+    while inner is not None:
+        traceback.clear_frames(inner.__traceback__)
+        inner = inner.__cause__ or inner.__context__
+
+
 def _told(known: tuple[T | None, Exception | None]) -> T:
     value, failure = known
     if failure is not None:
-        raise failure
+        raise failure.with_traceback(None)  # it is remembered: each raising would add frames, and keep what they hold
     return value  # type: ignore[return-value]  # there is one where nothing failed

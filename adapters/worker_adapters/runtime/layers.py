@@ -208,9 +208,9 @@ def _begun(worker: Worker, running: Running, grade: Grade, opened: Item) -> Runs
     if type(opened) is not Opened:
         raise _unlawful(worker, f"{type(opened).__name__} came before Opened")
     lifetime = running.lifetime
+    lifetime.pause()  # the first-token timer goes on after this, if nothing came with it
     known = yield from worker.known_for_started(lifetime)
     running.started = _started(worker, running, grade, opened, known)
-    lifetime.pause()  # the first-token timer goes on after this, if nothing came with it
     yield [running.started]
     lifetime.resume()
 

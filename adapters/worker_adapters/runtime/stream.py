@@ -275,7 +275,8 @@ class Submitted(Task):
         if channel.full:
             return self._park()
         exchange = running.exchange
-        return exchange is None or not exchange.awaits_more()
+        # Started goes ahead of what came with it, which is there already.
+        return last is running.started or exchange is None or not exchange.awaits_more()
 
     def _finish(self, run: list[Event], terminal: End | Error) -> None:
         self.over = True
