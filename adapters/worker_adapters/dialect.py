@@ -12,6 +12,7 @@ from enum import Enum, StrEnum
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import attrs
+import msgspec
 
 from .api import (
     Features,
@@ -52,6 +53,7 @@ __all__ = [
     "WorkerFacts",
     "fault_of_status",
     "reason_of_status",
+    "unchanged",
 ]
 
 T = TypeVar("T")
@@ -103,8 +105,15 @@ class WireRequest:
             method="POST",
             target=target,
             headers={"Content-Type": "application/json", "Accept": "text/event-stream", **headers},
-            body=json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"),
+            body=_as_json(body),
         )
+
+
+def _as_json(body: object) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except (TypeError, ValueError):  # what it has no words for: half a surrogate pair, a mapping of a strange kind
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 @attrs.frozen(kw_only=True)
@@ -303,7 +312,8 @@ AS_ASKED: Final = _Choice.AS_ASKED
 """No value of its own: what the request says."""
 
 
-def _unchanged(value: Any) -> Any:
+def unchanged(value: Any) -> Any:
+    """A knob whose value is the field's."""
     return value
 
 
@@ -321,7 +331,7 @@ class Knob:
     wire: str
     field: str | None = None
     neutral: Any = AS_ASKED
-    convert: Callable[[Any], Any] = _unchanged
+    convert: Callable[[Any], Any] = unchanged
     greedy: Any = AS_ASKED
     absent: str = ""
     note: str = ""

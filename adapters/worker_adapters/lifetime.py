@@ -160,9 +160,8 @@ class Lifetime:
         waker.polls()
         if self.causes:
             raise Interrupted(self.causes[0][0])
-        if waker.woken:
-            waker.forget()
-            return 0.0
+        if waker.woken:  # it is known what for: nothing that would end this stream
+            waker.seen()
         now = self.clock()
         if self.fresh:
             self.fresh = False

@@ -77,13 +77,14 @@ class Waker:
     that polls. The descriptors live as long as this object, so a late `wake` never writes into a stranger's.
     """
 
-    __slots__ = ("__weakref__", "_lock", "_polling", "_reads", "_woken", "_writes", "patience")
+    __slots__ = ("__weakref__", "_lock", "_poll", "_polling", "_reads", "_woken", "_writes", "patience")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
         self._polling = self._woken = False
         self._reads = self._writes = -1
+        self._poll: Any = None
         self.patience = MAIN_THREAD_SECONDS if threading.current_thread() is threading.main_thread() else inf
 
     def __del__(self) -> None:
@@ -130,27 +131,47 @@ class Waker:
             os.set_blocking(self._reads, False)
             os.set_blocking(self._writes, False)
 
+    def seen(self) -> None:
+        """Take back a wake-up that came while its owner did not wait."""
+        self._woken = False
+
     @property
     def woken(self) -> bool:
         """Whether somebody has woken it since it was last told to forget it."""
         return self._woken
 
     def forget(self) -> None:
-        """Take back what wakes it: its owner looks at everything next."""
+        """Take back what made its descriptor readable: its owner looks at everything next."""
         self._woken = False
-        if self._reads >= 0:
-            with contextlib.suppress(BlockingIOError):
-                _take(self._reads)
+        with contextlib.suppress(BlockingIOError):
+            _take(self._reads)
 
     def wait_for(self, descriptor: int, events: int, seconds: float) -> None:
-        """Block until woken, or the descriptor is ready, for at most that long; perhaps for less.
-
-        The owner's thread only.
-        """
+        """Block until woken, or the descriptor is ready, for at most that long; perhaps for less. The owner's only."""
         wakes = self.polls()
-        if not self._woken:
-            _poll_once(((descriptor, events), (wakes, READ)), min(seconds, self.patience, LONGEST))
-        self.forget()
+        if self._woken:
+            self._woken = False
+            return
+        seconds = max(0.0, min(seconds, self.patience, LONGEST))
+        # Read only if it says so: a wake-up that is just being written is seen by the next wait.
+        if self._is_ready(wakes, descriptor, events, seconds):
+            self.forget()
+        self._woken = False
+
+    def _is_ready(self, wakes: int, descriptor: int, events: int, seconds: float) -> bool:
+        """Wait for either; whether it is the first."""
+        if cooperative():
+            return _poll_once(((descriptor, events), (wakes, READ)), seconds, wakes)
+        poll = self._poll
+        if poll is None:
+            poll = self._poll = select.poll()
+            poll.register(wakes, READ)
+        poll.register(descriptor, events)
+        try:
+            ready = poll.poll(seconds * 1000 + 0.999)
+        finally:
+            poll.unregister(descriptor)
+        return any(fd == wakes for fd, _ in ready)
 
 
 def _put(descriptor: int) -> None:
@@ -178,16 +199,17 @@ class _Nobody:
 NOBODY: Any = _Nobody()
 
 
-def _poll_once(wanted: tuple[tuple[int, int], ...], seconds: float) -> None:
+def _poll_once(wanted: tuple[tuple[int, int], ...], seconds: float, wakes: int) -> bool:
+    """Through what gevent or eventlet have put in the place of select's functions; whether the last of them is ready."""
     if hasattr(select, "poll"):
         poll = select.poll()
         for descriptor, events in wanted:
             poll.register(descriptor, events)
-        poll.poll(max(0.0, seconds) * 1000 + 0.999)
-    else:  # eventlet takes it away
-        reads = [descriptor for descriptor, events in wanted if events & READ]
-        writes = [descriptor for descriptor, events in wanted if events & WRITE]
-        select.select(reads, writes, [], max(0.0, seconds))
+        return any(fd == wakes for fd, _ in poll.poll(seconds * 1000 + 0.999))
+    # eventlet takes it away
+    reads = [descriptor for descriptor, events in wanted if events & READ]
+    writes = [descriptor for descriptor, events in wanted if events & WRITE]
+    return wakes in select.select(reads, writes, [], seconds)[0]
 
 
 class _Locals:

@@ -56,6 +56,9 @@ class _PicklableProxy(Mapping[str, Any]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._view)
 
+    def get(self, key: str, default: Any = None) -> Any:  # Mapping's raises and catches
+        return self._view.get(key, default)
+
     def __len__(self) -> int:
         return len(self._view)
 
@@ -66,12 +69,17 @@ class _PicklableProxy(Mapping[str, Any]):
         return _PicklableProxy, (dict(self._view),)
 
 
+_NOTHING = _PicklableProxy({})
+
+
 def _frozen_mapping(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    return value if isinstance(value, _PicklableProxy) else _PicklableProxy(dict(value))
+    return value if type(value) is _PicklableProxy else _PicklableProxy(dict(value))
 
 
 def _enum(kind: type[StrEnum], value: Any) -> Any:
     """An enum member where there is one; anything else is kept for `submit` to refuse, with the field's name."""
+    if type(value) is kind:
+        return value
     try:
         return kind(value)
     except ValueError:
@@ -127,4 +135,4 @@ class GenerateRequest:
     priority: Priority = attrs.field(default=Priority.INTERACTIVE, converter=_priority)
     session_id: str | None = None
     correlation_id: str | None = None
-    engine_options: Mapping[str, Any] = attrs.field(factory=dict, converter=_frozen_mapping)
+    engine_options: Mapping[str, Any] = attrs.field(default=_NOTHING, converter=_frozen_mapping)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..api import GenerateRequest
-from ..dialect import AS_ASKED, Knob, Profile
+from ..dialect import AS_ASKED, Profile, unchanged
 
 __all__ = ["sampling_fields"]
 
@@ -17,16 +17,15 @@ def sampling_fields(profile: Profile, request: GenerateRequest) -> dict[str, Any
     """
     greedy = request.temperature == 0
     fields = {}
-    for knob in profile.knobs:
-        value = _value(knob, request, greedy)
+    for knob in profile.knobs:  # a dozen of them for every request: no call for each
+        if greedy and knob.greedy is not AS_ASKED:
+            value = knob.greedy
+        elif knob.field is None:
+            value = knob.neutral
+        else:
+            value = getattr(request, knob.field)
+            if knob.convert is not unchanged:
+                value = knob.convert(value)
         if not (knob.absent and value == knob.neutral):
             fields[knob.wire] = value
     return fields
-
-
-def _value(knob: Knob, request: GenerateRequest, greedy: bool) -> Any:
-    if greedy and knob.greedy is not AS_ASKED:
-        return knob.greedy
-    if knob.field is None:
-        return knob.neutral
-    return knob.convert(getattr(request, knob.field))

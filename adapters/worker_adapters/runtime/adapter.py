@@ -162,11 +162,11 @@ class EngineAdapter:
             validate(request, self._config.dialect)
         except Fault as fault:
             raise worker.refusal(fault) from None
-        resolved = attrs.evolve(
-            request,
-            seed=derive_seed(request.task_id) if request.seed is None else request.seed,
-            model=request.model or self._config.model,
-        )
+        model = request.model or self._config.model
+        resolved = request
+        if request.seed is None or request.model != model:
+            seed = derive_seed(request.task_id) if request.seed is None else request.seed
+            resolved = attrs.evolve(request, seed=seed, model=model)
         deadline = None if request.deadline is None else submitted_at + request.deadline
         return Running(
             request=resolved,

@@ -11,13 +11,10 @@ an exception of a signal handler, at whatever point, loses neither a run nor its
 
 from __future__ import annotations
 
-import operator
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import inf
 from typing import Protocol
-
-import attrs
 
 from ..api import Event, Token
 from ..waiting import current_waker
@@ -34,24 +31,20 @@ class Waiter(Protocol):
         ...
 
 
-@attrs.define(eq=False)
 class Hand:
-    """A run on its way to the consumer, who has what `events` has given so far.
+    """A run on its way to the consumer, who has what `events` has given so far. `upto`: events handed over, in all."""
 
-    `upto`: events handed over with it, in all.
-    """
+    __slots__ = ("events", "run", "upto")
 
-    run: list[Event]
-    upto: int = 0
-    events: Iterator[Event] = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.events = iter(self.run)
+    def __init__(self, run: list[Event], upto: int = 0) -> None:
+        self.run = run
+        self.upto = upto
+        self.events = iter(run)
 
     @property
     def is_done(self) -> bool:
         """Whether the consumer has all of it, or it was taken back by a cancel."""
-        return not operator.length_hint(self.events)
+        return not self.events.__length_hint__()  # type: ignore[attr-defined]  # a list's iterator has it
 
 
 class Gate:

@@ -95,7 +95,9 @@ class Direct:
             waker = current_waker()
             lifetime.waker, lifetime.stop_at = waker, until
             running.waits_for_consumer, running.driver = False, me
-            if running.terminal is not None or lifetime.cancelled:
+            if running.terminal is not None:
+                return None
+            if lifetime.cancelled:
                 self._end(running.cancelled())
                 return None
             while (run := next(self._runs)) is BLOCKED:

@@ -43,17 +43,18 @@ def _text(name: str, value: Any) -> None:
 
 def _is_unicode(text: str) -> bool:
     try:
-        text.encode()
+        return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _all_unicode(request: GenerateRequest) -> None:
-    texts = {name: getattr(request, name) for name in ("task_id", "prompt", "regex", "grammar", "json_schema")}
-    for name, text in (*texts.items(), *(("each stop string", text) for text in request.stop)):
+    for name in ("task_id", "prompt", "regex", "grammar", "json_schema"):
+        text = getattr(request, name)
         if isinstance(text, str) and not _is_unicode(text):
             raise _refuse(f"{name} holds half a surrogate pair: it can't be written as UTF-8")
+    if not all(_is_unicode(text) for text in request.stop):
+        raise _refuse("each stop string must be valid Unicode: one holds half a surrogate pair")
 
 
 def _member(name: str, value: Any, kind: type[StrEnum]) -> None:
@@ -135,6 +136,8 @@ def _features(request: GenerateRequest, dialect: Dialect) -> None:
 
 
 def _options(request: GenerateRequest, dialect: Dialect) -> None:
+    if not request.engine_options:
+        return
     known = dialect.features.engine_options
     unknown = sorted(str(key) for key in request.engine_options if key not in known)
     if unknown:

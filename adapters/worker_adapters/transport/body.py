@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import inf
 
-from ..codec import WIRE_TIME, SSEDecoder, Wire
+from ..codec import WIRE_TIME, WIRE_WOKEN, SSEDecoder, Wire
 from ..dialect import Payload
 from ..lifetime import Lifetime
 from ..waiting import BLOCKED, READ, Blocked, Steps, Waker, cooperative
@@ -83,6 +83,8 @@ class Body:
             return lambda: self._batch(decoder, want)
 
         def nothing_yet(status: int) -> Blocked | None:
+            if status == WIRE_WOKEN:
+                waker.forget()
             lifetime.check()
             if status == WIRE_TIME and lifetime.clock() < lifetime.stop_at:
                 return None

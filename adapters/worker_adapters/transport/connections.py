@@ -9,6 +9,7 @@ the server has closed.
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 import time
 from collections import deque
@@ -23,7 +24,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 from ..api import TLS
 from ..lifetime import Lifetime
 from ..loop import LOOP
-from ..waiting import READ, Steps, poller
+from ..waiting import Steps
 from .link import Link
 from .opening import Target, opened
 
@@ -57,11 +58,13 @@ class Connection:
         link = self.link
         if link is None or time.monotonic() - self.idle_since >= self._pool.keep_alive:
             return False
-        looking = poller()
-        looking.register(link.sock.fileno(), READ)
-        ready = looking.ready(0.0)
-        looking.close()
-        return not ready
+        try:
+            link.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def leave(self, lifetime: Lifetime) -> None:
         """From here on the lifetime's driver does not wait for it any more."""

@@ -32,7 +32,7 @@ def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest,
             try:
                 for payload in batch:
                     data = payload if isinstance(payload, bytes) else payload.data
-                    if data and stream.read(data, run):
+                    if data and not (stream.plain and stream.is_plain(data, run)) and stream.read(data, run):
                         break
             except Fault:
                 if run:
@@ -74,6 +74,18 @@ class _Stream:
         if self.tally.usage_source is UsageSource.DELTAS:
             self.tally.tokens_out += len(run)
         return run
+
+    def is_plain(self, data: bytes, run: Run) -> bool:
+        """Whether an event of a batch that is not all plain text is that alone; if so, it is added to the run."""
+        try:
+            event = decode_plain(data)
+        except ValueError:
+            return False
+        run.append(Token(index=self.index, text=event.choices[0].text))
+        self.index += 1
+        if self.tally.usage_source is UsageSource.DELTAS:
+            self.tally.tokens_out += 1
+        return True
 
     def read(self, data: bytes, run: Run) -> bool:
         """Add what one event says to the run; true if it was the last one of interest. Raises Fault."""
