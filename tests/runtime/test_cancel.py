@@ -18,8 +18,8 @@ from .dialects import GOOD, TINY, WatchedTransport, adapter, endless, frames, go
 both = pytest.mark.parametrize("way", ["stream", "submit"])
 
 PHASES = {
-    "connect": lambda hang: Script(connect=hang),
-    "queue": lambda hang: Script(queue=hang),
+    "connect": lambda hang: Script(connect=hang, steps=[GOOD]),
+    "queue": lambda hang: Script(queue=hang, steps=[GOOD]),
     "first_token": lambda hang: Script(steps=[b":\n\n", hang, GOOD]),
     "decode": lambda hang: Script(steps=[frames("ta"), hang, GOOD]),
 }

@@ -319,7 +319,9 @@ def test_a_driver_is_back_when_something_runs_out_and_never_before(operations, t
             left, fresh = seconds(timeouts.idle), True
         elif operation == "attempt":
             lifetime.next_attempt()
-            left, first_token, fresh = inf, None, False
+            assert lifetime.until() == lifetime.deadline
+            lifetime.enter(Phase.CONNECT)
+            left, first_token, fresh = seconds(timeouts.connect), None, False
         elif operation == "consumer" and fresh:
             clock.now += 13.0
         elif operation == "consumer":

@@ -186,12 +186,12 @@ def test_a_timer_keeps_nothing_that_is_over(loop):
     """A stream that ended well has a first-token timer of a minute, perhaps a deadline of a day."""
     task = Waits(loop, Lifetime(NONE, time.monotonic() + 86400))
     task.start()
-    until(lambda: task.steps)
+    until(lambda task=task: task.steps)
     task.lifetime.trip(Cause.CANCELLED)
     assert task.ended.wait(5)
     gone = weakref.ref(task)
     del task
-    until(lambda: gc.collect() is None or gone() is None)
+    until(lambda: (gc.collect(), gone() is None)[1])
 
 
 def test_a_loop_without_a_thread_can_start_one_later(loop, monkeypatch):
