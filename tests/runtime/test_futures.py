@@ -235,6 +235,7 @@ def test_a_callback_sees_how_it_ended_and_that_its_place_is_free(way):
         stream = getattr(a, way)(request())
         stream.add_done_callback(lambda given: seen.append((given.done(), a.in_flight)))
         assert list(stream)[-1].reason == "ABORTED"
+        assert a.drain(5)
         with getattr(a, way)(request()) as left:
             left.add_done_callback(lambda given: seen.append((given.done(), a.in_flight)))
         assert a.drain(5)
