@@ -16,7 +16,7 @@ from worker_adapters import Limits, Phase, Timeouts
 from worker_adapters.helpers import HELPERS
 from worker_adapters.lifetime import Cause, Interrupted, Lifetime, driven
 from worker_adapters.transport.scripted import Hang, Script
-from worker_adapters.waiting import BLOCKED, current_waker
+from worker_adapters.waiting import BLOCKED, Waker, current_waker
 
 from .dialects import adapter, frames, good, kinds, request, until
 
@@ -158,6 +158,28 @@ def test_a_sleep_ends_by_time_and_by_a_trip_from_another_thread():
     assert caught.value.cause is Cause.DEADLINE
 
 
+def test_a_waker_remembers_one_wake_however_its_thread_waits_next():
+    reads, writes = os.pipe()
+    waker, began = Waker(), time.monotonic()
+    alone, beside = (lambda: waker.wait(5.0)), (lambda: waker.wait_for(reads, 1, 5.0))
+    for first in (alone, beside):
+        for then in (alone, beside):
+            waker.wake()
+            first()
+            waker.wake()
+            waker.wake()
+            then()
+    assert time.monotonic() - began < 0.4  # not even one of a main thread's half seconds
+    for wait in (lambda: waker.wait(0.02), lambda: waker.wait_for(reads, 1, 0.02)):
+        waker.forget()
+        waker.wait(0.001)
+        began = time.monotonic()
+        wait()
+        assert time.monotonic() - began >= 0.02  # and no more than one
+    os.close(reads)
+    os.close(writes)
+
+
 @pytest.mark.parametrize("beside_a_descriptor", [False, True])
 def test_no_wake_up_is_lost_between_the_look_and_the_wait(beside_a_descriptor):
     """Each round is tripped somewhere between the driver's look at the causes and its wait."""
@@ -175,6 +197,7 @@ def test_no_wake_up_is_lost_between_the_look_and_the_wait(beside_a_descriptor):
     def steps(lifetime):
         started.release()
         while True:
+            yield from lifetime.wait(until=lifetime.clock() + 0.0001)  # for itself alone first, as a retry's sleep
             yield from lifetime.wait(*((reads, 1) if beside_a_descriptor else ()))
 
     began = time.monotonic()

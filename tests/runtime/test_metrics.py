@@ -166,6 +166,31 @@ def test_time_blocked_by_a_slow_consumer_is_counted(registry: CollectorRegistry,
     assert 0.03 <= counted <= time.monotonic() - began
 
 
+def test_time_blocked_is_counted_when_the_consumer_ends_it_before_the_loop_has_seen_that(
+    registry: CollectorRegistry,
+) -> None:
+    busy_loop, go_on = threading.Event(), threading.Event()
+
+    def steps() -> Iterator[bytes]:
+        busy_loop.set()
+        go_on.wait(10)
+        yield tokens(1)
+
+    scripts = (Script(steps=[tokens(4), end(4)]), Script(steps=steps()))
+    with measured(registry, *scripts, limits=Limits(hand_over=1)) as adapter:
+        stream = adapter.submit(request())
+        assert stream.get(5) is not None
+        until(lambda: stream._running.waits_for_consumer)
+        adapter.submit(request())
+        assert busy_loop.wait(10)
+        threading.Event().wait(0.02)  # time is the subject
+        stream.close()
+        go_on.set()
+    counted = registry.get_sample_value(f"{OWN}backpressure_seconds_total", WORKER)
+    assert counted is not None
+    assert counted >= 0.02
+
+
 def test_slots_and_queue_are_gauges_with_their_age(registry: CollectorRegistry) -> None:
     with measured(registry) as adapter:
         properties = adapter.properties()
