@@ -70,9 +70,9 @@ static PyObject *take(PyObject *module, PyObject *const *args, Py_ssize_t n)
     return PyErr_Occurred() ? NULL : PyLong_FromLong(status);
 }
 
-/* One per thread, of which a read that trickles touches one page. Nothing is in it once a call of pull has returned, or calls
- * back, so it does not matter what else runs on the thread by then: a signal handler that reads another stream, for one. */
-static _Thread_local uint8_t buffer[WIRE_READ];
+/* For reads that never wait: they hold the interpreter lock throughout, and nothing is in here once a call of pull has returned,
+ * or calls back. Who waits brings a buffer of its own. */
+static uint8_t shared[WIRE_READ];
 
 /* Milliseconds that a wait may take, by until() -> seconds; -1 for ever, -2 with an exception set. */
 static int patience(PyObject *until)
@@ -88,7 +88,7 @@ static int patience(PyObject *until)
 }
 
 /* What a read of another kind than plain frames is told as: its content is copied, for buffer is not Python's. */
-static PyObject *ask(PyObject *otherwise, int status, const wire *w, PyObject *list)
+static PyObject *ask(PyObject *otherwise, int status, const wire *w, const uint8_t *buffer, PyObject *list)
 {
     int fed = status > WIRE_CLOSED;
     return PyObject_CallFunction(otherwise, "iy#O", status, (const char *)buffer, (Py_ssize_t)(fed ? w->size : 0), list);
@@ -97,12 +97,13 @@ static PyObject *ask(PyObject *otherwise, int status, const wire *w, PyObject *l
 static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
     (void)module;
-    if (!expect(n, 6))
+    if (!expect(n, 7))
         return NULL;
     wire *w = at(args[0]);
     sse_decoder *d = w ? at(args[1]) : NULL;
     long descriptor = d ? PyLong_AsLong(args[2]) : -1;
     long wake = PyErr_Occurred() ? -1 : PyLong_AsLong(args[3]);
+    uint8_t *buffer = wake < 0 ? shared : at(args[6]);
     PyObject *list = PyErr_Occurred() ? NULL : PyList_New(0);
     while (list) {
         int status, milliseconds = 0;
@@ -124,7 +125,7 @@ static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
             break;
         if (!status)
             return list;
-        PyObject *answer = ask(args[5], status, w, list);
+        PyObject *answer = ask(args[5], status, w, buffer, list);
         if (!answer)
             break;
         if (answer != Py_None) {

@@ -6,7 +6,7 @@
  * CPython's C API (PEP 384, the limited one) into the bargain:
  *
  *     take(decoder, chunk, frames) -> status                  sse_feed
- *     pull(wire, decoder, descriptor, wake, until, otherwise) -> frames    wire_read, until a frame is complete
+ *     pull(wire, decoder, descriptor, wake, until, otherwise, buffer) -> frames    wire_read, until a frame is complete
  *
  * Structs are passed by address; who calls keeps them alive. To the list `frames` is appended the data of the plain frames, up to
  * the first record that is something else. `take` returns 0 if there was none, else what sse_feed did when it came to one;

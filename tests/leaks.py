@@ -50,4 +50,5 @@ def leaves_nothing() -> Iterator[None]:
     assert our_threads() <= threads, "threads were left running"
     if open_files().items() - files:
         gc.collect()
-        assert not open_files().items() - files, f"descriptors were left open: {open_files().items() - files}"
+        left = open_files().items() - files
+        assert not left, f"descriptors were left open: {sorted(left)}"

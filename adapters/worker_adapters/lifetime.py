@@ -127,9 +127,12 @@ class Lifetime:
         if self.causes:
             raise Interrupted(self.causes[0][0])
         now = self.clock()
+        if self.fresh:  # whoever looks waits for the engine
+            self.fresh = False
+            self._expiry = now + self._budget
         if now >= self.deadline:
             self.trip(Cause.DEADLINE)
-        elif now >= self._expiry and not self.fresh:
+        elif now >= self._expiry:
             if self._expires_as is Cause.CONNECT_TIMEOUT:
                 raise Interrupted(Cause.CONNECT_TIMEOUT)
             self.trip(self._expires_as)
@@ -157,16 +160,16 @@ class Lifetime:
     def patience(self) -> float:
         """Seconds that the driving thread may wait now. Raises Interrupted. For a wait in C, on the thread's own waker."""
         waker: Waker = self.waker
-        waker.polls()
+        waker.polling = True
         if self.causes:
             raise Interrupted(self.causes[0][0])
-        if waker.woken:  # it is known what for: nothing that would end this stream
-            waker.seen()
+        waker.woken = False  # it is known what for: nothing that would end this stream
         now = self.clock()
         if self.fresh:
             self.fresh = False
             self._expiry = now + self._budget
-        return min(self._expiry - now, self.deadline - now, self.stop_at - now, waker.patience)
+        until = min(self._expiry, self.deadline, self.stop_at)
+        return min(until - now, waker.patience)
 
     def wait(self, descriptor: int = -1, events: int = 0, until: float = inf) -> Steps[None]:
         """Until the descriptor is ready, or that point in time, or woken: one step, perhaps an early one.

@@ -22,6 +22,8 @@ POSITIVE = [
     (Limits, "max_event_size"),
     (Limits, "max_error_body"),
     (Limits, "max_probe_body"),
+    (Limits, "max_collected"),
+    (Limits, "stall"),
 ]
 NOT_NEGATIVE = [(Retry, "base"), (Retry, "cap"), (Retry, "max_retry_after")]
 MAY_BE_OFF = [(Timeouts, "connect"), (Timeouts, "first_token"), (Timeouts, "idle"), (Limits, "max_event_size")]

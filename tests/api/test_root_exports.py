@@ -31,8 +31,9 @@ def test_a_module_s_all_is_a_list_of_names_it_has(name):
     assert [n for n in module.__all__ if not isinstance(n, str) or not hasattr(module, n)] == []
 
 
-def test_the_root_exports_the_api_and_the_two_functions_of_the_registry_and_nothing_else():
-    assert sorted(worker_adapters.__all__) == sorted([*api.__all__, "connect", "engine_names"])
+def test_the_root_exports_the_api_and_the_functions_of_the_registry_and_nothing_else():
+    functions = ["as_completed", "connect", "dump", "engine_names", "merge"]
+    assert sorted(worker_adapters.__all__) == sorted([*api.__all__, *functions])
 
 
 @pytest.mark.parametrize("package", [worker_adapters, api], ids=lambda p: p.__name__)

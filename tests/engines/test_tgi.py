@@ -290,21 +290,13 @@ class Clock:
         return self.now
 
 
-class NoReaper:
-    """Watches nothing: the script expires what has run out."""
-
-    def watch(self, lifetime): ...
-    def forget(self, lifetime): ...
-    def hurry(self, at): ...
-
-
 @pytest.mark.parametrize(("stall", "survives"), [(29.9, True), (30.1, False)])
 def test_the_idle_timer_s_default_survives_the_stall_between_two_legs(monkeypatch, stall, survives):
     """Queue and prefill again, with nothing but TGI's own comments every 15 s, which are no content."""
     clock, made = Clock(), []
 
     def lifetime(timeouts, deadline):
-        made.append(Lifetime(timeouts, deadline, clock=clock, reaper=NoReaper()))
+        made.append(Lifetime(timeouts, deadline, clock=clock))
         return made[-1]
 
     def leg_after_leg():
@@ -312,7 +304,6 @@ def test_the_idle_timer_s_default_survives_the_stall_between_two_legs(monkeypatc
         for waited in (15.0, 15.0, stall - 30.0) if stall > 30 else (15.0, stall - 15.0):
             yield b":\n\n"
             clock.now += waited
-            made[0].expire(clock.now)
         yield numbered(1025, "y", generated_text="x" * 1024 + "y", details={"finish_reason": "length"})
 
     monkeypatch.setattr("worker_adapters.runtime.adapter.Lifetime", lifetime)

@@ -21,7 +21,7 @@ from worker_adapters import (
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.simulator import Simulator
 
-from ..runtime.dialects import TINY, frames, kinds, request, until
+from ..runtime.dialects import TINY, frames, kinds, request
 from ..transport.servers import Server, chunk, head
 
 MIB = 1024 * 1024

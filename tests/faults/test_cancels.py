@@ -151,7 +151,7 @@ class Consumer:
 def reached(scene: Scene, stream: Any, way: str) -> None:
     assert scene.reached.wait(5)
     if scene.gone is None or scene.url.startswith("https"):
-        until(lambda: stream._lifetime._interrupts)
+        until(lambda: stream._running.lifetime.want_fd >= 0)
 
 
 def is_cancelled(events: list[Any]) -> bool:
@@ -217,7 +217,7 @@ def test_between_two_tokens_that_the_consumer_takes(way):
 def test_a_full_hand_over_that_nobody_reads():
     with _server(CHUNKED, flood=chunk(frames("tx", "ty"))) as scene, adapter_of(scene) as a:
         stream = a.submit(request(task_id="id"))
-        until(lambda: stream._state.tokens_seen > 2 and len(stream._lifetime._interrupts) > 0)
+        until(lambda: stream._source.channel.parked)
         assert a.cancel("id") is CancelOutcome.CLOSED
         assert scene.gone.wait(5)
         assert a.drain(10)

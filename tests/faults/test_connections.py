@@ -13,7 +13,6 @@ from worker_adapters.simulator import ENGINES, Simulator
 from worker_adapters.testing.leaks import counted_connects
 from worker_adapters.testing.server import ReplayServer
 
-from ..runtime.dialects import until
 from .subjects import SUBJECTS
 
 MANY = 100

@@ -8,6 +8,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from worker_adapters.runtime.state import StreamState
+
 from worker_adapters import (
     CancelOutcome,
     End,
@@ -25,7 +27,6 @@ from worker_adapters import (
 from worker_adapters.lifetime import Cause, Interrupted
 from worker_adapters.runtime.envelope import Redactor, envelope
 from worker_adapters.runtime.layers import ending
-from worker_adapters.runtime.state import StreamState
 
 from .primitives import OrderedSet, copy_of, queue_of, shown, threading_of, watched
 from .scheduler import Scheduler

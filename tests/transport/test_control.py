@@ -11,7 +11,7 @@ import responses
 
 from worker_adapters import Limits, Timeouts, WorkerError, connect
 
-from ..runtime.dialects import GOOD, request, until
+from ..runtime.dialects import GOOD, request
 from .servers import BlackHole, Server, chunk, head
 from .test_streams import CHUNKED, adapter
 

@@ -10,7 +10,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from worker_adapters import Limits, MetricsOptions, Properties, Retry, Timeouts
-from worker_adapters.lifetime import Cause
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.testing.server import nobody_there
 from worker_adapters.transport import opening

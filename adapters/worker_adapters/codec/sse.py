@@ -227,7 +227,8 @@ class SSEDecoder:
         answers else. Raises what these two do and `payloads` does, BodyError, CutOffError and OSError.
         """
         after_read = partial(self._after_read, wire, nothing_yet)
-        return partial(_native.pull, wire.address, self._address, descriptor, wake, patience, after_read)
+        buffer = 0 if wake < 0 else wire.own_buffer()  # it is read into without the interpreter lock
+        return partial(_native.pull, wire.address, self._address, descriptor, wake, patience, after_read, buffer)
 
     def _after_read(
         self,

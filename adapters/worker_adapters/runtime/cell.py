@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from ..helpers import HELPERS
@@ -26,7 +24,6 @@ class _Flight(Generic[T]):
         self.over = False
         self.returned: T | None = None
         self.raised: Exception | None = None
-        self.trace: TracebackType | None = None
         self.waiting: deque[Any] = deque()
 
     def land(self) -> None:
@@ -138,7 +135,7 @@ class Cell(Generic[T]):
                     return None
                 yield from lifetime.wait(until=until)
             if flight.raised is not None:
-                raise flight.raised.with_traceback(flight.trace)  # not with what the others have added
+                raise flight.raised.with_traceback(None)  # as in _told
             return flight.returned
 
     def _fly(self, flight: _Flight[T]) -> None:
@@ -152,10 +149,8 @@ class Cell(Generic[T]):
             self._landed(flight, returned, raised)
 
     def _landed(self, flight: _Flight[T], returned: T | None, raised: Exception | None) -> None:
+        _forget_frames(raised)
         flight.returned, flight.raised = returned, raised
-        if raised is not None:
-            flight.trace = raised.__traceback__
-            _let_go(raised)
         if raised is None:
             self._known = (self._clock(), returned, None)
         else:
@@ -164,12 +159,11 @@ class Cell(Generic[T]):
         flight.land()
 
 
-def _let_go(raised: BaseException) -> None:
-    """Of what the frames hold that it went through, which is remembered with it: connections, headers."""
-    inner: BaseException | None = raised
-    while inner is not None:
-        traceback.clear_frames(inner.__traceback__)
-        inner = inner.__cause__ or inner.__context__
+def _forget_frames(exc: BaseException | None) -> None:
+    """What is remembered holds nothing of the thread that asked: no sockets, no secrets in its variables."""
+    while exc is not None:
+        exc.__traceback__ = None
+        exc = exc.__cause__ or exc.__context__
 
 
 def _told(known: tuple[T | None, Exception | None]) -> T:

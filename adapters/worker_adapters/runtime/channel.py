@@ -147,7 +147,6 @@ class Channel:
     def take(self, until: float = inf) -> Hand | None:
         """The next run; None at the end, and once it is cancelled. Blocks; raises TimeoutError at that point in time."""
         running = self._running
-        running.moves += 1
         waker = current_waker()
         try:
             while True:

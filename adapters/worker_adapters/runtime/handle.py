@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from math import inf
+from threading import get_ident
 from types import TracebackType
 from typing import Self
 
@@ -39,18 +39,26 @@ class _Handed:
     `itertools.chain` iterates the list without asking anybody.
     """
 
-    __slots__ = ("_last", "_running", "_source", "reader")
+    __slots__ = ("_last", "_reader", "_readers", "_running", "_source")
 
     def __init__(self, running: Running, source: Source) -> None:
         self._running = running
         self._source = source
         self._last: Hand | None = None  # the terminal event's
-        self.reader: dict[str, int] = {}
+        self._readers: dict[str, int] = {}
+        self._reader: int | None = None
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Iterator[Event]:
+        # As `next_hand`, which it leaves the unusual to: what most of a stream's life goes through.
+        running = self._running
+        if self._reader == get_ident() and not (running.delivered or running.lifetime.cancelled):
+            running.moves += 1
+            hand = self._source.take(inf)
+            if hand is not None and hand.events.__length_hint__():  # type: ignore[attr-defined]  # a list's iterator
+                return hand.events
         hand = self.next_hand(inf)
         if hand is None:
             raise StopIteration
@@ -72,8 +80,9 @@ class _Handed:
 
     def bind(self) -> None:
         """One thread reads a stream: the first that does. Raises RuntimeError in another."""
-        me = threading.get_ident()
-        if self.reader.setdefault("by", me) != me:
+        me = get_ident()
+        self._reader = self._readers.setdefault("by", me)
+        if self._reader != me:
             raise RuntimeError("a stream is read by one thread: another one reads this one already")
 
     def next_hand(self, until: float) -> Hand | None:
@@ -83,6 +92,7 @@ class _Handed:
         if last is not None and not last.is_done:
             return last  # an exception came before it was received
         while not running.delivered:
+            running.moves += 1
             hand = None if running.lifetime.cancelled else self._source.take(until)
             if hand is not None:
                 if hand.is_done:  # a cancel has taken it back

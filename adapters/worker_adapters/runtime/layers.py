@@ -106,14 +106,20 @@ def _received(
             yield run  # type: ignore[misc]  # of Tokens alone
             continue
         framed = True
+        begun: list[Event] = []
         if run and running.started is None:
-            yield from _begun(worker, running, grade, run.pop(0))
+            begun = [(yield from _begun(worker, running, grade, run.pop(0)))]
+            if not run:
+                lifetime.pause()  # nothing came with it: the first-token timer goes on after this
+                yield begun
+                lifetime.resume()
+                continue
         if not run and tally.tokens_out == counted:
             lifetime.check()
             continue  # a sign of life, and no content
         counted = tally.tokens_out
         last = _taken(run)
-        events = _checked(worker, running, run) if run else []
+        events = begun + (_checked(worker, running, run) if run else [])
         if last is not None:
             if feed.over and dialect.traits.ends_with_body:
                 _require_proof(exchange, decoder)
@@ -203,16 +209,16 @@ def _checked_mixed(worker: Worker, running: Running, events: list[Event]) -> int
     return len(tokens)
 
 
-def _begun(worker: Worker, running: Running, grade: Grade, opened: Item) -> Runs:
-    """Started, which the version is waited for a moment."""
+def _begun(worker: Worker, running: Running, grade: Grade, opened: Item) -> Steps[Started]:
+    """Started, with the version, which is waited for a moment. It goes out with what came in the same read."""
     if type(opened) is not Opened:
         raise _unlawful(worker, f"{type(opened).__name__} came before Opened")
     lifetime = running.lifetime
-    lifetime.pause()  # the first-token timer goes on after this, if nothing came with it
+    lifetime.pause()  # the first-token timer is not the probe's: it goes on after this, if no Token came with it
     known = yield from worker.known_for_started(lifetime)
-    running.started = _started(worker, running, grade, opened, known)
-    yield [running.started]
     lifetime.resume()
+    running.started = started = _started(worker, running, grade, opened, known)
+    return started
 
 
 def _started(worker: Worker, running: Running, grade: Grade, opened: Opened, known: Properties) -> Started:

@@ -7,16 +7,16 @@ else wants something of it trips the lifetime, which wakes the driver.
 from __future__ import annotations
 
 import contextlib
-import threading
 from functools import partial
 from math import inf
+from threading import get_ident
 from typing import Protocol
 
 from ..api import End, Error, Event, Reason
 from ..dialect import Fault
 from ..lifetime import Cause, Interrupted
 from ..loop import LOOP, Task
-from ..waiting import BLOCKED, current_waker
+from ..waiting import BLOCKED, Waker, current_waker
 from .channel import Channel, Hand, size_of
 from .envelope import fault_of_cause
 from .layers import bug_of, error_of
@@ -61,7 +61,7 @@ class Direct:
     the lifetime's waker.
     """
 
-    __slots__ = ("__weakref__", "_hand", "_limit", "_running", "_runs", "_turn", "dropped")
+    __slots__ = ("__weakref__", "_hand", "_limit", "_running", "_runs", "_turn", "_waker", "dropped")
 
     def __init__(self, running: Running, runs: Driven, *, max_collected: int) -> None:
         self._running = running
@@ -69,6 +69,7 @@ class Direct:
         self._limit = max_collected
         self._turn: dict[str, int] = {}
         self._hand: Hand | None = None
+        self._waker: Waker | None = None
         self.dropped = False  # there is no handle any more, so nobody can be inside of `take`
 
     def start(self) -> None:
@@ -81,30 +82,34 @@ class Direct:
 
     def take(self, until: float = inf) -> Hand | None:
         """See Source."""
-        running, lifetime, me = self._running, self._running.lifetime, threading.get_ident()
-        running.moves += 1
+        running, lifetime, me = self._running, self._running.lifetime, get_ident()
         if self._turn.setdefault("by", me) != me:
             self._wait_for_the_end(until)
             return None
-        if self._runs.gi_running:
+        runs = self._runs
+        if runs.gi_running:
             raise RuntimeError("the stream is being iterated by the code that this signal handler has interrupted")
         try:
             hand = self._hand
-            if hand is not None and not hand.is_done:
+            if hand is not None and hand.events.__length_hint__():  # type: ignore[attr-defined]  # a list's iterator
                 return hand  # an exception came before it was received
-            waker = current_waker()
-            lifetime.waker, lifetime.stop_at = waker, until
-            running.waits_for_consumer, running.driver = False, me
+            lifetime.waker = waker = self._waker or self._own_waker()
+            lifetime.stop_at = until
+            running.waits_for_consumer = False
             if running.terminal is not None:
                 return None
             if lifetime.cancelled:
                 self._end(running.cancelled())
                 return None
-            while (run := next(self._runs)) is BLOCKED:
+            while (run := next(runs)) is BLOCKED:
                 if lifetime.clock() >= until:
                     raise TimeoutError  # noqa: TRY301  -- the one way out that ends nothing
                 lifetime.block(waker)
-            return self._received(run)
+            if len(run) > 1 or type(run[0]) in TERMINAL or lifetime.cancelled:
+                return self._received(run)
+            lifetime.handed = run
+            self._hand = hand = Hand(run)
+            return hand  # noqa: TRY300  -- an exception just before it must be seen here
         except TimeoutError:
             raise
         except BaseException:  # Ctrl-C: the layers themselves let nothing out
@@ -113,10 +118,16 @@ class Direct:
             raise
         finally:
             lifetime.waker = self
-            running.waits_for_consumer, running.driver = True, None
+            running.waits_for_consumer = True
             self._turn.pop("by", None)
             if lifetime.causes and running.terminal is None:
                 LOOP.look_soon(self)  # tripped while the waker was this thread's
+
+    def _own_waker(self) -> Waker:
+        """The one thread's that reads this."""
+        self._waker = waker = current_waker()
+        self._running.driver = get_ident()
+        return waker
 
     def _received(self, run: list[Event]) -> Hand | None:
         running, lifetime = self._running, self._running.lifetime
@@ -160,7 +171,7 @@ class Direct:
         """See Source."""
         running = self._running
         running.lifetime.trip(Cause.CANCELLED)
-        me = threading.get_ident()
+        me = get_ident()
         if self._turn.setdefault("by", me) != me:
             return  # another thread drives, and sees to it
         try:
@@ -277,8 +288,7 @@ class Submitted(Task):
         if channel.full:
             return self._park()
         exchange = running.exchange
-        # Started goes ahead of what came with it, which is there already.
-        return last is running.started or exchange is None or not exchange.awaits_more()
+        return exchange is None or not exchange.awaits_more()
 
     def _finish(self, run: list[Event], terminal: End | Error) -> None:
         self.over = True

@@ -89,7 +89,7 @@ def _alternating(found: list[Address]) -> list[Address]:
 
 def _connected(addresses: list[Address], options: Sequence[tuple[int, int, int]], lifetime: Lifetime) -> Steps[Socket]:
     """The first to connect; the others are closed."""
-    race = _Race(options)
+    race = _Race(options, lifetime)
     try:
         for where in addresses:
             race.begin(where)
@@ -101,14 +101,15 @@ def _connected(addresses: list[Address], options: Sequence[tuple[int, int, int]]
                 return race.won()
         raise race.error or OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
     finally:
-        race.close(lifetime)
+        race.close()
 
 
 class _Race:
     """Sockets that connect. One is waited for by itself, several at a poller of their own, which is a descriptor, too."""
 
-    def __init__(self, options: Sequence[tuple[int, int, int]]) -> None:
+    def __init__(self, options: Sequence[tuple[int, int, int]], lifetime: Lifetime) -> None:
         self._options = options
+        self._lifetime = lifetime
         self.pending: dict[int, Socket] = {}
         self.winner: Socket | None = None
         self.error: OSError | None = None
@@ -164,6 +165,7 @@ class _Race:
                 self.winner = self.winner or sock
 
     def _drop(self, fd: int) -> None:
+        self._lifetime.waker.leave(fd)  # before its number can mean another one
         if self._poller is not None:
             self._poller.unregister(fd)
         self.pending.pop(fd).close()
@@ -174,12 +176,13 @@ class _Race:
         self.pending.pop(self.winner.fileno())
         return self.winner
 
-    def close(self, lifetime: Lifetime) -> None:
+    def close(self) -> None:
         """Whatever is left."""
+        waker = self._lifetime.waker
         for fd in self.pending:
-            lifetime.waker.leave(fd)
+            waker.leave(fd)
         if self._poller is not None:
-            lifetime.waker.leave(self._poller.fileno())
+            waker.leave(self._poller.fileno())
             self._poller.close()
         for sock in self.pending.values():
             sock.close()
