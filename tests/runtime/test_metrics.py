@@ -181,11 +181,12 @@ def test_time_blocked_is_counted_when_the_consumer_ends_it_before_the_loop_has_s
         stream = adapter.submit(request())
         assert stream.get(5) is not None
         until(lambda: stream._running.waits_for_consumer)
-        adapter.submit(request())
+        other = adapter.submit(request())
         assert busy_loop.wait(10)
         threading.Event().wait(0.02)  # time is the subject
         stream.close()
         go_on.set()
+        other.close()
     counted = registry.get_sample_value(f"{OWN}backpressure_seconds_total", WORKER)
     assert counted is not None
     assert counted >= 0.02
