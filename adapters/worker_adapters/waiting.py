@@ -234,19 +234,16 @@ os.register_at_fork(after_in_child=_forget_wakers)
 
 
 class _Epoll:
-    """Which of many descriptors are ready. One thread's."""
+    """Which of many descriptors are ready. One thread's. `ready(seconds)` waits at most that long for one."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        self.ready = self._epoll.poll
         self.register = self._epoll.register
         self.modify = self._epoll.modify
         self.unregister = self._epoll.unregister
         self.fileno = self._epoll.fileno
         self.close = self._epoll.close
-
-    def ready(self, seconds: float) -> list[tuple[int, int]]:
-        """(descriptor, events) of those that are, waiting at most that long for one."""
-        return self._epoll.poll(min(seconds, LONGEST))
 
 
 class _Polls:

@@ -240,7 +240,10 @@ class SSEDecoder:
     ) -> list[bytes | Frame] | _Item | None:
         """Adds what a read brings that is not plain frames alone. What the call comes to; None: read on."""
         if status > _NOT_A_READ:
-            return self._drain(content, status, _bare, _judge_payload, found) or None
+            if self._drain(content, status, _bare, _judge_payload, found):
+                return found
+            # Blocks that only set the id may come without end.
+            return None if status & _GROW or wire.over else nothing_yet(WIRE_MORE)
         if status in _NOTHING_YET:
             return found or nothing_yet(status)
         if status == _OVER:

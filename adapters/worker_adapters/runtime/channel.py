@@ -147,7 +147,11 @@ class Channel:
     def take(self, until: float = inf) -> Hand | None:
         """The next run; None at the end, and once it is cancelled. Blocks; raises TimeoutError at that point in time."""
         running = self._running
+        hand = self.next_hand()
+        if hand is not None:
+            return hand
         waker = current_waker()
+        self._waiter = waker
         try:
             while True:
                 hand = self.next_hand()
@@ -155,16 +159,12 @@ class Channel:
                     return hand
                 if running.terminal is not None and not self._queue:
                     return None
-                if self._waiter is not waker:
-                    self._waiter = waker
-                    continue
                 left = until - running.lifetime.clock()
                 if left <= 0:
                     raise TimeoutError
                 waker.wait(left)
         finally:
-            if self._waiter is waker:
-                self._waiter = None
+            self._waiter = None
 
     def empty_into(self, events: list[Event]) -> None:
         """Everything that was not iterated, at the end."""

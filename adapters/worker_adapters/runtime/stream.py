@@ -307,7 +307,7 @@ class Submitted(Task):
         if not channel.full:  # meanwhile
             channel.parked = False
             return True
-        lifetime.parked = self._running.waits_for_consumer = True
+        lifetime.parked = lifetime.retimed = self._running.waits_for_consumer = True
         lifetime.want_fd = -1
         self._running.blocked_since = lifetime.clock()
         return False
@@ -321,6 +321,7 @@ class Submitted(Task):
             return False
         self._running.unblocked()
         channel.parked = lifetime.parked = self._running.waits_for_consumer = False
+        lifetime.retimed = True
         return True
 
     def failed(self, exc: BaseException) -> None:
