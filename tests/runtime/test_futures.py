@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from worker_adapters import Limits, StreamCancelledError, WorkerError
+from worker_adapters import Limits, StreamCancelledError, WorkerError, connect
+from worker_adapters.simulator import Simulator
 from worker_adapters.transport.scripted import Hang, Script
 
 from .dialects import GOOD, adapter, endless, frames, good, kinds, quick, request, status, texts, until
@@ -67,6 +68,23 @@ def test_gets_between_the_tokens_of_a_slow_engine_give_what_iterating_gives(way)
     assert kinds(events) == ["started", *["token"] * 6, "metrics", "end"]
     assert texts(events) == "012345"
     assert late >= 6
+
+
+@pytest.mark.req("ADAPT-3200", socket=True)
+@both
+def test_gets_over_a_socket_give_what_iterating_gives(way):
+    """Where a thread of its own waits in C, and the loop in its poll."""
+    with Simulator("llamacpp", rate=20.0) as slow, connect("llamacpp", slow.url) as a:
+        ask = {"max_tokens": 8, "seed": 1, "ignore_eos": True}
+        whole = list(getattr(a, way)(request(**ask)))
+        events, late = read(getattr(a, way)(request(**ask)))
+        assert kinds(events) == kinds(whole)
+        assert texts(events) == texts(whole)
+        assert late >= 8
+        stream = getattr(a, way)(request(**ask))
+        with pytest.raises(TimeoutError):
+            stream.result(0.1)
+        assert stream.result(10).text == texts(whole)
 
 
 @both
