@@ -20,6 +20,7 @@ import itertools
 import logging
 import os
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from math import inf
@@ -127,7 +128,7 @@ class Loop:
         self._watched: dict[Watched, None] = {}
         self._tasks: set[Task] = set()
         self._by_fd: dict[int, Task] = {}
-        self._heap: list[tuple[float, int, Task]] = []
+        self._heap: list[tuple[float, int, weakref.ref[Task]]] = []  # a timer keeps nothing that is over
         self._numbers = itertools.count()
         self._waker = Waker()
         # An epoll is shared with the parent, too: only this copy of it is closed, with the object.
@@ -249,13 +250,14 @@ class Loop:
         """What has run out, and what is to be looked at now and then."""
         heap = self._heap
         while heap and heap[0][0] <= now:
-            at, _, task = heapq.heappop(heap)
-            if task._heap_at == at:  # noqa: SLF001  -- the loop keeps its books in the task
+            at, _, of = heapq.heappop(heap)
+            task = of()
+            if task is not None and task._heap_at == at:  # noqa: SLF001  -- the loop keeps its books in the task
                 task._heap_at = inf  # noqa: SLF001
                 if not task.over:
                     ready[task] = None
         if len(heap) > 64 and len(heap) > 4 * len(self._tasks):
-            self._heap = heap = [entry for entry in heap if not entry[2].over]
+            self._heap = heap = [entry for entry in heap if (task := entry[2]()) is not None and not task.over]
             heapq.heapify(heap)
         if now >= self._next_look:
             self._next_look = min([self._looked(watched, now) for watched in list(self._watched)], default=now + TICK)
@@ -298,7 +300,7 @@ class Loop:
             at = min(lifetime.until(), lifetime.want_until)
             if at < task._heap_at:  # noqa: SLF001
                 task._heap_at = at  # noqa: SLF001
-                heapq.heappush(self._heap, (at, next(self._numbers), task))
+                heapq.heappush(self._heap, (at, next(self._numbers), weakref.ref(task)))
                 self._wake_at = min(self._wake_at, at)
         if lifetime.causes:
             self._inbox.append(task)

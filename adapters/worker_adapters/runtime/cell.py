@@ -135,7 +135,7 @@ class Cell(Generic[T]):
                     return None
                 yield from lifetime.wait(until=until)
             if flight.raised is not None:
-                raise flight.raised
+                raise flight.raised.with_traceback(None)  # as in _told
             return flight.returned
 
     def _fly(self, flight: _Flight[T]) -> None:
@@ -169,5 +169,5 @@ def _forget_frames(exc: BaseException | None) -> None:
 def _told(known: tuple[T | None, Exception | None]) -> T:
     value, failure = known
     if failure is not None:
-        raise failure
+        raise failure.with_traceback(None)  # it is remembered: each raising would add frames, and keep what they hold
     return value  # type: ignore[return-value]  # there is one where nothing failed

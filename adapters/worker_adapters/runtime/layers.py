@@ -221,7 +221,10 @@ def _begun(worker: Worker, running: Running, grade: Grade, opened: Item) -> Step
     """Started, with the version, which is waited for a moment. It goes out with what came in the same read."""
     if type(opened) is not Opened:
         raise _unlawful(worker, f"{type(opened).__name__} came before Opened")
-    known = yield from worker.known_for_started(running.lifetime)
+    lifetime = running.lifetime
+    lifetime.pause()  # the first-token timer is not the probe's: it goes on after this, if no Token came with it
+    known = yield from worker.known_for_started(lifetime)
+    lifetime.resume()
     running.started = started = _started(worker, running, grade, opened, known)
     return started
 

@@ -48,7 +48,8 @@ class Running:
     tokens_seen: int = 0
     first_token_at: float | None = None
     last_token_at: float | None = None
-    blocked_seconds: float = 0.0
+    blocked_seconds: float = 0.0  # that the consumer was waited for
+    blocked_since: float | None = None
     reported_in: int = 0  # tokens that the counters hold already
     reported_out: int = 0
     progress_due: float = 0.0  # when to bring them up to date
@@ -116,6 +117,12 @@ class Running:
         self._once.setdefault("terminal", self.cancelled())
         self.over = True
         self._callbacks.clear()
+
+    def unblocked(self) -> None:
+        """The consumer is waited for no more."""
+        since, self.blocked_since = self.blocked_since, None
+        if since is not None:
+            self.blocked_seconds += self.lifetime.clock() - since
 
     def tokens_out(self) -> int:
         """Tokens received so far: the engine's count where it gives one, else Token events."""

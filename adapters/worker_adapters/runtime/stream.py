@@ -239,14 +239,13 @@ class Direct:
 class Submitted(Task):
     """A stream that the loop drives."""
 
-    __slots__ = ("_limit", "_parked_at", "_running", "_runs", "channel")
+    __slots__ = ("_limit", "_running", "_runs", "channel")
 
     def __init__(self, running: Running, runs: Driven, *, size: int, max_collected: int) -> None:
         super().__init__(running.lifetime)
         self._running = running
         self._runs = runs
         self._limit = max_collected
-        self._parked_at: float | None = None
         self.channel = Channel(running, size)
         self.channel.room = partial(LOOP.wake, self)
 
@@ -257,15 +256,20 @@ class Submitted(Task):
 
     def start(self) -> None:
         """See Task."""
-        self._running.places.driven[self] = None
-        super().start()
+        driven = self._running.places.driven
+        driven[self] = None
+        try:
+            super().start()
+        except RuntimeError:  # no loop: nobody will ever let go of it
+            driven.pop(self, None)
+            raise
 
     # --- the loop's -----------------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
         """See Task: one run at most."""
         running, lifetime, channel = self._running, self.lifetime, self.channel
-        if self._parked_at is not None and not self._room_again():
+        if running.blocked_since is not None and not self._room_again():
             return False
         if lifetime.causes and self._runs.gi_suspended and running.finished is None:
             run = self._runs.throw(Interrupted(lifetime.causes[0][0]))
@@ -305,7 +309,7 @@ class Submitted(Task):
             return True
         lifetime.parked = lifetime.retimed = self._running.waits_for_consumer = True
         lifetime.want_fd = -1
-        self._parked_at = lifetime.clock()
+        self._running.blocked_since = lifetime.clock()
         return False
 
     def _room_again(self) -> bool:
@@ -315,10 +319,9 @@ class Submitted(Task):
             lifetime.trip(Cause.DEADLINE)
         if channel.full and not lifetime.causes:
             return False
-        self._running.blocked_seconds += lifetime.clock() - (self._parked_at or 0.0)
+        self._running.unblocked()
         channel.parked = lifetime.parked = self._running.waits_for_consumer = False
         lifetime.retimed = True
-        self._parked_at = None
         return True
 
     def failed(self, exc: BaseException) -> None:
