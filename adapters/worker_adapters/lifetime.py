@@ -112,6 +112,8 @@ class Lifetime:
         mark = (cause, object())
         if cause is Cause.CANCELLED:
             if self.cancelled:
+                self.handed.clear()  # a signal handler's exception may have left that, and the wake-up, undone
+                self.waker.wake()
                 return False
             self.causes.append(mark)
             self.cancelled = True

@@ -91,6 +91,7 @@ class _Handed:
         self.bind()
         last, running = self._last, self._running
         if last is not None and not last.is_done:
+            running.delivered = True
             return last  # an exception came before it was received
         while not running.delivered:
             running.moves += 1
@@ -123,7 +124,7 @@ def _holding(_handle: object) -> Iterator[Event]:
 class RunningStream:
     """A Stream (see api.adapter). Nothing that runs refers to it, so dropping it is noticed: it cancels."""
 
-    __slots__ = ("__weakref__", "_begun", "_events", "_handed", "_kept", "_merged", "_running", "_source")
+    __slots__ = ("__weakref__", "_begun", "_events", "_handed", "_kept", "_merged", "_owed", "_running", "_source")
 
     def __init__(self, running: Running, source: Source, *, collect: bool) -> None:
         self._running = running
@@ -131,6 +132,7 @@ class RunningStream:
         self._handed = _Handed(running, source)
         self._events = chain.from_iterable(self._handed)
         self._kept: list[Event] | None = [] if collect else None
+        self._owed: Event | None = None  # it is kept already, and has not reached its consumer
         self._begun = self._merged = False
 
     @property
@@ -162,19 +164,28 @@ class RunningStream:
     def _next(self, until: float) -> Event:
         self._handed.bind()
         self._begun = True
+        owed, self._owed = self._owed, None
+        if owed is not None and not self._running.lifetime.cancelled:
+            return owed  # an exception came before it was received
+        events = self._events
+        if until < inf:
+            # What is in the iterator's hand comes first; a wait with a limit is none of its business.
+            hand = self._handed.next_hand(until)
+            if hand is None:
+                raise StopIteration
+            events = hand.events
+        # From here to the consumer there is no call: after those CPython looks for signals, and what their handlers raise
+        # would lose the event.
+        for event in events:
+            if self._kept is not None:
+                self._owed = event
+                self._kept.append(event)
+                self._owed = None
+            return event
         if until == inf:
-            for event in self._events:
-                return self._noted(event)
             if self._handed.next_hand(inf) is None:
                 raise StopIteration
             self._events = chain.from_iterable(self._handed)  # an exception ended it: Ctrl-C
-            return self._next(until)
-        # What is in the iterator's hand comes first; a wait with a limit is none of its business.
-        hand = self._handed.next_hand(until)
-        if hand is None:
-            raise StopIteration
-        for event in hand.events:
-            return self._noted(event)
         return self._next(until)
 
     def _noted(self, event: Event) -> Event:
@@ -192,8 +203,12 @@ class RunningStream:
 
     def __del__(self) -> None:
         # A finalizer runs wherever the collector does, in the middle of anything: it only says so.
-        if self._running.terminal is None:
+        try:
+            if self._running.terminal is None:
+                self._source.drop()
+        except BaseException:  # Ctrl-C, of which Python only prints that it was ignored here
             self._source.drop()
+            raise
 
     def cancel(self) -> CancelOutcome:
         """See Stream."""
@@ -257,6 +272,7 @@ class RunningStream:
             if self._begun:
                 raise RuntimeError("result() after iteration has begun needs a stream made with collect=True")
             self._kept = []
+        self._owed = None
         running, kept = self._running, self._kept
         if not running.delivered:
             self._source.collect(kept, until)

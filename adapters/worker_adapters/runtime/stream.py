@@ -83,7 +83,9 @@ class Direct:
     def take(self, until: float = inf) -> Hand | None:
         """See Source."""
         running, lifetime, me = self._running, self._running.lifetime, get_ident()
+        running.driver = me  # as long as it may have the turn: a handler that closes the adapter does not wait for it
         if self._turn.setdefault("by", me) != me:
+            running.driver = None
             self._wait_for_the_end(until)
             return None
         runs = self._runs
@@ -120,13 +122,13 @@ class Direct:
             lifetime.waker = self
             running.waits_for_consumer = True
             self._turn.pop("by", None)
+            running.driver = None
             if lifetime.causes and not running.over:
                 LOOP.look_soon(self)  # tripped while the waker was this thread's
 
     def _own_waker(self) -> Waker:
         """The one thread's that reads this."""
         self._waker = waker = current_waker()
-        self._running.driver = get_ident()
         return waker
 
     def _received(self, run: list[Event]) -> Hand | None:
@@ -161,9 +163,9 @@ class Direct:
         """See Source."""
         size = size_of(events)
         while (hand := self.take(until)) is not None:
-            new = list(hand.events)
-            events += new
-            size += size_of(new)
+            before = len(events)
+            events += hand.events  # one bytecode: what a signal handler raises before or after it loses none
+            size += size_of(events[before:])
             if size > self._limit and not self._running.over:
                 self._end(error_of(self._running, _too_much(self._limit)))
 
@@ -257,10 +259,10 @@ class Submitted(Task):
     def start(self) -> None:
         """See Task."""
         driven = self._running.places.driven
-        driven[self] = None
         try:
+            driven[self] = None
             super().start()
-        except RuntimeError:  # no loop: nobody will ever let go of it
+        except BaseException:  # out of threads, or Ctrl-C: who let it begin ends it
             driven.pop(self, None)
             raise
 
