@@ -167,7 +167,7 @@ class RunningStream:
         owed, self._owed = self._owed, None
         if owed is not None and not self._running.lifetime.cancelled:
             return owed  # an exception came before it was received
-        events = self._events
+        events: Iterator[Event] = self._events
         if until < inf:
             # What is in the iterator's hand comes first; a wait with a limit is none of its business.
             hand = self._handed.next_hand(until)
