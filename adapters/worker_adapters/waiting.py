@@ -74,14 +74,14 @@ class Waker:
     """Where one thread waits. `wake` is for any thread, signal handlers and finalizers: it takes no lock, never blocks.
 
     A binary semaphore, twice: a lock for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one
-    that polls. The descriptors live as long as this object, so a late `wake` never writes into a stranger's.
+    that polls. The descriptors live as long as this object, so a late `wake` never writes into a stranger's. The lock is
+    made at the first wait: one that was made before gevent has patched `threading` would block all greenlets.
     """
 
     __slots__ = ("__weakref__", "_lock", "_poll", "_polling", "_reads", "_woken", "_writes", "patience")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
+        self._lock: Any = None
         self._polling = self._woken = False
         self._reads = self._writes = -1
         self._poll: Any = None
@@ -94,12 +94,13 @@ class Waker:
 
     def wake(self) -> None:
         """Make the thread look again, now or as soon as it waits."""
-        self._woken = True
+        self._woken = True  # first: who makes the lock looks at it then
         if self._polling:
             with contextlib.suppress(OSError):  # it is full, so it is readable
                 _put(self._writes)
-        with contextlib.suppress(RuntimeError):  # open already
-            self._lock.release()
+        if self._lock is not None:
+            with contextlib.suppress(RuntimeError):  # open already
+                self._lock.release()
 
     def leave(self, descriptor: int) -> None:
         """A descriptor that was waited for is about to be closed, or given to somebody else.
@@ -110,6 +111,10 @@ class Waker:
     def wait(self, seconds: float) -> None:
         """Block until woken, for at most that long; perhaps for less. The owner's thread only."""
         self._polling = False
+        if self._lock is None:
+            lock = threading.Lock()
+            lock.acquire()
+            self._lock = lock
         if self._woken or seconds <= 0:
             self._woken = False
             return
