@@ -294,7 +294,7 @@ class Loop:
         fd = lifetime.want_fd
         if fd != task._registered or (fd >= 0 and lifetime.want_events != task._mask):  # noqa: SLF001
             self._register(task, fd, lifetime.want_events)
-        if lifetime.retimed or not lifetime.fresh or task._heap_at == inf:  # noqa: SLF001
+        if lifetime.retimed or not lifetime.fresh or lifetime.want_until < inf or task._heap_at == inf:  # noqa: SLF001
             # Else the timer only starts over with what has just come: it is looked at early, and then again.
             lifetime.retimed = False
             at = min(lifetime.until(), lifetime.want_until)
