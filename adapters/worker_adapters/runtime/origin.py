@@ -59,7 +59,10 @@ class OnDemand:
     def _transport(self) -> Transport:
         made = self._made.get("one")
         if made is None:
-            from ..transport.http import HTTPTransport  # noqa: PLC0415  -- see above
+            try:
+                from ..transport.http import HTTPTransport  # noqa: PLC0415  -- see above
+            except ImportError:  # another thread's, whom Ctrl-C struck: who waited for it is given half a module, once
+                from ..transport.http import HTTPTransport  # noqa: PLC0415
 
             config = self._config
             made = HTTPTransport(

@@ -215,7 +215,10 @@ class HTTPTransport:
 
     def call(self, wire: WireRequest, headers: Mapping[str, str], timeouts: Timeouts, limit: int) -> Reply:
         """See Transport."""
-        from .control import Control  # noqa: PLC0415  -- requests is loaded by the first control call
+        try:
+            from .control import Control  # noqa: PLC0415  -- requests is loaded by the first control call
+        except ImportError:  # by another thread, whom Ctrl-C struck: who waited for that is given half a module, once
+            from .control import Control  # noqa: PLC0415
 
         if self._control is None:
             origin = f"{self._base.scheme}://{self._base.netloc}{self._prefix}"
