@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import types
@@ -21,6 +22,7 @@ from .mocked import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 class Ctrl(KeyboardInterrupt):
@@ -123,6 +125,44 @@ def test_half_a_module_is_imported_again(monkeypatch: pytest.MonkeyPatch) -> Non
         reply = transport.call(WireRequest(target=target), {}, Timeouts(), 1 << 20)
         transport.close()
     assert reply.status == 200
+
+
+SLOW = """
+import os, pathlib, time
+if os.getpid() == {parent}:
+    pathlib.Path({here!r}).touch()
+    time.sleep(0.3)
+VALUE = 1
+"""
+FORKING = """
+import faulthandler, os, pathlib, sys, threading, time
+from worker_adapters.helpers import imported
+sys.path.insert(0, {folder!r})
+pathlib.Path({folder!r}, "slow_one.py").write_text({slow!r}.format(parent=os.getpid(), here={here!r}))
+
+def load():
+    import slow_one
+    return slow_one.VALUE
+
+importer = threading.Thread(target=imported, args=(load,))
+importer.start()
+while not os.path.exists({here!r}):
+    time.sleep(0.001)
+if (child := os.fork()) == 0:
+    faulthandler.dump_traceback_later(10, exit=True)
+    os._exit(imported(load))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), end="")
+importer.join()
+"""
+
+
+def test_a_child_forked_in_the_middle_of_a_late_import_can_import(tmp_path: Path) -> None:
+    """Of another thread's, which the child does not have: the lock of that module would never be unlocked there."""
+    code = FORKING.format(folder=str(tmp_path), slow=SLOW, here=str(tmp_path / "here"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50, cwd=tmp_path
+    )
+    assert (done.stdout, done.stderr) == ("1", "")
 
 
 def _split(url: str) -> Any:
