@@ -67,7 +67,10 @@ class _Handed:
 
     def hand_now(self) -> Hand | None:
         """As `next_hand`, without waiting: None, too, where there is nothing yet."""
-        running, source = self._running, self._source
+        last, running, source = self._last, self._running, self._source
+        if last is not None:
+            running.delivered = True
+            return None if last.is_done else last
         if running.delivered or not isinstance(source, Submitted):
             return None
         hand = None if running.lifetime.cancelled else source.channel.next_hand()
@@ -75,7 +78,7 @@ class _Handed:
             # Once more: a run may have come between the two looks.
             hand = None if running.lifetime.cancelled else source.channel.next_hand()
             if hand is None:
-                hand = Hand([verdict(running, source)])
+                self._last = hand = Hand([verdict(running, source)])
                 running.delivered = True
         return hand
 
@@ -133,7 +136,8 @@ class RunningStream:
         self._events = chain.from_iterable(self._handed)
         self._kept: list[Event] | None = [] if collect else None
         self._owed: Event | None = None  # it is kept already, and has not reached its consumer
-        self._begun = self._merged = False
+        self._begun = False
+        self._merged: Waiter | None = None
 
     @property
     def task_id(self) -> str:
@@ -229,16 +233,17 @@ class RunningStream:
     # --- one of many --------------------------------------------------------------------------------------------------
 
     def tell(self, waiter: Waiter, gate: Gate | None) -> None:
-        """Wake that whenever there is something for `take_now`; without a gate once, at the end, and collect until then.
+        """Wake that whenever there is something for `hand_now`; without a gate once, at the end, and collect until then.
 
         From here on the stream is read by that alone. Raises TypeError for one that its consumer drives, RuntimeError
-        for one that is read already.
+        for one that is read already. The same waiter may ask again: an exception may have struck within.
         """
         if not isinstance(self._source, Submitted):
             raise TypeError("only submitted streams can be merged: stream() runs on the thread that reads it")
-        if self._begun or self._merged:
-            raise RuntimeError("a stream is iterated, or merged, or collected: one of them")
-        self._merged = True
+        if self._merged is not waiter:
+            if self._begun or self._merged is not None or self._running.delivered:
+                raise RuntimeError("a stream is iterated, or merged, or collected: one of them")
+            self._merged = waiter
         self._running.wait_with(waiter)
         if gate is None:
             self._source.channel.collect()
@@ -247,12 +252,25 @@ class RunningStream:
             self._source.channel.gate = gate
             self._source.channel.waits_with(waiter)
 
-    def take_now(self) -> tuple[list[Event], bool]:
-        """The next run of events, if there is any, and whether the terminal event is its last. Does not block."""
+    def tell_no_more(self, waiter: Waiter) -> None:
+        """Nobody waits there."""
+        self._running.wait_no_more(waiter)
+        if isinstance(self._source, Submitted):
+            self._source.channel.waits_with(None)
+
+    def hand_now(self) -> Hand | None:
+        """The next run of events, if there is any; the one before it counts as finished with. Does not block."""
         self._running.moves += 1
-        hand = self._handed.hand_now()
-        events = [] if hand is None else [self._noted(event) for event in hand.events]
-        return events, self._running.delivered
+        return self._handed.hand_now()
+
+    def events_of(self, hand: Hand) -> Iterator[Event]:
+        """What is left of it, collected if the stream is."""
+        return hand.events if self._kept is None else map(self._noted, hand.events)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the terminal event was given."""
+        return self._running.delivered
 
     # --- a future -----------------------------------------------------------------------------------------------------
 
