@@ -76,7 +76,7 @@ def merged(port: int, streams: int, tokens: int, note: Note) -> None:
 
 
 def collected(port: int, streams: int, tokens: int, note: Note) -> None:
-    """`as_completed`: collected in the background. A text is noted at the end of its stream: of lateness that says nothing."""
+    """`as_completed`: collected in the background. A text is noted at the end of its stream, which hides lateness."""
     from worker_adapters import as_completed
 
     with _adapter(port, streams) as adapter:
