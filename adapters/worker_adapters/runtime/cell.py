@@ -117,7 +117,7 @@ class Cell(Generic[T]):
         mine: _Flight[T] = _Flight()
         if self._flights.setdefault("one", mine) is mine:
             try:
-                HELPERS.start(self._key, lambda: self._fly(mine))
+                HELPERS.start(self._key, lambda: self._fly_aside(mine))
             except RuntimeError as exc:  # out of threads
                 self._landed(mine, None, exc)
 
@@ -152,6 +152,13 @@ class Cell(Generic[T]):
             raised = exc
         self._landed(flight, returned, raised)
 
+    def _fly_aside(self, flight: _Flight[T]) -> None:
+        try:
+            self._fly(flight)
+        except BaseException as exc:  # a provider's, for all that is known: no signal strikes a helper
+            self._landed(flight, None, RuntimeError(f"what was asked raised {type(exc).__name__}"))
+            raise
+
     def _interrupted(self, flight: _Flight[T]) -> None:
         """Nothing is known, and nothing is remembered."""
         flight.interrupted = not flight.over
@@ -180,5 +187,5 @@ def _forget_frames(exc: BaseException | None) -> None:
 def _told(known: tuple[T | None, Exception | None]) -> T:
     value, failure = known
     if failure is not None:
-        raise failure
+        raise failure.with_traceback(None)  # it is remembered: each raising would add frames, and keep what they hold
     return value  # type: ignore[return-value]  # there is one where nothing failed

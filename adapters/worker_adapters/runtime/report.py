@@ -56,6 +56,7 @@ def ended(running: Running, terminal: End | Error) -> None:
     """A stream is over."""
     progress(running)
     worker = running.worker
+    running.unblocked()  # where it ends while its consumer was waited for
     if worker.recorder is not NO_METRICS:
         REPORTS.add(worker.recorder.ended, _summary(running, terminal))
     level = logging.WARNING if isinstance(terminal, Error) else logging.INFO

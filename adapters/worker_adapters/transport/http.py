@@ -70,23 +70,17 @@ class _Exchange:
 
     def puller(self, decoder: SSEDecoder) -> Callable[[], Sequence[Payload] | Blocked]:
         """See Exchange."""
-        pulled = self._body.puller(decoder, self._lifetime)
-        too_much: list[EventTooLargeError] = []
+        return self._body.puller(decoder, self._lifetime)
 
-        def pull() -> Sequence[Payload] | Blocked:
-            try:
-                if too_much:
-                    raise too_large(too_much[0])
-                return pulled()
-            except EventTooLargeError as exc:
-                if exc.frames:
-                    too_much.append(exc)
-                    return exc.frames
-                raise too_large(exc) from exc
-            except BROKEN as exc:
-                raise _broken_body(exc) from exc
-
-        return pull
+    def fault_of(self, exc: Exception) -> Fault:
+        """See Exchange."""
+        if isinstance(exc, EventTooLargeError):
+            return too_large(exc)
+        if isinstance(exc, BROKEN):
+            fault = _broken_body(exc)
+            fault.__cause__ = exc
+            return fault
+        raise exc
 
     def read(self, limit: int) -> Steps[bytes]:
         """See Exchange."""
