@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +16,13 @@ from worker_adapters import TLS, Timeouts
 from worker_adapters.dialect import WireRequest
 from worker_adapters.lifetime import Lifetime, driven
 from worker_adapters.runtime.cell import Cell
+from worker_adapters.runtime.handle import RunningStream
 from worker_adapters.testing.server import ReplayServer
 from worker_adapters.transport.http import HTTPTransport
+from worker_adapters.transport.scripted import Hang, Script
 
 from ..faults.subjects import SUBJECTS
-from .mocked import in_thread
+from .mocked import adapter_of, in_thread, kinds, request, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +107,39 @@ def struck_at(number: int, work: Callable[[], object]) -> bool:
     finally:
         sys.settrace(before)
     return said
+
+
+@pytest.mark.parametrize("way", ["stream", "submit"])
+@pytest.mark.parametrize("read", ["iterate", "get"])
+@pytest.mark.parametrize("by", ["close", "cancel", "adapter"])
+def test_a_handler_that_closes_the_stream_which_its_thread_reads_ends_it_as_cancelled(
+    way: str, by: str, read: str
+) -> None:
+    """It waits within `next`: the terminal event comes all the same, once, and the place is free."""
+    hang = Hang()
+    with adapter_of(Script(steps=[tokens(1), hang])) as adapter:
+        stream = getattr(adapter, way)(request())
+        closing = {"close": stream.close, "cancel": stream.cancel, "adapter": adapter.close}[by]
+        before = signal.signal(signal.SIGUSR1, lambda *_: closing())
+
+        def strike() -> None:
+            hang.reached.wait(10)
+            time.sleep(0.02)  # within the wait itself, most probably; anywhere else it must do as well
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        striker = in_thread(strike)
+        try:
+            events = list(stream) if read == "iterate" else list(iter(lambda: stream.get(30.0), None))
+        finally:
+            striker.join(10)
+            signal.signal(signal.SIGUSR1, before)
+        assert kinds(events) == ["started", "token", "end"]
+        assert events[-1].finish_reason == "cancelled"
+        assert adapter.in_flight == 0
+
+
+def test_a_handle_that_was_struck_while_it_was_made_is_dropped_in_silence() -> None:
+    RunningStream.__new__(RunningStream).__del__()
 
 
 class Half(types.ModuleType):

@@ -117,7 +117,7 @@ class Cell(Generic[T]):
         mine: _Flight[T] = _Flight()
         if self._flights.setdefault("one", mine) is mine:
             try:
-                HELPERS.start(self._key, lambda: self._fly(mine))
+                HELPERS.start(self._key, lambda: self._fly_aside(mine))
             except RuntimeError as exc:  # out of threads
                 self._landed(mine, None, exc)
 
@@ -151,6 +151,13 @@ class Cell(Generic[T]):
         except Exception as exc:  # noqa: BLE001  -- raised where it is waited for
             raised = exc
         self._landed(flight, returned, raised)
+
+    def _fly_aside(self, flight: _Flight[T]) -> None:
+        try:
+            self._fly(flight)
+        except BaseException as exc:  # a provider's, for all that is known: no signal strikes a helper
+            self._landed(flight, None, RuntimeError(f"what was asked raised {type(exc).__name__}"))
+            raise
 
     def _interrupted(self, flight: _Flight[T]) -> None:
         """Nothing is known, and nothing is remembered."""

@@ -210,6 +210,8 @@ class RunningStream:
         try:
             if self._running.terminal is None:
                 self._source.drop()
+        except AttributeError:  # it was struck while it was made, and nothing runs
+            pass
         except BaseException:  # Ctrl-C, of which Python only prints that it was ignored here
             self._source.drop()
             raise

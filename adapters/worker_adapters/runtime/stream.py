@@ -103,11 +103,11 @@ class Direct:
             if lifetime.cancelled:
                 self._end(running.cancelled())
                 return None
-            while (run := next(runs)) is BLOCKED:
+            while (run := next(runs, None)) is BLOCKED:
                 if lifetime.clock() >= until:
                     raise TimeoutError  # noqa: TRY301  -- the one way out that ends nothing
                 lifetime.block(waker)
-            if len(run) > 1 or type(run[0]) in TERMINAL or lifetime.cancelled:
+            if run is None or len(run) > 1 or type(run[0]) in TERMINAL or lifetime.cancelled:
                 return self._received(run)
             lifetime.handed = run
             self._hand = hand = Hand(run)
@@ -131,8 +131,11 @@ class Direct:
         self._waker = waker = current_waker()
         return waker
 
-    def _received(self, run: list[Event]) -> Hand | None:
+    def _received(self, run: list[Event] | None) -> Hand | None:
         running, lifetime = self._running, self._running.lifetime
+        if run is None:  # a signal handler has closed the stream while this thread waited for it
+            self._end(running.cancelled())
+            return None
         last = run[-1]
         if isinstance(last, TERMINAL):
             run.pop()
@@ -174,12 +177,14 @@ class Direct:
         running = self._running
         running.lifetime.trip(Cause.CANCELLED)
         me = get_ident()
+        within = running.driver == me  # a signal handler, which has struck a `take`: the turn stays with that
         if self._turn.setdefault("by", me) != me:
             return  # another thread drives, and sees to it
         try:
             self._end(running.cancelled())
         finally:
-            self._turn.pop("by", None)
+            if not within:
+                self._turn.pop("by", None)
 
     def drop(self) -> None:
         """See Source."""
