@@ -12,9 +12,6 @@ import pytest
 
 from ..runtime.dialects import GOOD, frames
 from .servers import BlackHole, Client, Server, chunk, head
-from .test_tls import certificates, context
-
-__all__ = ["certificates", "context"]
 
 ROOT = Path(__file__).parents[2]
 PATCHED = "from tests.transport import patched\n"
