@@ -74,6 +74,7 @@ class Scheduler:
         self.now = 0.0
         self.tasks: list[Task] = []
         self.handlers: list[Handler] = []
+        self.knows: dict[str, Callable[[], Hashable]] = {}  # of threads that the code starts
         self.shared: dict[str, Callable[[], Hashable]] = {}
         self.current: Task | None = None
         """The thread that runs; None while the scenario is set up or judged."""
@@ -101,7 +102,7 @@ class Scheduler:
             return True
         if self.over:
             raise Abandoned
-        if task.idle and (ready is None or ready()):
+        if task.idle and doing not in IDLE and (ready is None or ready()):
             task.idle = doing in IDLE
             task.doing = doing
             self.saw(True)
@@ -151,6 +152,7 @@ class Scheduler:
         """Another thread, which begins when it is scheduled."""
         same = sum(task.name.partition("#")[0] == name for task in self.tasks)
         task = Task(f"{name}#{same + 1}" if same else name, work, self._main)
+        task.knows = self.knows.get(name)
         self.tasks.append(task)
         return task
 
