@@ -21,7 +21,8 @@ class _Flight(Generic[T]):
     """One asking, and who waits for it."""
 
     def __init__(self) -> None:
-        self.over = self.given_up = False
+        self.over = self.told = False
+        self.interrupted = False  # whoever asked was: it found out nothing, and who waits asks again
         self.returned: T | None = None
         self.raised: Exception | None = None
         self.waiting: deque[Any] = deque()
@@ -30,6 +31,7 @@ class _Flight(Generic[T]):
         self.over = True
         for waiter in list(self.waiting):
             waiter.wake()
+        self.told = True
 
 
 class Cell(Generic[T]):
@@ -96,11 +98,10 @@ class Cell(Generic[T]):
                 flight = self._flights.setdefault("one", mine)
                 if flight is mine:
                     self._fly(mine)
-            except BaseException:  # Ctrl-C
-                self._give_up(mine)
-                raise
-            if flight is mine:
-                return _told((mine.returned, mine.raised))
+                    return _told((mine.returned, mine.raised))
+            finally:  # Ctrl-C, at whatever point: nobody else is asking, and nobody is told
+                if not mine.told and (mine.over or self._flights.get("one") is mine):
+                    self._interrupted(mine)
             waker = current_waker()
             flight.waiting.append(waker)
             while not flight.over and (left := give_up - time.monotonic()) > 0:
@@ -114,14 +115,11 @@ class Cell(Generic[T]):
         if self.young(since) is not None or self._flights:
             return
         mine: _Flight[T] = _Flight()
-        try:
-            if self._flights.setdefault("one", mine) is mine:
-                HELPERS.start(self._key, lambda: self._fly(mine))
-        except RuntimeError as exc:  # out of threads
-            self._landed(mine, None, exc)
-        except BaseException:  # Ctrl-C
-            self._give_up(mine)
-            raise
+        if self._flights.setdefault("one", mine) is mine:
+            try:
+                HELPERS.start(self._key, lambda: self._fly_aside(mine))
+            except RuntimeError as exc:  # out of threads
+                self._landed(mine, None, exc)
 
     def wait(self, lifetime: Lifetime, until: float = inf, since: float = -inf) -> Steps[T | None]:
         """The answer, for a stream, which waits for it as long as it lives, and until that point on its clock: None then.
@@ -142,32 +140,31 @@ class Cell(Generic[T]):
                 if lifetime.clock() >= until:
                     return None
                 yield from lifetime.wait(until=until)
-            if flight.given_up:
-                continue
-            if flight.raised is not None:
-                raise flight.raised
-            return flight.returned
+            if not flight.interrupted:
+                return _told((flight.returned, flight.raised))
 
     def _fly(self, flight: _Flight[T]) -> None:
+        returned: T | None = None
+        raised: Exception | None = None
         try:
             returned = self._probe()
         except Exception as exc:  # noqa: BLE001  -- raised where it is waited for
-            self._landed(flight, None, exc)
-        except BaseException:
-            self._give_up(flight)
+            raised = exc
+        self._landed(flight, returned, raised)
+
+    def _fly_aside(self, flight: _Flight[T]) -> None:
+        try:
+            self._fly(flight)
+        except BaseException as exc:  # a provider's, for all that is known: no signal strikes a helper
+            self._landed(flight, None, RuntimeError(f"what was asked raised {type(exc).__name__}"))
             raise
-        else:
-            self._landed(flight, returned, None)
 
-    def _give_up(self, flight: _Flight[T]) -> None:
-        """Who asked was interrupted, at whatever point: one of those who wait asks in its place."""
-        flight.given_up = not flight.over
-        self._remove(flight)
-        flight.land()
-
-    def _remove(self, flight: _Flight[T]) -> None:
+    def _interrupted(self, flight: _Flight[T]) -> None:
+        """Nothing is known, and nothing is remembered."""
+        flight.interrupted = not flight.over
         if self._flights.get("one") is flight:
             self._flights.pop("one", None)
+        flight.land()
 
     def _landed(self, flight: _Flight[T], returned: T | None, raised: Exception | None) -> None:
         _forget_frames(raised)
@@ -176,7 +173,7 @@ class Cell(Generic[T]):
             self._known = (self._clock(), returned, None)
         else:
             self._known = (self._clock(), self._known[1], raised)
-        self._remove(flight)
+        self._flights.pop("one", None)
         flight.land()
 
 
@@ -190,5 +187,5 @@ def _forget_frames(exc: BaseException | None) -> None:
 def _told(known: tuple[T | None, Exception | None]) -> T:
     value, failure = known
     if failure is not None:
-        raise failure
+        raise failure.with_traceback(None)  # it is remembered: each raising would add frames, and keep what they hold
     return value  # type: ignore[return-value]  # there is one where nothing failed
