@@ -181,9 +181,7 @@ def cell(
         for n in range(threads):
             scheduler.spawn(f"thread-{n}", partial(ask, lambda: fact.get(inf)))
         for n, life in enumerate(lives):
-            scheduler.spawn(
-                f"stream-{n}", partial(ask, lambda life=life: world.lifetime.driven(fact.wait(life), life))
-            )
+            scheduler.spawn(f"stream-{n}", partial(ask, lambda life=life: world.lifetime.driven(fact.wait(life), life)))
         if cancels:
             scheduler.spawn("cancel", lambda: lives[0].trip(Cause.CANCELLED))
         if forgets:
@@ -403,7 +401,9 @@ PARTS: dict[str, Any] = {
     "lifetime": Part(lifetime, {"Lifetime": "causes cancelled! waker handed"}),
     "places, one waits": Part(partial(places, blocking=(True, False)), _PLACES),
     "places, both wait": Part(partial(places, blocking=(True, True)), _PLACES),
-    "places, closed meanwhile": Part(partial(places, blocking=(True, True), closes=True, frees=False), {"Places": "_waiting closed!"}),
+    "places, closed meanwhile": Part(
+        partial(places, blocking=(True, True), closes=True, frees=False), {"Places": "_waiting closed!"}
+    ),
     "cell, a thread and a stream": Part(cell, _CELL),
     "cell, two streams, one is cancelled": Part(partial(cell, threads=0, streams=2, cancels=True), _CELL),
     "cell, forgotten meanwhile": Part(partial(cell, forgets=True), _CELL),

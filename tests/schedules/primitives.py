@@ -224,7 +224,8 @@ class Dict(_Shared, dict[Any, Any]):
 
     keys = __iter__
     setdefault, get, pop, __setitem__, __getitem__, __contains__, __len__ = (
-        _before(method, dict) for method in ("setdefault", "get", "pop", "__setitem__", "__getitem__", "__contains__", "__len__")
+        _before(method, dict)
+        for method in ("setdefault", "get", "pop", "__setitem__", "__getitem__", "__contains__", "__len__")
     )
 
 

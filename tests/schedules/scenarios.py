@@ -15,7 +15,7 @@ from .world import Reading
 if TYPE_CHECKING:
     from .world import World
 
-__all__ = ["STREAMS", "Streaming"]
+__all__ = ["MORE", "STREAMS", "Streaming"]
 
 SetUp = Callable[[], Callable[[], None]]
 
@@ -51,19 +51,23 @@ class Streaming:
     def watch(self) -> dict[str, str]:
         """Only what others of these threads look at, or change."""
         others = bool({*self.others, *self.handlers, self.then} - {"arrival", ""})
-        watch = {"Running": "_once! over!"} if not others or self.look != "hand-over" else {}
+        if self.look == "trips":
+            return {"Direct": "_turn", "Lifetime": "waker causes"}
+        watch = (
+            {} if others and self.look == "hand-over" else {"Running": "_once!" if self.look == "lifetime" else "over!"}
+        )
         if self.way == "submit" and self.look in ("all", "hand-over"):
             watch["Channel"] = "_queue! _done=consumer _waiter=consumer parked=loop"
         if self.way == "stream" and self.look in ("all", "turn"):
             watch["Direct"] = "_turn dropped!"
         if self.way == "stream":
             watch["Lifetime"] = "waker causes" if self.look == "turn" else "waker"
-        if self.look == "trips":
-            return {"Direct": "_turn", "Lifetime": "waker causes", "Running": ""}
         if others:
             if self.look in ("all", "lifetime"):
-                watch["Lifetime"] = "waker causes cancelled! handed" if self.way == "stream" else "causes cancelled! handed"
-                watch["Running"] = "_once! over! delivered!=consumer"
+                watch["Lifetime"] = (
+                    "waker causes cancelled! handed" if self.way == "stream" else "causes cancelled! handed"
+                )
+                watch["Running"] = "_once! delivered!=consumer"
             else:
                 watch["Lifetime"] = watch.get("Lifetime", "") + " cancelled!"
         return watch
@@ -113,20 +117,17 @@ STREAMS: dict[str, Any] = {
     "submit, the end is in the last run": Streaming("submit", (1,), last="at once"),
     "submit, whole, hand-over of two": Streaming("submit", (2, 1), hand_over=2),
     **_twice("cancel, a run of two is there", "submit", (2,), ("cancel",), hand_over=9, ready=True),
-    "submit, cancel, a run of two": Streaming("submit", (2,), ("cancel",), hand_over=9, look="hand-over"),
     "submit, close, engine silent": Streaming("submit", (), ("close",), last="silence", look="hand-over"),
     "submit, cancel and deadline": Streaming("submit", (), ("deadline", "cancel"), look="hand-over"),
     **_twice("deadline", "submit", (1,), ("deadline",)),
     "submit, nobody reads, deadline": Streaming("submit", (1, 1), ("deadline",), reads=0),
     "submit, the adapter is closed": Streaming("submit", (), ("close the adapter",), look="hand-over"),
-    "submit, an arrival": Streaming("submit", (1,), ("arrival",), last="waits"),
+    "submit, an arrival": Streaming("submit", (), ("arrival",), last="waits"),
     "submit, dropped": Streaming("submit", (1, 1), reads=1, then="drop"),
-    **_twice("cancelled by a handler", "submit", (2,), handlers=("cancel",)),
+    "submit, cancelled by a handler": Streaming("submit", (2,), handlers=("cancel",), look="lifetime"),
     "stream, whole": Streaming("stream", (1, 1)),
     **_twice("cancel", "stream", (2,), ("cancel",)),
     **_twice("deadline", "stream", (1,), ("deadline",)),
-    "stream, cancel and close": Streaming("stream", (), ("cancel", "close"), look="trips"),
-    "stream, cancel and deadline": Streaming("stream", (), ("cancel", "deadline"), look="trips"),
     "stream, two cancels, engine silent": Streaming("stream", (), ("cancel", "cancel"), last="silence", look="trips"),
     "stream, the adapter is closed": Streaming("stream", (1,), ("close the adapter",), look="lifetime"),
     "stream, cancel, reading stops": Streaming("stream", (1, 1), ("cancel",), reads=1, look="turn"),
@@ -138,3 +139,16 @@ STREAMS: dict[str, Any] = {
     "stream, closed by a handler": Streaming("stream", (1,), handlers=("close",)),
     "stream, the adapter is closed by a handler": Streaming("stream", (1,), handlers=("close the adapter",)),
 }
+MORE: dict[str, Any] = {
+    "submit, cancel, a run of two": Streaming("submit", (2,), ("cancel",), hand_over=9, look="hand-over"),
+    "submit, cancelled by a handler, at the hand-over": Streaming(
+        "submit", (2,), handlers=("cancel",), look="hand-over"
+    ),
+    "submit, an arrival after a run": Streaming("submit", (1,), ("arrival",), last="waits"),
+    "stream, cancel and close": Streaming("stream", (), ("cancel", "close"), look="trips"),
+    "stream, cancel and deadline": Streaming("stream", (), ("cancel", "deadline"), look="trips"),
+    "stream, close and deadline, engine silent": Streaming(
+        "stream", (), ("close", "deadline"), last="silence", look="trips"
+    ),
+}
+"""A minute or two of them: with WORKER_ADAPTERS_SCHEDULES=all."""

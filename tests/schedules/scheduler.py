@@ -202,7 +202,9 @@ class Scheduler:
         task = self.tasks[place]
         handler = self.handlers[number - 1] if number else None
         if handler is None:
-            assert task.ready is None or task.ready() or task.due <= self.now, "what was done before can't be done again"
+            assert task.ready is None or task.ready() or task.due <= self.now, (
+                "what was done before can't be done again"
+            )
             self._trace.append((task.name, task.doing))
             task.seen = hash((task.seen, task.doing))
         else:

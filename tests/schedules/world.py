@@ -97,7 +97,9 @@ class Reading:
             assert events[:-1] == sent, f"tokens are missing before a good end: {kinds}"
         if isinstance(last, End) and last.finish_reason is FinishReason.CANCELLED:
             assert ended_by_us, "ended as cancelled, and nobody had cancelled it"
-        assert "token" not in [event.kind for event in self.late], "a token came from a next after a cancel had returned"
+        assert "token" not in [event.kind for event in self.late], (
+            "a token came from a next after a cancel had returned"
+        )
         if self.late and CancelOutcome.CLOSED in self.outcomes:
             assert isinstance(last, End), "a cancelled stream ended in an error"
             assert last.finish_reason is FinishReason.CANCELLED, "a cancelled stream ended as if it had not been"
@@ -171,13 +173,16 @@ class Opened(SimpleNamespace):
 class World:
     """The modules once more, under a scheduler. `changes`: bugs to plant, by module; `watch`: fields with points, by class."""
 
-    def __init__(self, changes: Changes | None = None, watch: Mapping[str, str] | None = None, *, real: bool = False) -> None:
+    def __init__(
+        self, changes: Changes | None = None, watch: Mapping[str, str] | None = None, *, real: bool = False
+    ) -> None:
         """`real`: with the real Waker."""
         self.scheduler = scheduler = Scheduler()
         self.modules: dict[str, ModuleType] = {}
         self.watch = watch or {}
         names: dict[str, object] = {
             "threading": threading_of(scheduler),
+            "get_ident": threading_of(scheduler).get_ident,
             "time": SimpleNamespace(monotonic=scheduler.clock, time=scheduler.clock),
             **ORIGINAL,
         }
@@ -187,7 +192,9 @@ class World:
         else:
             names["os"] = self._eventfd()
         for name in MODULES:
-            module = self.modules[name] = copy_of(name, (*ALWAYS.get(name, ()), *(changes or {}).get(name, ())), **names)
+            module = self.modules[name] = copy_of(
+                name, (*ALWAYS.get(name, ()), *(changes or {}).get(name, ())), **names
+            )
             for public in (*module.__all__, *(name for name in self.watch if name.startswith("_"))):
                 if public not in module.__dict__ or public in ORIGINAL or (public in names and not real):
                     continue
@@ -229,7 +236,12 @@ class World:
             self.written[0] = 0
 
         return SimpleNamespace(
-            eventfd=create, eventfd_write=write, eventfd_read=read, EFD_CLOEXEC=0, EFD_NONBLOCK=0, close=lambda _fd: None
+            eventfd=create,
+            eventfd_write=write,
+            eventfd_read=read,
+            EFD_CLOEXEC=0,
+            EFD_NONBLOCK=0,
+            close=lambda _fd: None,
         )
 
     def _is_ready(self, wakes: int, _descriptor: int, _events: int, seconds: float) -> bool:
@@ -384,7 +396,9 @@ class World:
             opened.lifetime.wake()
             return
         if how == "close the adapter":
-            itself = SimpleNamespace(places=opened.places, _worker=_Worker(), _transport=SimpleNamespace(close=lambda: None))
+            itself = SimpleNamespace(
+                places=opened.places, _worker=_Worker(), _transport=SimpleNamespace(close=lambda: None)
+            )
             self.close_adapter(itself)
             within = opened.running.driver == 1 + scheduler.tasks.index(scheduler.current)
             assert within or not opened.places.held, "closed, and a stream is in flight"
