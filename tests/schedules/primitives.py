@@ -1,4 +1,4 @@
-"""What the core takes from `threading`, and what its threads share, under a Scheduler; and copies of its modules that use it."""
+"""What the core takes from `threading`, and what its threads share, under a Scheduler; copies of its modules that use it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Deque", "Dict", "List", "SimWaker", "copy_of", "shown", "threading_o
 _PLAIN = frozenset({type(None), bool, int, float, str})
 
 
-def shown(scheduler: Scheduler, value: object) -> Hashable:
+def shown(scheduler: Scheduler, value: object) -> Hashable:  # noqa: PLR0911  -- a case each
     """A value, so that equal ones are equal in every schedule. Objects are called after who is the first to show them."""
     kind = type(value)
     if kind in _PLAIN:
@@ -317,8 +317,8 @@ def watched(scheduler: Scheduler, cls: type, fields: str) -> Any:
     """The class, with a point before each operation on these fields, which threads share.
 
     A dict, a deque or a list stands in its field from the beginning to the end, and has its points itself. Of anything else,
-    each read and write is a point. `name!`: stays as it is once it is true (or in it), so what reads that does so at any time
-    alike; a deque with one reader. `name=thread`: only that one writes it, to whom reading it is no point.
+    each read and write is a point. `name!`: stays as it is once it is true (or in it), so what reads that does so at any
+    time alike; a deque with one reader. `name=thread`: only that one writes it, to whom reading it is no point.
     """
     latched = [name.partition("!")[0] for name in fields.split() if "!" in name]
     writers = dict(name.replace("!", "").split("=") for name in fields.split() if "=" in name)

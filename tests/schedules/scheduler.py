@@ -1,10 +1,10 @@
 """All schedules of a few threads: a scheduler that decides who goes on at every point where threads can meet.
 
 Each thread of a scenario is a greenlet that runs the real code and gives control back before every shared operation: taking
-a lock, waiting, an operation of a shared dict or deque, and reading or writing a field that another thread looks at. A handler
-(of a signal, or a finalizer) runs within a thread, at one of its points. The search is depth first with replay and forgets
-nothing: it runs on from every state once, and what is known to lead to the same state is counted and not run again. Two
-prefixes lead to the same state if every thread has seen the same results so far and what they share is equal.
+a lock, waiting, an operation of a shared dict or deque, and reading or writing a field that another thread looks at. A
+handler (of a signal, or a finalizer) runs within a thread, at one of its points. The search is depth first with replay and
+forgets nothing: it runs on from every state once, and what is known to lead to the same state is counted and not run again.
+Two prefixes lead to the same state if every thread has seen the same results so far and what they share is equal.
 
 Time is virtual, and passes only when nobody can go on.
 """
@@ -55,7 +55,7 @@ class Task:
 
 
 class Handler:
-    """What runs once within a thread, between any two of its points, or while it waits; `within`: of that name, or anyone."""
+    """What runs once within a thread, between any two of its points, or while it waits; `within`: of that name, or any."""
 
     def __init__(self, name: str, work: Callable[[], None], within: str | None) -> None:
         self.name = name

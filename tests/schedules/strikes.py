@@ -1,11 +1,12 @@
-"""One exception between two bytecodes of the library, as a signal handler raises it; or a collection there. At every one, in turn.
+"""One exception between two bytecodes of the library, as a signal handler raises it; or a collection. At each, in turn.
 
 `places` runs a piece of code once and notes where it was; `strike` runs it again with the exception at one of these places.
 Only the calling thread is struck, as signals are.
 
-Where CPython looks for signals: when a function begins or a generator goes on, on the way back in a loop, and after a call of
-anything in C. Not between two other bytecodes (no lock is lost between taking it and the block that gives it back), and not after
-a call of a Python function: between its return and what becomes of the value there is no look. Elsewhere nothing is struck.
+Where CPython looks for signals: when a function begins or a generator goes on, on the way back in a loop, and after a call
+of anything in C. Not between two other bytecodes (no lock is lost between taking it and the block that gives it back), and
+not after a call of a Python function: between its return and what becomes of the value there is no look. Elsewhere nothing
+is struck.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _possible(code: CodeType) -> tuple[frozenset[int], frozenset[int]]:
 
 
 def _is_inlined(code: CodeType) -> bool:
-    """Whether the interpreter calls it without C between: not what stands behind an operator or a class, and no generator."""
+    """Whether the interpreter calls it without C between: nothing behind an operator or a class, and no generator."""
     return not code.co_name.startswith("__") and not code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE)
 
 

@@ -36,6 +36,27 @@ def test_every_schedule_keeps_the_promises(name, record_property, capsys):
     assert found.schedules > 10  # far fewer would mean that something is no longer looked at
 
 
+WOKEN_LAST = (
+    """        self.woken = True  # first: who makes the lock looks at it then
+        if self.polling:
+            with contextlib.suppress(OSError):  # it is full, so it is readable
+                _put(self._writes)
+""",
+    """        if self.polling:
+            _put(self._writes)
+        self.woken = True
+""",
+)
+LOOK_FIRST = (
+    """            while True:
+                hand = self.next_hand()
+""",
+    """            self._waiter = None
+            while True:
+                hand = self.next_hand()
+                self._waiter = waker
+""",
+)
 PLANTED = {
     "lost wake-up: who makes its lock does not look whether it was woken": (
         "waiting",
@@ -43,18 +64,10 @@ PLANTED = {
         "waker, at its lock", "nobody can go on",
     ),
     "lost wake-up: a waker says so after it has looked who polls": (
-        "waiting",
-        "        self.woken = True  # first: who makes the lock looks at it then\n        if self.polling:\n"
-        "            with contextlib.suppress(OSError):  # it is full, so it is readable\n                _put(self._writes)\n",
-        "        if self.polling:\n            _put(self._writes)\n        self.woken = True\n",
-        "waker, at a descriptor", "nobody can go on",
+        "waiting", *WOKEN_LAST, "waker, at a descriptor", "nobody can go on",
     ),
     "lost wake-up: the consumer looks before it says that it waits": (
-        "channel",
-        "            while True:\n                hand = self.next_hand()\n",
-        "            self._waiter = None\n            while True:\n                hand = self.next_hand()\n"
-        "                self._waiter = waker\n",
-        "submit, whole", "nobody can go on",
+        "channel", *LOOK_FIRST, "submit, whole", "nobody can go on",
     ),
     "lost wake-up: the loop looks before it says that it sleeps": (
         "loop",
@@ -95,7 +108,7 @@ PLANTED = {
         "stream",
         "        if lifetime.causes and (self._turn.setdefault(\"by\", 0) == 0 or self.dropped):",
         "        if lifetime.causes:",
-        "stream, deadline, at the turn", "nobody had cancelled it",
+        "stream, deadline, at the lifetime", "nobody had cancelled it",
     ),
     "kept place: a dropped stream is only said to be": (
         "stream",
@@ -119,7 +132,8 @@ PLANTED = {
     ),
     "two probes: who asks first is not settled at once": (
         "cell",
-        "                flight = self._flights.setdefault(\"one\", mine)\n", "                flight = self._flights[\"one\"] = mine\n",
+        "                flight = self._flights.setdefault(\"one\", mine)\n",
+        "                flight = self._flights[\"one\"] = mine\n",
         "cell, a thread and a stream", "two probes at a time",
     ),
     "lost asking: nobody takes over from who is interrupted": (
@@ -162,7 +176,8 @@ PLANTED = {
     ),
     "lost trip: the consumer gives the turn back without a look": (
         "stream",
-        "            if lifetime.causes and not running.over:\n                LOOP", "            if False:\n                LOOP",
+        "            if lifetime.causes and not running.over:\n                LOOP",
+        "            if False:\n                LOOP",
         "stream, deadline, reading stops", "given back 0 times",
     ),
     "one too many: a place is taken without the lock": (
@@ -172,7 +187,8 @@ PLANTED = {
     ),
     "lost wake-up: the thread of the reports says too late that it is idle": (
         "reports",
-        "            self._idle = True\n            if not self._queue:", "            if not self._queue:\n                self._idle = True",
+        "            self._idle = True\n            if not self._queue:",
+        "            if not self._queue:\n                self._idle = True",
         "reports", "by looking now and then",
     ),
 }  # fmt: skip

@@ -19,9 +19,7 @@ from worker_adapters import (
     GenerateRequest,
     Limits,
     Phase,
-    Reason,
     Timeouts,
-    Token,
     UsageSource,
 )
 from worker_adapters.lifetime import Cause, Interrupted
@@ -32,6 +30,7 @@ from worker_adapters.waiting import BLOCKED
 
 from .primitives import Run, SimWaker, copy_of, shown, threading_of, watched
 from .scheduler import Scheduler
+from .streams import Opened, Reading, SimLoop
 
 if TYPE_CHECKING:
     from worker_adapters.runtime.layers import Runs
@@ -74,104 +73,8 @@ class _Worker:
     def close(self, _give_up: float) -> None: ...
 
 
-class Reading:
-    """What a consumer saw, and what had been promised before each of its steps."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.cancel_returned = False
-        self.outcomes: list[CancelOutcome] = []
-        self.late: list[Event] = []  # events of a `next` that began after a cancel had returned
-        self.dropped = False
-
-    def check(self, runs: Sequence[Sequence[Event]], *, ended_by_us: bool) -> None:
-        """The promises of a stream, whatever happened to it."""
-        events, kinds = self.events, [event.kind for event in self.events]
-        assert sum(kind in ("end", "error") for kind in kinds) == 1, f"not one terminal event: {kinds}"
-        assert kinds[-1] in ("end", "error"), f"something came after the terminal event: {kinds}"
-        sent = [event for run in runs for event in run if isinstance(event, Token)]
-        assert events[:-1] == sent[: len(events) - 1], f"not the beginning of what was sent: {kinds}"
-        last = events[-1]
-        assert not isinstance(last, Error) or last.reason is not Reason.BUG, last
-        if isinstance(last, End) and last.finish_reason is not FinishReason.CANCELLED:
-            assert events[:-1] == sent, f"tokens are missing before a good end: {kinds}"
-        if isinstance(last, End) and last.finish_reason is FinishReason.CANCELLED:
-            assert ended_by_us, "ended as cancelled, and nobody had cancelled it"
-        assert "token" not in [event.kind for event in self.late], (
-            "a token came from a next after a cancel had returned"
-        )
-        if self.late and CancelOutcome.CLOSED in self.outcomes:
-            assert isinstance(last, End), "a cancelled stream ended in an error"
-            assert last.finish_reason is FinishReason.CANCELLED, "a cancelled stream ended as if it had not been"
-
-
-class SimLoop:
-    """A Loop in few steps: what is put into its inbox is done, one after the other. The real one is explored for itself."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        self._inbox: list[Any] = []
-        scheduler.shared["loop"] = lambda: shown(scheduler, self._inbox)
-
-    def add(self, one: Any) -> None:
-        self._scheduler.point("tell the loop")
-        shown(self._scheduler, one)
-        if one not in self._inbox:
-            self._inbox.append(one)
-
-    wake = look_soon = add
-
-    def watch(self, _watched: object, _seconds: float = inf) -> None: ...
-    def forget(self, _watched: object) -> None: ...
-    def unregister(self, _task: object, _descriptor: int) -> None: ...
-
-    def run(self, opened: Opened) -> None:
-        """The loop's thread, as long as there are others."""
-        scheduler, me = self._scheduler, self._scheduler.current
-        while True:
-            scheduler.forgets(*opened.of_the_loop())
-            scheduler.point(
-                "poll", lambda: bool(self._inbox) or all(task.glet.dead for task in scheduler.tasks if task is not me)
-            )
-            if not self._inbox:
-                return
-            one = self._inbox.pop(0)
-            scheduler.saw(shown(scheduler, one))
-            if one == "deadline":
-                opened.source.look(inf)
-            elif hasattr(one, "look"):
-                one.look(0.0)
-            elif not one.over:
-                again = one.step() or (not one.over and (one.lifetime.deadline < 0 or bool(one.lifetime.causes)))
-                if again and one not in self._inbox:
-                    self._inbox.append(one)
-
-
-class Opened(SimpleNamespace):
-    """A stream, as an adapter opens one, and what became of it."""
-
-    stream: Any
-    source: Any
-    running: Any
-    lifetime: Any
-    places: Any
-    loop: SimLoop
-    freed: list[int]
-    let_go: list[str]
-    reported: list[object]
-    arrived: list[int]
-
-    def of_the_loop(self) -> tuple[Hashable, ...]:
-        """What only the driver of a submitted stream knows; the generator's state is shared."""
-        source, lifetime = self.source, self.lifetime
-        known = (lifetime.parked, lifetime.deadline, self.running.finished is None)
-        if hasattr(source, "channel"):
-            known += (source.over, self.running.blocked_since, source.channel._put, self.running.waits_for_consumer)
-        return known
-
-
 class World:
-    """The modules once more, under a scheduler. `changes`: bugs to plant, by module; `watch`: fields with points, by class."""
+    """The modules once more, under a scheduler. `changes`: bugs to plant, by module; `watch`: fields with points."""
 
     def __init__(
         self, changes: Changes | None = None, watch: Mapping[str, str] | None = None, *, real: bool = False
