@@ -20,11 +20,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if case is not None and any(run in inspect.getsource(case) for run in ("self.events(", "self.run(")):
         marks = [pytest.mark.product, pytest.mark.matrix]
         each = [pytest.param(IN_TURN), *(pytest.param(way, marks=marks) for way in WAYS)]
-        metafunc.fixturenames.append("_way")
         metafunc.parametrize("_way", each, indirect=True)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _way(request: pytest.FixtureRequest) -> None:
-    if request.param != IN_TURN:
-        request.instance.ways = (request.param,)
+    way = getattr(request, "param", IN_TURN)
+    if way != IN_TURN:
+        request.instance.ways = (way,)
