@@ -138,33 +138,44 @@ def places(world: World, *, blocking: tuple[bool, ...], closes: bool = False, fr
 
 
 def cell(
-    world: World, *, threads: int = 1, streams: int = 1, cancels: bool = False, forgets: bool = False, fails: bool = False
+    world: World, *, threads: int = 1, streams: int = 1, cancels: bool = False, forgets: bool = False, first: str = ""
 ) -> SetUp:
-    """Some ask for a fact at once: on threads, and as streams do, one of which is cancelled."""
+    """Some ask for a fact at once: on threads, and as streams do, one of which is cancelled.
+
+    `first`: how the first probe `fails`, or what it is `interrupted` by, if it is.
+    """
     scheduler = world.scheduler
 
     def set_up() -> Callable[[], None]:
-        probing, told = world.log("probing"), world.log("told")
+        probing, probes, told = world.log("probing"), world.log("probes"), world.log("told")
 
         def probe() -> str:
             probing.append(1)
             assert len(probing) == 1, "two probes at a time"
             scheduler.point("probe")
             probing.pop()
-            if fails:
+            probes.append(1)
+            if first == "interrupted" and len(probes) == 1:
+                raise KeyboardInterrupt
+            if first == "fails":
                 raise Fault(Reason.CONNECT, "nobody there")
             return "known"
 
         def start(_key: object, work: Callable[[], None]) -> None:
-            scheduler.spawn("helper", work)
+            scheduler.spawn("helper", partial(ask, work, on_helper=True))
 
         world.cell.HELPERS = SimpleNamespace(start=start)
         fact = world.cell.Cell(probe, max_age=lambda: 1000.0, retry_after=1000.0, key="k", clock=scheduler.clock)
         lives = [world.lifetime_of() for _ in range(streams)]
 
-        def ask(how: Callable[[], Any]) -> None:
+        def ask(how: Callable[[], Any], *, on_helper: bool = False) -> None:
             try:
-                told.append(how())
+                answer = how()
+                if not on_helper:
+                    told.append(answer)
+            except KeyboardInterrupt:
+                if not on_helper:
+                    told.append("interrupted")
             except Interrupted as exc:
                 told.append(str(exc.cause))
             except Fault as fault:
@@ -183,8 +194,8 @@ def cell(
 
         def check() -> None:
             assert len(told) == threads + streams
-            answer = "CONNECT" if fails else "known"
-            assert told.count(answer) >= threads + streams - cancels, told
+            answer = "CONNECT" if first == "fails" else "known"
+            assert told.count(answer) >= threads + streams - cancels - (first == "interrupted"), told
             assert not fact.in_flight, "nobody asks, and it is said to be asked"
 
         return check
@@ -398,7 +409,9 @@ PARTS: dict[str, Any] = {
     "cell, a thread and a stream": Part(cell, _CELL),
     "cell, two streams, one is cancelled": Part(partial(cell, threads=0, streams=2, cancels=True), _CELL),
     "cell, forgotten meanwhile": Part(partial(cell, forgets=True), _CELL),
-    "cell, failing": Part(partial(cell, fails=True), _CELL),
+    "cell, failing": Part(partial(cell, first="fails"), _CELL),
+    "cell, who asks is interrupted": Part(partial(cell, first="interrupted", streams=2, threads=0), _CELL),
+    "cell, who asks on a thread is interrupted": Part(partial(cell, first="interrupted"), _CELL),
     "reports": Part(reports, {"Reports": "_queue! _idle"}),
     "reports, the thread leaves": Part(partial(reports, late=True), {"Reports": "_queue!", "Resident": "_claim"}),
     "resident": Part(resident, {"Resident": "_claim"}),

@@ -344,7 +344,8 @@ def watched(scheduler: Scheduler, cls: type, fields: str) -> Any:
                     mine.latched = field in latched
             name = shown(scheduler, self)
             scheduler.shared[f"fields of {name}"] = lambda: tuple(
-                shown(scheduler, slot.__get__(self)) for slot in slots.values()
+                None if isinstance(value := slot.__get__(self), _Shared) else shown(scheduler, value)
+                for slot in slots.values()
             )
 
     for field, slot in slots.items():

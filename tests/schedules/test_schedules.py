@@ -112,6 +112,11 @@ PLANTED = {
         "            flight = self._flights[\"one\"] = mine\n            if flight is mine:",
         "cell, a thread and a stream", "two probes at a time",
     ),
+    "lost asking: nobody takes over from who is interrupted": (
+        "cell",
+        "            if flight.given_up:\n                continue\n", "",
+        "cell, who asks on a thread is interrupted", "known|\\[",
+    ),
     "lost wake-up: a flight lands in silence": (
         "cell",
         "            waiter.wake()", "            pass",
