@@ -225,6 +225,10 @@ class Lifetime:
             else:  # sent once more, on another connection
                 self._expiry = self._first_token_expiry
 
+    def hurry(self) -> None:
+        """The time to connect runs from here: what an attempt does before is part of it."""
+        self._arm(Cause.CONNECT_TIMEOUT, self.timeouts.connect)
+
     def _arm(self, cause: Cause, seconds: float | None) -> None:
         self.fresh, self.retimed = False, True
         self._expires_as = cause

@@ -19,6 +19,7 @@ import heapq
 import itertools
 import logging
 import os
+import threading
 import time
 import weakref
 from collections import deque
@@ -98,8 +99,8 @@ class StepsTask(Task):
                 return False
         except StopIteration:
             pass
-        except Exception as exc:  # noqa: BLE001  -- best effort: who is told may be gone
-            _log.debug("a call beside a stream failed: %s", type(exc).__name__)
+        except Exception:  # noqa: BLE001, S110  -- best effort: who is told may be gone
+            pass
         self.over = True
         self._steps.close()
         self._done()
@@ -196,8 +197,7 @@ class Loop:
             try:
                 busy = self._turn()
             except BaseException as exc:  # noqa: BLE001  -- without the loop no stream of the process would ever end
-                with contextlib.suppress(BaseException):
-                    _log.error("a bug of the adapter: %s in the loop", type(exc).__name__)
+                _tell("in the loop", exc)
                 busy = True
             now = self._clock()
             if busy:
@@ -267,7 +267,7 @@ class Loop:
         try:
             return min(watched.look(now), now + TICK)
         except Exception as exc:  # noqa: BLE001  -- see _run
-            _log.error("a bug of the adapter: %s while time was kept", type(exc).__name__)
+            _tell("while time was kept", exc)
             return now + TICK
 
     def _step(self, task: Task) -> None:
@@ -276,17 +276,17 @@ class Loop:
         self._tasks.add(task)
         try:
             again = task.step()
+            if again:
+                self._inbox.append(task)
+            elif not task.over:
+                self._await(task)
         except BaseException as exc:  # noqa: BLE001  -- ends its own stream, and nothing else
-            task.over, again = True, False
+            task.over = True
             with contextlib.suppress(BaseException):
                 task.failed(exc)
         if task.over:
             self._tasks.discard(task)
             self._unregister(task)
-        elif again:
-            self._inbox.append(task)
-        else:
-            self._await(task)
 
     def _await(self, task: Task) -> None:
         """Note what a task waits for."""
@@ -294,7 +294,7 @@ class Loop:
         fd = lifetime.want_fd
         if fd != task._registered or (fd >= 0 and lifetime.want_events != task._mask):  # noqa: SLF001
             self._register(task, fd, lifetime.want_events)
-        if lifetime.retimed or not lifetime.fresh or task._heap_at == inf:  # noqa: SLF001
+        if lifetime.retimed or not lifetime.fresh or lifetime.want_until < inf or task._heap_at == inf:  # noqa: SLF001
             # Else the timer only starts over with what has just come: it is looked at early, and then again.
             lifetime.retimed = False
             at = min(lifetime.until(), lifetime.want_until)
@@ -327,6 +327,13 @@ class Loop:
         """Take a descriptor out, if it is in."""
         if task._registered == descriptor:  # noqa: SLF001
             self._unregister(task)
+
+
+def _tell(where: str, exc: BaseException) -> None:
+    """Log a bug of ours, on a thread of its own: handlers are an application's, and may take their time."""
+    words = (f"a bug of the adapter: %s {where}", type(exc).__name__)
+    with contextlib.suppress(BaseException):
+        threading.Thread(target=_log.error, args=words, name="worker-adapters-bug", daemon=True).start()
 
 
 LOOP = Loop()

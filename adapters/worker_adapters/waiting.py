@@ -75,15 +75,15 @@ class Waker:
 
     A binary semaphore, twice: a lock for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one
     that polls. `polling`: it does, or may at any time; `woken`: somebody has woken it since its owner looked last. The
-    descriptors live as long as this object, so a late `wake` never writes into a stranger's.
+    descriptors live as long as this object, so a late `wake` never writes into a stranger's. The lock is made at the
+    first wait: one that was made before gevent has patched `threading` would block all greenlets.
     """
 
     __slots__ = ("__weakref__", "_acquire", "_poll", "_reads", "_release", "_writes", "patience", "polling", "woken")
 
     def __init__(self) -> None:
-        lock = threading.Lock()
-        lock.acquire()
-        self._acquire, self._release = lock.acquire, lock.release
+        self._acquire: Any = None
+        self._release: Any = None
         self.polling = self.woken = False
         self._reads = self._writes = -1
         self._poll: Any = None
@@ -96,14 +96,16 @@ class Waker:
 
     def wake(self) -> None:
         """Make the thread look again, now or as soon as it waits."""
-        self.woken = True
+        self.woken = True  # first: who makes the lock looks at it then
         if self.polling:
             with contextlib.suppress(OSError):  # it is full, so it is readable
                 _put(self._writes)
-        try:  # noqa: SIM105  -- a context manager costs more than all the rest, for every token handed over
-            self._release()
-        except RuntimeError:  # open already
-            pass
+        release = self._release
+        if release is not None:
+            try:  # noqa: SIM105  -- a context manager costs more than all the rest, for every token handed over
+                release()
+            except RuntimeError:  # open already
+                pass
 
     def leave(self, descriptor: int) -> None:
         """A descriptor that was waited for is about to be closed, or given to somebody else.
@@ -114,6 +116,10 @@ class Waker:
     def wait(self, seconds: float) -> None:
         """Block until woken, for at most that long; perhaps for less. The owner's thread only."""
         self.polling = False
+        if self._acquire is None:
+            lock = threading.Lock()
+            lock.acquire()
+            self._acquire, self._release = lock.acquire, lock.release
         if self.woken or seconds <= 0:
             self.woken = False
             return

@@ -17,12 +17,12 @@ class Stream:
     """A running stream, as far as its hand-over is concerned."""
 
     def __init__(self, size=4):
-        self.running = SimpleNamespace(lifetime=Lifetime(Timeouts()), terminal=None, moves=0)
+        self.running = SimpleNamespace(lifetime=Lifetime(Timeouts()), over=False, moves=0)
         self.channel = Channel(self.running, size)
         self.running.lifetime.waker = SimpleNamespace(wake=self.channel.wake)
 
     def end(self, terminal="end"):
-        self.running.terminal = terminal
+        self.running.over = True
         self.channel.wake()
 
     def take(self, **given):

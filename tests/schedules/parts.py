@@ -127,8 +127,8 @@ def places(world: World, *, blocking: tuple[bool, ...], closes: bool = False, fr
             scheduler.spawn("close", close)
 
         def check() -> None:
-            assert not dict.__len__(adapter.held), "a place was never given back"
-            assert not list.__len__(adapter._waiting.plain()), "somebody is still said to wait"
+            assert not frees or not dict.__len__(adapter.held), "a place was never given back"
+            assert not list(adapter._waiting), "somebody is still said to wait"
             if not closes:
                 assert told.count("taken") >= sum(blocking), told
 
@@ -137,32 +137,45 @@ def places(world: World, *, blocking: tuple[bool, ...], closes: bool = False, fr
     return set_up
 
 
-def cell(world: World, *, threads: int = 1, streams: int = 1, cancels: bool = False, forgets: bool = False, fails: bool = False) -> SetUp:
-    """Some ask for a fact at once: on threads, and as streams do, one of which is cancelled."""
+def cell(
+    world: World, *, threads: int = 1, streams: int = 1, cancels: bool = False, forgets: bool = False, first: str = ""
+) -> SetUp:
+    """Some ask for a fact at once: on threads, and as streams do, one of which is cancelled.
+
+    `first`: how the first probe `fails`, or what it is `interrupted` by, if it is.
+    """
     scheduler = world.scheduler
 
     def set_up() -> Callable[[], None]:
-        probing, told = world.log("probing"), world.log("told")
+        probing, probes, told = world.log("probing"), world.log("probes"), world.log("told")
 
         def probe() -> str:
             probing.append(1)
             assert len(probing) == 1, "two probes at a time"
             scheduler.point("probe")
             probing.pop()
-            if fails:
+            probes.append(1)
+            if first == "interrupted" and len(probes) == 1:
+                raise KeyboardInterrupt
+            if first == "fails":
                 raise Fault(Reason.CONNECT, "nobody there")
             return "known"
 
         def start(_key: object, work: Callable[[], None]) -> None:
-            scheduler.spawn("helper", work)
+            scheduler.spawn("helper", partial(ask, work, on_helper=True))
 
         world.cell.HELPERS = SimpleNamespace(start=start)
         fact = world.cell.Cell(probe, max_age=lambda: 1000.0, retry_after=1000.0, key="k", clock=scheduler.clock)
         lives = [world.lifetime_of() for _ in range(streams)]
 
-        def ask(how: Callable[[], Any]) -> None:
+        def ask(how: Callable[[], Any], *, on_helper: bool = False) -> None:
             try:
-                told.append(how())
+                answer = how()
+                if not on_helper:
+                    told.append(answer)
+            except KeyboardInterrupt:
+                if not on_helper:
+                    told.append("interrupted")
             except Interrupted as exc:
                 told.append(str(exc.cause))
             except Fault as fault:
@@ -181,8 +194,8 @@ def cell(world: World, *, threads: int = 1, streams: int = 1, cancels: bool = Fa
 
         def check() -> None:
             assert len(told) == threads + streams
-            answer = "connect" if fails else "known"
-            assert told.count(answer) >= threads + streams - cancels, told
+            answer = "CONNECT" if first == "fails" else "known"
+            assert told.count(answer) >= threads + streams - cancels - (first == "interrupted"), told
             assert not fact.in_flight, "nobody asks, and it is said to be asked"
 
         return check
@@ -197,22 +210,24 @@ def reports(world: World, *, late: bool = False) -> SetUp:
     def set_up() -> Callable[[], None]:
         queue = world.reports.Reports()
         out = world.log("out")
+        if not late:
+            scheduler.knows["worker-adapters-reports"] = lambda: 0  # but for since when it has been idle: the beginning
 
         def add(name: str, *, flush: bool = False, after: float = 0.0) -> None:
             if after:
                 scheduler.point("later", lambda: False, after)
-            queue.add(out.append, name)
+            queue.add(lambda: out.append((name, scheduler.now)))
             if flush:
-                began = scheduler.now
                 assert queue.flush(inf), "not everything is out"
-                assert name in out, "told that it is out"
-                assert scheduler.now == began, "it was found out by looking now and then"
+                assert name in [one for one, _ in out], "told that it is out"
 
         scheduler.spawn("first", partial(add, "first"))
         scheduler.spawn("flush", partial(add, "second", flush=True, after=world.reports.LINGER if late else 0.0))
 
         def check() -> None:
-            assert sorted(out) == ["first", "second"], f"out: {out}"
+            assert sorted(name for name, _ in out) == ["first", "second"], f"out: {out}"
+            soon = world.reports.LINGER if late else 0.0
+            assert all(at <= soon for _, at in out), f"out by looking now and then: {out}"
             assert not queue._resident.here, "the thread stayed"
 
         return check
@@ -272,6 +287,7 @@ def helpers(world: World, *, keys: str, most: int, per_key: int, cancels: bool =
 
         def call(number: int, key: str) -> None:
             life = lives[number]
+            scheduler.current.knows = lambda: number
             try:
                 told.append(world.lifetime.driven(pool.call(key, partial(work, key), life), life))
             except Interrupted:
@@ -286,7 +302,7 @@ def helpers(world: World, *, keys: str, most: int, per_key: int, cancels: bool =
             assert len(told) == len(keys)
             assert told.count("left") <= cancels
             assert pool.in_use == 0
-            assert all(job.abandoned for job in pool._waiting.plain()), "a call was never made"
+            assert all(job.abandoned for job in list(pool._waiting)), "a call was never made"
 
         return check
 
@@ -298,8 +314,8 @@ def loop(world: World, *, tasks: int = 1, wakes: int = 1, late: bool = False, wa
     scheduler, module = world.scheduler, world.loop
 
     def set_up() -> Callable[[], None]:
-        module.poller = lambda: Poller(scheduler)
         here = module.Loop(clock=scheduler.clock)
+        module.poller = lambda: Poller(scheduler, here._waker)
         ended, looked = world.log("ended"), world.log("looked")
 
         class Waits(module.Task):
@@ -331,8 +347,8 @@ def loop(world: World, *, tasks: int = 1, wakes: int = 1, late: bool = False, wa
             for n in range(wakes):
                 scheduler.spawn(f"wake-{number}-{n}", partial(wake, task))
         if watched:
-            seen = SimpleNamespace(look=lambda _now: looked.append(scheduler.now) or inf, name="watched")
-            scheduler.spawn("watch", lambda: here.look_soon(seen))
+            seen = Seen(here, looked, scheduler.clock)
+            scheduler.spawn("watch", seen.begin)
 
         def check() -> None:
             assert len(ended) == tasks, f"ended: {ended}"
@@ -345,24 +361,40 @@ def loop(world: World, *, tasks: int = 1, wakes: int = 1, late: bool = False, wa
     return set_up
 
 
+class Seen:
+    """Looked after by the loop, until it is looked at."""
+
+    name = "watched"
+
+    def __init__(self, loop: Any, looked: list[Any], clock: Callable[[], float]) -> None:
+        self._loop, self._looked, self._clock = loop, looked, clock
+
+    def begin(self) -> None:
+        self._loop.watch(self)
+        self._loop.look_soon(self)
+
+    def look(self, _now: float) -> float:
+        self._looked.append(self._clock())
+        self._loop.forget(self)
+        return inf
+
+
 class Poller:
     """Where the loop waits: at its own waker alone."""
 
-    def __init__(self, scheduler: Any) -> None:
-        self._scheduler = scheduler
-        self.waker: Any = None
+    def __init__(self, scheduler: Any, waker: Any) -> None:
+        self._scheduler, self.waker = scheduler, waker
 
-    def register(self, descriptor: Any, _events: int) -> None:
-        self.waker = descriptor
+    def register(self, _descriptor: int, _events: int) -> None: ...
 
     def ready(self, seconds: float) -> list[tuple[Any, int]]:
         self._scheduler.point("poll", lambda: self.waker.woken_now, seconds)
         self._scheduler.saw(self.waker.woken_now)
-        return [(self.waker, 1)] if self.waker.woken_now else []
+        return [(0, 1)] if self.waker.woken_now else []
 
 
 _CELL = {"Cell": "_known", "_Flight": "over! waiting"}
-_HELPERS = {"Helpers": "_waiting _running", "_Job": "done!"}
+_HELPERS = {"Helpers": "_running", "_Job": "done!"}
 _LOOP = {"Loop": "_inbox _asleep_until", "Resident": "_claim"}
 _PLACES = {"Places": "held _waiting closed!"}
 PARTS: dict[str, Any] = {
@@ -373,18 +405,20 @@ PARTS: dict[str, Any] = {
     "lifetime": Part(lifetime, {"Lifetime": "causes cancelled! waker handed"}),
     "places, one waits": Part(partial(places, blocking=(True, False)), _PLACES),
     "places, both wait": Part(partial(places, blocking=(True, True)), _PLACES),
-    "places, closed meanwhile": Part(partial(places, blocking=(True, True), closes=True), _PLACES),
+    "places, closed meanwhile": Part(partial(places, blocking=(True, True), closes=True, frees=False), {"Places": "_waiting closed!"}),
     "cell, a thread and a stream": Part(cell, _CELL),
     "cell, two streams, one is cancelled": Part(partial(cell, threads=0, streams=2, cancels=True), _CELL),
     "cell, forgotten meanwhile": Part(partial(cell, forgets=True), _CELL),
-    "cell, failing": Part(partial(cell, fails=True), _CELL),
-    "reports": Part(reports, {"Reports": "_queue _idle", "Resident": "_claim"}),
-    "reports, the thread leaves": Part(partial(reports, late=True), {"Reports": "_queue _idle", "Resident": "_claim"}),
+    "cell, failing": Part(partial(cell, first="fails"), _CELL),
+    "cell, who asks is interrupted": Part(partial(cell, first="interrupted", streams=2, threads=0), _CELL),
+    "cell, who asks on a thread is interrupted": Part(partial(cell, first="interrupted"), _CELL),
+    "reports": Part(reports, {"Reports": "_queue! _idle"}),
+    "reports, the thread leaves": Part(partial(reports, late=True), {"Reports": "_queue!", "Resident": "_claim"}),
     "resident": Part(resident, {"Resident": "_claim"}),
     "helpers, one at a time": Part(partial(helpers, keys="ab", most=1, per_key=1), _HELPERS),
     "helpers, one per key": Part(partial(helpers, keys="aa", most=2, per_key=1), _HELPERS),
-    "helpers, one is left": Part(partial(helpers, keys="aa", most=2, per_key=1, cancels=True), _HELPERS),
+    "helpers, one is left": Part(partial(helpers, keys="aa", most=2, per_key=1, cancels=True), {"Helpers": "_running"}),
     "loop, a task": Part(loop, _LOOP),
-    "loop, a task and a look": Part(partial(loop, watched=True, wakes=0), _LOOP),
+    "loop, a task and a look": Part(partial(loop, watched=True, tasks=0), _LOOP),
     "loop, the thread leaves": Part(partial(loop, tasks=2, wakes=0, late=True), _LOOP),
 }

@@ -336,18 +336,16 @@ def watched(scheduler: Scheduler, cls: type, fields: str) -> Any:
                 scheduler.silent = before
 
         def _share(self) -> None:
-            plain = {}
             for field, slot in slots.items():
                 value = slot.__get__(self)
                 shared = _SHARED.get(type(value))
-                if shared is None:
-                    plain[field] = slot
-                else:
+                if shared is not None:
                     slot.__set__(self, mine := shared(value).begin(scheduler, field))
                     mine.latched = field in latched
             name = shown(scheduler, self)
             scheduler.shared[f"fields of {name}"] = lambda: tuple(
-                shown(scheduler, slot.__get__(self)) for slot in plain.values()
+                None if isinstance(value := slot.__get__(self), _Shared) else shown(scheduler, value)
+                for slot in slots.values()
             )
 
     for field, slot in slots.items():

@@ -42,7 +42,7 @@ class Streaming:
     ready: bool = False
     """Whether the loop has done all it can before the others begin."""
     last: str = "end"
-    """What the engine does then: it ends, falls into `silence`, or `waits` for an arrival."""
+    """What the engine does then: it ends (`at once`: with the run), falls into `silence`, or `waits` for an arrival."""
 
     look: str = "all"
     """At what every operation is a point: `hand-over`, `turn` and `lifetime` are too many together, with three threads."""
@@ -110,6 +110,7 @@ def _twice(name: str, *args: Any, **named: Any) -> dict[str, Any]:
 
 STREAMS: dict[str, Any] = {
     "submit, whole": Streaming("submit", (1, 1)),
+    "submit, the end is in the last run": Streaming("submit", (1,), last="at once"),
     "submit, whole, hand-over of two": Streaming("submit", (2, 1), hand_over=2),
     **_twice("cancel, a run of two is there", "submit", (2,), ("cancel",), hand_over=9, ready=True),
     "submit, cancel, a run of two": Streaming("submit", (2,), ("cancel",), hand_over=9, look="hand-over"),
@@ -128,6 +129,8 @@ STREAMS: dict[str, Any] = {
     "stream, cancel and deadline": Streaming("stream", (), ("cancel", "deadline"), look="trips"),
     "stream, two cancels, engine silent": Streaming("stream", (), ("cancel", "cancel"), last="silence", look="trips"),
     "stream, the adapter is closed": Streaming("stream", (1,), ("close the adapter",), look="lifetime"),
+    "stream, cancel, reading stops": Streaming("stream", (1, 1), ("cancel",), reads=1, look="turn"),
+    "stream, deadline, reading stops": Streaming("stream", (1, 1), ("deadline",), reads=1, look="turn"),
     "stream, an arrival": Streaming("stream", (1,), ("arrival",), last="waits"),
     "stream, dropped": Streaming("stream", (1, 1), reads=1, then="drop"),
     "stream, dropped, deadline": Streaming("stream", (1, 1), ("deadline",), reads=1, then="drop"),

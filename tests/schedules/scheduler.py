@@ -12,6 +12,7 @@ Time is virtual, and passes only when nobody can go on.
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 from collections.abc import Callable, Hashable
 from math import inf
@@ -74,6 +75,7 @@ class Scheduler:
         self.now = 0.0
         self.tasks: list[Task] = []
         self.handlers: list[Handler] = []
+        self.knows: dict[str, Callable[[], Hashable]] = {}  # of threads that the code starts
         self.shared: dict[str, Callable[[], Hashable]] = {}
         self.current: Task | None = None
         """The thread that runs; None while the scenario is set up or judged."""
@@ -101,7 +103,7 @@ class Scheduler:
             return True
         if self.over:
             raise Abandoned
-        if task.idle and (ready is None or ready()):
+        if task.idle and doing not in IDLE and (ready is None or ready()):
             task.idle = doing in IDLE
             task.doing = doing
             self.saw(True)
@@ -151,6 +153,7 @@ class Scheduler:
         """Another thread, which begins when it is scheduled."""
         same = sum(task.name.partition("#")[0] == name for task in self.tasks)
         task = Task(f"{name}#{same + 1}" if same else name, work, self._main)
+        task.knows = self.knows.get(name)
         self.tasks.append(task)
         return task
 
@@ -255,11 +258,21 @@ def explore(scheduler: Scheduler, scenario: Callable[[], Callable[[], None]]) ->
 
     The scenario sets up its threads by `spawn` and returns a check for when they are all done.
     """
+    gc.disable()  # of which nothing is explored here: half of the time would go into it
+    try:
+        return _explored(scheduler, scenario)
+    finally:
+        gc.enable()
+
+
+def _explored(scheduler: Scheduler, scenario: Callable[[], Callable[[], None]]) -> Exploration:
     known: dict[Hashable, int] = {}
     path: list[_Node] = []
     runs = 0
     while True:
         runs += 1
+        if not runs % 1000:
+            gc.collect(1)
         scheduler.reset()
         try:
             reached = _run(scheduler, scenario(), path, known)

@@ -11,9 +11,10 @@ import pytest
 
 from worker_adapters import End, Error, Limits, StreamCancelledError
 from worker_adapters import loop as loop_module
+from worker_adapters.runtime.handle import RunningStream
 
 from ..runtime.dialects import adapter, frames, good, request, texts, until
-from .strikes import Strike, places, shown, strike
+from .strikes import Strike, at_places, places, shown, strike
 
 WAYS = ("submit", "stream")
 SCRIPT = [frames("ta", "tb", "tc"), frames("td"), frames("te", "tf"), frames(".")]
@@ -238,9 +239,23 @@ def told(events, *, whole):
         assert text == WHOLE, f"{text}, and then {last.finish_reason}"
 
 
+class Asking(Case):
+    """A fact, which others would wait for."""
+
+    def prepare(self):
+        pass
+
+    def work(self):
+        self.adapter.properties()
+
+    def afterwards(self):
+        assert self.adapter.properties().slots_total == 1
+        assert self.adapter.engine_version() == "1"
+
+
 CASES = (
     Opening, Iterating, Nexting, Getting, Keeping, Blocking, Resulting, Generating, Closing, Cancelling, ClosingTheAdapter,
-    Dropping, Calling,
+    Dropping, Calling, Asking,
 )  # fmt: skip
 
 
@@ -272,13 +287,50 @@ def test_a_strike_between_any_two_bytecodes_loses_nothing(kind, way, capsys):
         found |= dict.fromkeys(once(kind, way)[0])
     struck, wrong = 0, []
     for place in found:
+        if place[0] is RunningStream.__del__.__code__:
+            continue  # at its very beginning nothing can be done about it: Python prints that it was ignored
         try:
             struck += once(kind, way, place)[1]
         except Exception as exc:  # noqa: BLE001  -- all of them are told
             wrong.append(f"{shown(place)}: {type(exc).__name__}: {exc}")
-            if len(wrong) > 5:
-                break
     with capsys.disabled():
         sys.stdout.write(f"\n  {kind.__name__}, {way}: {len(found)} places, {struck} strikes ")
     assert not wrong, "\n".join([f"{len(wrong)} of {len(found)}:", *wrong[:40]])
     assert threading.active_count() < 10
+
+
+# --- collections ------------------------------------------------------------------------------------------------------
+
+
+class Box:
+    """In a cycle, with a handle: nothing but a collection drops it."""
+
+    def __init__(self, stream):
+        self.stream, self.itself = stream, self
+
+
+@pytest.mark.parametrize("dropped", WAYS)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_handle_may_be_collected_between_any_two_bytecodes_of_another_stream(way, dropped, capsys):
+    """Its finalizer runs within whatever the thread is just doing, whichever locks it holds."""
+    limits = Limits(max_in_flight=1000)
+    left = adapter(answer=lambda _wire: good_of(Closing.steps), limits=limits)
+    made = []
+
+    def collect_one():
+        Box(getattr(left, dropped)(request()))
+        made.append(gc.collect(0))
+
+    gc.disable()
+    try:
+        with adapter(answer=lambda _wire: good_of(SCRIPT), limits=limits) as used, left:
+            work_of_used = lambda: texts(getattr(used, way)(request()))  # noqa: E731
+            count = at_places(work_of_used, collect_one)
+            assert patiently(lambda: left.in_flight == 0, 5.0), "a handle was collected, and its place is kept"
+            assert used.in_flight == 0
+            assert work_of_used() == WHOLE
+    finally:
+        gc.enable()
+    with capsys.disabled():
+        sys.stdout.write(f"\n  {way}, {dropped} is dropped: {count} collections ")
+    assert count > 20

@@ -36,7 +36,7 @@ from .scheduler import Scheduler
 if TYPE_CHECKING:
     from worker_adapters.runtime.layers import Runs
 
-__all__ = ["Opened", "Reading", "World"]
+__all__ = ["MODULES", "Opened", "Reading", "World"]
 
 TIMEOUTS = Timeouts()  # nothing arms a timer where no phase is entered
 GOOD_END = End(
@@ -47,6 +47,12 @@ GOOD_END = End(
     decode_time_ms=0.0,
 )
 Changes = Mapping[str, Sequence[tuple[str, str]]]
+ALWAYS = {
+    # It would go on even where a run is given up.
+    "loop": [("except BaseException as exc:  # noqa: BLE001  -- without", "except Exception as exc:  # without")],
+    # Who waits for a place looks now and then whether everybody waits: it would find what it was not woken for.
+    "runtime.places": [("return min(self._seconds / 4, 1.0)", "return float('inf')")],
+}
 MODULES = (
     "waiting", "lifetime", "loop", "helpers", "runtime.places", "runtime.running", "runtime.channel", "runtime.stream",
     "runtime.handle", "runtime.cell", "runtime.reports",
@@ -178,14 +184,19 @@ class World:
         if not real:
             names["current_waker"] = self.waker
             names["Waker"] = partial(SimWaker, scheduler)
+        else:
+            names["os"] = self._eventfd()
         for name in MODULES:
-            module = self.modules[name] = copy_of(name, (changes or {}).get(name, ()), **names)
+            module = self.modules[name] = copy_of(name, (*ALWAYS.get(name, ()), *(changes or {}).get(name, ())), **names)
             for public in (*module.__all__, *(name for name in self.watch if name.startswith("_"))):
                 if public not in module.__dict__ or public in ORIGINAL or (public in names and not real):
                     continue
                 if (fields := self.watch.get(public)) is not None:
                     setattr(module, public, watched(scheduler, getattr(module, public), fields))
                 names[public] = getattr(module, public)
+        self.waiting.LONGEST = inf  # so that a wake-up which is lost is waited for in vain
+        if real:
+            self.waiting.Waker._is_ready = self._is_ready
         # A run's handles are dropped when it is over, and collected some time: what that does is a thread's of its own here.
         del self.modules["runtime.handle"].RunningStream.__del__
         self._wakers: dict[str, SimWaker] = {}
@@ -196,6 +207,33 @@ class World:
             if path.rpartition(".")[2] == name:
                 return module
         raise AttributeError(name)
+
+    def _eventfd(self) -> SimpleNamespace:
+        """What the Waker needs of `os`. There is one descriptor, and how often it was written to is shared."""
+        scheduler, self.written = self.scheduler, [0]
+
+        def create(*_flags: int) -> int:
+            self.written = written = [0]
+            scheduler.shared["eventfd"] = lambda: written[0]
+            return 5
+
+        def write(_descriptor: int, number: int) -> None:
+            scheduler.point("write to the descriptor")
+            self.written[0] += number
+
+        def read(_descriptor: int) -> None:
+            scheduler.point("read from the descriptor")
+            scheduler.saw(self.written[0])
+            if not self.written[0]:
+                raise BlockingIOError
+            self.written[0] = 0
+
+        return SimpleNamespace(
+            eventfd=create, eventfd_write=write, eventfd_read=read, EFD_CLOEXEC=0, EFD_NONBLOCK=0, close=lambda _fd: None
+        )
+
+    def _is_ready(self, wakes: int, _descriptor: int, _events: int, seconds: float) -> bool:
+        return self.scheduler.point("poll", lambda: self.written[0] > 0, seconds) and wakes == 5
 
     def waker(self) -> SimWaker:
         """The calling thread's."""
@@ -241,7 +279,12 @@ class World:
                 for tokens in runs:
                     run = Run(tokens)
                     run.scheduler = self.scheduler
-                    yield run
+                    if last != "at once":
+                        yield run
+                if last == "at once":
+                    opened.running.finished = GOOD_END
+                    yield [*run, GOOD_END]
+                    return
                 if last == "waits":  # for somebody who wakes it
                     while not opened.arrived:
                         yield from lifetime.wait()

@@ -68,16 +68,19 @@ class Client:
 class Server:
     """Serves each connection with `serve(client)` on a thread, then closes it. `gone` is set when a client has left."""
 
-    def __init__(self, serve: Callable[[Client], None], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, serve: Callable[[Client], None], tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self._serve = serve
         self._tls = tls
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        six = ":" in host
+        self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if six else socket.AF_INET)
         self._threads: list[threading.Thread] = []
         self._socks: list[socket.socket] = []
         self.connections = 0
         self.requests: list[bytes] = []
         self.port = self._listener.getsockname()[1]
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://{f'[{host}]' if six else host}:{self.port}"
 
     def __enter__(self) -> Self:
         self._spawn(self._accept)

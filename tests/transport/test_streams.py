@@ -410,8 +410,9 @@ def test_an_idle_connection_is_not_reused_beyond_its_time():
         assert server.connections == 2
 
 
+@both
 @pytest.mark.parametrize("how", ["FIN", "RST", "on request"])
-def test_a_kept_connection_that_went_stale_is_replaced_silently(how):
+def test_a_kept_connection_that_went_stale_is_replaced_silently(way, how):
     """No byte of a response came, so it counts as no attempt."""
     dropped = threading.Event()
 
@@ -430,15 +431,16 @@ def test_a_kept_connection_that_went_stale_is_replaced_silently(how):
             client.until_gone()
 
     with Server(serve) as server, adapter(server.url, keep_alive=4.0) as a:
-        list(a.stream(request()))
+        list(getattr(a, way)(request()))
         assert how == "on request" or dropped.wait(5)
-        events = list(a.stream(request()))
+        events = list(getattr(a, way)(request()))
         assert server.connections == 2
     assert events[-1].kind == "end"
     assert events[0].attempt == 1
 
 
-def test_it_is_replaced_once_only():
+@both
+def test_it_is_replaced_once_only(way):
     def serve(client):
         if client.number == 0:
             client.request()
@@ -446,12 +448,36 @@ def test_it_is_replaced_once_only():
         client.request()
 
     with Server(serve) as server, adapter(server.url, keep_alive=4.0) as a:
-        list(a.stream(request()))
-        assert list(a.stream(request()))[-1].reason == "DISCONNECTED"
+        list(getattr(a, way)(request()))
+        assert list(getattr(a, way)(request()))[-1].reason == "DISCONNECTED"
         assert server.connections == 2
 
 
-def test_it_is_not_replaced_once_a_byte_of_a_response_has_come():
+@both
+def test_the_first_token_timer_goes_on_over_the_replacement(way):
+    """The engine has the request for no longer than the caller allows, however many connections that takes."""
+
+    def serve(client):
+        client.request()
+        if client.number == 0:
+            client.send(CHUNKED, chunk(GOOD), b"0\r\n\r\n")
+            client.request()
+            time.sleep(0.4)  # the subject
+        else:
+            client.until_gone()
+
+    with Server(serve) as server, adapter(server.url, keep_alive=4.0, timeouts=Timeouts(first_token=0.6)) as a:
+        list(getattr(a, way)(request()))
+        began = time.monotonic()
+        error = list(getattr(a, way)(request()))[-1]
+        took = time.monotonic() - began
+        assert server.connections == 2
+    assert (error.reason, error.attempts) == ("FIRST_TOKEN_TIMEOUT", 1)
+    assert 0.59 < took < 0.9
+
+
+@both
+def test_it_is_not_replaced_once_a_byte_of_a_response_has_come(way):
     def serve(client):
         client.request()
         if client.number == 0:
@@ -460,8 +486,8 @@ def test_it_is_not_replaced_once_a_byte_of_a_response_has_come():
         client.send(b"HTTP/1.1 200 OK\r\nConten")
 
     with Server(serve) as server, adapter(server.url, keep_alive=4.0, retry=NOW) as a:
-        list(a.stream(request()))
-        error = list(a.stream(request()))[-1]
+        list(getattr(a, way)(request()))
+        error = list(getattr(a, way)(request()))[-1]
         assert (error.reason, error.phase, error.attempts) == ("DISCONNECTED", "first_token", 1)
         assert server.connections == 1
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 
 import attrs
 import pytest
-import trustme
 
 from worker_adapters import TLS, Timeouts
 
@@ -17,34 +15,6 @@ from .servers import Server, chunk, head
 from .test_streams import CHUNKED, adapter, answering, keeping
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
-
-
-@attrs.frozen
-class Certificates:
-    ca: str
-    cert: str
-    key: str
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """A CA, and a certificate of it for 127.0.0.1 and engine.internal."""
-    folder = tmp_path_factory.mktemp("tls")
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1", "engine.internal")
-    files = Certificates(*(str(folder / name) for name in ("ca.pem", "server.pem", "server.key")))
-    authority.cert_pem.write_to_path(files.ca)
-    issued.private_key_pem.write_to_path(files.key)
-    for number, blob in enumerate(issued.cert_chain_pems):
-        blob.write_to_path(files.cert, append=number > 0)
-    return files
-
-
-@pytest.fixture
-def context(certificates):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificates.cert, certificates.key)
-    return context
 
 
 @both

@@ -58,6 +58,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     """
     wire = running.wire or worker.dialect.encode(running.request, attempt=running.attempts)
     running.wire = None  # of the first attempt only
+    running.lifetime.hurry()  # an application's provider may hang
     headers = yield from worker.auth_steps(running.lifetime)
     exchange = yield from worker.transport.open(wire, headers, running.lifetime)
     try:

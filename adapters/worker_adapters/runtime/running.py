@@ -19,7 +19,7 @@ from ..lifetime import Cause, Lifetime
 from ..transport import Exchange
 from ..waiting import Waker
 from .places import Places
-from .report import ended
+from .report import disowned, ended
 from .reports import REPORTS
 from .worker import Worker
 
@@ -113,6 +113,7 @@ class Running:
     def disown(self) -> None:
         """In a forked child: it is the parent's. Nothing is reported, told or given back here."""
         self.lifetime.disown()
+        disowned(self)
         self._once.setdefault("reported", self)
         self._once.setdefault("terminal", self.cancelled())
         self.over = True

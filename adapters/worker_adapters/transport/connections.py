@@ -56,7 +56,7 @@ class Connection:
     def is_connected(self) -> bool:
         """Whether the pool may reuse it: it is young, and nothing came that nobody had asked for, as an end is."""
         link = self.link
-        if link is None or time.monotonic() - self.idle_since >= self._pool.keep_alive:
+        if link is None or link.holds or time.monotonic() - self.idle_since >= self._pool.keep_alive:
             return False
         try:
             link.sock.recv(1, socket.MSG_PEEK)

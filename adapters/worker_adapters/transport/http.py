@@ -256,7 +256,8 @@ def _sent(request: bytes, link: Link, reader: HeadReader, lifetime: Lifetime) ->
             return None
         if sent:
             continue
-        yield from lifetime.wait(fd, READ | WRITE)
+        if not link.holds:
+            yield from lifetime.wait(fd, READ | WRITE)
         if (early := _early(link, reader, lifetime)) is not None:
             return early
 
@@ -278,7 +279,8 @@ def _answered(link: Link, reader: HeadReader, lifetime: Lifetime) -> Steps[Head]
     fd = link.sock.fileno()
     while True:
         # A response takes a while to come, unless it was there before the request: waiting first saves a read in vain.
-        yield from lifetime.wait(fd, link.wants)
+        if not link.holds:
+            yield from lifetime.wait(fd, link.wants)
         data = link.recv()
         if data is None:
             continue

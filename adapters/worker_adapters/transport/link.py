@@ -33,6 +33,11 @@ class Link(Protocol):
         """What to wait for before the next `recv`."""
         ...
 
+    @property
+    def holds(self) -> bool:
+        """Whether `recv` may give something that the kernel knows nothing of. Not to be waited for then."""
+        ...
+
     def send(self, data: memoryview) -> int:
         """How much of it went; 0 if it would block. Raises OSError."""
         ...
@@ -55,6 +60,7 @@ class PlainLink:
 
     __slots__ = ("_process", "sock")
     wants = READ
+    holds = False
 
     def __init__(self, sock: Socket) -> None:
         self.sock = sock
@@ -121,6 +127,11 @@ class TLSLink(PlainLink):
     def wants(self) -> int:  # type: ignore[override]  # a constant of a plain one
         """See Link."""
         return READ if self._at >= len(self._unsent) and not self._out.pending else READ | WRITE
+
+    @property
+    def holds(self) -> bool:  # type: ignore[override]  # a constant of a plain one
+        """See Link. One read from the socket may bring many records, of which OpenSSL gives one at a time."""
+        return self._in.pending > 0 or self._object.pending() > 0
 
     def send(self, data: memoryview) -> int:
         """See Link. A part counts as gone once it is encrypted: `flush` sends the rest of it."""
