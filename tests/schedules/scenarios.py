@@ -51,7 +51,7 @@ class Streaming:
     def watch(self) -> dict[str, str]:
         """Only what others of these threads look at, or change."""
         others = bool({*self.others, *self.handlers, self.then} - {"arrival", ""})
-        watch = {"Running": "_once!"} if not others or self.look != "hand-over" else {}
+        watch = {"Running": "_once! over!"} if not others or self.look != "hand-over" else {}
         if self.way == "submit" and self.look in ("all", "hand-over"):
             watch["Channel"] = "_queue! _done=consumer _waiter=consumer parked=loop"
         if self.way == "stream" and self.look in ("all", "turn"):
@@ -63,7 +63,7 @@ class Streaming:
         if others:
             if self.look in ("all", "lifetime"):
                 watch["Lifetime"] = "waker causes cancelled! handed" if self.way == "stream" else "causes cancelled! handed"
-                watch["Running"] = "_once! delivered!=consumer"
+                watch["Running"] = "_once! over! delivered!=consumer"
             else:
                 watch["Lifetime"] = watch.get("Lifetime", "") + " cancelled!"
         return watch

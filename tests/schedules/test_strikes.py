@@ -174,6 +174,11 @@ class Generating(Case):
     def work(self):
         assert self.adapter.generate(request()).text == WHOLE
 
+    def afterwards(self):
+        began = time.monotonic()
+        self.adapter.engine_version()  # the first stream has had it asked, on a helper
+        assert time.monotonic() - began < 1.0, "waits for an answer that nobody asks for"
+
 
 class Closing(Case):
     """The end of the with block, after the first event."""

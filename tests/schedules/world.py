@@ -164,7 +164,7 @@ class Opened(SimpleNamespace):
         source, lifetime = self.source, self.lifetime
         known = (lifetime.parked, lifetime.deadline, self.running.finished is None)
         if hasattr(source, "channel"):
-            known += (source.over, source._parked_at, source.channel._put, self.running.waits_for_consumer)
+            known += (source.over, self.running.blocked_since, source.channel._put, self.running.waits_for_consumer)
         return known
 
 

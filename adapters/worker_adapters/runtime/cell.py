@@ -115,11 +115,14 @@ class Cell(Generic[T]):
         if self.young(since) is not None or self._flights:
             return
         mine: _Flight[T] = _Flight()
-        if self._flights.setdefault("one", mine) is mine:
-            try:
+        try:
+            if self._flights.setdefault("one", mine) is mine:
                 HELPERS.start(self._key, lambda: self._fly_aside(mine))
-            except RuntimeError as exc:  # out of threads
-                self._landed(mine, None, exc)
+        except RuntimeError as exc:  # out of threads
+            self._landed(mine, None, exc)
+        except BaseException:  # Ctrl-C, in a stream that its consumer drives
+            self._interrupted(mine)
+            raise
 
     def wait(self, lifetime: Lifetime, until: float = inf, since: float = -inf) -> Steps[T | None]:
         """The answer, for a stream, which waits for it as long as it lives, and until that point on its clock: None then.
@@ -173,7 +176,8 @@ class Cell(Generic[T]):
             self._known = (self._clock(), returned, None)
         else:
             self._known = (self._clock(), self._known[1], raised)
-        self._flights.pop("one", None)
+        if self._flights.get("one") is flight:
+            self._flights.pop("one", None)
         flight.land()
 
 
