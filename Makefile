@@ -7,7 +7,7 @@ URL ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test matrix lint types imports csan fuzz bench soak live live-llamacpp live-vllm live-triton live-tgi clean
+.PHONY: help demo test matrix lint types imports csan fuzz bench soak stress live live-llamacpp live-vllm live-triton live-tgi clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -46,6 +46,9 @@ bench: $(VENV)/.installed-test,bench ## benchmarks beside their peers; tables an
 
 soak: $(VENV)/.installed-test ## 10,000 streams with random faults and cancels in one process: what must stay flat; STREAMS=…
 	@$(BIN)/python -m tests.faults.soak --streams $(or $(STREAMS),10000)
+
+stress: $(VENV)/.installed-test ## everything at once in one process, with signals, forks and faults: no hang, no leak; SECONDS=…
+	@$(BIN)/python -m tests.faults.stress --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
 
 live: live-llamacpp live-vllm live-triton ## every live suite
 

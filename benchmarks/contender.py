@@ -10,6 +10,7 @@ import asyncio
 import gc
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from clients import CLIENTS, PROMPT, Client
+from crowds import CROWDS, Gather
 
 Figures = dict[str, float]
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -137,6 +139,34 @@ def paced_async(client: Client, *, streams: int, seconds: int, tokens: int) -> F
     return figures
 
 
+# --- crowd: very many streams ----------------------------------------------------------------------------------------
+
+
+def crowd(gather: Gather, *, streams: int, seconds: int, tokens: int) -> Figures:
+    """Time until all have begun, CPU per token and lateness from then on, at what pace, with how many threads."""
+    gc.collect()
+    idle_rss, window = rss(), Window(streams)
+    latencies: list[list[int]] = [[] for _ in range(streams)]
+    clock, first = time.monotonic_ns, window.first
+
+    def note(number: int, text: str) -> None:
+        waits = latencies[number]
+        waits.append(clock() - int(text))
+        if len(waits) == 1:
+            first()
+
+    began = time.monotonic()
+    work = threading.Thread(target=gather, args=(PORT, streams, tokens, note), daemon=True)
+    work.start()
+    if not window.open.wait(120):
+        return {"begun_s": float("inf")}
+    begun = time.monotonic() - began
+    threads = threading.active_count()
+    figures = window.watch(seconds, idle_rss, latencies)
+    work.join(60)
+    return {"begun_s": begun, "threads": threads, **figures}
+
+
 # --- short: many small requests -------------------------------------------------------------------------------------
 
 
@@ -174,6 +204,7 @@ SCENARIOS: dict[str, Callable[..., Figures]] = {
     "paced_async": paced_async,
     "short": short,
 }
+
 PORT = int(sys.argv[4]) if __name__ == "__main__" else 0
 
 
@@ -185,15 +216,30 @@ def contender(name: str, wire: str, port: int) -> Iterator[Client]:
         yield client
 
 
+def answer(measure: Callable[..., Figures]) -> None:
+    """A measurement for each line of standard input."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        named = {key: int(value) for key, value in (number.split("=") for number in line.split())}
+        print(json.dumps(measure(**named)), flush=True)
+
+
+def raise_the_limit_of_descriptors() -> None:
+    """To what the machine allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main() -> None:
     """See the module's docstring."""
     scenario, name, wire, _, *numbers = sys.argv[1:]
     options = {key: int(value) for key, value in (number.split("=") for number in numbers)}
+    if scenario == "crowd":
+        raise_the_limit_of_descriptors()
+        answer(lambda **named: crowd(CROWDS[name], **options | named))
+        return
     with contender(name, wire, PORT) as client:
-        print("ready", flush=True)
-        for line in sys.stdin:
-            more = {key: int(value) for key, value in (number.split("=") for number in line.split())}
-            print(json.dumps(SCENARIOS[scenario](client, **options | more)), flush=True)
+        answer(lambda **named: SCENARIOS[scenario](client, **options | named))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import socket
 import sys
 import threading
@@ -219,8 +220,10 @@ def main() -> None:
     parser.add_argument("wire", choices=["vllm", "llamacpp"])
     parser.add_argument("--rate", type=float)
     options = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     pacer = Pacer(options.rate) if options.rate else None
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     print(listener.getsockname()[1], flush=True)
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     while True:

@@ -1,6 +1,7 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
+#include <limits.h>
 
 #include "cpython.h"
 #include "wire.h"
@@ -25,7 +26,7 @@ static int cut(const sse_decoder *d, const uint8_t *chunk, PyObject *list)
     return 0;
 }
 
-/* Appends the plain frames of a chunk whose first sse_feed returned status. Returns what the caller has to see to: 0, or the
+/* Appends the plain frames of a chunk whose sse_begin returned status. Returns what the caller has to see to: 0, or the
  * status of the call that left other records; -1 with an exception set is told by PyErr_Occurred. */
 static int plain(sse_decoder *d, const uint8_t *chunk, size_t len, int status, PyObject *list)
 {
@@ -66,13 +67,13 @@ static PyObject *take(PyObject *module, PyObject *const *args, Py_ssize_t n)
     if (!d)
         return NULL;
     const uint8_t *bytes = (const uint8_t *)chunk;
-    int status = plain(d, bytes, (size_t)len, sse_feed(d, bytes, (size_t)len), args[2]);
+    int status = plain(d, bytes, (size_t)len, sse_begin(d, bytes, (size_t)len), args[2]);
     return PyErr_Occurred() ? NULL : PyLong_FromLong(status);
 }
 
-/* One per thread, of which a read that trickles touches one page. Nothing is in it once a call of pull has returned, or calls
- * back, so it does not matter what else runs on the thread by then: a signal handler that reads another stream, for one. */
-static _Thread_local uint8_t buffer[WIRE_READ];
+/* For reads that never wait: they hold the interpreter lock throughout, and nothing is in here once a call of pull has returned,
+ * or calls back. Who waits brings a buffer of its own. */
+static uint8_t shared[WIRE_READ];
 
 /* Milliseconds that a wait may take, by until() -> seconds; -1 for ever, -2 with an exception set. */
 static int patience(PyObject *until)
@@ -88,43 +89,54 @@ static int patience(PyObject *until)
 }
 
 /* What a read of another kind than plain frames is told as: its content is copied, for buffer is not Python's. */
-static PyObject *ask(PyObject *otherwise, int status, const wire *w, PyObject *list)
+static PyObject *ask(PyObject *otherwise, int status, const wire *w, const uint8_t *buffer, PyObject *list)
 {
     int fed = status > WIRE_CLOSED;
     return PyObject_CallFunction(otherwise, "iy#O", status, (const char *)buffer, (Py_ssize_t)(fed ? w->size : 0), list);
 }
 
+/* -1 if there is none; with an exception set, if that is no int. */
+static int descriptor(PyObject *number)
+{
+    long value = PyLong_AsLong(number);
+    if (value > INT_MAX) /* a cast would make it another one */
+        PyErr_SetString(PyExc_OverflowError, "a descriptor is an int of C");
+    return value < 0 || value > INT_MAX ? -1 : (int)value;
+}
+
 static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
     (void)module;
-    if (!expect(n, 6))
+    if (!expect(n, 7))
         return NULL;
     wire *w = at(args[0]);
     sse_decoder *d = w ? at(args[1]) : NULL;
-    long descriptor = d ? PyLong_AsLong(args[2]) : -1;
-    long wake = PyErr_Occurred() ? -1 : PyLong_AsLong(args[3]);
+    int from = d ? descriptor(args[2]) : -1;
+    int wake = PyErr_Occurred() ? -1 : descriptor(args[3]);
+    uint8_t *buffer = PyErr_Occurred() ? NULL : wake < 0 ? shared : at(args[6]);
     PyObject *list = PyErr_Occurred() ? NULL : PyList_New(0);
     while (list) {
-        int status, milliseconds = 0;
+        int status;
         if (wake < 0) /* not worth a turn at the interpreter lock: it is over at once */
-            status = wire_read(w, buffer, (int)descriptor, -1, 0, d);
+            status = wire_read(w, buffer, from, -1, 0, d);
         else {
-            if (w->drained && (milliseconds = patience(args[4])) == -2)
+            int milliseconds = patience(args[4]);
+            if (milliseconds == -2)
                 break;
             Py_BEGIN_ALLOW_THREADS
-            status = wire_read(w, buffer, (int)descriptor, (int)wake, milliseconds, d);
+            status = wire_read(w, buffer, from, wake, milliseconds, d);
             Py_END_ALLOW_THREADS
         }
         if ((status == WIRE_SIGNAL || status == WIRE_TIME) && PyErr_CheckSignals())
             break;
-        if (status == WIRE_SIGNAL || (status == WIRE_BLOCKED && wake >= 0))
+        if (status == WIRE_SIGNAL)
             continue;
         status = plain(d, buffer, w->size, status, list);
         if (PyErr_Occurred())
             break;
         if (!status)
             return list;
-        PyObject *answer = ask(args[5], status, w, list);
+        PyObject *answer = ask(args[5], status, w, buffer, list);
         if (!answer)
             break;
         if (answer != Py_None) {

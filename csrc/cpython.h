@@ -5,15 +5,16 @@
  * threads every time the lock is given up is a turn to wait for. So the module that cffi builds gets two functions of
  * CPython's C API (PEP 384, the limited one) into the bargain:
  *
- *     take(decoder, chunk, frames) -> status                  sse_feed
- *     pull(wire, decoder, descriptor, wake, until, otherwise) -> frames    wire_read, until a frame is complete
+ *     take(decoder, chunk, frames) -> status                  sse_begin, sse_feed
+ *     pull(wire, decoder, descriptor, wake, until, otherwise, buffer) -> frames    wire_read, until a frame is complete
  *
  * Structs are passed by address; who calls keeps them alive. To the list `frames` is appended the data of the plain frames, up to
  * the first record that is something else. `take` returns 0 if there was none, else what sse_feed did when it came to one;
  * the plain frames that came in the same records are not in the list. `pull` hands such a status, or wire_read's own, to
  * otherwise(status, content, frames) together with what was read and the list: it reads on if that answers None, and returns
- * what it answers else. Before it waits it asks until() for how many seconds, which may raise. With a wake descriptor it gives
- * the interpreter lock up while it waits, reads and decodes; without one it never waits, and keeps the lock, as `take` does.
+ * what it answers else. With a wake descriptor it asks until() before it reads for how many seconds it may wait, which may
+ * raise, and gives the interpreter lock up while it waits, reads and decodes; without one it never waits, and keeps the lock,
+ * as `take` does.
  */
 #ifndef WORKER_ADAPTERS_CPYTHON_H
 #define WORKER_ADAPTERS_CPYTHON_H

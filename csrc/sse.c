@@ -611,6 +611,13 @@ int sse_feed(sse_decoder *d, const uint8_t *chunk, size_t len)
     return records(d, 0);
 }
 
+int sse_begin(sse_decoder *d, const uint8_t *chunk, size_t len)
+{
+    if (d->len && !d->error)
+        d->error = SSE_E_MISUSE;
+    return sse_feed(d, chunk, len);
+}
+
 int sse_finish(sse_decoder *d)
 {
     d->n_spans = d->n_pieces = d->first_carried = 0;

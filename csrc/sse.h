@@ -126,6 +126,9 @@ void sse_attach(sse_decoder *d, uint8_t *room, size_t size);
 /* Decodes a read. An empty one is fine and changes nothing. */
 int sse_feed(sse_decoder *d, const uint8_t *chunk, size_t len);
 
+/* The same for a read that is new: SSE_E_MISUSE if the one before has been left half taken, by an exception for one. */
+int sse_begin(sse_decoder *d, const uint8_t *chunk, size_t len);
+
 /* End of input: an unterminated last line counts as a field of the undispatched block, which comes as pieces with
  * SSE_TAIL if it has any field. A retry in that line does not change `retry`: its line never ended. */
 int sse_finish(sse_decoder *d);

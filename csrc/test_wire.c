@@ -1,4 +1,5 @@
 /* Bodies and wires under sanitizers: every short sequence of framing tokens, and wire_read over a real pair of sockets. */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,11 +90,41 @@ static void reads(void)
     for (int status = WIRE_MORE; sent > 0; sent -= (int)w->content, w->content = 0)
         CHECK((status = READ(-1, 0)) == WIRE_MORE || status == WIRE_BLOCKED);
 
+    int packets[2]; /* each read takes one, so the reads can be counted */
+    CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET, 0, packets));
+#define READ_PACKETS(wake, ms) wire_read(w, buffer, packets[0], wake, ms, d)
+    wire_init(w, BODY_TO_THE_END, 0);
+    CHECK(READ_PACKETS(wakes[0], 5) == WIRE_TIME && w->drained); /* nothing was there at first: that is no answer yet */
+    for (int i = 0; i < 2 * WIRE_MOST_READS; i++)
+        put(packets[1], "\n");
+    CHECK(READ_PACKETS(wakes[0], -1) == WIRE_MORE && w->content && w->content <= WIRE_MOST_READS);
+    put(wakes[1], "!");
+    CHECK(READ_PACKETS(wakes[0], -1) == WIRE_WOKEN && w->content <= WIRE_MOST_READS);
+    CHECK(read(wakes[0], room, 1) == 1);
+    while (w->content < 2 * WIRE_MOST_READS)
+        CHECK(READ_PACKETS(-1, 0) == WIRE_BLOCKED);
+    put(packets[1], ":x\n");
+    CHECK(READ_PACKETS(wakes[0], 5) == WIRE_TIME); /* of which the comment took some */
+    put(packets[1], ":x\n");
+    CHECK(READ_PACKETS(wakes[0], 0) == WIRE_TIME);
+    close(packets[1]);
+    CHECK(READ_PACKETS(wakes[0], INT_MAX) == WIRE_CLOSED);
+    close(packets[0]);
+
+    /* A read left half taken: another one is refused, of whatever size. */
+    const uint8_t *chunk = (const uint8_t *)"data: a\n\ndata: b\n";
+    CHECK(!sse_init(d, 64) && sse_begin(d, chunk, 17) == (SSE_GROW | 1));
+    CHECK(sse_begin(d, chunk, 17) == SSE_E_MISUSE && sse_feed(d, chunk, 17) == SSE_E_MISUSE);
+    CHECK(!sse_init(d, 64));
+    sse_attach(d, room, sizeof room);
+
     wire_init(w, BODY_SIZED, 100);
     close(ends[1]);
     CHECK(READ(wakes[0], -1) == WIRE_CLOSED && !w->body.status);
     close(ends[0]);
     CHECK(READ(-1, 0) == WIRE_FAILED && w->error);
+    close(wakes[0]);
+    close(wakes[1]);
     free(buffer);
     free(d);
     free(w);

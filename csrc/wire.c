@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <time.h>
 
+static const int64_t MS = 1000000;
+
 void wire_init(wire *w, int framing, uint64_t length)
 {
     body_init(&w->body, framing, length);
@@ -35,33 +37,40 @@ static int64_t now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    return (int64_t)t.tv_sec * 1000 * MS + t.tv_nsec;
 }
 
 int wire_read(wire *w, uint8_t *buffer, int descriptor, int wake, int milliseconds, sse_decoder *d)
 {
-    int64_t since = 0;
+    int64_t until = wake >= 0 && milliseconds > 0 ? now() + milliseconds * MS : 0, since = 0;
     for (int reads = 0; !w->body.status; reads++) {
-        if (reads && !since)
-            since = now();
-        else if (reads >= WIRE_MOST_READS || (reads && now() - since > WIRE_MOST_NS))
+        int64_t at = reads ? now() : 0;
+        if (reads >= WIRE_MOST_READS || (since && at - since > WIRE_MOST_NS))
             return WIRE_MORE;
         if (w->drained && wake < 0 && reads)
             return WIRE_BLOCKED;
-        int waited = w->drained && wake >= 0 ? wait_for(w, descriptor, wake, milliseconds) : 0;
-        if (waited)
-            return waited;
+        if (w->drained && wake >= 0) {
+            if (reads && milliseconds > 0) /* what comes without completing an event buys no time */
+                milliseconds = until > at ? (int)((until - at + MS - 1) / MS) : 0;
+            int waited = wait_for(w, descriptor, wake, milliseconds);
+            if (waited)
+                return waited;
+        }
         ssize_t n = recv(descriptor, buffer, WIRE_READ, MSG_DONTWAIT);
         w->drained = n < WIRE_READ;
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-            return WIRE_BLOCKED; /* who waits comes back, to be told for how long */
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+            if (wake < 0)
+                return WIRE_BLOCKED;
+            continue;
+        }
         if (n <= 0)
             return n ? failed(w) : WIRE_CLOSED;
         w->size = body_feed(&w->body, buffer, (size_t)n, buffer);
         w->content += w->size;
-        int status = sse_feed(d, buffer, w->size);
+        int status = sse_begin(d, buffer, w->size);
         if (status)
             return status;
+        since = since ? since : now();
     }
     return WIRE_OVER;
 }

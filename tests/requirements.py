@@ -37,6 +37,7 @@ REQUIREMENTS = {
     "ADAPT-3004": Requirement("metrics and log fields"),
     "ADAPT-3005": Requirement("bounded time; capped, jittered retries"),
     "ADAPT-3101": Requirement("one decoder for all, low on allocations; cancel closes the body"),
+    "ADAPT-3200": Requirement("many streams: merge, as_completed, streams as futures"),
     "OC-ADAPT-5001": Requirement(
         "health, properties (slots), completion over SSE, cancel, on the native API", "llamacpp"
     ),

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from .lifetime import Lifetime
 from .waiting import Steps
 
-__all__ = ["HELPERS", "Helpers"]
+__all__ = ["HELPERS", "Helpers", "imported"]
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ class Helpers:
     def _next(self) -> _Job | None:
         """The first that may run, which is counted from here on."""
         with self._lock:
-            per_key = Counter(job.key for job in self._running)
+            per_key = Counter(job.key for job in list(self._running))  # they leave at any time
             for job in list(self._waiting):
                 if job.abandoned:
                     self._waiting.remove(job)
@@ -123,3 +123,20 @@ class Helpers:
 HELPERS = Helpers()
 
 os.register_at_fork(after_in_child=HELPERS.reset)
+
+# Held while a module is loaded late, and over a fork. CPython has a lock per module, which a child would inherit locked if
+# another thread of its parent was just importing: nobody is there to unlock it.
+_importing = threading.RLock()
+os.register_at_fork(before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_importing.release)
+
+
+def imported(load: Callable[[], T]) -> T:
+    """What `load` imports, late.
+
+    Where Ctrl-C strikes another thread's import, CPython gives who has waited for it half a module, once: then again.
+    """
+    with _importing:
+        try:
+            return load()
+        except ImportError:
+            return load()

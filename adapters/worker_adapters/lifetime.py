@@ -48,9 +48,10 @@ class Lifetime:
     seconds). `phase` says how far the stream is. `causes`: why it was tripped, empty while it was not. `cancelled`: the
     caller wants no more of it, even where something else was the first cause. `handed`: events in the caller's hand,
     which a cancel takes back. `fresh`: content came, and the timer starts over when the engine is next waited for: what
-    the consumer takes is not charged. `parked`: the consumer is waited for, and only the deadline counts. `disowned`:
-    in a forked child, of a stream of the parent's. `waker`: who drives. `want_*`: what the driver is to wait for, set
-    before each BLOCKED. `stop_at`: when the driver wants to be back, whatever comes.
+    the consumer takes is not charged. `parked`: the consumer is waited for, and only the deadline counts. `retimed`: a
+    timer of another length, perhaps an earlier one, runs. `disowned`: in a forked child, of a stream of the parent's.
+    `waker`: who drives. `want_*`: what the driver is to wait for, set before each BLOCKED. `stop_at`: when the driver
+    wants to be back, whatever comes.
     """
 
     __slots__ = (
@@ -69,6 +70,7 @@ class Lifetime:
         "handed",
         "parked",
         "phase",
+        "retimed",
         "stop_at",
         "timeouts",
         "waker",
@@ -88,6 +90,7 @@ class Lifetime:
         self.cancelled = False
         self.handed: list[Any] = []
         self.fresh = self.parked = self.disowned = False
+        self.retimed = True
         self.waker: Any = NOBODY
         self.want_fd, self.want_events, self.want_until = -1, 0, inf
         self.stop_at = inf
@@ -109,6 +112,8 @@ class Lifetime:
         mark = (cause, object())
         if cause is Cause.CANCELLED:
             if self.cancelled:
+                self.handed.clear()  # a signal handler's exception may have left that, and the wake-up, undone
+                self.waker.wake()
                 return False
             self.causes.append(mark)
             self.cancelled = True
@@ -160,16 +165,16 @@ class Lifetime:
     def patience(self) -> float:
         """Seconds that the driving thread may wait now. Raises Interrupted. For a wait in C, on the thread's own waker."""
         waker: Waker = self.waker
-        waker.polls()
+        waker.polling = True
         if self.causes:
             raise Interrupted(self.causes[0][0])
-        if waker.woken:  # it is known what for: nothing that would end this stream
-            waker.seen()
+        waker.woken = False  # it is known what for: nothing that would end this stream
         now = self.clock()
         if self.fresh:
             self.fresh = False
             self._expiry = now + self._budget
-        return min(self._expiry - now, self.deadline - now, self.stop_at - now, waker.patience)
+        until = min(self._expiry, self.deadline, self.stop_at)
+        return min(until - now, waker.patience)
 
     def wait(self, descriptor: int = -1, events: int = 0, until: float = inf) -> Steps[None]:
         """Until the descriptor is ready, or that point in time, or woken: one step, perhaps an early one.
@@ -220,8 +225,12 @@ class Lifetime:
             else:  # sent once more, on another connection
                 self._expiry = self._first_token_expiry
 
+    def hurry(self) -> None:
+        """The time to connect runs from here: what an attempt does before is part of it."""
+        self._arm(Cause.CONNECT_TIMEOUT, self.timeouts.connect)
+
     def _arm(self, cause: Cause, seconds: float | None) -> None:
-        self.fresh = False
+        self.fresh, self.retimed = False, True
         self._expires_as = cause
         self._expiry = inf if seconds is None else self.clock() + seconds
 
@@ -236,6 +245,7 @@ class Lifetime:
             self.phase = Phase.DECODE
             self._expires_as = Cause.IDLE_TIMEOUT
             self._budget = inf if self.timeouts.idle is None else self.timeouts.idle
+            self.retimed = True
         self.fresh = True
 
     def pause(self) -> None:
@@ -246,6 +256,7 @@ class Lifetime:
     def resume(self) -> None:
         """It is the engine's turn again: what was left runs on."""
         self._expiry, self._left = self.clock() + self._left, inf
+        self.retimed = True
 
 
 def driven(steps: Steps[Any], lifetime: Lifetime) -> Any:

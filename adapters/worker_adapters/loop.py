@@ -19,7 +19,9 @@ import heapq
 import itertools
 import logging
 import os
+import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from math import inf
@@ -97,8 +99,8 @@ class StepsTask(Task):
                 return False
         except StopIteration:
             pass
-        except Exception as exc:  # noqa: BLE001  -- best effort: who is told may be gone
-            _log.debug("a call beside a stream failed: %s", type(exc).__name__)
+        except Exception:  # noqa: BLE001, S110  -- best effort: who is told may be gone
+            pass
         self.over = True
         self._steps.close()
         self._done()
@@ -127,15 +129,14 @@ class Loop:
         self._watched: dict[Watched, None] = {}
         self._tasks: set[Task] = set()
         self._by_fd: dict[int, Task] = {}
-        self._heap: list[tuple[float, int, Task]] = []
+        self._heap: list[tuple[float, int, weakref.ref[Task]]] = []  # a timer keeps nothing that is over
         self._numbers = itertools.count()
         self._waker = Waker()
         # An epoll is shared with the parent, too: only this copy of it is closed, with the object.
         self._poller: Any = None
-        self._asleep_until = (
-            inf  # while it sleeps; -inf while it works, and will look at everything again before it sleeps
-        )
-        self._look_at = 0.0
+        self._poll: Any = None
+        self._asleep = False  # or about to be: who puts something into the inbox has to wake it
+        self._next_look = self._wake_at = 0.0
         self.lag = 0.0  # seconds of the longest turn of late
 
     # --- for any thread -----------------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ class Loop:
     def wake(self, task: Task) -> None:
         """Give a task a step. Takes no lock and starts no thread: for finalizers."""
         self._inbox.append(task)
-        if self._asleep_until != -inf:
+        if self._asleep:
             self._waker.wake()
 
     def watch(self, watched: Watched, seconds: float = inf) -> None:
@@ -167,13 +168,13 @@ class Loop:
     def look_soon(self, watched: Watched) -> None:
         """Have something looked at now, be it watched or not. Takes no lock and starts no thread: for finalizers."""
         self._inbox.append(watched)
-        if self._asleep_until != -inf:
+        if self._asleep:
             self._waker.wake()
 
     def _rouse(self) -> None:
         if not self._resident.here:
             self._resident.ensure(self._needed)
-        if self._asleep_until != -inf:
+        if self._asleep:
             self._waker.wake()
 
     def _needed(self) -> bool:
@@ -196,8 +197,7 @@ class Loop:
             try:
                 busy = self._turn()
             except BaseException as exc:  # noqa: BLE001  -- without the loop no stream of the process would ever end
-                with contextlib.suppress(BaseException):
-                    _log.error("a bug of the adapter: %s in the loop", type(exc).__name__)
+                _tell("in the loop", exc)
                 busy = True
             now = self._clock()
             if busy:
@@ -209,68 +209,65 @@ class Loop:
         if self._poller is None:
             self._poller = poller()
             self._poller.register(self._waker.polls(), READ)
+            self._poll = self._poller.ready
         # Its thread is another one each time: nobody's wakes are for the main thread here.
         self._waker.patience = inf
 
     def _turn(self) -> bool:
         """Everything that is ready, once. Whether there was anything to look after."""
         ready: dict[Any, None] = {}
-        # Working from before the inbox is looked at: what is put into it later wakes the poll, or is seen here.
-        self._asleep_until = inf
-        now = self._clock()
-        self._soon(ready)
-        seconds = 0.0
-        if not ready:
-            wake_at = min(self._heap[0][0] if self._heap else inf, self._look_at, now + TICK)
-            self._asleep_until = wake_at
-            seconds = max(0.0, wake_at - now)
-            if self._inbox:
-                seconds = 0.0
-        for descriptor, _events in self._poller.ready(seconds):
-            task = self._by_fd.get(descriptor)
+        inbox, by_fd = self._inbox, self._by_fd
+        # Asleep from before the inbox is looked at: what is put into it later wakes the poll, or is seen here.
+        self._asleep = True
+        seconds = 0.0 if inbox else self._wake_at - self._clock()
+        for descriptor, _events in self._poll(seconds if seconds > 0.0 else 0.0):
+            task = by_fd.get(descriptor)
             if task is not None:
                 ready[task] = None
             else:
                 self._waker.forget()
-        self._asleep_until = -inf
-        began = self._clock()
-        self._soon(ready)
-        self._expired(ready, began)
+        self._asleep = False
+        while inbox:
+            ready[inbox.popleft()] = None
+        now = self._clock()
+        if now >= self._wake_at:
+            self._keep_time(ready, now)
         for one in ready:
             if isinstance(one, Task):
                 self._step(one)
             else:
-                self._look_at = min(self._look_at, self._looked(one, began))
-        if began >= self._look_at:
-            self._look_around(began)
-        self.lag = max(self._clock() - began, self.lag * 0.9)
-        return bool(self._tasks or self._watched or self._inbox)
+                self._look_at(self._looked(one, now))
+        took = self._clock() - now
+        self.lag = took if took > self.lag else self.lag * 0.9
+        return bool(self._tasks or self._watched or inbox)
 
-    def _soon(self, ready: dict[Any, None]) -> None:
-        inbox = self._inbox
-        while inbox:
-            ready[inbox.popleft()] = None
+    def _look_at(self, at: float) -> None:
+        """Look at what is watched no later than that."""
+        self._next_look = min(self._next_look, at)
+        self._wake_at = min(self._wake_at, at)
 
-    def _expired(self, ready: dict[Any, None], now: float) -> None:
+    def _keep_time(self, ready: dict[Any, None], now: float) -> None:
+        """What has run out, and what is to be looked at now and then."""
         heap = self._heap
         while heap and heap[0][0] <= now:
-            at, _, task = heapq.heappop(heap)
-            if task._heap_at == at:  # noqa: SLF001  -- the loop keeps its books in the task
+            at, _, of = heapq.heappop(heap)
+            task = of()
+            if task is not None and task._heap_at == at:  # noqa: SLF001  -- the loop keeps its books in the task
                 task._heap_at = inf  # noqa: SLF001
                 if not task.over:
                     ready[task] = None
         if len(heap) > 64 and len(heap) > 4 * len(self._tasks):
-            self._heap = [entry for entry in heap if not entry[2].over]
-            heapq.heapify(self._heap)
-
-    def _look_around(self, now: float) -> None:
-        self._look_at = min([self._looked(watched, now) for watched in list(self._watched)], default=now + TICK)
+            self._heap = heap = [entry for entry in heap if (task := entry[2]()) is not None and not task.over]
+            heapq.heapify(heap)
+        if now >= self._next_look:
+            self._next_look = min([self._looked(watched, now) for watched in list(self._watched)], default=now + TICK)
+        self._wake_at = min(heap[0][0] if heap else inf, self._next_look)
 
     def _looked(self, watched: Watched, now: float) -> float:
         try:
             return min(watched.look(now), now + TICK)
         except Exception as exc:  # noqa: BLE001  -- see _run
-            _log.error("a bug of the adapter: %s while time was kept", type(exc).__name__)
+            _tell("while time was kept", exc)
             return now + TICK
 
     def _step(self, task: Task) -> None:
@@ -279,17 +276,17 @@ class Loop:
         self._tasks.add(task)
         try:
             again = task.step()
+            if again:
+                self._inbox.append(task)
+            elif not task.over:
+                self._await(task)
         except BaseException as exc:  # noqa: BLE001  -- ends its own stream, and nothing else
-            task.over, again = True, False
+            task.over = True
             with contextlib.suppress(BaseException):
                 task.failed(exc)
         if task.over:
             self._tasks.discard(task)
             self._unregister(task)
-        elif again:
-            self._inbox.append(task)
-        else:
-            self._await(task)
 
     def _await(self, task: Task) -> None:
         """Note what a task waits for."""
@@ -297,10 +294,14 @@ class Loop:
         fd = lifetime.want_fd
         if fd != task._registered or (fd >= 0 and lifetime.want_events != task._mask):  # noqa: SLF001
             self._register(task, fd, lifetime.want_events)
-        at = min(lifetime.until(), lifetime.want_until)
-        if at < task._heap_at:  # noqa: SLF001  -- else it is looked at early, and then again
-            task._heap_at = at  # noqa: SLF001
-            heapq.heappush(self._heap, (at, next(self._numbers), task))
+        if lifetime.retimed or not lifetime.fresh or lifetime.want_until < inf or task._heap_at == inf:  # noqa: SLF001
+            # Else the timer only starts over with what has just come: it is looked at early, and then again.
+            lifetime.retimed = False
+            at = min(lifetime.until(), lifetime.want_until)
+            if at < task._heap_at:  # noqa: SLF001
+                task._heap_at = at  # noqa: SLF001
+                heapq.heappush(self._heap, (at, next(self._numbers), weakref.ref(task)))
+                self._wake_at = min(self._wake_at, at)
         if lifetime.causes:
             self._inbox.append(task)
 
@@ -326,6 +327,13 @@ class Loop:
         """Take a descriptor out, if it is in."""
         if task._registered == descriptor:  # noqa: SLF001
             self._unregister(task)
+
+
+def _tell(where: str, exc: BaseException) -> None:
+    """Log a bug of ours, on a thread of its own: handlers are an application's, and may take their time."""
+    words = (f"a bug of the adapter: %s {where}", type(exc).__name__)
+    with contextlib.suppress(BaseException):
+        threading.Thread(target=_log.error, args=words, name="worker-adapters-bug", daemon=True).start()
 
 
 LOOP = Loop()

@@ -74,15 +74,17 @@ class Waker:
     """Where one thread waits. `wake` is for any thread, signal handlers and finalizers: it takes no lock, never blocks.
 
     A binary semaphore, twice: a lock for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one
-    that polls. The descriptors live as long as this object, so a late `wake` never writes into a stranger's. The lock is
-    made at the first wait: one that was made before gevent has patched `threading` would block all greenlets.
+    that polls. `polling`: it does, or may at any time; `woken`: somebody has woken it since its owner looked last. The
+    descriptors live as long as this object, so a late `wake` never writes into a stranger's. The lock is made at the
+    first wait: one that was made before gevent has patched `threading` would block all greenlets.
     """
 
-    __slots__ = ("__weakref__", "_lock", "_poll", "_polling", "_reads", "_woken", "_writes", "patience")
+    __slots__ = ("__weakref__", "_acquire", "_poll", "_reads", "_release", "_writes", "patience", "polling", "woken")
 
     def __init__(self) -> None:
-        self._lock: Any = None
-        self._polling = self._woken = False
+        self._acquire: Any = None
+        self._release: Any = None
+        self.polling = self.woken = False
         self._reads = self._writes = -1
         self._poll: Any = None
         self.patience = MAIN_THREAD_SECONDS if threading.current_thread() is threading.main_thread() else inf
@@ -94,13 +96,16 @@ class Waker:
 
     def wake(self) -> None:
         """Make the thread look again, now or as soon as it waits."""
-        self._woken = True  # first: who makes the lock looks at it then
-        if self._polling:
+        self.woken = True  # first: who makes the lock looks at it then
+        if self.polling:
             with contextlib.suppress(OSError):  # it is full, so it is readable
                 _put(self._writes)
-        if self._lock is not None:
-            with contextlib.suppress(RuntimeError):  # open already
-                self._lock.release()
+        release = self._release
+        if release is not None:
+            try:  # noqa: SIM105  -- a context manager costs more than all the rest, for every token handed over
+                release()
+            except RuntimeError:  # open already
+                pass
 
     def leave(self, descriptor: int) -> None:
         """A descriptor that was waited for is about to be closed, or given to somebody else.
@@ -110,22 +115,26 @@ class Waker:
 
     def wait(self, seconds: float) -> None:
         """Block until woken, for at most that long; perhaps for less. The owner's thread only."""
-        self._polling = False
-        if self._lock is None:
+        self.polling = False
+        if self._acquire is None:
             lock = threading.Lock()
             lock.acquire()
-            self._lock = lock
-        if self._woken or seconds <= 0:
-            self._woken = False
+            self._acquire, self._release = lock.acquire, lock.release
+        if self.woken or seconds <= 0:
+            self.woken = False
             return
-        self._lock.acquire(timeout=min(seconds, self.patience, LONGEST))
-        self._woken = False
+        seconds = min(seconds, self.patience)
+        if seconds < LONGEST:
+            self._acquire(True, seconds)
+        else:
+            self._acquire()
+        self.woken = False
 
     def polls(self) -> int:
         """The descriptor to poll beside another, from now on: readable when woken. The owner's thread only."""
         if self._reads < 0:
             self._open()
-        self._polling = True
+        self.polling = True
         return self._reads
 
     def _open(self) -> None:
@@ -136,32 +145,23 @@ class Waker:
             os.set_blocking(self._reads, False)
             os.set_blocking(self._writes, False)
 
-    def seen(self) -> None:
-        """Take back a wake-up that came while its owner did not wait."""
-        self._woken = False
-
-    @property
-    def woken(self) -> bool:
-        """Whether somebody has woken it since it was last told to forget it."""
-        return self._woken
-
     def forget(self) -> None:
         """Take back what made its descriptor readable: its owner looks at everything next."""
-        self._woken = False
+        self.woken = False
         with contextlib.suppress(BlockingIOError):
             _take(self._reads)
 
     def wait_for(self, descriptor: int, events: int, seconds: float) -> None:
         """Block until woken, or the descriptor is ready, for at most that long; perhaps for less. The owner's only."""
         wakes = self.polls()
-        if self._woken:
-            self._woken = False
+        if self.woken:
+            self.woken = False
             return
         seconds = max(0.0, min(seconds, self.patience, LONGEST))
         # Read only if it says so: a wake-up that is just being written is seen by the next wait.
         if self._is_ready(wakes, descriptor, events, seconds):
             self.forget()
-        self._woken = False
+        self.woken = False
 
     def _is_ready(self, wakes: int, descriptor: int, events: int, seconds: float) -> bool:
         """Wait for either; whether it is the first."""
@@ -247,19 +247,16 @@ os.register_at_fork(after_in_child=_forget_wakers)
 
 
 class _Epoll:
-    """Which of many descriptors are ready. One thread's."""
+    """Which of many descriptors are ready. One thread's. `ready(seconds)` waits at most that long for one."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        self.ready = self._epoll.poll
         self.register = self._epoll.register
         self.modify = self._epoll.modify
         self.unregister = self._epoll.unregister
         self.fileno = self._epoll.fileno
         self.close = self._epoll.close
-
-    def ready(self, seconds: float) -> list[tuple[int, int]]:
-        """(descriptor, events) of those that are, waiting at most that long for one."""
-        return self._epoll.poll(min(seconds, LONGEST))
 
 
 class _Polls:

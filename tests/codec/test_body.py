@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker_adapters.codec import BodyError, CutOffError, EventTooLargeError, SSEDecoder, Wire
+from worker_adapters.codec import WIRE_BLOCKED, BodyError, CutOffError, EventTooLargeError, SSEDecoder, Wire
 
 from .streams import bytewise, cut
 
@@ -162,23 +163,26 @@ FRAMED = (
 )
 
 
+def never() -> float:
+    raise AssertionError("how long to wait is asked, where nothing waits")
+
+
 def pulled(ends, parts: list[bytes], wire: Wire, decoder: SSEDecoder) -> list[object]:
-    """What comes of a body of which each part is there before anybody reads, and is then read alone."""
+    """What comes of a body of which each part is there before anybody reads, and is then read alone, as a loop does."""
     reader, writer = ends
     given = []
     parts = [*parts]
+    pull = decoder.puller(wire, reader.fileno(), -1, never, lambda status: status)
     while True:
         if parts:
             writer.sendall(parts.pop(0))
         else:
             writer.shutdown(socket.SHUT_WR)
-        reader.setblocking(False)
-        try:
-            while batch := decoder.puller(wire, reader.fileno())():
-                given += batch
-        except BlockingIOError:
-            continue
-        return given
+        while isinstance(batch := pull(), list) and batch:
+            given += batch
+        if batch == []:
+            return given
+        assert batch == WIRE_BLOCKED
 
 
 @pytest.mark.parametrize("at", range(len(FRAMED)))
@@ -219,13 +223,18 @@ def test_a_broken_body_gives_what_came_before(ends):
     reader, writer = ends
     writer.sendall(b"9\r\ndata: a\n\n\r\nnonsense")
     wire, decoder = Wire(chunked=True, length=None), SSEDecoder()
-    assert decoder.puller(wire, reader.fileno())() == [b"a"]
-    with pytest.raises(BodyError, match="size of a chunk"):
-        decoder.puller(wire, reader.fileno())()
+    pull = decoder.puller(wire, reader.fileno(), -1, never, repr)
+    assert pull() == [b"a"]
+    for _ in range(2):
+        with pytest.raises(BodyError, match="size of a chunk"):
+            pull()
 
 
-def test_what_recv_fails_with_is_raised(ends):
-    wire, decoder = Wire(chunked=True, length=None), SSEDecoder()
-    with pytest.raises(OSError, match="descriptor") as caught:
-        decoder.puller(wire, 2**20)()
-    assert caught.value.errno
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_recv_fails_with_is_raised(ends, waits):
+    wake = ends[0].fileno() if waits else -1
+    pull = SSEDecoder().puller(Wire(chunked=True, length=None), 2**20, wake, lambda: 60, repr)
+    for _ in range(2):
+        with pytest.raises(OSError, match="descriptor") as caught:
+            pull()
+        assert caught.value.errno == errno.EBADF

@@ -1,11 +1,12 @@
 """Misuse, independence of decoders, and the shape of the public records."""
 
+import socket
 import threading
 
 import pytest
 
 import worker_adapters.codec
-from worker_adapters.codec import EventTooLargeError, Frame, SSEDecoder, encode
+from worker_adapters.codec import EventTooLargeError, Frame, SSEDecoder, Wire, encode
 from worker_adapters.codec import sse as module
 
 
@@ -16,11 +17,16 @@ def test_public_names():
         "EventTooLargeError",
         "Frame",
         "SSEDecoder",
+        "WIRE_BLOCKED",
+        "WIRE_MORE",
+        "WIRE_TIME",
+        "WIRE_WOKEN",
         "Wire",
         "encode",
     ]
     assert set(module.__all__) < set(worker_adapters.codec.__all__)
     assert issubclass(EventTooLargeError, ValueError)
+    assert len({getattr(module, name) for name in module.__all__ if name.startswith("WIRE_")}) == 4
 
 
 def test_frames_compare_print_and_carry_no_dict():
@@ -98,22 +104,33 @@ def test_a_read_beyond_the_range_of_the_offsets_is_cut(monkeypatch):
     assert [f.data for f in caught.value.frames] == [b"hello world", b"y"]
 
 
-def test_an_interrupted_read_ends_the_decoder(monkeypatch):
+@pytest.mark.parametrize("door", ["feed", "payloads", "pull"])
+@pytest.mark.parametrize("following", [b"data: another read\n\n", b"data: same size\n"])
+def test_an_interrupted_read_ends_the_decoder(monkeypatch, following, door):
     """A chunk left half read can't be told from the next one by its bytes, so the decoder refuses to guess."""
     decoder = SSEDecoder()
+    reader, writer = socket.socketpair()
+    pull = decoder.puller(Wire(chunked=False, length=None), reader.fileno(), -1, float, repr)
+
+    def take(chunk):
+        if door != "pull":
+            return getattr(decoder, door)(chunk)
+        writer.sendall(chunk)
+        return pull()
 
     def interrupt(self):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(SSEDecoder, "_grow", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            decoder.feed(b"data: a\n\ndata: b")
-    for _ in range(2):
+    with reader, writer:
+        with monkeypatch.context() as patch:
+            patch.setattr(SSEDecoder, "_grow", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                take(b"data: a\n\ndata: b")
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="drop the stream"):
+                take(following)
         with pytest.raises(RuntimeError, match="drop the stream"):
-            decoder.feed(b"data: another read\n\n")
-    with pytest.raises(RuntimeError, match="drop the stream"):
-        decoder.close()
+            decoder.close()
 
 
 def test_mixing_the_doors_corrupts_nothing():

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gc
-import signal
 import socket
 import sys
-import threading
 
 import pytest
 
-from worker_adapters.codec import CutOffError, SSEDecoder, Wire, _native
+from worker_adapters.codec import WIRE_BLOCKED, WIRE_TIME, CutOffError, SSEDecoder, Wire, _native
 
 
 @pytest.mark.parametrize(
@@ -21,10 +19,34 @@ def test_take_refuses_what_it_can_not_use(args):
         _native.take(*args)
 
 
-@pytest.mark.parametrize("args", [(), (1, 1, 1), (0, 0, 0, print), ("1", 1, 1, print), (1, 1, "1", print)])
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        (1, 1, 1, -1, print),
+        (0, 1, 1, -1, print, print),
+        (1, 0, 1, -1, print, print),
+        ("1", 1, 1, -1, print, print),
+        (1, "1", 1, -1, print, print),
+        (1, 1, "1", -1, print, print),
+        (1, 1, 1, "1", print, print),
+        (1, 1, 2**80, -1, print, print),
+    ],
+)
 def test_pull_refuses_what_it_can_not_use(args):
     with pytest.raises((TypeError, OverflowError, ValueError)):
         _native.pull(*args)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_descriptor_beyond_an_int_is_not_taken_for_another_one(which):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"data: x\n\n")
+        descriptors = [ours.fileno(), ours.fileno()]
+        descriptors[which] += 2**32
+        with pytest.raises(OverflowError):
+            SSEDecoder().puller(Wire(chunked=False, length=None), *descriptors, lambda: 0.0, repr)()
 
 
 def test_what_is_taken_needs_a_list_to_go_to():
@@ -58,14 +80,17 @@ def test_take_keeps_nothing():
     flat(work)
 
 
-def test_pull_keeps_nothing():
+@pytest.mark.parametrize("waits", [False, True])
+def test_pull_keeps_nothing(waits):
     def work():
         ours, theirs = socket.socketpair()
         with ours, theirs:
             wire, decoder = Wire(chunked=False, length=None), SSEDecoder()
-            pull = decoder.puller(wire, ours.fileno())
+            wake = wakes.fileno() if waits else -1
+            pull = decoder.puller(wire, ours.fileno(), wake, lambda: 0.0, lambda status: {"status": [status]})
             theirs.sendall(b"data: one\n\ndata: two\n\nda")
             assert pull() == [b"one", b"two"]
+            assert pull() == {"status": [WIRE_TIME if waits else WIRE_BLOCKED]}
             theirs.sendall(b"ta: three\n\n")
             assert pull() == [b"three"]
             theirs.sendall(b": nothing complete\n\nevent: x\ndata: y\n\n")
@@ -73,54 +98,32 @@ def test_pull_keeps_nothing():
             theirs.close()
             assert pull() == []
 
-    flat(work)
+    wakes, _other = socket.socketpair()
+    with wakes, _other:
+        flat(work)
+
+
+def raises(*_args):
+    raise LookupError
 
 
 def test_what_is_raised_while_reading_comes_through_and_is_not_kept():
     def work():
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            pull = SSEDecoder().puller(Wire(chunked=True, length=None), ours.fileno())
+            wire = Wire(chunked=True, length=None)
+            pull = SSEDecoder().puller(wire, ours.fileno(), -1, raises, raises)
+            with pytest.raises(LookupError):
+                pull()
+            pull = SSEDecoder().puller(wire, ours.fileno(), ours.fileno(), raises, raises)
+            with pytest.raises(LookupError):
+                pull()
+            pull = SSEDecoder().puller(wire, ours.fileno(), ours.fileno(), lambda: "soon", raises)
+            with pytest.raises(TypeError):
+                pull()
             theirs.close()
+            pull = SSEDecoder().puller(wire, ours.fileno(), -1, raises, raises)
             with pytest.raises(CutOffError):
                 pull()
 
     flat(work)
-
-
-def test_a_signal_handler_runs_while_a_pull_blocks_and_what_it_raises_ends_it():
-    class Rung(Exception):  # noqa: N818
-        pass
-
-    def ring(_number, _frame):
-        if len(rung) == 1:
-            raise Rung
-        rung.append(1)
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
-
-    rung: list[int] = []
-    ours, theirs = socket.socketpair()
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        with ours, theirs:
-            pull = SSEDecoder().puller(Wire(chunked=False, length=None), ours.fileno())
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
-            with pytest.raises(Rung):
-                pull()
-            theirs.sendall(b"data: still\n\n")
-            assert pull() == [b"still"]
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert rung == [1]
-
-
-def test_other_threads_run_while_a_pull_blocks():
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        pull = SSEDecoder().puller(Wire(chunked=False, length=None), ours.fileno())
-        found: list[list[bytes]] = []
-        reader = threading.Thread(target=lambda: found.append(pull()), daemon=True)
-        reader.start()
-        theirs.sendall(b"data: x\n\n")
-        reader.join(10)
-        assert found == [[b"x"]]

@@ -146,7 +146,7 @@ def ok(body: bytes) -> Reply:
 
 
 class GatedTransport(ScriptedTransport):
-    """Control calls wait for `gate`, which is open unless a test shuts it."""
+    """Control calls wait for `gate`, which is open unless a test shuts it: on their thread, or beside the rest, as steps."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -159,22 +159,23 @@ class GatedTransport(ScriptedTransport):
         self.gate.wait(10)
         return super().call(wire, headers, timeouts, limit)
 
+    def exchange(self, wire, headers, lifetime, limit):
+        self.asked.set()
+        while not self.gate.is_set():
+            yield from lifetime.wait(until=lifetime.clock() + 0.005)
+        return super().call(wire, headers, lifetime.timeouts, limit)
+
 
 class WatchedTransport(GatedTransport):
-    """Notes by which thread each exchange was left."""
+    """Notes by which thread each exchange was closed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.left: list[str] = []
 
     def open(self, wire, headers, lifetime):
-        exchange, left = super().open(wire, headers, lifetime), self.left
-
-        class Watched(type(exchange)):
-            def __exit__(self, *_args):
-                left.append(threading.current_thread().name)
-
-        exchange.__class__ = Watched
+        exchange = yield from super().open(wire, headers, lifetime)
+        exchange.close = lambda: self.left.append(threading.current_thread().name)
         return exchange
 
 

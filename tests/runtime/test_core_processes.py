@@ -14,17 +14,35 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from worker_adapters import Adapter, CancelOutcome, End, FromEnv, Limits, Reason, Retry, Started, Timeouts, connect
+from worker_adapters import (
+    Adapter,
+    CancelOutcome,
+    End,
+    FromEnv,
+    Limits,
+    MetricsOptions,
+    Reason,
+    Retry,
+    Started,
+    Timeouts,
+    connect,
+)
 from worker_adapters.dialect import Fault, Reply, WireRequest
 from worker_adapters.engines import mock
+from worker_adapters.helpers import HELPERS
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.simulator import Simulator
 from worker_adapters.testing.leaks import no_leaks
-from worker_adapters.transport.scripted import Script, ScriptedTransport
+from worker_adapters.transport.scripted import Hang, Script, ScriptedTransport
 
 from ..transport.servers import BlackHole
+from .dialects import adapter as tiny_adapter
+from .dialects import frames, until
+from .dialects import good as good_tiny
 from .mocked import good, in_thread, kinds, request
+from .test_leaving import STOPPABLE, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,6 +141,82 @@ def test_a_stream_in_flight_survives_the_fork_of_a_child(way: str) -> None:
         last = list(streams[0])[-1]
         assert isinstance(last, End), last
         assert last.finish_reason == "length"
+
+
+LEAVING = {
+    "close": lambda held: held[0].close(),
+    "with": lambda held: held[0].__exit__(None, None, None),
+    "drop": lambda held: (held.clear(), gc.collect()),
+    "cancel": lambda held: held[0].cancel(),
+    "read": lambda held: list(held[0]),
+    "result": lambda held: held[0].exception(5),
+}
+
+
+@pytest.mark.parametrize("way", ["submit", "stream"])
+@pytest.mark.parametrize("how", LEAVING)
+def test_a_child_that_leaves_its_copy_of_a_stream_does_nothing_to_the_parents(way: str, how: str) -> None:
+    """It neither tells the engine, nor ends it, nor counts or logs it, nor calls whom the parent wants called."""
+    registry, hang = CollectorRegistry(), Hang()
+    config = {"metrics": MetricsOptions(registry=registry), "limits": Limits(max_in_flight=1)}
+    script = Script(steps=[frames("ta"), hang, frames("tb", ".")])
+    called: list[int] = []
+    with tiny_adapter(script, good_tiny(), good_tiny(), dialect=STOPPABLE, **config) as adapter:
+        held = [getattr(adapter, way)(request(), collect=True)]
+        held[0].add_done_callback(lambda _stream: called.append(os.getpid()))
+        assert [held[0].get(5).kind, held[0].get(5).kind] == ["started", "token"]
+        assert adapter.engine_version() == "v9"
+
+        def ended() -> float:
+            assert adapter.drain(5)
+            samples = [sample for family in registry.collect() for sample in family.samples]
+            return sum(sample.value for sample in samples if sample.name == "worker_adapter_requests_total")
+
+        def work() -> None:
+            assert adapter.in_flight == 0
+            LEAVING[how](held)
+            assert (told(adapter), called, ended()) == ([], [], 0)
+            for other in (adapter.submit, adapter.stream):
+                assert other(request()).result().text == "ab"
+            assert (adapter.in_flight, ended(), called) == (0, 2, [])
+            adapter.close()
+            assert told(adapter) == []
+
+        in_child(work)
+        assert (adapter.in_flight, held[0].done()) == (1, False)
+        hang.release()
+        assert held[0].result(5).text == "ab"
+        assert ended() == 1
+        assert (told(adapter), called) == ([], [os.getpid()])
+
+
+FORKING = """
+import os, sys
+from worker_adapters import GenerateRequest, connect
+
+url, way = sys.argv[1:]
+adapter = connect("llamacpp", url)
+stream = getattr(adapter, way)(GenerateRequest(prompt="hello", max_tokens=12, seed=1, ignore_eos=True))
+next(stream)
+child = os.fork()
+if not child:
+    sys.exit(7)  # as a program ends, atexit included
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+print(list(stream)[-1].finish_reason)
+"""
+
+
+@pytest.mark.parametrize("way", ["submit", "stream"])
+def test_a_child_that_ends_as_a_program_does_leaves_the_parents_stream_alone(way: str) -> None:
+    with Simulator("llamacpp", rate=40.0) as slow:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", FORKING, slow.url, way],
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+            text=True,
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "length\n", "")
 
 
 def _generate(adapter: Adapter, seed: int) -> str:
@@ -328,6 +422,6 @@ def test_a_worker_that_may_have_been_replaced_is_asked_again() -> None:
         counts = []
         for _ in range(4):
             list(adapter.stream(request()))
-            adapter._worker.join_probe(10)
+            until(lambda: HELPERS.in_use == 0)
             counts.append(reply.count)
         assert counts == [1, 1, 2, 2]

@@ -1,4 +1,4 @@
-"""Time and cancellation: what wins, what runs when, and that the reaper neither oversleeps nor dies nor stays."""
+"""Time and cancellation of one stream: which cause wins, what wakes whom, and that no timer is missed."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker_adapters import Phase, Timeouts
-from worker_adapters.lifetime import REAPER, Cause, Gate, Interrupted, Lifetime, Reaper
+from worker_adapters import Limits, Phase, Timeouts
+from worker_adapters.helpers import HELPERS
+from worker_adapters.lifetime import Cause, Interrupted, Lifetime, driven
+from worker_adapters.transport.scripted import Hang, Script
+from worker_adapters.waiting import BLOCKED, Waker, current_waker
 
-from .dialects import until
+from .dialects import adapter, frames, good, kinds, request, until
 
 NONE = Timeouts(connect=None, first_token=None, idle=None)
-
-
-class NoReaper:
-    """Watches nothing: for tests that turn the clock themselves."""
-
-    def watch(self, lifetime): ...
-    def forget(self, lifetime): ...
-    def hurry(self, at): ...
+FINAL = [c for c in Cause if c is not Cause.CONNECT_TIMEOUT]
 
 
 class Clock:
+    """Time that passes when it is told to."""
+
     def __init__(self):
         self.now = 1000.0
 
@@ -36,338 +34,347 @@ class Clock:
         return self.now
 
 
+class Wakes:
+    """A driver that only counts."""
+
+    def __init__(self):
+        self.count = 0
+
+    def wake(self):
+        self.count += 1
+
+
 def still(timeouts=NONE, deadline=None, clock=None):
-    return Lifetime(timeouts, deadline, clock=clock or Clock(), reaper=NoReaper())
+    return Lifetime(timeouts, deadline, clock=clock or Clock())
 
 
-@pytest.fixture
-def reaper():
-    reaper = Reaper()
-    reaper.LINGER = 0.05
-    yield reaper
-    until(lambda: reaper._thread is None)
+def ran_out(lifetime):
+    """What has, by now."""
+    try:
+        lifetime.check()
+    except Interrupted as exc:
+        return exc.cause
+    return None
 
 
-FINAL = [c for c in Cause if c is not Cause.CONNECT_TIMEOUT]
+# --- causes -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("first", FINAL)
-@pytest.mark.parametrize("second", list(Cause))
-def test_the_first_final_cause_wins(first, second):
+@pytest.mark.parametrize("second", FINAL)
+def test_the_first_cause_wins(first, second):
     lifetime = still()
     assert lifetime.trip(first)
     assert not lifetime.trip(second)
     assert lifetime.cause is first
+    assert ran_out(lifetime) is first
 
 
 @pytest.mark.parametrize("final", FINAL)
 def test_anything_final_beats_a_connect_timeout(final):
-    lifetime = still()
-    lifetime.trip(Cause.CONNECT_TIMEOUT)
-    assert lifetime.trip(final)
-    assert lifetime.cause is final
-    lifetime.next_attempt()
-    with pytest.raises(Interrupted):
-        lifetime.check()
-
-
-def test_a_cancel_is_remembered_even_when_something_else_came_first():
-    lifetime = still()
-    lifetime.trip(Cause.DEADLINE)
-    assert not lifetime.cancelled
-    lifetime.trip(Cause.CANCELLED)
-    assert (lifetime.cause, lifetime.cancelled) == (Cause.DEADLINE, True)
-
-
-def test_a_connect_timeout_is_forgotten_by_the_next_attempt_and_its_timer_with_it():
-    """The timer that ran out must not trip the next attempt while it waits for its turn."""
     clock = Clock()
     lifetime = still(Timeouts(connect=1.0), clock=clock)
     lifetime.enter(Phase.CONNECT)
     clock.now += 2
-    lifetime.expire(clock.now)
-    assert lifetime.cause is Cause.CONNECT_TIMEOUT
+    assert ran_out(lifetime) is Cause.CONNECT_TIMEOUT
+    assert lifetime.trip(final)
     lifetime.next_attempt()
-    lifetime.expire(clock.now)
+    assert ran_out(lifetime) is final
+
+
+def test_a_connect_timeout_is_forgotten_by_the_next_attempt_and_its_timer_with_it():
+    """The timer that ran out must not end the next attempt while it waits for its turn."""
+    clock = Clock()
+    lifetime = still(Timeouts(connect=1.0), clock=clock)
+    lifetime.enter(Phase.CONNECT)
+    clock.now += 2
+    assert ran_out(lifetime) is Cause.CONNECT_TIMEOUT
     assert lifetime.cause is None
+    lifetime.next_attempt()
+    assert ran_out(lifetime) is None
 
 
-def test_attach_runs_at_once_when_tripped_already():
-    lifetime, calls = still(), []
-    lifetime.trip(Cause.CANCELLED)
-    lifetime.attach(lambda: calls.append(1))
-    assert calls == [1]
+def test_a_cancel_wakes_who_waits_for_the_end_that_another_cause_will_bring_and_is_remembered():
+    lifetime, driver = still(), Wakes()
+    lifetime.waker = driver
+    assert lifetime.trip(Cause.DEADLINE)
+    assert not lifetime.cancelled
+    assert not lifetime.trip(Cause.CANCELLED)
+    assert (lifetime.cause, lifetime.cancelled, driver.count) == (Cause.DEADLINE, True, 2)
+    assert not lifetime.trip(Cause.CANCELLED)
+    assert lifetime.cause is Cause.DEADLINE
 
 
-def test_an_interrupt_runs_under_the_lock_and_never_after_detach():
-    """Detach returning means that a trip under way has finished: the socket may go back to its pool."""
+def test_a_cancel_takes_back_what_the_consumer_has_in_its_hand():
     lifetime = still()
-    inside, go_on, log = threading.Event(), threading.Event(), []
-
-    def interrupt():
-        inside.set()
-        go_on.wait(5)
-        log.append("interrupt done")
-
-    def detach():
-        lifetime.detach(interrupt)
-        log.append("detached")
-
-    lifetime.attach(interrupt)
-    tripper = threading.Thread(target=lifetime.trip, args=(Cause.CANCELLED,))
-    tripper.start()
-    inside.wait(5)
-    detacher = threading.Thread(target=detach)
-    detacher.start()
-    assert log == []
-    go_on.set()
-    tripper.join()
-    detacher.join()
-    assert log == ["interrupt done", "detached"]
+    lifetime.handed = run = [1, 2, 3]
     lifetime.trip(Cause.DEADLINE)
-    assert len(log) == 2
+    assert run == [1, 2, 3]
+    lifetime.trip(Cause.CANCELLED)
+    assert run == []
 
 
-def test_sleep_ends_by_time_by_trip_and_by_its_gate():
-    lifetime = still()
-    lifetime.sleep(0.001)
-    gate = Gate()
-    gate.open()
-    gate.open()
-    lifetime.sleep(inf, gate)
-    thread = threading.Thread(target=lifetime.trip, args=(Cause.DEADLINE,))
+def test_trips_from_many_threads_have_one_winner():
+    for _ in range(50):
+        lifetime, won, barrier = still(), [], threading.Barrier(len(FINAL))
+        lifetime.waker = Wakes()
+
+        def trip(cause, lifetime=lifetime, won=won, barrier=barrier):
+            barrier.wait(5)
+            if lifetime.trip(cause):
+                won.append(cause)
+
+        threads = [threading.Thread(target=trip, args=(cause,)) for cause in FINAL]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5)
+        assert won == [lifetime.cause]
+        assert lifetime.cancelled
+        assert lifetime.waker.count >= 1
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------
+
+
+def test_who_waits_after_the_trip_does_not_wait():
+    lifetime = Lifetime(NONE)
+    lifetime.trip(Cause.CANCELLED)
+    with pytest.raises(Interrupted):
+        driven(lifetime.sleep(inf), lifetime)
+    lifetime.waker = current_waker()
+    with pytest.raises(Interrupted):
+        lifetime.patience()
+
+
+def test_a_sleep_ends_by_time_and_by_a_trip_from_another_thread():
+    lifetime = Lifetime(NONE)
+    driven(lifetime.sleep(0.001), lifetime)
+    thread = threading.Thread(target=lambda: (until(lambda: lifetime.want_until == inf), lifetime.trip(Cause.DEADLINE)))
     thread.start()
     with pytest.raises(Interrupted) as caught:
-        lifetime.sleep(inf)
+        driven(lifetime.sleep(inf), lifetime)
     thread.join()
     assert caught.value.cause is Cause.DEADLINE
+
+
+def test_a_waker_remembers_one_wake_however_its_thread_waits_next():
+    reads, writes = os.pipe()
+    waker, began = Waker(), time.monotonic()
+    alone, beside = (lambda: waker.wait(5.0)), (lambda: waker.wait_for(reads, 1, 5.0))
+    for first in (alone, beside):
+        for then in (alone, beside):
+            waker.wake()
+            first()
+            waker.wake()
+            waker.wake()
+            then()
+    assert time.monotonic() - began < 0.4  # not even one of a main thread's half seconds
+    for wait in (lambda: waker.wait(0.02), lambda: waker.wait_for(reads, 1, 0.02)):
+        waker.forget()
+        waker.wait(0.001)
+        began = time.monotonic()
+        wait()
+        assert time.monotonic() - began >= 0.02  # and no more than one
+    os.close(reads)
+    os.close(writes)
+
+
+@pytest.mark.parametrize("beside_a_descriptor", [False, True])
+def test_no_wake_up_is_lost_between_the_look_and_the_wait(beside_a_descriptor):
+    """Each round is tripped somewhere between the driver's look at the causes and its wait."""
+    reads, writes = os.pipe()
+    started, rounds = threading.Semaphore(0), [Lifetime(NONE) for _ in range(300)]
+
+    def trip():
+        for lifetime in rounds:
+            assert started.acquire(timeout=5)
+            lifetime.trip(Cause.CANCELLED)
+
+    thread = threading.Thread(target=trip)
+    thread.start()
+
+    def steps(lifetime):
+        started.release()
+        while True:
+            yield from lifetime.wait(until=lifetime.clock() + 0.0001)  # for itself alone first, as a retry's sleep
+            yield from lifetime.wait(*((reads, 1) if beside_a_descriptor else ()))
+
+    began = time.monotonic()
+    for lifetime in rounds:
+        with pytest.raises(Interrupted):
+            driven(steps(lifetime), lifetime)
+    thread.join(5)
+    assert time.monotonic() - began < 10  # half a second each where one is lost, as this is the main thread
+    os.close(reads)
+    os.close(writes)
+
+
+def test_no_time_is_too_long():
+    """threading raises OverflowError beyond 292 years, poll beyond 24 days; a deadline may be 1e300 seconds."""
+    lifetime = Lifetime(Timeouts(connect=1e200), time.monotonic() + 1e300)
+    lifetime.enter(Phase.CONNECT)
+    reads, writes = os.pipe()
+    os.write(writes, b"x")
+    steps = lifetime.wait(reads, 1)
+    assert next(steps) is BLOCKED
+    lifetime.block(current_waker())
+    lifetime.waker = current_waker()
+    steps = lifetime.wait()
+    assert next(steps) is BLOCKED
+    lifetime.wake()
+    lifetime.block(current_waker())
+    os.close(reads)
+    os.close(writes)
+
+
+def test_a_collection_inside_any_lock_of_ours_may_drop_a_stream():
+    with adapter(*[Script(steps=[frames("ta"), Hang()])] * 4, good(), limits=Limits(max_in_flight=2)) as a:
+        for lock in (a.places._lock, HELPERS._lock):
+            for way in ("stream", "submit"):
+                held = [getattr(a, way)(request())]
+                next(held[0])
+                held.append(held)
+                done = threading.Event()
+
+                def collect(lock=lock, done=done):
+                    with lock:
+                        gc.collect()
+                    done.set()
+
+                del held
+                thread = threading.Thread(target=collect)
+                thread.start()
+                assert done.wait(5)
+                thread.join()
+                until(lambda: a.in_flight == 0)
+        assert kinds(a.stream(request()))[-1] == "end"
 
 
 # --- timers -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_pause_keeps_what_is_left_and_content_resets_it():
+def test_a_pause_keeps_what_is_left_of_the_first_tokens_time():
     clock = Clock()
-    lifetime = still(Timeouts(idle=10.0), clock=clock)
-    lifetime.enter(Phase.DECODE)
+    lifetime = still(Timeouts(first_token=10.0), clock=clock)
+    lifetime.enter(Phase.QUEUE)
     clock.now += 9
     lifetime.pause()
     clock.now += 100
-    assert lifetime.due(clock.now) is None
+    assert ran_out(lifetime) is None
     lifetime.resume()
     clock.now += 0.9
-    assert lifetime.due(clock.now) is None
+    assert ran_out(lifetime) is None
+    clock.now += 0.2
+    assert ran_out(lifetime) is Cause.FIRST_TOKEN_TIMEOUT
+
+
+def test_content_starts_the_idle_timer_over_once_the_engine_is_waited_for():
+    clock = Clock()
+    lifetime = still(Timeouts(idle=10.0), clock=clock)
     lifetime.content()
+    clock.now += 100  # the consumer's
+    assert ran_out(lifetime) is None
+    assert lifetime.until() == clock.now + 10
     clock.now += 9.9
-    assert lifetime.due(clock.now) is None
+    assert ran_out(lifetime) is None
     clock.now += 0.1
-    assert lifetime.due(clock.now) is Cause.IDLE_TIMEOUT
+    assert ran_out(lifetime) is Cause.IDLE_TIMEOUT
 
 
-def test_the_first_token_timer_runs_through_two_phases():
+def test_the_first_token_timer_runs_through_two_phases_and_a_request_that_is_sent_twice_has_one():
     clock = Clock()
     lifetime = still(Timeouts(first_token=10.0), clock=clock)
     lifetime.enter(Phase.QUEUE)
     clock.now += 6
+    lifetime.enter(Phase.QUEUE)  # on another connection
     lifetime.phase = Phase.FIRST_TOKEN
+    assert lifetime.until() == clock.now + 4
     clock.now += 5
-    assert lifetime.due(clock.now) is Cause.FIRST_TOKEN_TIMEOUT
+    assert ran_out(lifetime) is Cause.FIRST_TOKEN_TIMEOUT
 
 
-def test_the_deadline_outranks_a_timer():
+def test_the_deadline_outranks_a_timer_and_counts_while_the_consumer_is_waited_for():
     clock = Clock()
     lifetime = still(Timeouts(connect=1.0), deadline=clock.now + 1, clock=clock)
     lifetime.enter(Phase.CONNECT)
-    assert lifetime.due(clock.now + 1) is Cause.DEADLINE
+    lifetime.parked = True
+    assert lifetime.until() == clock.now + 1
+    clock.now += 1
+    assert ran_out(lifetime) is Cause.DEADLINE
 
 
-ACTIONS = st.lists(
-    st.tuples(
-        st.sampled_from(["connect", "queue", "decode", "content", "pause", "resume", "next_attempt", "look"]),
-        st.floats(0.0, 3.0),
-    ),
-    max_size=40,
-)
+SECONDS = st.none() | st.floats(0.01, 60.0)
+SLACK = 1e-6  # of floats that are added and subtracted
+
+
+def seconds(timeout):
+    return inf if timeout is None else timeout
 
 
 @settings(max_examples=300, deadline=None)
-@given(ACTIONS, st.one_of(st.none(), st.floats(0.1, 60.0)))
-def test_the_next_check_is_never_later_than_the_true_expiry(actions, deadline):
-    """Whatever the working thread does after the reaper looked, but for arming a timer, which hurries the reaper."""
+@given(
+    st.lists(
+        st.sampled_from(["content", "consumer", "attempt", Phase.CONNECT, Phase.QUEUE]) | st.floats(0.0, 70.0),
+        max_size=30,
+    ),
+    st.builds(Timeouts, connect=SECONDS, first_token=SECONDS, idle=SECONDS),
+    st.none() | st.floats(0.01, 200.0),
+)
+def test_a_driver_is_back_when_something_runs_out_and_never_before(operations, timeouts, deadline):
+    """A model: the seconds that the engine still has, charged only while it is waited for. Nobody looks before that.
+
+    An operation is a phase to enter, content, a consumer who takes its time (13 s), the next attempt, or seconds of waiting.
+    """
     clock = Clock()
-    hurried: list[float] = []
-    lifetime = still(
-        Timeouts(connect=2.0, first_token=3.0, idle=1.0), None if deadline is None else clock.now + deadline, clock
-    )
-    lifetime._reaper.hurry = hurried.append
-    check = lifetime.next_check(clock.now)
-    for action, seconds in actions:
-        match action:
-            case "connect" | "queue" | "decode":
-                lifetime.enter(Phase(action))
-            case "look":
-                check = lifetime.next_check(clock.now)
-            case _:
-                getattr(lifetime, action)()
-        check = min(check, hurried.pop() if hurried else inf)
-        step = clock.now + seconds
-        while clock.now < step:
-            clock.now = min(step, clock.now + 0.25)
-            if lifetime.due(clock.now):
-                assert check <= clock.now
-                return
-            if check <= clock.now:  # the reaper wakes up and looks again
-                check = lifetime.next_check(clock.now)
-
-
-# --- the reaper -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.req("ADAPT-3005")
-def test_the_reaper_trips_a_deadline_in_time(reaper):
-    tripped = threading.Event()
-    at = time.monotonic() + 0.05
-    lifetime = Lifetime(NONE, at, reaper=reaper)
-    lifetime.attach(tripped.set)
-    assert tripped.wait(5)
-    assert -0.001 <= time.monotonic() - at < 0.15  # 50 ms on a machine of one's own
-    lifetime.finish()
-
-
-def test_a_timer_armed_while_the_reaper_sleeps_is_not_missed(reaper):
-    reaper.LINGER = 30.0
-    lifetime = Lifetime(Timeouts(connect=0.02), reaper=reaper)
-    tripped = threading.Event()
-    lifetime.attach(tripped.set)
-    until(lambda: reaper._wake_at != inf)
-    lifetime.enter(Phase.CONNECT)
-    assert tripped.wait(5)
-    lifetime.finish()
-    reaper.LINGER = 0.05
-    reaper.later(lambda: None)
-
-
-def test_no_wake_up_is_missed_when_timers_are_armed_during_scans(reaper):
-    """Many threads arm short timers against a reaper that would otherwise sleep for half a minute."""
-    reaper.LINGER = 30.0
-    reaper.GRAIN = 0.0005
-    failures = []
-
-    def work():
-        for _ in range(40):
-            tripped = threading.Event()
-            lifetime = Lifetime(Timeouts(connect=0.001), reaper=reaper)
-            lifetime.attach(tripped.set)
+    lifetime = Lifetime(timeouts, None if deadline is None else clock.now + deadline, clock=clock)
+    left, first_token, fresh = inf, None, False
+    for operation in operations:
+        if operation is Phase.CONNECT:
+            lifetime.enter(operation)
+            left, fresh = seconds(timeouts.connect), False
+        elif operation is Phase.QUEUE:
+            lifetime.enter(operation)
+            first_token = clock.now + seconds(timeouts.first_token) if first_token is None else first_token
+            left, fresh = first_token - clock.now, False
+        elif operation == "content":
+            lifetime.content()
+            left, fresh = seconds(timeouts.idle), True
+        elif operation == "attempt":
+            lifetime.next_attempt()
+            assert lifetime.until() == lifetime.deadline
             lifetime.enter(Phase.CONNECT)
-            if not tripped.wait(5):
-                failures.append(lifetime)
-            lifetime.finish()
-
-    threads = [threading.Thread(target=work) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    reaper.LINGER = 0.05
-    reaper.later(lambda: None)
-
-
-def test_the_thread_leaves_when_idle_whatever_was_watched_last():
-    """A cancelled lifetime, and one with a timer of an hour, once made it sleep far beyond their end."""
-    for timeouts, cancel in ((NONE, True), (Timeouts(connect=3600.0), False), (NONE, False)):
-        reaper = Reaper()
-        reaper.LINGER = 0.02
-        lifetime = Lifetime(timeouts, reaper=reaper)
-        lifetime.enter(Phase.CONNECT)
-        if cancel:
-            lifetime.trip(Cause.CANCELLED)
-        until(lambda reaper=reaper: reaper._wake_at != inf)
-        lifetime.finish()
-        until(lambda reaper=reaper: reaper._thread is None)
+            left, first_token, fresh = seconds(timeouts.connect), None, False
+        elif operation == "consumer" and fresh:
+            clock.now += 13.0
+        elif operation == "consumer":
+            lifetime.pause()
+            clock.now += 13.0
+            lifetime.resume()
+        else:
+            back_at, fresh = lifetime.until(), False
+            assert back_at == pytest.approx(min(lifetime.deadline, clock.now + left), abs=SLACK)
+            waited = max(0.0, min(operation, back_at - clock.now))
+            clock.now += waited
+            left -= waited
+        over = clock.now >= lifetime.deadline or (not fresh and left <= 0)
+        if not fresh and abs(left) > SLACK and abs(clock.now - lifetime.deadline) > SLACK:
+            assert (ran_out(lifetime) is not None) == over
+        if over or lifetime.cause is not None:
+            return
 
 
-def test_no_time_is_too_long_for_the_reaper(reaper):
-    """threading raises OverflowError beyond 292 years; a deadline may be 1e300 seconds."""
-    long = Lifetime(Timeouts(connect=1e200), time.monotonic() + 1e300, reaper=reaper)
-    long.enter(Phase.CONNECT)
-    tripped = threading.Event()
-    short = Lifetime(NONE, time.monotonic() + 0.01, reaper=reaper)
-    short.attach(tripped.set)
-    assert tripped.wait(5)
-    long.sleep(0.0)
-    long.finish()
-    short.finish()
+# --- fork -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_reaper_survives_an_interrupt_that_raises(reaper, caplog):
-    bad = Lifetime(NONE, time.monotonic(), reaper=reaper)
-    bad.attach(lambda: 1 / 0)
-    tripped = threading.Event()
-    fine = Lifetime(NONE, time.monotonic() + 0.02, reaper=reaper)
-    fine.attach(tripped.set)
-    assert tripped.wait(5)
-    assert "ZeroDivisionError" in caplog.text
-    bad.finish()
-    fine.finish()
-
-
-def test_a_reaper_without_a_thread_can_start_one_later(reaper, monkeypatch):
-    """RuntimeError from threading must not leave a reaper that believes to be running."""
-
-    def no_more_threads(self):
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", no_more_threads)
-        with pytest.raises(RuntimeError):
-            Lifetime(NONE, reaper=reaper)
-    assert reaper._watched == set()
-    tripped = threading.Event()
-    lifetime = Lifetime(NONE, time.monotonic(), reaper=reaper)
-    lifetime.attach(tripped.set)
-    assert tripped.wait(5)
-    lifetime.finish()
-
-
-def test_a_collection_inside_the_reapers_lock_may_drop_a_stream(reaper):
-    """Its lock is reentrant, and what is dropped does not change what is being looked through."""
-    lifetime = Lifetime(NONE, reaper=reaper)
-    done = threading.Event()
-    with reaper._changed:
-        for each in list(reaper._watched):
-            each.trip(Cause.CANCELLED)
-            reaper.later(done.set)
-            each.finish()
-    assert done.wait(5)
-    assert lifetime.cancelled
-
-
-def test_a_collection_inside_the_lifetimes_lock_may_trip_it():
-    lifetime = still()
-    calls = []
-    with lifetime._lock:
-        lifetime.attach(lambda: calls.append(1))
-        gc.collect()
-        lifetime.trip(Cause.CANCELLED)
-    assert calls == [1]
-
-
-def test_a_forked_child_starts_with_nothing_and_disowns_what_it_inherits():
-    """The sockets of the parent's streams are the child's too: it must not shut them down."""
-    calls = []
+def test_a_forked_child_disowns_what_it_inherits():
+    """The sockets of the parent's streams are the child's too, and whoever drives them is not there."""
     lifetime = Lifetime(NONE)
-    lifetime.attach(lambda: calls.append(1))
-    interrupt = lifetime._interrupts[0]
+    lifetime.waker = driver = Wakes()
     pid = os.fork()
     if pid == 0:
-        fine = REAPER._watched == set() and REAPER._thread is None and lifetime.cancelled
+        lifetime.disown()
         lifetime.trip(Cause.CANCELLED)
-        lifetime.detach(interrupt)
-        tripped = threading.Event()
-        Lifetime(NONE, time.monotonic()).attach(tripped.set)
-        fine = fine and tripped.wait(5) and calls == []
-        os._exit(0 if fine else 1)
+        os._exit(0 if (lifetime.disowned, lifetime.cancelled, driver.count) == (True, True, 0) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert not lifetime.cancelled
-    lifetime.finish()

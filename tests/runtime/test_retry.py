@@ -52,6 +52,8 @@ NOT_RETRIED = {
     "first-token timeout": Script(queue=Fault(Reason.FIRST_TOKEN_TIMEOUT, "x")),
     "after Started: overloaded": good("ta", "eOVERLOADED"),
     "after Started: reset": Script(steps=[frames("ta"), Fault(Reason.DISCONNECTED, "x")]),
+    "first-token timeout, after the head": Script(steps=[Hang()]),
+    "idle": Script(steps=[frames("ta"), Hang()]),
 }
 
 
@@ -72,7 +74,7 @@ def test_a_retry_that_works_shows_in_started_only(name):
 
 @pytest.mark.parametrize("name", NOT_RETRIED)
 def test_what_is_not_retried_is_tried_once(name):
-    tried, events = attempts_for(NOT_RETRIED[name])
+    tried, events = attempts_for(NOT_RETRIED[name], timeouts=quick(first_token=0.05, idle=0.05))
     assert (tried, events[-1].kind, events[-1].attempts) == (1, "error", 1)
 
 
@@ -204,7 +206,7 @@ def test_the_deadline_spans_all_attempts_and_the_waits_between(way):
 
 
 def test_the_deadline_cuts_a_retry_that_sleeps():
-    """The wait was to end before the deadline, but the reaper's clock is the one that counts."""
+    """The wait was to end before the deadline, but the clock is the one that counts."""
     with adapter(Script(connect=Hang()), timeouts=Timeouts(), retry=NOW) as a:
         error = list(a.stream(request(deadline=0.03)))[-1]
     assert (error.code, error.reason, error.retriable) == ("DEADLINE_UNMET", "DEADLINE", False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 import traceback
@@ -20,18 +19,12 @@ from worker_adapters import (
     WorkerError,
 )
 from worker_adapters.dialect import Fault, Reply, WireRequest
+from worker_adapters.helpers import HELPERS
 from worker_adapters.transport.scripted import Script
 
 from .dialects import TINY, GatedTransport, adapter, events_of, good, kinds, ok, request, status, until, with_traits
 
-numbers = itertools.count()
 SECRET = "s3cr3t-0123456789abcdef"
-
-
-@pytest.fixture
-def url():
-    """Facts are shared per URL and process: each test has a worker of its own."""
-    return f"http://worker-{next(numbers)}.test"
 
 
 def failing(code=500, body=b"no"):
@@ -70,11 +63,11 @@ def test_a_stream_waits_for_the_version_a_tenth_of_a_second_and_no_longer():
 def test_a_failing_probe_never_fails_a_stream_and_is_not_repeated_by_every_one():
     now, asked = 100.0, []
     with adapter(good(), good(), good(), replies={}) as a:
-        a._worker.clock = lambda: now
+        a._worker._version._clock = lambda: now
         for now in (100.0, 104.9, 105.1):  # noqa: B007  -- read by the clock
             events = list(a.stream(request()))
             assert (events[0].engine_version, events[-1].kind) == (None, "end")
-            until(lambda: a._worker._probing is None)
+            until(lambda: HELPERS.in_use == 0)
             asked.append(len(a._transport.calls))
         assert asked == [1, 1, 2]
         assert a.engine_version() is None  # which asks at once
@@ -112,7 +105,7 @@ def test_no_thread_for_the_probe_is_no_reason_to_fail(monkeypatch):
         started = threading.Thread.start
 
         def start(self):
-            if self.name == "worker-adapters-version":
+            if self.name == "worker-adapters-helper":
                 raise RuntimeError("can't start new thread")
             started(self)
 
@@ -125,42 +118,49 @@ def test_no_thread_for_the_probe_is_no_reason_to_fail(monkeypatch):
 # --- properties -------------------------------------------------------------------------------------------------------
 
 
-def test_properties_are_read_no_faster_than_the_engine_bears_by_any_adapter_of_the_process(url):
-    with adapter(url=url) as one, adapter(url=url) as two:
-        first = one.properties()
-        assert [one.properties(), two.properties(), one.properties()] == [first] * 3
+def test_properties_are_read_no_faster_than_the_engine_bears():
+    with adapter() as a:
+        first = a.properties()
+        assert [a.properties(), a.properties()] == [first] * 2
         assert first.slots_total == 1
-        assert len(one._transport.calls) + len(two._transport.calls) == 1
+        assert len(a._transport.calls) == 1
         assert 0 <= time.time() - first.observed_at < 60
 
 
-def test_properties_are_read_again_after_the_interval(url):
-    with adapter(url=url, dialect=with_traits(probe_interval=0.0)) as a:
+def test_what_one_adapter_has_found_out_is_not_anothers():
+    """Of the same worker, with other credentials: what one may not know it must not be told by way of the other."""
+    denied = {"/props": failing(403)}
+    with adapter(credentials=lambda: "allowed") as one, adapter(replies=denied, credentials=lambda: "not") as two:
+        assert (one.engine_version(), one.properties().slots_total) == ("v9", 1)
+        with pytest.raises(WorkerError) as caught:
+            two.properties()
+        assert (caught.value.reason, two.engine_version()) == ("UPSTREAM_AUTH", None)
+        assert one.properties().slots_total == 1
+
+
+def test_properties_are_read_again_after_the_interval():
+    with adapter(dialect=with_traits(probe_interval=0.0)) as a:
         a.properties()
         a.properties()
         assert len(a._transport.calls) == 2
 
 
-def test_adapters_of_one_worker_share_facts_and_not_identities(url):
-    with (
-        adapter(url=url, identity=Identity(model_digest="sha256:one")) as one,
-        adapter(url=url, identity=Identity(model_digest="sha256:two")) as two,
-        adapter(url=url) as three,
-    ):
-        digests = [a.properties().model_digest for a in (one, two, three)]
-    assert digests == ["sha256:one", "sha256:two", None]
+@pytest.mark.parametrize(("given", "told"), [(Identity(model_digest="sha256:one"), "sha256:one"), (Identity(), None)])
+def test_properties_are_completed_by_the_callers_identity(given, told):
+    with adapter(identity=given) as a:
+        assert a.properties().model_digest == told
 
 
 @pytest.mark.parametrize("body", [b"", b"not a number", b"[]"])
-def test_a_reply_of_another_shape_is_a_worker_error(url, body):
+def test_a_reply_of_another_shape_is_a_worker_error(body):
     """What a probe stumbles over (a list for a mapping, a missing key) must not come out as it is."""
-    with adapter(url=url, replies={"/props": ok(body)}) as a, pytest.raises(WorkerError) as caught:
+    with adapter(replies={"/props": ok(body)}) as a, pytest.raises(WorkerError) as caught:
         a.properties()
     assert (caught.value.code, caught.value.reason) == ("INTERNAL", "PROTOCOL")
 
 
-def test_properties_raise_what_went_wrong(url):
-    with adapter(url=url, replies={"/props": failing(503)}) as a, pytest.raises(WorkerError) as caught:
+def test_properties_raise_what_went_wrong():
+    with adapter(replies={"/props": failing(503)}) as a, pytest.raises(WorkerError) as caught:
         a.properties()
     assert caught.value.error.upstream.status == 503
 
@@ -184,18 +184,18 @@ def test_what_a_dialect_does_not_have_is_unsupported():
 # --- determinism ------------------------------------------------------------------------------------------------------
 
 
-def test_strict_is_granted_where_nothing_stands_against_it(url):
-    started = events_of(good(), ask={"determinism": "strict"}, url=url)[0]
+def test_strict_is_granted_where_nothing_stands_against_it():
+    started = events_of(good(), ask={"determinism": "strict"})[0]
     assert (started.determinism, started.determinism_reasons) == ("strict", ())
 
 
-def test_what_can_not_be_granted_is_told(url):
-    started = events_of(good(), ask={"determinism": "strict"}, url=url, replies={"/props": ok(b"2")})[0]
+def test_what_can_not_be_granted_is_told():
+    started = events_of(good(), ask={"determinism": "strict"}, replies={"/props": ok(b"2")})[0]
     assert (started.determinism, started.determinism_reasons) == ("best_effort", ("two slots",))
 
 
-def test_or_refused_before_anything_is_sent(url):
-    with adapter(good(), replies={"/props": ok(b"2")}, url=url) as a:
+def test_or_refused_before_anything_is_sent():
+    with adapter(good(), replies={"/props": ok(b"2")}) as a:
         events = list(a.stream(request(determinism="strict", on_degraded="refuse")))
         assert kinds(events) == ["error"]
         assert (events[0].code, events[0].phase, events[0].attempts) == ("INVALID_PARAMS", "prepare", 0)
@@ -203,17 +203,17 @@ def test_or_refused_before_anything_is_sent(url):
         assert a._transport.requests == []
 
 
-def test_a_worker_whose_properties_can_not_be_read_grants_nothing(url):
-    started = events_of(good(), ask={"determinism": "strict"}, url=url, replies={})[0]
+def test_a_worker_whose_properties_can_not_be_read_grants_nothing():
+    started = events_of(good(), ask={"determinism": "strict"}, replies={})[0]
     assert started.determinism == "best_effort"
     assert "can't be read" in started.determinism_reasons[0]
-    refused = events_of(good(), ask={"determinism": "strict", "on_degraded": "refuse"}, url=url + "0", replies={})
+    refused = events_of(good(), ask={"determinism": "strict", "on_degraded": "refuse"}, replies={})
     assert kinds(refused) == ["error"]
     assert refused[0].reason == "CONNECT"
 
 
-def test_best_effort_asks_nothing(url):
-    with adapter(good(), url=url) as a:
+def test_best_effort_asks_nothing():
+    with adapter(good()) as a:
         list(a.stream(request()))
         assert "/props" not in [c.target for c in a._transport.calls]
 
@@ -293,7 +293,7 @@ def test_closing_wakes_who_waits_for_a_place():
 
         waiting = threading.Thread(target=wait)
         waiting.start()
-        until(lambda: a._changed._waiters)
+        until(lambda: a.places._waiting)
         a.close()
         waiting.join(5)
         assert len(caught) == 1
@@ -328,7 +328,7 @@ def test_a_secret_that_the_engine_echoes_is_redacted_in_errors_of_streams(cut, c
         assert SECRET[:5] not in text
 
 
-def test_a_secret_that_the_engine_echoes_is_redacted_in_what_probes_raise(url):
+def test_a_secret_that_the_engine_echoes_is_redacted_in_what_probes_raise():
     """In its traceback too, where the cause of an exception is printed."""
 
     def tokenize(_text, _special, _target):
@@ -336,7 +336,7 @@ def test_a_secret_that_the_engine_echoes_is_redacted_in_what_probes_raise(url):
         raise Fault(Reason.ENGINE_ERROR, reply.body.decode())  # as dialects do that have the engine's own words
 
     dialect = attrs.evolve(TINY, tokenize=tokenize)
-    with adapter(transport=GatedTransport(reply=leaking()), dialect=dialect, credentials=lambda: SECRET, url=url) as a:
+    with adapter(transport=GatedTransport(reply=leaking()), dialect=dialect, credentials=lambda: SECRET) as a:
         for ask in (a.properties, lambda: a.tokenize("x")):
             with pytest.raises(WorkerError) as caught:
                 ask()

@@ -1,13 +1,15 @@
-"""What the runtime takes from `threading` and `queue`, under a Scheduler; and copies of its modules that use it."""
+"""What the core takes from `threading`, and what its threads share, under a Scheduler; and copies of its modules that use it."""
 
 from __future__ import annotations
 
-import threading
+import re
 from collections import deque
+from enum import Enum
+from functools import partial
 from importlib import import_module
 from math import inf
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import FunctionType, GeneratorType, MethodType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from worker_adapters.api import Error, Event
@@ -17,23 +19,41 @@ if TYPE_CHECKING:
 
     from .scheduler import Scheduler
 
-__all__ = ["OrderedSet", "copy_of", "queue_of", "shown", "threading_of", "watched"]
+__all__ = ["Deque", "Dict", "List", "SimWaker", "copy_of", "shown", "threading_of", "watched"]
 
 
-def shown(value: object) -> Hashable:
-    """A value, so that equal ones are equal in every schedule."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+_PLAIN = frozenset({type(None), bool, int, float, str})
+
+
+def shown(scheduler: Scheduler, value: object) -> Hashable:
+    """A value, so that equal ones are equal in every schedule. Objects are called after who is the first to show them."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value  # type: ignore[return-value]  # these are hashable
+    if isinstance(value, _Shared):
+        value = value.plain()
+    if isinstance(value, Enum):
+        return str(value)
+    if isinstance(value, dict):
+        return tuple((shown(scheduler, key), shown(scheduler, one)) for key, one in value.items())
     if isinstance(value, list | tuple | deque):
-        return tuple(shown(one) for one in value)
+        return tuple([shown(scheduler, one) for one in value])
     if isinstance(value, Event):
         return (value.kind, getattr(value, "index", None), value.reason if isinstance(value, Error) else None)
-    if callable(value):  # an interrupt: a method of a gate or a channel, or a function of the scenario
-        owner = getattr(value, "__self__", None)
-        return (value.__qualname__, shown(owner) if hasattr(owner, "_shut") else None)
-    name = getattr(value, "name", None) or getattr(getattr(value, "_shut", None), "name", None)
-    assert name is not None, f"{value!r} has no name that every schedule gives it"
-    return str(name)
+    if isinstance(value, BaseException):
+        return type(value).__name__
+    if isinstance(value, partial):
+        return shown(scheduler, value.func)
+    if isinstance(value, MethodType):
+        return (value.__func__.__qualname__, shown(scheduler, value.__self__))
+    if isinstance(value, FunctionType | GeneratorType):
+        return value.__qualname__
+    if isinstance(name := getattr(value, "name", None), str):
+        return name
+    known = scheduler.names.get(id(value))
+    if known is None:
+        known = scheduler.names[id(value)] = (value, scheduler.name(type(value).__name__))
+    return known[1]
 
 
 class Lock:
@@ -44,7 +64,7 @@ class Lock:
         self._scheduler, self._reentrant = scheduler, reentrant
         self.owner: str | None = None
         self.depth = 0
-        scheduler.shared.append(lambda: (self.owner, self.depth))
+        scheduler.shared[self.name] = lambda: (self.owner, self.depth)
 
     def _me(self) -> str:
         task = self._scheduler.current
@@ -56,8 +76,7 @@ class Lock:
         if self._reentrant and self.owner == me:
             self.depth += 1  # nobody else can tell: no point
             return True
-        limit = inf if timeout < 0 or timeout >= threading.TIMEOUT_MAX else timeout
-        if not self._scheduler.point(f"take {self.name}", lambda: self.owner is None, limit):
+        if not self._scheduler.point(f"take {self.name}", lambda: self.owner is None, inf if timeout < 0 else timeout):
             return False
         self.owner, self.depth = me, 1
         return True
@@ -80,83 +99,178 @@ class Lock:
         self.release()
 
 
-class Condition:
-    """A threading.Condition on an RLock."""
-
-    def __init__(self, scheduler: Scheduler, lock: Lock) -> None:
-        self._scheduler, self._lock = scheduler, lock
-        self._waiting: list[dict[str, bool]] = []
-        scheduler.shared.append(lambda: tuple(ticket["notified"] for ticket in self._waiting))
-
-    def __enter__(self) -> bool:
-        return self._lock.acquire()
-
-    def __exit__(self, *_exc: object) -> None:
-        self._lock.release()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        lock, ticket = self._lock, {"notified": False}
-        assert lock.depth == 1
-        self._waiting.append(ticket)
-        lock.release()
-        notified = self._scheduler.point("wait", lambda: ticket["notified"], inf if timeout is None else timeout)
-        self._waiting.remove(ticket)
-        lock.acquire()
-        return notified
-
-    def notify(self) -> None:
-        for ticket in self._waiting:
-            if not ticket["notified"]:
-                ticket["notified"] = True
-                return
-
-
 def threading_of(scheduler: Scheduler) -> SimpleNamespace:
     """In place of the module `threading`."""
 
     class Thread:
-        def __init__(self, target: Callable[[], None], name: str, daemon: bool) -> None:
-            self.name, self._target = name, target
+        def __init__(self, target: Callable[..., None], name: str, daemon: bool, args: tuple[Any, ...] = ()) -> None:
+            self.name, self._work = name, partial(target, *args)
 
         def start(self) -> None:
-            scheduler.spawn(self.name, self._target)
+            scheduler.point(f"start {self.name}")
+            scheduler.spawn(self.name, self._work)
+
+    def get_ident() -> int:
+        return 0 if scheduler.current is None else 1 + scheduler.tasks.index(scheduler.current)
 
     return SimpleNamespace(
         Lock=lambda: Lock(scheduler),
         RLock=lambda: Lock(scheduler, reentrant=True),
-        Condition=lambda lock: Condition(scheduler, lock),
         Thread=Thread,
-        TIMEOUT_MAX=threading.TIMEOUT_MAX,
+        current_thread=lambda: scheduler.current,
+        main_thread=lambda: "the main thread",
+        get_ident=get_ident,
     )
 
 
-def queue_of(scheduler: Scheduler) -> Any:
-    """In place of the class queue.SimpleQueue."""
+class SimWaker:
+    """A Waker in one step each: that the real one is as good is explored for itself."""
 
-    class SimpleQueue:
-        def __init__(self) -> None:
-            self._items: deque[Any] = deque()
-            scheduler.shared.append(lambda: shown(self._items))
+    patience = inf
 
-        def __class_getitem__(cls, _item: object) -> type:
-            return cls
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.name = scheduler.name("waker")
+        self.woken_now = False
+        self._scheduler = scheduler
+        scheduler.shared[self.name] = lambda: self.woken_now
 
-        def put(self, item: object) -> None:
-            scheduler.point("put")
-            self._items.append(item)
+    def wake(self) -> None:
+        self._scheduler.point(f"wake {self.name}")
+        self.woken_now = True
 
-        def get(self) -> Any:
-            scheduler.point("get", lambda: bool(self._items))
-            item = self._items.popleft()
-            scheduler.saw(shown(item))
-            return item
+    def wait(self, seconds: float) -> None:
+        self._scheduler.point(f"wait at {self.name}", lambda: self.woken_now, max(0.0, seconds))
+        self.woken_now = False
+        self._scheduler.woke()
 
-        def empty(self) -> bool:
-            scheduler.point("look into the queue")
-            scheduler.saw(bool(self._items))
-            return not self._items
+    def wait_for(self, _descriptor: int, _events: int, seconds: float) -> None:
+        self.wait(seconds)
 
-    return SimpleQueue
+    def polls(self) -> int:
+        return 0
+
+    def leave(self, descriptor: int) -> None: ...
+
+    @property
+    def woken(self) -> bool:
+        self._scheduler.point(f"look at {self.name}")
+        self._scheduler.saw(self.woken_now)
+        return self.woken_now
+
+    def forget(self) -> None:
+        self._scheduler.point(f"forget {self.name}")
+        self.woken_now = False
+
+
+def _before(method: str, base: type) -> Any:
+    """The method, with a point before it."""
+    real = getattr(base, method)
+
+    def operation(self: Any, *args: Any) -> Any:
+        scheduler, hinted, self.hinted = self.scheduler, self.hinted, False
+        if hinted and method == "__len__":
+            return real(self)
+        if self.latched and self.stays(method, args):
+            return real(self, *args)  # at any time alike
+        for one in args:
+            shown(scheduler, one)  # it is named by who puts it there
+        scheduler.point(f"{self.name}.{method.strip('_')}")
+        result = real(self, *args)
+        scheduler.saw(shown(scheduler, result))
+        return result
+
+    return operation
+
+
+class _Shared:
+    scheduler: Scheduler
+    name: str
+    hinted = False  # list() asks for the length of what it has begun to iterate
+    latched = False  # what is in it stays; in a deque, until its only reader takes it
+
+    def stays(self, method: str, args: tuple[Any, ...]) -> bool:
+        """Whether the operation comes to the same at any time."""
+        return dict.__contains__(self, args[0])  # type: ignore[arg-type]  # a dict, here
+
+    def begin(self, scheduler: Scheduler, name: str) -> Any:
+        """From here on it is shared."""
+        self.scheduler, self.name = scheduler, scheduler.name(name)
+        own: Any = self
+        scheduler.shared[self.name] = lambda: shown(scheduler, self.plain())
+        return own
+
+    def plain(self) -> Any:
+        raise NotImplementedError
+
+    def __bool__(self) -> bool:
+        return len(self) > 0  # type: ignore[arg-type]  # what is mixed into it has a length
+
+    def _iterated(self) -> list[Any]:
+        self.scheduler.point(f"look through {self.name}")
+        found = self.plain()
+        self.scheduler.saw(shown(self.scheduler, found))
+        self.hinted = True
+        return list(found)
+
+
+class Dict(_Shared, dict[Any, Any]):
+    """A dict that threads share: a point before each operation."""
+
+    def plain(self) -> Any:
+        return dict(dict.items(self))
+
+    def __iter__(self) -> Any:
+        return iter(self._iterated())
+
+    keys = __iter__
+    setdefault, get, pop, __setitem__, __getitem__, __contains__, __len__ = (
+        _before(method, dict) for method in ("setdefault", "get", "pop", "__setitem__", "__getitem__", "__contains__", "__len__")
+    )
+
+
+class Deque(_Shared, deque[Any]):
+    """A deque that threads share: a point before each operation."""
+
+    def plain(self) -> Any:
+        return list(deque.__iter__(self))
+
+    def __iter__(self) -> Any:
+        return iter(self._iterated())
+
+    def stays(self, method: str, _args: tuple[Any, ...]) -> bool:
+        return method != "append" and deque.__len__(self) > 0
+
+    append, popleft, remove, __getitem__, __contains__, __len__ = (
+        _before(method, deque) for method in ("append", "popleft", "remove", "__getitem__", "__contains__", "__len__")
+    )
+
+
+class List(_Shared, list[Any]):
+    """A list that threads share, which is appended to, and looked at: it only grows, so that what is there stays."""
+
+    def plain(self) -> Any:
+        return list(list.__iter__(self))
+
+    append = _before("append", list)
+
+    def __len__(self) -> int:
+        if not list.__len__(self):
+            self.scheduler.point(f"look at {self.name}")
+            self.scheduler.saw(list.__len__(self))
+        return list.__len__(self)
+
+
+class Run(list[Any]):
+    """Events of a run, which a cancel takes back."""
+
+    scheduler: Scheduler
+
+    def clear(self) -> None:
+        self.scheduler.point("clear the run")
+        super().clear()
+
+
+_SHARED = {dict: Dict, deque: Deque, list: List}
 
 
 class _InDict:
@@ -172,71 +286,85 @@ class _InDict:
         owner.__dict__[self._name] = value
 
 
-def _shared(scheduler: Scheduler, field: str, slot: Any, *, latched: bool) -> property:
+def _field(scheduler: Scheduler, field: str, slot: Any, *, latched: bool, writer: str) -> property:
     """The field with its points."""
+
+    def is_own() -> bool:
+        return scheduler.current is not None and scheduler.current.name == writer
 
     def read(self: Any) -> Any:
         value = slot.__get__(self)
+        if isinstance(value, _Shared):
+            return value  # it has its points itself
+        if is_own():
+            return value
         if not latched or not value:
             scheduler.point(f"read {field}")
             value = slot.__get__(self)
-        scheduler.saw(shown(value))
+        scheduler.saw(shown(scheduler, value))
         return value
 
     def write(self: Any, value: object) -> None:
+        shown(scheduler, value)
         scheduler.point(f"write {field}")
         slot.__set__(self, value)
 
     return property(read, write)
 
 
-def watched(
-    scheduler: Scheduler,
-    cls: type,
-    fields: Collection[str],
-    *,
-    latched: Collection[str] = (),
-    locked: Collection[str] = (),
-) -> Any:
-    """The class, with a point before each read and write of the fields that threads share without a lock.
+def watched(scheduler: Scheduler, cls: type, fields: str) -> Any:
+    """The class, with a point before each operation on these fields, which threads share.
 
-    `latched`: those that stay as they are once they are true. What reads one then does so at any time alike: no point.
-    `locked`: fields that are shared under a lock.
+    A dict, a deque or a list stands in its field from the beginning to the end, and has its points itself. Of anything else,
+    each read and write is a point. `name!`: stays as it is once it is true (or in it), so what reads that does so at any time
+    alike; a deque with one reader. `name=thread`: only that one writes it, to whom reading it is no point.
     """
-    slots = {field: getattr(cls, field, _InDict(field)) for field in (*fields, *latched, *locked)}
+    latched = [name.partition("!")[0] for name in fields.split() if "!" in name]
+    writers = dict(name.replace("!", "").split("=") for name in fields.split() if "=" in name)
+    names = [re.split("[!=]", name)[0] for name in fields.split()]
+    slots = {name: getattr(cls, name, None) or _InDict(name) for name in names}
 
     class Watched(cls):  # type: ignore[misc]  # a class that is only known at run time
         __slots__ = ()
 
         def __init__(self, *args: Any, **named: Any) -> None:
-            super().__init__(*args, **named)
-            scheduler.shared.append(lambda: tuple(shown(slot.__get__(self)) for slot in slots.values()))
+            before, scheduler.silent = scheduler.silent, True
+            try:
+                super().__init__(*args, **named)
+                self._share()
+            finally:
+                scheduler.silent = before
 
-    for field in (*fields, *latched):
-        setattr(Watched, field, _shared(scheduler, field, slots[field], latched=field in latched))
+        def _share(self) -> None:
+            for field, slot in slots.items():
+                value = slot.__get__(self)
+                shared = _SHARED.get(type(value))
+                if shared is not None:
+                    slot.__set__(self, mine := shared(value).begin(scheduler, field))
+                    mine.latched = field in latched
+            name = shown(scheduler, self)
+            scheduler.shared[f"fields of {name}"] = lambda: tuple(
+                None if isinstance(value := slot.__get__(self), _Shared) else shown(scheduler, value)
+                for slot in slots.values()
+            )
+
+    for field, slot in slots.items():
+        setattr(Watched, field, _field(scheduler, field, slot, latched=field in latched, writer=writers.get(field, "")))
+    Watched.__name__ = Watched.__qualname__ = cls.__name__
     return Watched
 
 
-class OrderedSet(dict[Any, None]):
-    """In place of a set, whose order is another one in every run."""
-
-    def add(self, item: object) -> None:
-        self[item] = None
-
-    def discard(self, item: object) -> None:
-        self.pop(item, None)
-
-
 def copy_of(name: str, changes: Collection[tuple[str, str]] = (), **names: object) -> ModuleType:
-    """A module of the runtime once more, with its source changed and names of it replaced."""
+    """A module of the core once more, with its source changed and names of it replaced; unknown to fork and exit."""
     module = import_module(f"worker_adapters.{name}")
     path = Path(str(module.__file__))
     source = path.read_text(encoding="utf-8")
     for old, new in changes:
         assert source.count(old) == 1, f"{old!r} stands {source.count(old)} times in {path.name}"
         source = source.replace(old, new)
+    source = re.sub(r"^(os\.register_at_fork|atexit\.register)\(.*\)$", "", source, flags=re.MULTILINE)
     copy = ModuleType(module.__name__)
     copy.__dict__.update(__package__=module.__package__, __file__=str(path))
-    exec(compile(source, str(path), "exec"), copy.__dict__)
-    copy.__dict__.update(names)
+    exec(compile(source, str(path), "exec", dont_inherit=True), copy.__dict__)
+    copy.__dict__.update({name: value for name, value in names.items() if name in copy.__dict__})
     return copy

@@ -1,25 +1,23 @@
-"""What the threads of a stream do at once, small enough for every schedule of it to be gone through."""
+"""What the threads of the core do at once, small enough for every schedule of it to be gone through."""
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from worker_adapters import Timeouts, Token
-from worker_adapters.lifetime import Cause, Interrupted
+from worker_adapters import Token
 
-from .primitives import shown, watched
 from .world import Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .world import World
 
-__all__ = ["LIFETIMES", "STREAMS", "Streaming"]
+__all__ = ["STREAMS", "Streaming"]
+
+SetUp = Callable[[], Callable[[], None]]
 
 
 def _runs(*sizes: int) -> list[list[Token]]:
@@ -34,170 +32,109 @@ class Streaming:
     way: str
     sizes: tuple[int, ...]
     others: tuple[str, ...] = ()
-    """`cancel`, `close`, or the cause of a trip."""
+    """`cancel`, `close`, `close the adapter`, `deadline`; or `arrival`, of what the engine waits for."""
+    handlers: tuple[str, ...] = ()
+    """The same within the consumer's thread."""
     hand_over: int = 1
     reads: int | None = None
-    """Events after which the consumer looks no more."""
+    """Events after which the consumer looks no more, and what it does then: `drop`, or as the others."""
+    then: str = ""
+    ready: bool = False
+    """Whether the loop has done all it can before the others begin."""
     last: str = "end"
-    """What the engine does then: it ends, falls into `silence`, a `look-up` holds the worker thread, or that `dies`."""
+    """What the engine does then: it ends (`at once`: with the run), falls into `silence`, or `waits` for an arrival."""
 
-    def __call__(self, world: World) -> Callable[[], Callable[[], None]]:
+    look: str = "all"
+    """At what every operation is a point: `hand-over`, `turn` and `lifetime` are too many together, with three threads."""
+
+    @property
+    def watch(self) -> dict[str, str]:
+        """Only what others of these threads look at, or change."""
+        others = bool({*self.others, *self.handlers, self.then} - {"arrival", ""})
+        watch = {"Running": "_once!"} if not others or self.look != "hand-over" else {}
+        if self.way == "submit" and self.look in ("all", "hand-over"):
+            watch["Channel"] = "_queue! _done=consumer _waiter=consumer parked=loop"
+        if self.way == "stream" and self.look in ("all", "turn"):
+            watch["Direct"] = "_turn dropped!"
+        if self.way == "stream":
+            watch["Lifetime"] = "waker causes" if self.look == "turn" else "waker"
+        if self.look == "trips":
+            return {"Direct": "_turn", "Lifetime": "waker causes", "Running": ""}
+        if others:
+            if self.look in ("all", "lifetime"):
+                watch["Lifetime"] = "waker causes cancelled! handed" if self.way == "stream" else "causes cancelled! handed"
+                watch["Running"] = "_once! delivered!=consumer"
+            else:
+                watch["Lifetime"] = watch.get("Lifetime", "") + " cancelled!"
+        return watch
+
+    def __call__(self, world: World) -> SetUp:
         runs, scheduler = _runs(*self.sizes), world.scheduler
 
         def set_up() -> Callable[[], None]:
             reading = Reading()
-            scheduler.shared.append(lambda: (reading.cancel_returned, tuple(reading.outcomes)))
+            scheduler.shared["reading"] = lambda: (reading.cancel_returned, len(reading.outcomes))
             opened = world.open(self.way, runs, size=self.hand_over, last=self.last)
-            scheduler.spawn("consumer", lambda: world.consumer(opened.stream, reading, at_most=self.reads))
+            while self.ready and not opened.source.over and opened.source.step():
+                pass
+            scheduler.spawn("consumer", lambda: world.consumer(opened, reading, at_most=self.reads, then=self.then))
             for number, other in enumerate(self.others):
-                if other in ("cancel", "close"):
-                    scheduler.spawn(f"{other}-{number}", partial(world.canceller, opened.stream, reading, other))
-                else:
-                    scheduler.spawn(f"{other}-{number}", partial(opened.lifetime.trip, Cause(other)))
+                scheduler.spawn(f"{other}-{number}", partial(world.ends, opened, reading, other))
+            for other in self.handlers:
+                scheduler.handle(other, partial(world.ends, opened, reading, other), within="consumer")
 
             def check() -> None:
-                assert opened.released, "the stream's place was never given back"
+                assert opened.freed == [1], f"the place was given back {len(opened.freed)} times"
+                assert len(opened.reported) == 1, f"reported {len(opened.reported)} times"
+                assert opened.let_go in ([], ["exchange"]), "the connection was let go of more than once"
+                if self.way == "stream" or not opened.running._once["terminal"]:
+                    assert opened.source._runs.gi_frame is None, "the layers were never left"
+                if self.way == "submit":
+                    assert opened.source._runs.gi_frame is None, "the layers were never left"
+                    assert not opened.places.driven, "whoever closes the adapter waits for ever"
                 if self.reads is None:
-                    reading.check(runs, worker_died=self.last == "dies")
+                    ends = {*self.others, *self.handlers} & {"cancel", "close", "close the adapter"}
+                    reading.check(runs, ended_by_us=bool(ends))
 
             return check
 
         return set_up
 
 
-def detach_means_never(world: World) -> Callable[[], Callable[[], None]]:
-    """The worker attaches an interrupt and detaches it, while two others trip: it runs if it must, and not afterwards."""
-    scheduler = world.scheduler
-
-    def set_up() -> Callable[[], None]:
-        lifetime = world.new_lifetime()
-        ran: list[str] = []
-        told: list[bool] = []
-        scheduler.shared.append(lambda: (tuple(ran), tuple(told)))
-
-        def interrupt() -> None:
-            scheduler.point("within the interrupt")
-            ran.append("late" if told and told[-1] is None else "in time")
-
-        def work() -> None:
-            lifetime.attach(interrupt)
-            tripped = lifetime.cause is not None
-            lifetime.detach(interrupt)
-            assert "late" not in ran
-            if tripped:
-                assert ran, "tripped before it was detached, and it did not run"
-            told.append(None)  # type: ignore[arg-type]  # from here on it may not run
-
-        winners: list[bool] = []
-        scheduler.shared.append(lambda: tuple(winners))
-        scheduler.spawn("worker", work)
-        scheduler.spawn("cancel", lambda: winners.append(lifetime.trip(Cause.CANCELLED)))
-        scheduler.spawn("deadline", lambda: winners.append(lifetime.trip(Cause.DEADLINE)))
-
-        def check() -> None:
-            assert "late" not in ran, "the interrupt ran after it had been detached"
-            assert sorted(winners) == [False, True], f"not one winner: {winners}"
-            assert lifetime.cancelled, "the cancel was forgotten"
-
-        return check
-
-    return set_up
+def _twice(name: str, *args: Any, **named: Any) -> dict[str, Any]:
+    """A scenario of three threads, in two parts."""
+    way = args[0]
+    looks = ("hand-over" if way == "submit" else "turn", "lifetime")
+    return {f"{way}, {name}, at the {look}": Streaming(*args, look=look, **named) for look in looks}
 
 
-def nobody_sleeps_on(world: World) -> Callable[[], Callable[[], None]]:
-    """The worker sleeps for ever, twice, as for a retry; a connect timeout ends an attempt, a cancel everything."""
-    scheduler = world.scheduler
-
-    def set_up() -> Callable[[], None]:
-        lifetime = world.new_lifetime(forgetful=True)
-        causes: list[Cause] = []
-        scheduler.shared.append(lambda: tuple(causes))
-
-        def work() -> None:
-            while Cause.CANCELLED not in causes:
-                try:
-                    lifetime.sleep(float("inf"))
-                except Interrupted as exc:
-                    causes.append(exc.cause)
-                    lifetime.next_attempt()
-
-        scheduler.spawn("worker", work)
-        scheduler.spawn("connect", lambda: lifetime.trip(Cause.CONNECT_TIMEOUT))
-        scheduler.spawn("cancel", lambda: lifetime.trip(Cause.CANCELLED))
-
-        def check() -> None:
-            assert causes in ([Cause.CANCELLED], [Cause.CONNECT_TIMEOUT, Cause.CANCELLED]), causes
-            assert lifetime.cause is Cause.CANCELLED
-
-        return check
-
-    return set_up
-
-
-def reaper(world: World, *, streams: dict[float, int], timers: str) -> Callable[[], Callable[[], None]]:
-    """Its thread looks while streams arm their timers, once or again after it has run out: nobody is tripped late.
-
-    `streams`: seconds of a stream's timer, and how often. `timers` `apart`: others may look between the writing of a timer
-    and the word to the reaper.
-    """
-    apart, together = (("_timer",), ()) if timers == "apart" else ((), ("_timer",))
-    scheduler, module = world.scheduler, world.lifetime
-    reaper_class = watched(scheduler, module.Reaper, ("_wake_at",))
-    lifetime_class = watched(scheduler, module.Lifetime, apart, latched=("cause",), locked=("_interrupts", *together))
-
-    def set_up() -> Callable[[], None]:
-        watching = reaper_class(scheduler.clock)
-        scheduler.shared.append(
-            lambda: (tuple(shown(lifetime._lock) for lifetime in watching._watched), watching._thread is None)
-        )
-        late: list[float] = []
-
-        def stream(seconds: float, attempts: int) -> None:
-            timeouts = Timeouts(connect=seconds)
-            lifetime = lifetime_class(timeouts, 100.0, clock=scheduler.clock, reaper=watching)
-            for _ in range(attempts):
-                lifetime.enter(module.Phase.CONNECT)
-                due = scheduler.now + seconds
-                with contextlib.suppress(Interrupted):
-                    lifetime.sleep(float("inf"))
-                late.append(scheduler.now - due)
-                lifetime.next_attempt()
-            lifetime.finish()
-
-        for seconds, attempts in streams.items():
-            scheduler.spawn(f"stream-{seconds:g}", partial(stream, seconds, attempts))
-
-        def check() -> None:
-            assert len(late) == sum(streams.values())
-            assert max(late) <= module.Reaper.GRAIN, f"tripped {max(late):g} s late"
-            assert watching._thread is None, "the reaper stayed"
-
-        return check
-
-    return set_up
-
-
-STREAMS = {
+STREAMS: dict[str, Any] = {
     "submit, whole": Streaming("submit", (1, 1)),
+    "submit, the end is in the last run": Streaming("submit", (1,), last="at once"),
     "submit, whole, hand-over of two": Streaming("submit", (2, 1), hand_over=2),
-    "submit and cancel": Streaming("submit", (1, 1), ("cancel",)),
-    "submit and close, engine silent": Streaming("submit", (1,), ("close",), last="silence"),
-    "submit and cancel, a run of two": Streaming("submit", (2,), ("cancel",)),
-    "submit, the worker dies": Streaming("submit", (1,), last="dies"),
-    "submit, deadline and cancel, the worker is held": Streaming("submit", (), ("deadline", "cancel"), last="look-up"),
-    "submit and deadline": Streaming("submit", (1, 1), ("deadline",)),
+    **_twice("cancel, a run of two is there", "submit", (2,), ("cancel",), hand_over=9, ready=True),
+    "submit, cancel, a run of two": Streaming("submit", (2,), ("cancel",), hand_over=9, look="hand-over"),
+    "submit, close, engine silent": Streaming("submit", (), ("close",), last="silence", look="hand-over"),
+    "submit, cancel and deadline": Streaming("submit", (), ("deadline", "cancel"), look="hand-over"),
+    **_twice("deadline", "submit", (1,), ("deadline",)),
     "submit, nobody reads, deadline": Streaming("submit", (1, 1), ("deadline",), reads=0),
-    "submit, reading stops, idle timer, hand-over of two": Streaming(
-        "submit", (2, 1), ("idle_timeout",), hand_over=2, reads=1
-    ),
-    "stream and cancel": Streaming("stream", (2, 1), ("cancel",)),
-    "stream, cancel and close": Streaming("stream", (1, 1), ("cancel", "close")),
-    "stream, cancel and deadline": Streaming("stream", (1, 1), ("cancel", "deadline")),
-    "stream and cancel, engine silent": Streaming("stream", (1,), ("cancel", "cancel"), last="silence"),
-}
-LIFETIMES = {
-    "detach means never": detach_means_never,
-    "nobody sleeps on": nobody_sleeps_on,
-    "the reaper, timer after timer": partial(reaper, streams={0.25: 2}, timers="apart"),
-    "the reaper, a nearer timer": partial(reaper, streams={0.5: 1, 0.25: 1}, timers="together"),
+    "submit, the adapter is closed": Streaming("submit", (), ("close the adapter",), look="hand-over"),
+    "submit, an arrival": Streaming("submit", (1,), ("arrival",), last="waits"),
+    "submit, dropped": Streaming("submit", (1, 1), reads=1, then="drop"),
+    **_twice("cancelled by a handler", "submit", (2,), handlers=("cancel",)),
+    "stream, whole": Streaming("stream", (1, 1)),
+    **_twice("cancel", "stream", (2,), ("cancel",)),
+    **_twice("deadline", "stream", (1,), ("deadline",)),
+    "stream, cancel and close": Streaming("stream", (), ("cancel", "close"), look="trips"),
+    "stream, cancel and deadline": Streaming("stream", (), ("cancel", "deadline"), look="trips"),
+    "stream, two cancels, engine silent": Streaming("stream", (), ("cancel", "cancel"), last="silence", look="trips"),
+    "stream, the adapter is closed": Streaming("stream", (1,), ("close the adapter",), look="lifetime"),
+    "stream, cancel, reading stops": Streaming("stream", (1, 1), ("cancel",), reads=1, look="turn"),
+    "stream, deadline, reading stops": Streaming("stream", (1, 1), ("deadline",), reads=1, look="turn"),
+    "stream, an arrival": Streaming("stream", (1,), ("arrival",), last="waits"),
+    "stream, dropped": Streaming("stream", (1, 1), reads=1, then="drop"),
+    "stream, dropped, deadline": Streaming("stream", (1, 1), ("deadline",), reads=1, then="drop"),
+    "stream, cancelled by a handler": Streaming("stream", (2,), handlers=("cancel",)),
+    "stream, closed by a handler": Streaming("stream", (1,), handlers=("close",)),
+    "stream, the adapter is closed by a handler": Streaming("stream", (1,), handlers=("close the adapter",)),
 }

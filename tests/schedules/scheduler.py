@@ -1,9 +1,10 @@
 """All schedules of a few threads: a scheduler that decides who goes on at every point where threads can meet.
 
 Each thread of a scenario is a greenlet that runs the real code and gives control back before every shared operation: taking
-a lock, waiting, a queue, and reading or writing a field that another thread looks at. The search is depth first with replay
-and forgets nothing: it runs on from every state once, and what is known to lead to the same state is counted and not run
-again. Two prefixes lead to the same state if every thread has seen the same results so far and what they share is equal.
+a lock, waiting, an operation of a shared dict or deque, and reading or writing a field that another thread looks at. A handler
+(of a signal, or a finalizer) runs within a thread, at one of its points. The search is depth first with replay and forgets
+nothing: it runs on from every state once, and what is known to lead to the same state is counted and not run again. Two
+prefixes lead to the same state if every thread has seen the same results so far and what they share is equal.
 
 Time is virtual, and passes only when nobody can go on.
 """
@@ -11,6 +12,8 @@ Time is virtual, and passes only when nobody can go on.
 from __future__ import annotations
 
 import contextlib
+import gc
+import sys
 from collections.abc import Callable, Hashable
 from math import inf
 from typing import Any
@@ -21,6 +24,8 @@ from greenlet import getcurrent, greenlet
 __all__ = ["Abandoned", "Exploration", "Scheduler", "Violation", "explore"]
 
 MAX_STEPS = 500  # of one schedule; more is a thread that spins
+IDLE = ("begin", "next")  # points at which nothing is done
+HANDLER = 1000  # a choice is the number of a thread, and so many more for each handler to run within it
 
 
 class Violation(AssertionError):  # noqa: N818  -- what a scenario is searched for
@@ -44,6 +49,19 @@ class Task:
         self.ready: Callable[[], bool] | None = None  # None: always
         self.due = inf  # when a wait of its own ends, ready or not
         self.glet = greenlet(work, parent)
+        self.idle = True  # nothing was done since the last point: another one would be the same
+        self.knows: Callable[[], Hashable] | None = None
+        """All that it goes on with once it was woken, besides what is shared, and where it is."""
+
+
+class Handler:
+    """What runs once within a thread, between any two of its points, or while it waits; `within`: of that name, or anyone."""
+
+    def __init__(self, name: str, work: Callable[[], None], within: str | None) -> None:
+        self.name = name
+        self.work = work
+        self.within = within
+        self.begun = False
 
 
 class Scheduler:
@@ -56,11 +74,15 @@ class Scheduler:
         """Before a run."""
         self.now = 0.0
         self.tasks: list[Task] = []
-        self.shared: list[Callable[[], Hashable]] = []
+        self.handlers: list[Handler] = []
+        self.knows: dict[str, Callable[[], Hashable]] = {}  # of threads that the code starts
+        self.shared: dict[str, Callable[[], Hashable]] = {}
         self.current: Task | None = None
         """The thread that runs; None while the scenario is set up or judged."""
         self.over = False
-        self._trace: list[tuple[Task, str]] = []
+        self.silent = False  # no points: what is done is nobody else's yet
+        self.names: dict[int, tuple[object, str]] = {}
+        self._trace: list[tuple[str, str]] = []
         self._main = getcurrent()
 
     # --- for primitives ---------------------------------------------------------------------------------------------
@@ -76,15 +98,27 @@ class Scheduler:
     def point(self, doing: str, ready: Callable[[], bool] | None = None, timeout: float = inf) -> bool:
         """Let others go first, and go on once `ready`; False if the time ran out before."""
         task = self.current
-        if task is None:
+        if task is None or self.silent:
             assert self.over or ready is None or ready(), f"{doing} would block before the threads run"
             return True
         if self.over:
             raise Abandoned
-        task.doing, task.ready, task.due = doing, ready, self.now + timeout
-        self._main.switch()
-        if self.over:
-            raise Abandoned
+        if task.idle and doing not in IDLE and (ready is None or ready()):
+            task.idle = doing in IDLE
+            task.doing = doing
+            self.saw(True)
+            return True
+        due = self.now + timeout
+        while True:
+            task.doing, task.ready, task.due = doing, ready, due
+            handler = self._main.switch()
+            if self.over:
+                raise Abandoned
+            if not handler:
+                break
+            handler()
+            task.idle = False
+        task.idle = doing in IDLE
         happened = ready is None or ready()
         self.saw(happened)
         return happened
@@ -95,10 +129,31 @@ class Scheduler:
         if task is not None:
             task.seen = hash((task.seen, task.doing, result))
 
+    def woke(self) -> None:
+        """The running thread has waited, and looks again at everything: how often it did so before is of no matter."""
+        task = self.current
+        if task is not None and task.knows is not None:
+            where, frame = [], sys._getframe(1)
+            while frame is not None:
+                where.append((frame.f_code.co_name, frame.f_lasti))
+                frame = frame.f_back
+            self.forgets(task.knows(), tuple(where))
+
+    def forgets(self, *state: Hashable) -> None:
+        """Whatever the running thread has seen so far, all that it goes on with is this, and what is shared."""
+        task = self.current
+        if task is not None:
+            task.seen = hash((task.name, task.made, state))
+
+    def handle(self, name: str, work: Callable[[], None], within: str | None = None) -> None:
+        """Have it run within a thread of that name, or within any."""
+        self.handlers.append(Handler(name, work, within))
+
     def spawn(self, name: str, work: Callable[[], None]) -> Task:
         """Another thread, which begins when it is scheduled."""
         same = sum(task.name.partition("#")[0] == name for task in self.tasks)
         task = Task(f"{name}#{same + 1}" if same else name, work, self._main)
+        task.knows = self.knows.get(name)
         self.tasks.append(task)
         return task
 
@@ -113,8 +168,9 @@ class Scheduler:
         """All that the future depends on."""
         return (
             self.now,
-            tuple(-1 if task.glet.dead else task.seen for task in self.tasks),
-            tuple(snapshot() for snapshot in self.shared),
+            frozenset((task.name, -1 if task.glet.dead else task.seen) for task in self.tasks),
+            tuple(handler.begun for handler in self.handlers),
+            frozenset((name, snapshot()) for name, snapshot in self.shared.items()),
         )
 
     def runnable(self) -> list[int]:
@@ -124,23 +180,41 @@ class Scheduler:
         if not able and alive and (soonest := min(task.due for _, task in alive)) < inf:
             self.now = soonest
             able = [n for n, task in alive if task.due <= soonest]
+        for number, handler in enumerate(self.handlers, 1):
+            if not handler.begun:
+                able += [
+                    n + HANDLER * number
+                    for n, task in alive
+                    if task.glet and handler.within in (None, task.name.partition("#")[0])
+                ]
         if not able and alive:
             raise self.violation("nobody can go on: " + ", ".join(f"{t.name} at {t.doing}" for _, t in alive))
         return able
 
     def violation(self, what: str) -> Violation:
         """With the schedule that led there."""
-        steps = [f"{task.name}: {doing}" for task, doing in self._trace]
+        steps = [f"{name}: {doing}" for name, doing in self._trace]
         return Violation("\n  ".join([what, f"after {len(steps)} steps:", *steps]))
 
-    def step(self, task: Task) -> None:
+    def step(self, choice: int) -> None:
         """Let it go on, to its next point or its end."""
-        assert task.ready is None or task.ready() or task.due <= self.now, "what was done before can't be done again"
-        self._trace.append((task, task.doing))
-        task.seen = hash((task.seen, task.doing))
+        number, place = divmod(choice, HANDLER)
+        task = self.tasks[place]
+        handler = self.handlers[number - 1] if number else None
+        if handler is None:
+            assert task.ready is None or task.ready() or task.due <= self.now, "what was done before can't be done again"
+            self._trace.append((task.name, task.doing))
+            task.seen = hash((task.seen, task.doing))
+        else:
+            handler.begun = True
+            self._trace.append((task.name, f"interrupted by {handler.name}"))
+            task.seen = hash((task.seen, handler.name))
         self.current = task
         try:
-            task.glet.switch()
+            if handler is None:
+                task.glet.switch()
+            else:
+                task.glet.switch(handler.work)
         except Exception as exc:
             raise self.violation(f"{task.name} died of {type(exc).__name__}: {exc}") from exc
         finally:
@@ -184,11 +258,21 @@ def explore(scheduler: Scheduler, scenario: Callable[[], Callable[[], None]]) ->
 
     The scenario sets up its threads by `spawn` and returns a check for when they are all done.
     """
+    gc.disable()  # of which nothing is explored here: half of the time would go into it
+    try:
+        return _explored(scheduler, scenario)
+    finally:
+        gc.enable()
+
+
+def _explored(scheduler: Scheduler, scenario: Callable[[], Callable[[], None]]) -> Exploration:
     known: dict[Hashable, int] = {}
     path: list[_Node] = []
     runs = 0
     while True:
         runs += 1
+        if not runs % 1000:
+            gc.collect(1)
         scheduler.reset()
         try:
             reached = _run(scheduler, scenario(), path, known)
@@ -209,7 +293,7 @@ def _run(scheduler: Scheduler, check: Callable[[], None], path: list[_Node], kno
     """One run: along the path, and on to the end or to a state that is known. How many schedules it stands for."""
     for node in path:
         scheduler.now = node.now
-        scheduler.step(scheduler.tasks[node.choices[node.chosen]])
+        scheduler.step(node.choices[node.chosen])
     while len(path) < MAX_STEPS:
         able = scheduler.runnable()
         if not able:
@@ -219,7 +303,7 @@ def _run(scheduler: Scheduler, check: Callable[[], None], path: list[_Node], kno
         if state in known:
             return known[state]
         path.append(_Node(state, scheduler.now, able))
-        scheduler.step(scheduler.tasks[able[0]])
+        scheduler.step(able[0])
     raise scheduler.violation("a thread goes on without end")
 
 

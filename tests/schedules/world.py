@@ -1,14 +1,13 @@
-"""The runtime's real code under a scheduler, whole or with a bug planted in it, and the threads that use it."""
+"""The core's real code under a scheduler, whole or with a bug planted in it, and the threads that use it."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from types import SimpleNamespace
+from math import inf
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
-
-from worker_adapters.runtime.state import StreamState
 
 from worker_adapters import (
     CancelOutcome,
@@ -18,6 +17,7 @@ from worker_adapters import (
     FinishReason,
     FinishReasonSource,
     GenerateRequest,
+    Limits,
     Phase,
     Reason,
     Timeouts,
@@ -25,18 +25,19 @@ from worker_adapters import (
     UsageSource,
 )
 from worker_adapters.lifetime import Cause, Interrupted
+from worker_adapters.runtime.adapter import EngineAdapter
 from worker_adapters.runtime.envelope import Redactor, envelope
 from worker_adapters.runtime.layers import ending
+from worker_adapters.waiting import BLOCKED
 
-from .primitives import OrderedSet, copy_of, queue_of, shown, threading_of, watched
+from .primitives import Run, SimWaker, copy_of, shown, threading_of, watched
 from .scheduler import Scheduler
 
 if TYPE_CHECKING:
     from worker_adapters.runtime.layers import Runs
 
-__all__ = ["Reading", "World"]
+__all__ = ["MODULES", "Opened", "Reading", "World"]
 
-REQUEST = GenerateRequest(prompt="p", task_id="t", deadline=1.0)
 TIMEOUTS = Timeouts()  # nothing arms a timer where no phase is entered
 GOOD_END = End(
     finish_reason=FinishReason.STOP,
@@ -45,27 +46,23 @@ GOOD_END = End(
     usage_source=UsageSource.ENGINE,
     decode_time_ms=0.0,
 )
-AT_FORK = "os.register_at_fork(after_in_child=REAPER.reset)"
 Changes = Mapping[str, Sequence[tuple[str, str]]]
-
-
-def _until_exit(work: Callable[[], None]) -> None:
-    with contextlib.suppress(SystemExit):
-        work()
-
-
-class NoReaper:
-    """For scenarios in which threads of their own trip the lifetime."""
-
-    def watch(self, _lifetime: object) -> None: ...
-    def forget(self, _lifetime: object) -> None: ...
-    def hurry(self, _at: float) -> None: ...
-    def later(self, work: Any) -> None:
-        work()
+ALWAYS = {
+    # It would go on even where a run is given up.
+    "loop": [("except BaseException as exc:  # noqa: BLE001  -- without", "except Exception as exc:  # without")],
+    # Who waits for a place looks now and then whether everybody waits: it would find what it was not woken for.
+    "runtime.places": [("return min(self._seconds / 4, 1.0)", "return float('inf')")],
+}
+MODULES = (
+    "waiting", "lifetime", "loop", "helpers", "runtime.places", "runtime.running", "runtime.channel", "runtime.stream",
+    "runtime.handle", "runtime.cell", "runtime.reports",
+)  # fmt: skip
+ORIGINAL = {"BLOCKED": BLOCKED, "Cause": Cause, "Interrupted": Interrupted}
+"""What the layers know, too."""
 
 
 class _Worker:
-    """What `ending` needs of one."""
+    """What `ending` and the adapter need of one."""
 
     def error(self, fault: Any, *, phase: Phase, attempts: int, started: bool) -> Error:
         return envelope(
@@ -74,6 +71,7 @@ class _Worker:
         )  # fmt: skip
 
     def forget_version(self) -> None: ...
+    def close(self, _give_up: float) -> None: ...
 
 
 class Reading:
@@ -84,13 +82,9 @@ class Reading:
         self.cancel_returned = False
         self.outcomes: list[CancelOutcome] = []
         self.late: list[Event] = []  # events of a `next` that began after a cancel had returned
+        self.dropped = False
 
-    def add(self, event: Event, *, late: bool) -> None:
-        self.events.append(event)
-        if late:
-            self.late.append(event)
-
-    def check(self, runs: Sequence[Sequence[Event]], *, worker_died: bool) -> None:
+    def check(self, runs: Sequence[Sequence[Event]], *, ended_by_us: bool) -> None:
         """The promises of a stream, whatever happened to it."""
         events, kinds = self.events, [event.kind for event in self.events]
         assert sum(kind in ("end", "error") for kind in kinds) == 1, f"not one terminal event: {kinds}"
@@ -102,106 +96,312 @@ class Reading:
         if isinstance(last, End) and last.finish_reason is not FinishReason.CANCELLED:
             assert events[:-1] == sent, f"tokens are missing before a good end: {kinds}"
         if isinstance(last, End) and last.finish_reason is FinishReason.CANCELLED:
-            assert self.outcomes or worker_died, "ended as cancelled, and nobody had cancelled it"
-        late = [event.kind for event in self.late]
-        assert "token" not in late, "a token came from a next that began after a cancel had returned"
-        if late and CancelOutcome.CLOSED in self.outcomes:
+            assert ended_by_us, "ended as cancelled, and nobody had cancelled it"
+        assert "token" not in [event.kind for event in self.late], "a token came from a next after a cancel had returned"
+        if self.late and CancelOutcome.CLOSED in self.outcomes:
             assert isinstance(last, End), "a cancelled stream ended in an error"
             assert last.finish_reason is FinishReason.CANCELLED, "a cancelled stream ended as if it had not been"
 
 
-class World:
-    """The modules once more, under a scheduler; `changes` are bugs to plant, by module."""
+class SimLoop:
+    """A Loop in few steps: what is put into its inbox is done, one after the other. The real one is explored for itself."""
 
-    def __init__(self, changes: Changes | None = None) -> None:
-        changes = changes or {}
-        self.scheduler = scheduler = Scheduler()
-        unforked = [(AT_FORK, ""), *changes.get("lifetime", ())]
-        self.lifetime = copy_of(
-            "lifetime",
-            unforked,
-            threading=threading_of(scheduler),
-            set=OrderedSet,
-            Cause=Cause,
-            Interrupted=Interrupted,
-        )
-        channel = copy_of(
-            "runtime.channel", changes.get("channel", ()), SimpleQueue=queue_of(scheduler), Gate=self.lifetime.Gate
-        )
-        self.Channel = watched(scheduler, channel.Channel, ("_done", "_gate"), latched=("_closed",))
-        self.stream = copy_of("runtime.stream", changes.get("stream", ()), Channel=self.Channel)
-        del (
-            self.stream.RunningStream.__del__
-        )  # dropping a handle is not explored: a run drops its handles when it is over
-        self._Lifetime = watched(
-            scheduler, self.lifetime.Lifetime, ("handed",), latched=("cause", "cancelled"), locked=("_interrupts",)
-        )
-        self._ForgetfulLifetime = watched(
-            scheduler, self.lifetime.Lifetime, ("handed", "cause"), latched=("cancelled",), locked=("_interrupts",)
-        )
-        self._State = watched(scheduler, StreamState, (), latched=("delivered",))
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._inbox: list[Any] = []
+        scheduler.shared["loop"] = lambda: shown(scheduler, self._inbox)
 
-    def new_lifetime(self, *, forgetful: bool = False) -> Any:
-        """`forgetful`: one whose cause may be forgotten."""
-        cls = self._ForgetfulLifetime if forgetful else self._Lifetime
-        return cls(TIMEOUTS, clock=self.scheduler.clock, reaper=NoReaper())
+    def add(self, one: Any) -> None:
+        self._scheduler.point("tell the loop")
+        shown(self._scheduler, one)
+        if one not in self._inbox:
+            self._inbox.append(one)
 
-    def _runs(self, state: Any, runs: Sequence[Sequence[Event]], last: str) -> Runs:
-        """The engine: a look at the lifetime per read, as the transport has, and the layer that makes the end."""
+    wake = look_soon = add
 
-        def read() -> Iterator[list[Event]]:
-            for run in runs:
-                state.lifetime.check()
-                yield list(run)
-            if last == "end":
-                state.lifetime.check()
-                yield [GOOD_END]
-            elif last == "silence":
-                state.lifetime.sleep(float("inf"))
-            elif last == "look-up":  # can't be interrupted, and returns some time
-                self.scheduler.point("look-up", lambda: state.delivered)
-                state.lifetime.check()
-            raise SystemExit
+    def watch(self, _watched: object, _seconds: float = inf) -> None: ...
+    def forget(self, _watched: object) -> None: ...
+    def unregister(self, _task: object, _descriptor: int) -> None: ...
 
-        worker: Any = _Worker()
-        return ending(worker, state, read())  # type: ignore[arg-type]  # an iterator will do
-
-    def open(self, way: str, runs: Sequence[Sequence[Event]], *, size: int = 1, last: str = "end") -> Any:
-        """A stream, as an adapter opens one; what submit would run on a worker thread is the thread `worker`."""
-        lifetime = self.new_lifetime()
-        state = self._State(request=REQUEST, lifetime=lifetime, submitted_at=0.0)
-        source = self._runs(state, runs, last)
-        released: list[int] = []
-
-        def release() -> None:
-            released.append(1)
-
-        self.scheduler.shared.append(lambda: len(released))
-        if way == "submit":
-            spawn = lambda work: self.scheduler.spawn("worker", partial(_until_exit, work))  # noqa: E731
-            stream = self.stream.on_worker_thread(state, source, release, size=size, spawn=spawn, collect=False)
-        else:
-            self.scheduler.shared.append(
-                lambda: (source.gi_running, None if source.gi_frame is None else source.gi_frame.f_lineno)
+    def run(self, opened: Opened) -> None:
+        """The loop's thread, as long as there are others."""
+        scheduler, me = self._scheduler, self._scheduler.current
+        while True:
+            scheduler.forgets(*opened.of_the_loop())
+            scheduler.point(
+                "poll", lambda: bool(self._inbox) or all(task.glet.dead for task in scheduler.tasks if task is not me)
             )
-            stream = self.stream.on_calling_thread(state, source, release, collect=False)
-        return SimpleNamespace(stream=stream, lifetime=lifetime, state=state, released=released)
+            if not self._inbox:
+                return
+            one = self._inbox.pop(0)
+            scheduler.saw(shown(scheduler, one))
+            if one == "deadline":
+                opened.source.look(inf)
+            elif hasattr(one, "look"):
+                one.look(0.0)
+            elif not one.over:
+                again = one.step() or (not one.over and (one.lifetime.deadline < 0 or bool(one.lifetime.causes)))
+                if again and one not in self._inbox:
+                    self._inbox.append(one)
 
-    def consumer(self, stream: Any, reading: Reading, *, at_most: int | None = None) -> None:
-        """Reads to the end, or so many events."""
-        scheduler = self.scheduler
+
+class Opened(SimpleNamespace):
+    """A stream, as an adapter opens one, and what became of it."""
+
+    stream: Any
+    source: Any
+    running: Any
+    lifetime: Any
+    places: Any
+    loop: SimLoop
+    freed: list[int]
+    let_go: list[str]
+    reported: list[object]
+    arrived: list[int]
+
+    def of_the_loop(self) -> tuple[Hashable, ...]:
+        """What only the driver of a submitted stream knows; the generator's state is shared."""
+        source, lifetime = self.source, self.lifetime
+        known = (lifetime.parked, lifetime.deadline, self.running.finished is None)
+        if hasattr(source, "channel"):
+            known += (source.over, source._parked_at, source.channel._put, self.running.waits_for_consumer)
+        return known
+
+
+class World:
+    """The modules once more, under a scheduler. `changes`: bugs to plant, by module; `watch`: fields with points, by class."""
+
+    def __init__(self, changes: Changes | None = None, watch: Mapping[str, str] | None = None, *, real: bool = False) -> None:
+        """`real`: with the real Waker."""
+        self.scheduler = scheduler = Scheduler()
+        self.modules: dict[str, ModuleType] = {}
+        self.watch = watch or {}
+        names: dict[str, object] = {
+            "threading": threading_of(scheduler),
+            "time": SimpleNamespace(monotonic=scheduler.clock, time=scheduler.clock),
+            **ORIGINAL,
+        }
+        if not real:
+            names["current_waker"] = self.waker
+            names["Waker"] = partial(SimWaker, scheduler)
+        else:
+            names["os"] = self._eventfd()
+        for name in MODULES:
+            module = self.modules[name] = copy_of(name, (*ALWAYS.get(name, ()), *(changes or {}).get(name, ())), **names)
+            for public in (*module.__all__, *(name for name in self.watch if name.startswith("_"))):
+                if public not in module.__dict__ or public in ORIGINAL or (public in names and not real):
+                    continue
+                if (fields := self.watch.get(public)) is not None:
+                    setattr(module, public, watched(scheduler, getattr(module, public), fields))
+                names[public] = getattr(module, public)
+        self.waiting.LONGEST = inf  # so that a wake-up which is lost is waited for in vain
+        if real:
+            self.waiting.Waker._is_ready = self._is_ready
+        # A run's handles are dropped when it is over, and collected some time: what that does is a thread's of its own here.
+        del self.modules["runtime.handle"].RunningStream.__del__
+        self._wakers: dict[str, SimWaker] = {}
+        self._reset: Any = None
+
+    def __getattr__(self, name: str) -> ModuleType:
+        for path, module in self.modules.items():
+            if path.rpartition(".")[2] == name:
+                return module
+        raise AttributeError(name)
+
+    def _eventfd(self) -> SimpleNamespace:
+        """What the Waker needs of `os`. There is one descriptor, and how often it was written to is shared."""
+        scheduler, self.written = self.scheduler, [0]
+
+        def create(*_flags: int) -> int:
+            self.written = written = [0]
+            scheduler.shared["eventfd"] = lambda: written[0]
+            return 5
+
+        def write(_descriptor: int, number: int) -> None:
+            scheduler.point("write to the descriptor")
+            self.written[0] += number
+
+        def read(_descriptor: int) -> None:
+            scheduler.point("read from the descriptor")
+            scheduler.saw(self.written[0])
+            if not self.written[0]:
+                raise BlockingIOError
+            self.written[0] = 0
+
+        return SimpleNamespace(
+            eventfd=create, eventfd_write=write, eventfd_read=read, EFD_CLOEXEC=0, EFD_NONBLOCK=0, close=lambda _fd: None
+        )
+
+    def _is_ready(self, wakes: int, _descriptor: int, _events: int, seconds: float) -> bool:
+        return self.scheduler.point("poll", lambda: self.written[0] > 0, seconds) and wakes == 5
+
+    def waker(self) -> SimWaker:
+        """The calling thread's."""
+        task = self.scheduler.current
+        name = "" if task is None else task.name
+        if self._reset is not self.scheduler.tasks:  # of another run
+            self._wakers, self._reset = {}, self.scheduler.tasks
+        if name not in self._wakers:
+            self._wakers[name] = SimWaker(self.scheduler)
+        return self._wakers[name]
+
+    def lifetime_of(self, deadline: float | None = None) -> Any:
+        """A stream's, on the virtual clock."""
+        return self.lifetime.Lifetime(TIMEOUTS, deadline, clock=self.scheduler.clock)
+
+    def running(self, places: Any, task_id: str = "t", deadline: float | None = None) -> Any:
+        """The owner of a stream."""
+        return self.modules["runtime.running"].Running(
+            request=GenerateRequest(prompt="p", task_id=task_id, deadline=1.0),
+            lifetime=self.lifetime_of(deadline),
+            submitted_at=0.0,
+            worker=_Worker(),
+            places=places,
+        )
+
+    def new_places(self, limit: int = 1) -> Any:
+        """An adapter's."""
+        return self.places.Places(Limits(max_in_flight=limit))
+
+    def log(self, name: str) -> list[Any]:
+        """What the scenario notes; a part of the state."""
+        noted: list[Any] = []
+        self.scheduler.shared[f"log of {name}"] = lambda: shown(self.scheduler, noted)
+        return noted
+
+    def _runs(self, opened: Opened, runs: Sequence[Sequence[Event]], last: str) -> Runs:
+        """The engine, and the layer that makes the end. Who drives it has looked at the lifetime already."""
+        lifetime = opened.lifetime
+
+        def read() -> Iterator[Any]:
+            try:
+                lifetime.check()
+                for tokens in runs:
+                    run = Run(tokens)
+                    run.scheduler = self.scheduler
+                    if last != "at once":
+                        yield run
+                if last == "at once":
+                    opened.running.finished = GOOD_END
+                    yield [*run, GOOD_END]
+                    return
+                if last == "waits":  # for somebody who wakes it
+                    while not opened.arrived:
+                        yield from lifetime.wait()
+                if last == "silence":
+                    while True:
+                        yield from lifetime.wait()
+                opened.running.finished = GOOD_END
+                yield [GOOD_END]
+            finally:
+                opened.let_go.append("exchange")
+
+        return ending(opened.running, read())  # type: ignore[arg-type]  # an iterator will do
+
+    def open(self, way: str, runs: Sequence[Sequence[Event]], *, size: int = 1, last: str = "end") -> Opened:
+        """A stream that is in flight; `loop` is the thread that looks after it."""
+        scheduler, stream = self.scheduler, self.modules["runtime.stream"]
+        places = self.new_places()
+        running = self.running(places)
+        opened = Opened(
+            running=running, lifetime=running.lifetime, places=places, loop=SimLoop(scheduler), let_go=self.log("let go"),
+            reported=self.log("reported"), freed=self.log("freed"), arrived=self.log("arrived"),
+        )  # fmt: skip
+        self.modules["runtime.running"].ended = lambda _running, terminal: opened.reported.append(terminal)
+        stream.LOOP = opened.loop
+        source = self._runs(opened, runs, last)
+        scheduler.shared["generator"] = lambda: (
+            source.gi_running, None if source.gi_frame is None else source.gi_frame.f_lasti,
+        )  # fmt: skip
+        if way == "submit":
+            opened.source = stream.Submitted(running, source, size=size, max_collected=1000)
+            opened.source._loop = opened.loop
+        else:
+            opened.source = stream.Direct(running, source, max_collected=1000)
+        places.held[running] = None
+        free, held = places.free, places.held
+
+        def counted(one: Any) -> None:
+            before = dict.__contains__(held, one)
+            free(one)
+            if before and not dict.__contains__(held, one):
+                opened.freed.append(1)
+
+        places.free = counted
+        opened.source.start()
+        opened.stream = self.handle.RunningStream(running, opened.source, collect=False)
+        scheduler.spawn("loop", partial(opened.loop.run, opened))
+        return opened
+
+    def consumer(self, opened: Opened, reading: Reading, *, at_most: int | None = None, then: str = "") -> None:
+        """Reads to the end, or so many events, and then perhaps lets go."""
+        scheduler, late = self.scheduler, False
+
+        def knows() -> Hashable:
+            return (shown(scheduler, reading.events), len(reading.late), late, self.in_hand(opened))
+
+        assert scheduler.current is not None
+        scheduler.current.knows = knows
         while at_most is None or len(reading.events) < at_most:
+            late = False
+            scheduler.forgets(knows())
             scheduler.point("next")
             late = reading.cancel_returned
             scheduler.saw(late)
-            event = next(stream, None)
+            event = next(opened.stream, None)
             if event is None:
                 return
-            scheduler.saw(shown(event))
-            reading.add(event, late=late)
+            scheduler.saw(shown(scheduler, event))
+            reading.events.append(event)
+            if late:
+                reading.late.append(event)
+        if then == "drop":
+            reading.dropped = True
+            opened.source.drop()
+        elif then:
+            self.ends(opened, reading, then)
 
-    def canceller(self, stream: Any, reading: Reading, how: str = "cancel") -> None:
-        """Cancels, or closes, and says when it is done."""
-        outcome = getattr(stream, how)()
+    def in_hand(self, opened: Opened) -> tuple[Hashable, ...]:
+        """What only the consumer of a stream knows."""
+        source = getattr(opened.source, "channel", opened.source)
+        hands = (source._hand, opened.stream._handed._last)
+        return tuple(
+            None if hand is None else (shown(self.scheduler, hand), operator.length_hint(hand.events)) for hand in hands
+        )
+
+    def ends(self, opened: Opened, reading: Reading, how: str) -> None:
+        """Ends it early, from whatever thread this is, and says when that is done."""
+        scheduler = self.scheduler
+        if how == "deadline":
+            if hasattr(opened.source, "look"):
+                opened.loop.add("deadline")
+            else:
+                opened.lifetime.deadline = -1.0
+                opened.loop.add(opened.source)
+            return
+        if how == "arrival":
+            opened.arrived.append(1)
+            opened.lifetime.wake()
+            return
+        if how == "close the adapter":
+            itself = SimpleNamespace(places=opened.places, _worker=_Worker(), _transport=SimpleNamespace(close=lambda: None))
+            self.close_adapter(itself)
+            within = opened.running.driver == 1 + scheduler.tasks.index(scheduler.current)
+            assert within or not opened.places.held, "closed, and a stream is in flight"
+            reading.cancel_returned = True
+            return
+        outcome = getattr(opened.stream, how)()
         reading.outcomes.append(CancelOutcome.CLOSED if outcome is None else outcome)
         reading.cancel_returned = True
+
+    def close_adapter(self, itself: Any) -> None:
+        """The adapter's own code, with what it knows of the process replaced."""
+        own = {
+            "LOOP": SimpleNamespace(is_current=lambda: False),
+            "REPORTS": SimpleNamespace(flush=lambda _give_up: True),
+            "threading": threading_of(self.scheduler),
+            "time": SimpleNamespace(monotonic=lambda: 0.0),
+            "Cause": Cause,
+        }
+        close = EngineAdapter._close
+        type(close)(close.__code__, own)(itself, inf)

@@ -5,4 +5,13 @@ ffi: Any
 lib: Any
 
 def take(decoder: int, chunk: bytes, frames: list[Any], /) -> int: ...
-def pull(wire: int, decoder: int, descriptor: int, otherwise: Callable[[int, list[Any]], bool], /) -> list[Any]: ...
+def pull(
+    wire: int,
+    decoder: int,
+    descriptor: int,
+    wake: int,
+    until: Callable[[], float],
+    otherwise: Callable[[int, bytes, list[Any]], Any],
+    buffer: int,
+    /,
+) -> Any: ...

@@ -227,7 +227,8 @@ class SSEDecoder:
         answers else. Raises what these two do and `payloads` does, BodyError, CutOffError and OSError.
         """
         after_read = partial(self._after_read, wire, nothing_yet)
-        return partial(_native.pull, wire.address, self._address, descriptor, wake, patience, after_read)
+        buffer = 0 if wake < 0 else wire.own_buffer()  # it is read into without the interpreter lock
+        return partial(_native.pull, wire.address, self._address, descriptor, wake, patience, after_read, buffer)
 
     def _after_read(
         self,
@@ -239,7 +240,10 @@ class SSEDecoder:
     ) -> list[bytes | Frame] | _Item | None:
         """Adds what a read brings that is not plain frames alone. What the call comes to; None: read on."""
         if status > _NOT_A_READ:
-            return self._drain(content, status, _bare, _judge_payload, found) or None
+            if self._drain(content, status, _bare, _judge_payload, found):
+                return found
+            # Blocks that only set the id may come without end.
+            return None if status & _GROW or wire.over else nothing_yet(WIRE_MORE)
         if status in _NOTHING_YET:
             return found or nothing_yet(status)
         if status == _OVER:

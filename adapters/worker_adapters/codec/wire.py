@@ -42,7 +42,7 @@ class Wire:
     `chunked`, else `length` bytes of Content-Length, else (None) the body ends with its connection.
     """
 
-    __slots__ = ("_to_the_end", "address", "struct")
+    __slots__ = ("_buffer", "_to_the_end", "address", "struct")
 
     def __init__(self, *, chunked: bool, length: int | None) -> None:
         framing = _lib.BODY_CHUNKED if chunked else _lib.BODY_TO_THE_END if length is None else _lib.BODY_SIZED
@@ -50,6 +50,12 @@ class Wire:
         self.struct: Any = _uninitialised("wire *")
         self.address = int(_ffi.cast("uintptr_t", self.struct))
         _lib.wire_init(self.struct, framing, length or 0)
+
+    def own_buffer(self) -> int:
+        """The address of room for one read, which lives as long as this."""
+        # Not cleared: of it only the pages are ever touched that a read fills, one for a stream that trickles.
+        self._buffer: Any = _uninitialised("uint8_t[]", _lib.WIRE_READ)
+        return int(_ffi.cast("uintptr_t", self._buffer))
 
     @property
     def over(self) -> bool:

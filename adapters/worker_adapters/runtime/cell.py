@@ -21,7 +21,8 @@ class _Flight(Generic[T]):
     """One asking, and who waits for it."""
 
     def __init__(self) -> None:
-        self.over = False
+        self.over = self.told = False
+        self.interrupted = False  # whoever asked was: it found out nothing, and who waits asks again
         self.returned: T | None = None
         self.raised: Exception | None = None
         self.waiting: deque[Any] = deque()
@@ -30,6 +31,7 @@ class _Flight(Generic[T]):
         self.over = True
         for waiter in list(self.waiting):
             waiter.wake()
+        self.told = True
 
 
 class Cell(Generic[T]):
@@ -92,10 +94,14 @@ class Cell(Generic[T]):
             if known is not None:
                 return _told(known)
             mine: _Flight[T] = _Flight()
-            flight = self._flights.setdefault("one", mine)
-            if flight is mine:
-                self._fly(mine)
-                return _told((mine.returned, mine.raised))
+            try:
+                flight = self._flights.setdefault("one", mine)
+                if flight is mine:
+                    self._fly(mine)
+                    return _told((mine.returned, mine.raised))
+            finally:  # Ctrl-C, at whatever point: nobody else is asking, and nobody is told
+                if not mine.told and (mine.over or self._flights.get("one") is mine):
+                    self._interrupted(mine)
             waker = current_waker()
             flight.waiting.append(waker)
             while not flight.over and (left := give_up - time.monotonic()) > 0:
@@ -111,7 +117,7 @@ class Cell(Generic[T]):
         mine: _Flight[T] = _Flight()
         if self._flights.setdefault("one", mine) is mine:
             try:
-                HELPERS.start(self._key, lambda: self._fly(mine))
+                HELPERS.start(self._key, lambda: self._fly_aside(mine))
             except RuntimeError as exc:  # out of threads
                 self._landed(mine, None, exc)
 
@@ -134,19 +140,31 @@ class Cell(Generic[T]):
                 if lifetime.clock() >= until:
                     return None
                 yield from lifetime.wait(until=until)
-            if flight.raised is not None:
-                raise flight.raised
-            return flight.returned
+            if not flight.interrupted:
+                return _told((flight.returned, flight.raised))
 
     def _fly(self, flight: _Flight[T]) -> None:
         returned: T | None = None
-        raised: Exception | None = RuntimeError("whoever asked was interrupted")
+        raised: Exception | None = None
         try:
-            returned, raised = self._probe(), None
+            returned = self._probe()
         except Exception as exc:  # noqa: BLE001  -- raised where it is waited for
             raised = exc
-        finally:
-            self._landed(flight, returned, raised)
+        self._landed(flight, returned, raised)
+
+    def _fly_aside(self, flight: _Flight[T]) -> None:
+        try:
+            self._fly(flight)
+        except BaseException as exc:  # a provider's, for all that is known: no signal strikes a helper
+            self._landed(flight, None, RuntimeError(f"what was asked raised {type(exc).__name__}"))
+            raise
+
+    def _interrupted(self, flight: _Flight[T]) -> None:
+        """Nothing is known, and nothing is remembered."""
+        flight.interrupted = not flight.over
+        if self._flights.get("one") is flight:
+            self._flights.pop("one", None)
+        flight.land()
 
     def _landed(self, flight: _Flight[T], returned: T | None, raised: Exception | None) -> None:
         _forget_frames(raised)
@@ -169,5 +187,5 @@ def _forget_frames(exc: BaseException | None) -> None:
 def _told(known: tuple[T | None, Exception | None]) -> T:
     value, failure = known
     if failure is not None:
-        raise failure
+        raise failure.with_traceback(None)  # it is remembered: each raising would add frames, and keep what they hold
     return value  # type: ignore[return-value]  # there is one where nothing failed

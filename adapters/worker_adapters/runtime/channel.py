@@ -17,7 +17,7 @@ from math import inf
 from typing import Protocol
 
 from ..api import Event, Token
-from ..waiting import current_waker
+from ..waiting import Waker, current_waker
 from .running import Running
 
 __all__ = ["Channel", "Gate", "Hand", "Waiter", "size_of"]
@@ -67,6 +67,7 @@ class Channel:
         "_running",
         "_size",
         "_waiter",
+        "_waker",
         "collected",
         "gate",
         "parked",
@@ -80,6 +81,7 @@ class Channel:
         self._put = 0  # events handed over; the producer's
         self._done = 0  # events that the consumer has finished with; the consumer's, as is `_hand`
         self._hand: Hand | None = None
+        self._waker: Waker | None = None
         self._waiter: Waiter | None = None  # whom to wake when there is a run
         self.gate = Gate()
         self.parked = False  # the producer waits for room
@@ -147,25 +149,31 @@ class Channel:
     def take(self, until: float = inf) -> Hand | None:
         """The next run; None at the end, and once it is cancelled. Blocks; raises TimeoutError at that point in time."""
         running = self._running
-        running.moves += 1
-        waker = current_waker()
+        hand = self.next_hand()
+        if hand is not None:
+            return hand
+        self._waiter = waker = self._waker or self._own_waker()
         try:
             while True:
                 hand = self.next_hand()
                 if hand is not None or running.lifetime.cancelled:
                     return hand
-                if running.terminal is not None and not self._queue:
+                if running.over and not self._queue:
                     return None
-                if self._waiter is not waker:
-                    self._waiter = waker
+                if until == inf:
+                    waker.wait(inf)
                     continue
                 left = until - running.lifetime.clock()
                 if left <= 0:
                     raise TimeoutError
                 waker.wait(left)
         finally:
-            if self._waiter is waker:
-                self._waiter = None
+            self._waiter = None
+
+    def _own_waker(self) -> Waker:
+        """The one thread's that reads this."""
+        self._waker = waker = current_waker()
+        return waker
 
     def empty_into(self, events: list[Event]) -> None:
         """Everything that was not iterated, at the end."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from math import inf
+from threading import get_ident
 from types import TracebackType
 from typing import Self
 
@@ -39,18 +39,27 @@ class _Handed:
     `itertools.chain` iterates the list without asking anybody.
     """
 
-    __slots__ = ("_last", "_running", "_source", "reader")
+    __slots__ = ("_last", "_reader", "_readers", "_running", "_source", "_take")
 
     def __init__(self, running: Running, source: Source) -> None:
         self._running = running
         self._source = source
+        self._take = source.channel.take if isinstance(source, Submitted) else source.take
         self._last: Hand | None = None  # the terminal event's
-        self.reader: dict[str, int] = {}
+        self._readers: dict[str, int] = {}
+        self._reader: int | None = None
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Iterator[Event]:
+        # As `next_hand`, which it leaves the unusual to: what most of a stream's life goes through.
+        running = self._running
+        if self._reader == get_ident() and not (running.delivered or running.lifetime.cancelled):
+            running.moves += 1
+            hand = self._take(inf)
+            if hand is not None and hand.events.__length_hint__():  # type: ignore[attr-defined]  # a list's iterator
+                return hand.events
         hand = self.next_hand(inf)
         if hand is None:
             raise StopIteration
@@ -58,7 +67,10 @@ class _Handed:
 
     def hand_now(self) -> Hand | None:
         """As `next_hand`, without waiting: None, too, where there is nothing yet."""
-        running, source = self._running, self._source
+        last, running, source = self._last, self._running, self._source
+        if last is not None:
+            running.delivered = True
+            return None if last.is_done else last
         if running.delivered or not isinstance(source, Submitted):
             return None
         hand = None if running.lifetime.cancelled else source.channel.next_hand()
@@ -66,14 +78,15 @@ class _Handed:
             # Once more: a run may have come between the two looks.
             hand = None if running.lifetime.cancelled else source.channel.next_hand()
             if hand is None:
-                hand = Hand([verdict(running, source)])
+                self._last = hand = Hand([verdict(running, source)])
                 running.delivered = True
         return hand
 
     def bind(self) -> None:
         """One thread reads a stream: the first that does. Raises RuntimeError in another."""
-        me = threading.get_ident()
-        if self.reader.setdefault("by", me) != me:
+        me = get_ident()
+        self._reader = self._readers.setdefault("by", me)
+        if self._reader != me:
             raise RuntimeError("a stream is read by one thread: another one reads this one already")
 
     def next_hand(self, until: float) -> Hand | None:
@@ -81,9 +94,11 @@ class _Handed:
         self.bind()
         last, running = self._last, self._running
         if last is not None and not last.is_done:
+            running.delivered = True
             return last  # an exception came before it was received
         while not running.delivered:
-            hand = None if running.lifetime.cancelled else self._source.take(until)
+            running.moves += 1
+            hand = None if running.lifetime.cancelled else self._take(until)
             if hand is not None:
                 if hand.is_done:  # a cancel has taken it back
                     continue
@@ -112,7 +127,7 @@ def _holding(_handle: object) -> Iterator[Event]:
 class RunningStream:
     """A Stream (see api.adapter). Nothing that runs refers to it, so dropping it is noticed: it cancels."""
 
-    __slots__ = ("__weakref__", "_begun", "_events", "_handed", "_kept", "_merged", "_running", "_source")
+    __slots__ = ("__weakref__", "_begun", "_events", "_handed", "_kept", "_merged", "_owed", "_running", "_source")
 
     def __init__(self, running: Running, source: Source, *, collect: bool) -> None:
         self._running = running
@@ -120,7 +135,9 @@ class RunningStream:
         self._handed = _Handed(running, source)
         self._events = chain.from_iterable(self._handed)
         self._kept: list[Event] | None = [] if collect else None
-        self._begun = self._merged = False
+        self._owed: Event | None = None  # it is kept already, and has not reached its consumer
+        self._begun = False
+        self._merged: Waiter | None = None
 
     @property
     def task_id(self) -> str:
@@ -151,19 +168,28 @@ class RunningStream:
     def _next(self, until: float) -> Event:
         self._handed.bind()
         self._begun = True
+        owed, self._owed = self._owed, None
+        if owed is not None and not self._running.lifetime.cancelled:
+            return owed  # an exception came before it was received
+        events: Iterator[Event] = self._events
+        if until < inf:
+            # What is in the iterator's hand comes first; a wait with a limit is none of its business.
+            hand = self._handed.next_hand(until)
+            if hand is None:
+                raise StopIteration
+            events = hand.events
+        # From here to the consumer there is no call: after those CPython looks for signals, and what their handlers raise
+        # would lose the event.
+        for event in events:
+            if self._kept is not None:
+                self._owed = event
+                self._kept.append(event)
+                self._owed = None
+            return event
         if until == inf:
-            for event in self._events:
-                return self._noted(event)
             if self._handed.next_hand(inf) is None:
                 raise StopIteration
             self._events = chain.from_iterable(self._handed)  # an exception ended it: Ctrl-C
-            return self._next(until)
-        # What is in the iterator's hand comes first; a wait with a limit is none of its business.
-        hand = self._handed.next_hand(until)
-        if hand is None:
-            raise StopIteration
-        for event in hand.events:
-            return self._noted(event)
         return self._next(until)
 
     def _noted(self, event: Event) -> Event:
@@ -181,8 +207,14 @@ class RunningStream:
 
     def __del__(self) -> None:
         # A finalizer runs wherever the collector does, in the middle of anything: it only says so.
-        if self._running.terminal is None:
+        try:
+            if self._running.terminal is None:
+                self._source.drop()
+        except AttributeError:  # it was struck while it was made, and nothing runs
+            pass
+        except BaseException:  # Ctrl-C, of which Python only prints that it was ignored here
             self._source.drop()
+            raise
 
     def cancel(self) -> CancelOutcome:
         """See Stream."""
@@ -203,16 +235,17 @@ class RunningStream:
     # --- one of many --------------------------------------------------------------------------------------------------
 
     def tell(self, waiter: Waiter, gate: Gate | None) -> None:
-        """Wake that whenever there is something for `take_now`; without a gate once, at the end, and collect until then.
+        """Wake that whenever there is something for `hand_now`; without a gate once, at the end, and collect until then.
 
         From here on the stream is read by that alone. Raises TypeError for one that its consumer drives, RuntimeError
-        for one that is read already.
+        for one that is read already. The same waiter may ask again: an exception may have struck within.
         """
         if not isinstance(self._source, Submitted):
             raise TypeError("only submitted streams can be merged: stream() runs on the thread that reads it")
-        if self._begun or self._merged:
-            raise RuntimeError("a stream is iterated, or merged, or collected: one of them")
-        self._merged = True
+        if self._merged is not waiter:
+            if self._begun or self._merged is not None or self._running.delivered:
+                raise RuntimeError("a stream is iterated, or merged, or collected: one of them")
+            self._merged = waiter
         self._running.wait_with(waiter)
         if gate is None:
             self._source.channel.collect()
@@ -221,12 +254,25 @@ class RunningStream:
             self._source.channel.gate = gate
             self._source.channel.waits_with(waiter)
 
-    def take_now(self) -> tuple[list[Event], bool]:
-        """The next run of events, if there is any, and whether the terminal event is its last. Does not block."""
+    def tell_no_more(self, waiter: Waiter) -> None:
+        """Nobody waits there."""
+        self._running.wait_no_more(waiter)
+        if isinstance(self._source, Submitted):
+            self._source.channel.waits_with(None)
+
+    def hand_now(self) -> Hand | None:
+        """The next run of events, if there is any; the one before it counts as finished with. Does not block."""
         self._running.moves += 1
-        hand = self._handed.hand_now()
-        events = [] if hand is None else [self._noted(event) for event in hand.events]
-        return events, self._running.delivered
+        return self._handed.hand_now()
+
+    def events_of(self, hand: Hand) -> Iterator[Event]:
+        """What is left of it, collected if the stream is."""
+        return hand.events if self._kept is None else map(self._noted, hand.events)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the terminal event was given."""
+        return self._running.delivered
 
     # --- a future -----------------------------------------------------------------------------------------------------
 
@@ -246,6 +292,7 @@ class RunningStream:
             if self._begun:
                 raise RuntimeError("result() after iteration has begun needs a stream made with collect=True")
             self._kept = []
+        self._owed = None
         running, kept = self._running, self._kept
         if not running.delivered:
             self._source.collect(kept, until)

@@ -58,6 +58,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     """
     wire = running.wire or worker.dialect.encode(running.request, attempt=running.attempts)
     running.wire = None  # of the first attempt only
+    running.lifetime.hurry()  # an application's provider may hang
     headers = yield from worker.auth_steps(running.lifetime)
     exchange = yield from worker.transport.open(wire, headers, running.lifetime)
     try:
@@ -75,7 +76,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     yield _with_figures(running, last, end)
 
 
-def _received(
+def _received(  # noqa: PLR0912, PLR0915  -- the way of a token, in one place: each function more costs a cache miss
     worker: Worker, running: Running, grade: Grade, exchange: Exchange, encoded: int
 ) -> Generator[list[Event] | Blocked, None, tuple[Finished, list[Event]]]:
     """The runs but for the last, which is returned with the engine's sign of the end. Raises Fault, Interrupted."""
@@ -85,12 +86,20 @@ def _received(
     counted, framed = 0, False
     decoded = dialect.decode(feed, request=running.request, tally=tally)
     while True:
-        if feed.is_blocked(pull):
-            yield BLOCKED
-            lifetime.check()
-            continue
-        if lifetime.causes:
-            raise Interrupted(lifetime.causes[0][0])
+        if not feed.over:
+            try:
+                batch = pull()
+            except Exception as exc:  # noqa: BLE001  -- sorted there
+                feed.broke(exc, exchange)
+            else:
+                if batch is BLOCKED:
+                    yield BLOCKED
+                    lifetime.check()
+                    continue
+                if lifetime.causes:
+                    raise Interrupted(lifetime.causes[0][0])
+                feed.batch = batch
+                feed.over = not batch
         run = next(decoded, None)
         if run is None:
             raise _unfinished(exchange, decoder, framed=framed)
@@ -213,7 +222,10 @@ def _begun(worker: Worker, running: Running, grade: Grade, opened: Item) -> Step
     """Started, with the version, which is waited for a moment. It goes out with what came in the same read."""
     if type(opened) is not Opened:
         raise _unlawful(worker, f"{type(opened).__name__} came before Opened")
-    known = yield from worker.known_for_started(running.lifetime)
+    lifetime = running.lifetime
+    lifetime.pause()  # the first-token timer is not the probe's: it goes on after this, if no Token came with it
+    known = yield from worker.known_for_started(lifetime)
+    lifetime.resume()
     running.started = started = _started(worker, running, grade, opened, known)
     return started
 
@@ -282,7 +294,8 @@ def retrying(worker: Worker, running: Running) -> Runs:
     while True:
         running.attempts += 1
         try:
-            yield from leaving(worker, running, attempt(worker, running, grade))
+            one = attempt(worker, running, grade)
+            yield from one if worker.dialect.abort is None else leaving(worker, running, one)
         except Interrupted as exc:
             if exc.cause is not Cause.CONNECT_TIMEOUT:
                 raise

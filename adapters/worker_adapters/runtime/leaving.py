@@ -19,9 +19,7 @@ def leaving(worker: Worker, running: Running, attempt: Runs) -> Runs:
     Not after a failure of the engine's or of the connection: there may be nobody to tell. Not by a forked child, either.
     """
     abort, number = worker.dialect.abort, running.attempts
-    if abort is None:
-        yield from attempt
-        return
+    assert abort is not None  # noqa: S101  -- for mypy: an attempt of another dialect has nobody to tell
     try:
         yield from attempt
     except Fault:

@@ -1,136 +1,276 @@
-"""Many streams on one thread: their events as they come, or the streams as they end."""
+"""Many streams on one thread: their events as they come, or the streams as they end.
+
+An exception may strike anywhere (Ctrl-C, a signal handler that raises): what was under way is found again. Nothing is
+taken out of where it is before it was received, and after an exception every stream is looked at once more.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain, islice, repeat
 from math import inf
-from typing import cast
+from typing import Any, Self, TypeVar
 
 from ..api import Event, Stream
-from ..waiting import Waker, current_waker
-from .channel import Gate
+from ..waiting import NOBODY, current_waker
+from .channel import Gate, Hand
 from .handle import RunningStream
 
-__all__ = ["as_completed", "merge"]
+__all__ = ["Completed", "Merged", "as_completed", "merge"]
 
-AT_ONCE = 64  # streams that are taken from the iterable before what has come is looked at
+T = TypeVar("T")
 
 
-class _Ready:
+class _Noted:
     """What a stream wakes when it has something: the stream is noted, once, and the thread that merges is woken."""
 
-    __slots__ = ("_noted", "_queue", "_waker", "stream")
+    __slots__ = ("_gathering", "_noted", "stream")
 
-    def __init__(self, stream: RunningStream, queue: deque[_Ready], waker: Waker) -> None:
+    def __init__(self, stream: RunningStream, gathering: _Streams) -> None:
         self.stream = stream
-        self._queue = queue
-        self._waker = waker
+        self._gathering = gathering
         self._noted = False
 
     def wake(self) -> None:
-        """See Waiter."""
+        """See Waiter. Two threads that note it at the same moment only have it looked at twice."""
         if not self._noted:
             self._noted = True
-            self._queue.append(self)
-            self._waker.wake()
+            self._gathering.ready.append(self)
+            self._gathering.waker.wake()
 
-    def taken(self) -> RunningStream:
-        """The stream is looked at: from here on it is noted anew."""
+    def is_looked_at(self) -> None:
+        """From here on it is noted anew."""
         self._noted = False
-        return self.stream
 
 
-class _Gathering:
-    """The streams that are looked after, and the iterable that gives more: taken lazily, when nothing else has come."""
+class _Streams:
+    """The streams that are looked after, and which of them have something. They refer to this, and not to who reads."""
+
+    def __init__(self) -> None:
+        self.ready: deque[_Noted] = deque()
+        self.open: dict[RunningStream, _Noted] = {}
+        self.waker: Any = NOBODY  # the thread's that reads
+
+    def let_go(self, stream: RunningStream) -> None:
+        """Look after it no more. Idempotent."""
+        noted = self.open.pop(stream, None)
+        if noted is not None:
+            stream.tell_no_more(noted)
+
+
+class _Gathering(Iterator[T]):
+    """Streams, and the iterable that gives more: a collection at once, others lazily, when nothing else has come."""
 
     def __init__(self, streams: Iterable[Stream], gate: Gate | None) -> None:
+        self._streams = _Streams()
         self._more: Iterator[Stream] | None = iter(streams)
-        self._waker = current_waker()
+        self._at_once = isinstance(streams, Collection)  # they are there already
         self._gate = gate
-        self.ready: deque[_Ready] = deque()
-        self.open: dict[RunningStream, _Ready] = {}
+        self._new: list[Any] = []  # one at most, from the iterable and not yet looked after
+        self._reader: dict[str, int] = {}
+        self._whole = True  # whether what stands in `ready` is known to be all there is
 
-    def add_some(self) -> None:
-        """Take more streams from the iterable, as long as nothing else is to be done, and at most so many.
+    def __enter__(self) -> Self:
+        return self
 
-        It may submit them, and wait for a place: so that one becomes free, nobody is held up meanwhile (`Gate`).
-        """
-        for _ in range(AT_ONCE):
-            if self._more is None or (self.ready and self.open):
-                return
-            if self._gate is not None:
-                self._gate.open = True
-            try:
-                stream = next(self._more, None)
-            finally:
-                if self._gate is not None:
-                    self._gate.open = False
-            if stream is None:
-                self._more = None
-                return
-            running = cast(RunningStream, stream)
-            noted = self.open[running] = _Ready(running, self.ready, self._waker)
-            running.tell(noted, self._gate)
-            noted.wake()  # whatever came before
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
 
-    @property
-    def going_on(self) -> bool:
-        """Whether anything may still come."""
-        return bool(self.open) or self._more is not None
-
-    def wait(self) -> None:
-        """Until a stream has something."""
-        if not self.ready and self.open:
-            self._waker.wait(inf)
+    def __del__(self) -> None:
+        for stream in list(self._streams.open):  # a finalizer: it only says so
+            stream.cancel()
 
     def close(self) -> None:
-        """Cancel those that are left."""
-        for stream in list(self.open):
+        """Cancel the streams that are left, and take no more. Idempotent."""
+        self._more = None
+        for stream in [*self._new, *self._streams.open]:
             stream.close()
+            self._streams.let_go(stream)
+        self._new.clear()
+
+    def _begin(self) -> None:
+        """Before each look. One thread reads; after an exception everything is looked at."""
+        me = threading.get_ident()
+        if self._reader.setdefault("by", me) != me:
+            raise RuntimeError("many streams are read by one thread: another one reads these already")
+        streams = self._streams
+        streams.waker = current_waker()
+        if not self._whole:
+            streams.ready.clear()
+            for noted in list(streams.open.values()):
+                noted.is_looked_at()
+                noted.wake()
+        self._whole = False
+
+    def _next_noted(self) -> _Noted | None:
+        """The next stream that has something, or may have. Blocks; None at the end."""
+        streams = self._streams
+        while True:
+            if self._new or (self._more is not None and (self._at_once or not streams.ready)):
+                self._add_one()
+                continue
+            if not streams.ready:
+                if not streams.open:
+                    return None
+                streams.waker.wait(inf)
+                continue
+            noted = streams.ready.popleft()
+            if noted.stream in streams.open:
+                return noted
+
+    def _add_one(self) -> None:
+        """Take a stream from the iterable, which may submit it, and wait for a place.
+
+        So that one becomes free, no stream is held up meanwhile (`Gate`). One that was held up before the gate was open
+        had come with something.
+        """
+        new, gate, again = self._new, self._gate, bool(self._new)
+        if not again:
+            try:
+                if gate is not None:
+                    gate.open = True
+                if self._streams.ready and not self._at_once:
+                    return
+                new.extend(islice(self._more or (), 1))  # in one go: an exception after it finds the stream there
+            except Exception:  # the iterable's: this is the end of it
+                self.close()
+                raise
+            finally:
+                if gate is not None:
+                    gate.open = False
+            if not new:
+                self._more = None
+                return
+        try:
+            self._look_after(new[0], again=again)
+        except (TypeError, RuntimeError):
+            new.clear()  # it is somebody else's
+            self.close()
+            raise
+        new.clear()
+
+    def _look_after(self, stream: Any, *, again: bool) -> None:
+        if not isinstance(stream, RunningStream):
+            raise TypeError(f"streams are merged, not {type(stream).__name__}")
+        noted = self._streams.open.get(stream)
+        if noted is not None and not again:
+            raise RuntimeError("a stream is merged once")
+        if noted is None:
+            noted = self._streams.open[stream] = _Noted(stream, self._streams)
+        try:
+            stream.tell(noted, self._gate)
+        except (TypeError, RuntimeError):
+            del self._streams.open[stream]
+            raise
+        noted.wake()  # whatever came before
 
 
-def merge(streams: Iterable[Stream]) -> Iterator[tuple[Stream, Event]]:
+class Merged(_Gathering[tuple[Stream, Event]]):
+    """See `merge`."""
+
+    def __init__(self, streams: Iterable[Stream]) -> None:
+        super().__init__(streams, Gate())
+        self._now: tuple[_Noted, Hand] | None = None  # the run that is being given
+        self._pairs: Iterator[tuple[Stream, Event]] = iter(())
+
+    def __iter__(self) -> Iterator[tuple[Stream, Event]]:
+        # All in C, as a stream's own; it keeps this alive.
+        return chain.from_iterable(_RunsOf(self))
+
+    def __next__(self) -> tuple[Stream, Event]:
+        while True:
+            for pair in self._pairs:
+                return pair
+            self._pairs = self.next_run()
+
+    def next_run(self) -> Iterator[tuple[Stream, Event]]:
+        """The next run of a stream, each event with the stream."""
+        self._begin()
+        if self._now is not None:
+            noted, hand = self._now
+            if not hand.is_done:  # an exception came before it was received
+                return self._given(noted.stream, hand)
+            if noted.stream.is_over:
+                self._streams.let_go(noted.stream)
+            else:  # perhaps there is more, after everybody else's turn: it was noted all the while, so it has none before
+                self._streams.ready.append(noted)
+            self._now = None
+        while (noted_now := self._next_noted()) is not None:
+            stream = noted_now.stream
+            next_hand = stream.hand_now()
+            if next_hand is not None and not next_hand.is_done:
+                self._now = (noted_now, next_hand)
+                return self._given(stream, next_hand)
+            if stream.is_over:
+                self._streams.let_go(stream)
+                continue
+            noted_now.is_looked_at()
+            if stream.hand_now() is not None:  # it came between the two
+                noted_now.wake()
+        self._whole = True
+        raise StopIteration
+
+    def _given(self, stream: RunningStream, hand: Hand) -> Iterator[tuple[Stream, Event]]:
+        self._whole = True
+        return zip(repeat(stream), stream.events_of(hand), strict=False)
+
+
+class _RunsOf:
+    """The runs of a merge, as an iterator of its own: the merge itself gives events."""
+
+    def __init__(self, merged: Merged) -> None:
+        self._merged = merged
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Iterator[tuple[Stream, Event]]:
+        return self._merged.next_run()
+
+
+class Completed(_Gathering[Stream]):
+    """See `as_completed`."""
+
+    def __init__(self, streams: Iterable[Stream]) -> None:
+        super().__init__(streams, None)
+        self._done: deque[RunningStream] = deque()  # one at most
+
+    def __next__(self) -> Stream:
+        self._begin()
+        while not self._done:
+            noted = self._next_noted()
+            if noted is None:
+                self._whole = True
+                raise StopIteration
+            noted.is_looked_at()
+            if noted.stream.done():
+                self._done.append(noted.stream)
+        for stream in list(self._done):
+            self._streams.let_go(stream)
+        self._whole = True
+        for stream in iter(self._done.popleft, None):  # taken and returned with nothing in between
+            return stream
+        raise StopIteration
+
+
+def merge(streams: Iterable[Stream]) -> Merged:
     """The events of many submitted streams, each with its stream, as they come. Blocks in `next`.
 
     On the calling thread, without one per stream. Fair: no stream gives a second run of events while another's waits.
-    Bounded: each stream has its own hand-over, and is not read on while that is full. `streams` is taken lazily and may
-    go on giving more, of whichever adapters; it is asked for the next one when nothing else has come. Leaving (by
-    `close` of this generator, by an exception, by dropping it) cancels the streams that are left. Raises TypeError for
-    a stream that was not submitted, RuntimeError for one that is read already, and what `streams` raises.
+    Bounded: each stream has its own hand-over, and is not read on while that is full. A collection is taken at once;
+    another iterable lazily, and it may go on giving more, of whichever adapters: it is asked for the next one when nothing
+    else has come, and nothing is given while it blocks. Leaving (by
+    `close`, by dropping it) cancels the streams that are left, and so does what `streams` raises. Raises TypeError for
+    a stream that was not submitted, RuntimeError for one that is read already. Ctrl-C in `next` loses nothing: iterate on.
     """
-    gathering = _Gathering(streams, Gate())
-    try:
-        while gathering.going_on:
-            gathering.add_some()
-            gathering.wait()
-            for _ in range(len(gathering.ready)):
-                noted = gathering.ready.popleft()
-                stream = noted.taken()
-                events, over = stream.take_now()
-                for event in events:
-                    yield stream, event
-                if over:
-                    gathering.open.pop(stream, None)
-                elif events:
-                    noted.wake()  # perhaps there is more, after everybody else's turn
-    finally:
-        gathering.close()
+    return Merged(streams)
 
 
-def as_completed(streams: Iterable[Stream]) -> Iterator[Stream]:
+def as_completed(streams: Iterable[Stream]) -> Completed:
     """Each stream once its terminal event is there: `result()` does not block then. Blocks in `next`.
 
     The streams are collected in the background (`Limits.max_collected`); otherwise as `merge`.
     """
-    gathering = _Gathering(streams, None)
-    try:
-        while gathering.going_on:
-            gathering.add_some()
-            gathering.wait()
-            for _ in range(len(gathering.ready)):
-                stream = gathering.ready.popleft().taken()
-                if stream.done() and gathering.open.pop(stream, None) is not None:
-                    yield stream
-    finally:
-        gathering.close()
+    return Completed(streams)

@@ -50,6 +50,10 @@ class Recorder(Protocol):
         """Properties were read."""
         ...
 
+    def disowned(self) -> None:
+        """In a forked child: a stream that was counted as begun is the parent's."""
+        ...
+
 
 @attrs.frozen(kw_only=True)
 class Summary:
@@ -76,6 +80,8 @@ class _NoMetrics:
     def ended(self, summary: Summary) -> None: ...
 
     def observed(self, properties: Properties) -> None: ...
+
+    def disowned(self) -> None: ...
 
 
 NO_METRICS: Recorder = _NoMetrics()
@@ -185,6 +191,10 @@ class PrometheusRecorder:
             f.inter_token.labels(*labels).observe(summary.inter_token_ms)
         if summary.blocked_seconds:
             f.blocked.labels(*self._worker).inc(summary.blocked_seconds)
+
+    def disowned(self) -> None:
+        """See Recorder."""
+        self._families.in_flight.labels(*self._worker).dec()
 
     def observed(self, properties: Properties) -> None:
         """See Recorder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 import attrs
@@ -10,10 +11,14 @@ import attrs
 from ..api import TLS, Identity, InvalidRequestError, Limits, MetricsOptions, Phase, Reason, Retry, Timeouts
 from ..api.credentials import Credentials
 from ..dialect import Dialect, Fault, Reply, WireRequest
+from ..helpers import imported
 from ..lifetime import Lifetime
 from ..transport import Exchange, Transport
 from ..waiting import Steps
 from .envelope import Redactor, envelope
+
+if TYPE_CHECKING:
+    from ..transport.http import HTTPTransport
 
 __all__ = ["AdapterConfig", "OnDemand"]
 
@@ -59,10 +64,8 @@ class OnDemand:
     def _transport(self) -> Transport:
         made = self._made.get("one")
         if made is None:
-            from ..transport.http import HTTPTransport  # noqa: PLC0415  -- see above
-
             config = self._config
-            made = HTTPTransport(
+            made = imported(_http)(
                 self._base,
                 config.tls,
                 pool_size=config.limits.max_in_flight,
@@ -101,6 +104,12 @@ class OnDemand:
             made.close()
         if self._metrics is not None:
             self._metrics.close()
+
+
+def _http() -> type[HTTPTransport]:
+    from ..transport.http import HTTPTransport  # noqa: PLC0415  -- see above
+
+    return HTTPTransport
 
 
 def _parse_url(config: AdapterConfig) -> SplitResult:

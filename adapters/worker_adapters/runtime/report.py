@@ -16,7 +16,7 @@ from .reports import REPORTS
 if TYPE_CHECKING:
     from .running import Running
 
-__all__ = ["begun", "ended", "progress", "retried"]
+__all__ = ["begun", "disowned", "ended", "progress", "retried"]
 
 _log = logging.getLogger("worker_adapters")
 _log.addHandler(logging.NullHandler())  # a library says nothing unless its application configures logging
@@ -29,6 +29,13 @@ def begun(running: Running) -> None:
     recorder = running.worker.recorder
     if recorder is not NO_METRICS:
         REPORTS.add(recorder.started)
+
+
+def disowned(running: Running) -> None:
+    """In a forked child: it is the parent's, and its gauge is a copy."""
+    recorder = running.worker.recorder
+    if recorder is not NO_METRICS:
+        REPORTS.add(recorder.disowned)
 
 
 def retried(running: Running) -> None:
@@ -56,6 +63,7 @@ def ended(running: Running, terminal: End | Error) -> None:
     """A stream is over."""
     progress(running)
     worker = running.worker
+    running.unblocked()  # where it ends while its consumer was waited for
     if worker.recorder is not NO_METRICS:
         REPORTS.add(worker.recorder.ended, _summary(running, terminal))
     level = logging.WARNING if isinstance(terminal, Error) else logging.INFO

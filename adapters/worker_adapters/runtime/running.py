@@ -19,7 +19,7 @@ from ..lifetime import Cause, Lifetime
 from ..transport import Exchange
 from ..waiting import Waker
 from .places import Places
-from .report import ended
+from .report import disowned, ended
 from .reports import REPORTS
 from .worker import Worker
 
@@ -48,11 +48,13 @@ class Running:
     tokens_seen: int = 0
     first_token_at: float | None = None
     last_token_at: float | None = None
-    blocked_seconds: float = 0.0
+    blocked_seconds: float = 0.0  # that the consumer was waited for
+    blocked_since: float | None = None
     reported_in: int = 0  # tokens that the counters hold already
     reported_out: int = 0
     progress_due: float = 0.0  # when to bring them up to date
     finished: End | None = None  # the engine's own end, while it is on its way out
+    over: bool = False  # `terminal` is there
     delivered: bool = False  # the consumer has its terminal event: nothing is left to cancel
     waits_for_consumer: bool = False
     moves: int = 0
@@ -72,6 +74,7 @@ class Running:
             self.lifetime.causes.append((Cause.CANCELLED, self))  # nobody goes on with it
         self.places.free(self)
         self._once.setdefault("terminal", terminal)
+        self.over = True
         for waker in list(self._waiting):
             waker.wake()
         self._tell()
@@ -110,9 +113,17 @@ class Running:
     def disown(self) -> None:
         """In a forked child: it is the parent's. Nothing is reported, told or given back here."""
         self.lifetime.disown()
+        disowned(self)
         self._once.setdefault("reported", self)
         self._once.setdefault("terminal", self.cancelled())
+        self.over = True
         self._callbacks.clear()
+
+    def unblocked(self) -> None:
+        """The consumer is waited for no more."""
+        since, self.blocked_since = self.blocked_since, None
+        if since is not None:
+            self.blocked_seconds += self.lifetime.clock() - since
 
     def tokens_out(self) -> int:
         """Tokens received so far: the engine's count where it gives one, else Token events."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from types import GeneratorType
 from typing import TypeAlias
 
 from ..api import End, Error, Event, Reason
+from ..codec import EventTooLargeError
 from ..dialect import Fault, Payload
-from ..waiting import BLOCKED, Blocked
+from ..transport import Exchange
+from ..waiting import Blocked
 
 __all__ = ["TERMINAL", "Driven", "Feed", "Runs"]
 
@@ -26,44 +28,33 @@ class Feed:
     yielded a run for the first is told that it breaks the contract (`dialect.Decoder`), instead of hanging the loop.
     """
 
-    __slots__ = ("_batch", "_fault", "over")
+    __slots__ = ("_faults", "batch", "over")
 
     def __init__(self) -> None:
-        self._batch: Sequence[Payload] | None = None
-        self._fault: Fault | None = None
-        self.over = False
+        self.batch: Sequence[Payload] = ()
+        self._faults: list[Fault] = []
+        self.over = False  # there is nothing more to be read
 
-    def is_blocked(self, pull: Callable[[], Sequence[Payload] | Blocked]) -> bool:
-        """Read what the decoder is given next, if there is any more; whether that would block.
+    def broke(self, exc: Exception, exchange: Exchange) -> None:
+        """Reading raised this: after what was complete before, it is raised within the decoder, as a Fault.
 
-        A Fault that the body breaks off with is raised within the decoder, which may know that it is no loss.
+        Which may know that it is no loss. Raises Interrupted, and what is no failure of a body, at once.
         """
-        if self.over:
-            return False
-        try:
-            batch = pull()
-        except Fault as fault:
-            self._fault = fault
-            self.over = True
-            return False
-        if batch is BLOCKED:
-            return True
-        if batch:
-            self._batch = batch
-        else:
-            self.over = True
-        return False
+        if isinstance(exc, EventTooLargeError):
+            self.batch = exc.frames
+        self._faults.append(exchange.fault_of(exc))
+        self.over = True
 
     def __iter__(self) -> Feed:
         return self
 
     def __next__(self) -> Sequence[Payload]:
-        batch, self._batch = self._batch, None
-        if batch is not None:
+        batch = self.batch
+        if batch:
+            self.batch = ()
             return batch
-        if self._fault is not None:
-            fault, self._fault = self._fault, None
-            raise fault
+        if self._faults:
+            raise self._faults.pop()
         if self.over:
             raise StopIteration
         raise Fault(

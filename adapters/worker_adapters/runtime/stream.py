@@ -7,16 +7,16 @@ else wants something of it trips the lifetime, which wakes the driver.
 from __future__ import annotations
 
 import contextlib
-import threading
 from functools import partial
 from math import inf
+from threading import get_ident
 from typing import Protocol
 
 from ..api import End, Error, Event, Reason
 from ..dialect import Fault
 from ..lifetime import Cause, Interrupted
 from ..loop import LOOP, Task
-from ..waiting import BLOCKED, current_waker
+from ..waiting import BLOCKED, Waker, current_waker
 from .channel import Channel, Hand, size_of
 from .envelope import fault_of_cause
 from .layers import bug_of, error_of
@@ -61,7 +61,7 @@ class Direct:
     the lifetime's waker.
     """
 
-    __slots__ = ("__weakref__", "_hand", "_limit", "_running", "_runs", "_turn", "dropped")
+    __slots__ = ("__weakref__", "_hand", "_limit", "_running", "_runs", "_turn", "_waker", "dropped")
 
     def __init__(self, running: Running, runs: Driven, *, max_collected: int) -> None:
         self._running = running
@@ -69,6 +69,7 @@ class Direct:
         self._limit = max_collected
         self._turn: dict[str, int] = {}
         self._hand: Hand | None = None
+        self._waker: Waker | None = None
         self.dropped = False  # there is no handle any more, so nobody can be inside of `take`
 
     def start(self) -> None:
@@ -81,30 +82,36 @@ class Direct:
 
     def take(self, until: float = inf) -> Hand | None:
         """See Source."""
-        running, lifetime, me = self._running, self._running.lifetime, threading.get_ident()
-        running.moves += 1
+        running, lifetime, me = self._running, self._running.lifetime, get_ident()
+        running.driver = me  # as long as it may have the turn: a handler that closes the adapter does not wait for it
         if self._turn.setdefault("by", me) != me:
+            running.driver = None
             self._wait_for_the_end(until)
             return None
-        if self._runs.gi_running:
+        runs = self._runs
+        if runs.gi_running:
             raise RuntimeError("the stream is being iterated by the code that this signal handler has interrupted")
         try:
             hand = self._hand
-            if hand is not None and not hand.is_done:
+            if hand is not None and hand.events.__length_hint__():  # type: ignore[attr-defined]  # a list's iterator
                 return hand  # an exception came before it was received
-            waker = current_waker()
-            lifetime.waker, lifetime.stop_at = waker, until
-            running.waits_for_consumer, running.driver = False, me
-            if running.terminal is not None:
+            lifetime.waker = waker = self._waker or self._own_waker()
+            lifetime.stop_at = until
+            running.waits_for_consumer = False
+            if running.over:
                 return None
             if lifetime.cancelled:
                 self._end(running.cancelled())
                 return None
-            while (run := next(self._runs)) is BLOCKED:
+            while (run := next(runs, None)) is BLOCKED:
                 if lifetime.clock() >= until:
                     raise TimeoutError  # noqa: TRY301  -- the one way out that ends nothing
                 lifetime.block(waker)
-            return self._received(run)
+            if run is None or len(run) > 1 or type(run[0]) in TERMINAL or lifetime.cancelled:
+                return self._received(run)
+            lifetime.handed = run
+            self._hand = hand = Hand(run)
+            return hand  # noqa: TRY300  -- an exception just before it must be seen here
         except TimeoutError:
             raise
         except BaseException:  # Ctrl-C: the layers themselves let nothing out
@@ -113,13 +120,22 @@ class Direct:
             raise
         finally:
             lifetime.waker = self
-            running.waits_for_consumer, running.driver = True, None
+            running.waits_for_consumer = True
             self._turn.pop("by", None)
-            if lifetime.causes and running.terminal is None:
+            running.driver = None
+            if lifetime.causes and not running.over:
                 LOOP.look_soon(self)  # tripped while the waker was this thread's
 
-    def _received(self, run: list[Event]) -> Hand | None:
+    def _own_waker(self) -> Waker:
+        """The one thread's that reads this."""
+        self._waker = waker = current_waker()
+        return waker
+
+    def _received(self, run: list[Event] | None) -> Hand | None:
         running, lifetime = self._running, self._running.lifetime
+        if run is None:  # a signal handler has closed the stream while this thread waited for it
+            self._end(running.cancelled())
+            return None
         last = run[-1]
         if isinstance(last, TERMINAL):
             run.pop()
@@ -138,7 +154,7 @@ class Direct:
         running, waker = self._running, current_waker()
         running.wait_with(waker)
         try:
-            while running.terminal is None:
+            while not running.over:
                 left = until - running.lifetime.clock()
                 if left <= 0:
                     raise TimeoutError
@@ -150,23 +166,25 @@ class Direct:
         """See Source."""
         size = size_of(events)
         while (hand := self.take(until)) is not None:
-            new = list(hand.events)
-            events += new
-            size += size_of(new)
-            if size > self._limit and self._running.terminal is None:
+            before = len(events)
+            events += hand.events  # one bytecode: what a signal handler raises before or after it loses none
+            size += size_of(events[before:])
+            if size > self._limit and not self._running.over:
                 self._end(error_of(self._running, _too_much(self._limit)))
 
     def abandon(self) -> None:
         """See Source."""
         running = self._running
         running.lifetime.trip(Cause.CANCELLED)
-        me = threading.get_ident()
+        me = get_ident()
+        within = running.driver == me  # a signal handler, which has struck a `take`: the turn stays with that
         if self._turn.setdefault("by", me) != me:
             return  # another thread drives, and sees to it
         try:
             self._end(running.cancelled())
         finally:
-            self._turn.pop("by", None)
+            if not within:
+                self._turn.pop("by", None)
 
     def drop(self) -> None:
         """See Source."""
@@ -201,7 +219,7 @@ class Direct:
     def look(self, now: float) -> float:
         """On the loop: see Watched."""
         running, lifetime = self._running, self._running.lifetime
-        if running.terminal is not None:
+        if running.over:
             LOOP.forget(self)
             return inf
         if now >= lifetime.deadline and not lifetime.causes:
@@ -228,14 +246,13 @@ class Direct:
 class Submitted(Task):
     """A stream that the loop drives."""
 
-    __slots__ = ("_limit", "_parked_at", "_running", "_runs", "channel")
+    __slots__ = ("_limit", "_running", "_runs", "channel")
 
     def __init__(self, running: Running, runs: Driven, *, size: int, max_collected: int) -> None:
         super().__init__(running.lifetime)
         self._running = running
         self._runs = runs
         self._limit = max_collected
-        self._parked_at: float | None = None
         self.channel = Channel(running, size)
         self.channel.room = partial(LOOP.wake, self)
 
@@ -246,15 +263,20 @@ class Submitted(Task):
 
     def start(self) -> None:
         """See Task."""
-        self._running.places.driven[self] = None
-        super().start()
+        driven = self._running.places.driven
+        try:
+            driven[self] = None
+            super().start()
+        except BaseException:  # out of threads, or Ctrl-C: who let it begin ends it
+            driven.pop(self, None)
+            raise
 
     # --- the loop's -----------------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
         """See Task: one run at most."""
         running, lifetime, channel = self._running, self.lifetime, self.channel
-        if self._parked_at is not None and not self._room_again():
+        if running.blocked_since is not None and not self._room_again():
             return False
         if lifetime.causes and self._runs.gi_suspended and running.finished is None:
             run = self._runs.throw(Interrupted(lifetime.causes[0][0]))
@@ -292,9 +314,9 @@ class Submitted(Task):
         if not channel.full:  # meanwhile
             channel.parked = False
             return True
-        lifetime.parked = self._running.waits_for_consumer = True
+        lifetime.parked = lifetime.retimed = self._running.waits_for_consumer = True
         lifetime.want_fd = -1
-        self._parked_at = lifetime.clock()
+        self._running.blocked_since = lifetime.clock()
         return False
 
     def _room_again(self) -> bool:
@@ -304,9 +326,9 @@ class Submitted(Task):
             lifetime.trip(Cause.DEADLINE)
         if channel.full and not lifetime.causes:
             return False
-        self._running.blocked_seconds += lifetime.clock() - (self._parked_at or 0.0)
+        self._running.unblocked()
         channel.parked = lifetime.parked = self._running.waits_for_consumer = False
-        self._parked_at = None
+        lifetime.retimed = True
         return True
 
     def failed(self, exc: BaseException) -> None:
@@ -325,7 +347,7 @@ class Submitted(Task):
         channel.collect()
         running.wait_with(waker)
         try:
-            while running.terminal is None and not running.lifetime.cancelled:
+            while not running.over and not running.lifetime.cancelled:
                 left = until - running.lifetime.clock()
                 if left <= 0:
                     raise TimeoutError
@@ -336,7 +358,7 @@ class Submitted(Task):
 
     def abandon(self) -> None:
         """See Source."""
-        if self._running.terminal is None:
+        if not self._running.over:
             self._running.lifetime.trip(Cause.CANCELLED)
             self._running.end(self._running.cancelled())
 

@@ -217,6 +217,22 @@ def _always_ready(dialect: Dialect) -> Dialect:
     return attrs.evolve(dialect, health=health)
 
 
+def _ask_ahead(dialect: Dialect) -> Dialect:
+    """Asks for a second batch before it has yielded a run for the first."""
+
+    def ahead(batches: Iterator[Sequence[Payload]]) -> Iterator[Sequence[Payload]]:
+        held = next(batches, None)
+        while held is not None:
+            following = next(batches, None)
+            yield held
+            held = following
+
+    def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
+        return dialect.decode(ahead(batches), request=request, tally=tally)
+
+    return attrs.evolve(dialect, decode=decode)
+
+
 TEXT = "test_text_and_counts_are_the_recorded_ones"
 
 MUTANTS: dict[str, Mutant] = {
@@ -243,5 +259,6 @@ MUTANTS: dict[str, Mutant] = {
     "numbers tokens from one": Mutant(
         mutate=_tokens(lambda token: replace(token, index=token.index + 1)), killed_by="test_order_and_indexes"
     ),
+    "asks ahead": Mutant(mutate=_ask_ahead, killed_by="test_a_read_that_would_block_shows_nowhere"),
     "is always ready": Mutant(mutate=_always_ready, killed_by="test_an_unready_worker_is_not_ready"),
 }

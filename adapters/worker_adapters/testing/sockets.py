@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..api import End, Error, ErrorCode, Reason, Started
 from .leaks import counted_connects
 from .server import nobody_there
-from .ways import Ways, text_of
+from .ways import WAYS, Ways, text_of
 
 __all__ = ["OverSockets"]
 
@@ -13,12 +13,12 @@ __all__ = ["OverSockets"]
 class OverSockets(Ways):
     """Cases against `worker()`, whatever that is."""
 
-    def test_both_ways_to_run_agree_over_sockets(self) -> None:
-        """submit and stream give the same text, and the same seed gives it again."""
+    def test_the_ways_to_run_agree_over_sockets(self) -> None:
+        """stream, submit and merge give the same text, and the same seed gives it again."""
         with self.worker() as url, self.connect(url) as adapter:
             texts = set()
-            for way in (adapter.submit, adapter.stream, adapter.stream):
-                events = list(way(self.request(max_tokens=8)))
+            for way in WAYS:
+                events = self.run(adapter, self.request(max_tokens=8), (way,))
                 assert isinstance(events[0], Started), events[-1]
                 assert isinstance(events[-1], End), events[-1]
                 texts.add(text_of(events))
@@ -40,11 +40,11 @@ class OverSockets(Ways):
         """One for all streams where the engine keeps them, one each where it does not; the caller sees no difference."""
         streams = 5
         with self.worker() as url, self.connect(url) as adapter:
-            list(adapter.stream(self.request(max_tokens=4)))
+            self.run(adapter, self.request(max_tokens=4))
             adapter.engine_version()  # whose probe would count otherwise
             with counted_connects() as connects:
                 for _ in range(streams):
-                    assert isinstance(list(adapter.stream(self.request(max_tokens=4)))[-1], End)
+                    assert isinstance(self.run(adapter, self.request(max_tokens=4))[-1], End)
         assert connects.count in (0, streams if self.dialect.traits.keep_alive == 0 else 1)  # 0: in this process
 
     def test_probes_over_sockets(self) -> None:
@@ -61,7 +61,7 @@ class OverSockets(Ways):
     def test_nobody_there(self) -> None:
         """A worker that is gone: a typed error, and health says so without raising."""
         with nobody_there() as url, self.connect(url) as adapter:
-            (error,) = list(adapter.stream(self.request()))
+            (error,) = self.run(adapter, self.request())
             assert isinstance(error, Error)
             assert (error.code, error.reason) == (ErrorCode.POOL_UNAVAILABLE, Reason.CONNECT)
             assert not adapter.health().live

@@ -5,8 +5,9 @@
         transcripts = Transcripts(Path(__file__).parent / "transcripts")
         simulator = partial(Simulator, "mine")      # optional: over sockets the transcripts are replayed instead
 
-Nothing is skipped: what an engine can't show stands in the index of its transcripts, under `absent`, with its proof. A
-case loops over all the transcripts it concerns, so that it can also be run by hand, against a mutant.
+Streams run on the calling thread, submitted and merged, in turn: `ways`. Nothing is skipped: what an engine can't show
+stands in the index of its transcripts, under `absent`, with its proof. A case loops over all the transcripts it
+concerns, so that it can also be run by hand, against a mutant.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ from ..api import (
 from ..api.errors import is_retriable
 from ..determinism import sampling_fields
 from ..dialect import Fault, ProbeTarget
+from ..runtime import merge
 from ..transport.scripted import Hang, Script
+from .blocked import ReadsThatBlock
 from .sockets import OverSockets
 from .transcripts import TAGS
 from .ways import (
@@ -50,6 +53,7 @@ from .ways import (
     SECRET,
     SHORT,
     STRANGERS,
+    WAYS,
     around_frames,
     comparable,
     cut,
@@ -60,7 +64,7 @@ from .ways import (
 __all__ = ["EngineSuite"]
 
 
-class EngineSuite(OverSockets):
+class EngineSuite(OverSockets, ReadsThatBlock):
     """Cases for one dialect. Subclass it in a test module and name the three things; pytest finds the rest."""
 
     # --- evidence ---------------------------------------------------------------------------------------------------
@@ -159,7 +163,7 @@ class EngineSuite(OverSockets):
             scripts = [script_of(recorded, [recorded.body[:length], *cut_off]) for length in lengths]
             with self.adapter(*scripts) as adapter:
                 for length in lengths:
-                    events = list(adapter.stream(self.request(**expected.request)))
+                    events = self.run(adapter, self.request(**expected.request))
                     last = events[-1]
                     if length >= proven:
                         assert isinstance(last, End), f"{name}: {last} after {length} of {whole} bytes"
@@ -264,7 +268,7 @@ class EngineSuite(OverSockets):
         assert (error.code, error.retriable) == (ErrorCode.DEADLINE_UNMET, False)
 
     def test_cancel_in_each_phase(self) -> None:
-        """Connecting, queued, before the first token, between tokens: End(cancelled), from either way to run."""
+        """Connecting, queued, before the first token, between tokens: End(cancelled), from each way to run."""
         good, expected = self._good()
         some = self.begun(good)
         phases: tuple[Callable[[Hang], Script], ...] = (
@@ -274,12 +278,13 @@ class EngineSuite(OverSockets):
             lambda hang: script_of(good, [some, hang]),
         )
         for make in phases:
-            for way in ("submit", "stream"):
+            for way in WAYS:
                 hang = Hang()
                 with self.adapter(make(hang)) as adapter:
-                    stream = getattr(adapter, way)(self.request(**expected.request))
+                    stream = getattr(adapter, way if way == "stream" else "submit")(self.request(**expected.request))
                     got: list[Event] = []
-                    reader = threading.Thread(target=lambda s=stream, g=got: g.extend(s))
+                    events: Any = (event for _, event in merge([stream])) if way == "merge" else stream
+                    reader = threading.Thread(target=lambda e=events, g=got: g.extend(e))
                     reader.start()
                     assert hang.reached.wait(10)
                     assert adapter.cancel(stream.task_id) is CancelOutcome.CLOSED
@@ -365,7 +370,7 @@ class EngineSuite(OverSockets):
             error = list(stream)[-1]
             assert isinstance(error, Error)
             shown = [repr(error), repr(adapter), repr(stream), str(WorkerError(error)), repr(self.request())]
-            list(adapter.stream(self.request(**expected.request)))
+            self.run(adapter, self.request(**expected.request))
         shown += [repr(vars(record)) for record in caplog.records]
         assert len(caplog.records) >= 2
         for text in shown:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
+from zlib import crc32
 
 import attrs
 import pytest
 
 from ..api import Adapter, End, Error, Event, GenerateRequest, Reason, Retry, Started, Token
 from ..dialect import Dialect, Reply, WireRequest
-from ..runtime import AdapterConfig, EngineAdapter
+from ..runtime import AdapterConfig, EngineAdapter, merge
 from ..transport.scripted import Script, ScriptedTransport, Step
 from .leaks import no_leaks
 from .server import ReplayServer
@@ -26,6 +27,7 @@ __all__ = [
     "SECRET",
     "SHORT",
     "STRANGERS",
+    "WAYS",
     "Ways",
     "around_frames",
     "comparable",
@@ -38,6 +40,7 @@ SECRET = "s3cr3t-0123456789"
 PROMPT = "a prompt that no log may hold"
 
 
+WAYS = ("stream", "submit", "merge")
 CUTS = (1, 7, 4096, 1 << 30)
 RETRIED = frozenset({Reason.LOADING, Reason.OVERLOADED})
 RETRIED_STATUS = frozenset({502, 503, 504})
@@ -101,10 +104,14 @@ class Ways:
     transcripts: ClassVar[Transcripts]
     model: ClassVar[str | None] = None
     simulator: ClassVar[Callable[[], AbstractContextManager[Any]] | None] = None
+    ways: ClassVar[Sequence[str]] = WAYS
+    """In turn, over cases and their streams. A subclass with one of them runs everything like that."""
+    _turn = 0
     _wait_for: Callable[..., Any] | None = None  # a simulator's, which tells when the engine has noticed
 
     @pytest.fixture(autouse=True)
-    def _leaves_nothing(self) -> Iterator[None]:
+    def _leaves_nothing(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        self._turn = crc32(request.node.name.encode())  # each case begins with its own way, the same one each time
         with no_leaks():
             yield
 
@@ -118,10 +125,22 @@ class Ways:
             transport=ScriptedTransport(scripts, reply=self._reply_to),
         )
 
-    def events(self, *scripts: Script, request: dict[str, Any] | None = None, **config: Any) -> list[Event]:
+    def events(
+        self, *scripts: Script, request: dict[str, Any] | None = None, ways: Sequence[str] = (), **config: Any
+    ) -> list[Event]:
         """The events of one stream over memory."""
         with self.adapter(*scripts, **config) as adapter:
-            return list(adapter.stream(self.request(**(request or {}))))
+            return self.run(adapter, self.request(**(request or {})), ways)
+
+    def run(self, adapter: Adapter, request: GenerateRequest, ways: Sequence[str] = ()) -> list[Event]:
+        """The events of one stream, run in the next of the ways: on this thread, submitted, or merged."""
+        ways = ways or self.ways
+        way = ways[self._turn % len(ways)]
+        self._turn += 1
+        if way == "stream":
+            return list(adapter.stream(request))
+        stream = adapter.submit(request)
+        return list(stream) if way == "submit" else [event for _, event in merge([stream])]
 
     def request(self, **fields: Any) -> GenerateRequest:
         """A request that any engine takes."""

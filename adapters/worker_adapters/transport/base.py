@@ -53,8 +53,12 @@ class Exchange(Protocol):
         """What gives the frames of the body, a batch per read that completes any, and an empty one at its regular end.
 
         BLOCKED where it would block, and the driver is to wait; a driver that is a thread may be made to wait within.
-        Raises Fault (TRUNCATED, DISCONNECTED, PROTOCOL, EVENT_TOO_LARGE) where the body breaks off, and Interrupted.
+        Raises Interrupted, and where the body breaks off something that `fault_of` knows.
         """
+        ...
+
+    def fault_of(self, exc: Exception) -> Fault:
+        """What it means that reading raised this (TRUNCATED, DISCONNECTED, PROTOCOL, EVENT_TOO_LARGE); raises the rest."""
         ...
 
     def read(self, limit: int) -> Steps[bytes]:

@@ -24,11 +24,13 @@ Pull = Callable[[], "Sequence[Payload] | Blocked"]
 class Body:
     """Used by one thread at a time. Reading raises BodyError, CutOffError, OSError, ValueError and Interrupted."""
 
-    __slots__ = ("_link", "_rest", "_wire")
+    __slots__ = ("_fd", "_link", "_plain", "_rest", "_wire")
 
     def __init__(self, head: Head, link: Link) -> None:
         self._rest = head.rest
         self._link = link
+        self._fd = link.sock.fileno()
+        self._plain = type(link) is PlainLink
         self._wire = Wire(chunked=head.chunked, length=head.length)
 
     @property
@@ -38,10 +40,10 @@ class Body:
 
     def awaits_more(self, lifetime: Lifetime) -> bool:
         """Whether nothing is to be had before more comes to the socket; if so, that is what the lifetime wants."""
-        if not self._wire.drained or self._rest or type(self._link) is not PlainLink:
-            return False
-        lifetime.want_fd, lifetime.want_events = self._link.sock.fileno(), READ
-        return True
+        if self._plain and self._wire.drained and not self._rest:
+            lifetime.want_fd, lifetime.want_events = self._fd, READ
+            return True
+        return False
 
     @property
     def content(self) -> int:
@@ -64,7 +66,7 @@ class Body:
 
     def wait(self, lifetime: Lifetime, until: float = inf) -> Steps[None]:
         """Until `read` may have more, or that point in time."""
-        return lifetime.wait(self._link.sock.fileno(), self._link.wants, until)
+        return lifetime.wait(self._fd, self._link.wants, until)
 
     def puller(self, decoder: SSEDecoder, lifetime: Lifetime) -> Pull:
         """What gives the payloads of one read after another, none at the end, and BLOCKED where it would block.
@@ -72,14 +74,13 @@ class Body:
         On a thread of its own a plain link is waited for within: in C, in the same call as reading. Then BLOCKED says
         only that the driver wants to be back.
         """
-        link = self._link
-        fd = link.sock.fileno()
+        link, fd = self._link, self._fd
 
         def want() -> Blocked:
             lifetime.want_fd, lifetime.want_events = fd, link.wants
             return BLOCKED
 
-        if type(link) is not PlainLink:
+        if not self._plain:
             return lambda: self._batch(decoder, want)
 
         def nothing_yet(status: int) -> Blocked | None:

@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult
 
 import attrs
@@ -22,6 +22,7 @@ from ..api import TLS, Phase, Reason, Timeouts
 from ..api.about import VERSION
 from ..codec import BodyError, CutOffError, EventTooLargeError, SSEDecoder
 from ..dialect import Fault, Payload, Reply, WireRequest
+from ..helpers import imported
 from ..lifetime import Cause, Interrupted, Lifetime, driven
 from ..waiting import READ, WRITE, Blocked, Steps
 from .base import too_large
@@ -29,6 +30,9 @@ from .body import Body
 from .connections import Connection, Pool, make_pool
 from .head import Head, HeadError, HeadReader
 from .link import Link
+
+if TYPE_CHECKING:
+    from .control import Control
 
 __all__ = ["HTTPTransport"]
 
@@ -66,23 +70,17 @@ class _Exchange:
 
     def puller(self, decoder: SSEDecoder) -> Callable[[], Sequence[Payload] | Blocked]:
         """See Exchange."""
-        pulled = self._body.puller(decoder, self._lifetime)
-        too_much: list[EventTooLargeError] = []
+        return self._body.puller(decoder, self._lifetime)
 
-        def pull() -> Sequence[Payload] | Blocked:
-            try:
-                if too_much:
-                    raise too_large(too_much[0])
-                return pulled()
-            except EventTooLargeError as exc:
-                if exc.frames:
-                    too_much.append(exc)
-                    return exc.frames
-                raise too_large(exc) from exc
-            except BROKEN as exc:
-                raise _broken_body(exc) from exc
-
-        return pull
+    def fault_of(self, exc: Exception) -> Fault:
+        """See Exchange."""
+        if isinstance(exc, EventTooLargeError):
+            return too_large(exc)
+        if isinstance(exc, BROKEN):
+            fault = _broken_body(exc)
+            fault.__cause__ = exc
+            return fault
+        raise exc
 
     def read(self, limit: int) -> Steps[bytes]:
         """See Exchange."""
@@ -150,7 +148,7 @@ class HTTPTransport:
         self._pool.keep_alive = keep_alive
         self._fields = {"Host": _host(base), "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
         self._calls: dict[Lifetime, None] = {}
-        self._control: Any = None
+        self._control: Control | None = None
 
     def prepare(self) -> None:
         """See Transport."""
@@ -215,16 +213,14 @@ class HTTPTransport:
 
     def call(self, wire: WireRequest, headers: Mapping[str, str], timeouts: Timeouts, limit: int) -> Reply:
         """See Transport."""
-        from .control import Control  # noqa: PLC0415  -- requests is loaded by the first control call
-
         if self._control is None:
             origin = f"{self._base.scheme}://{self._base.netloc}{self._prefix}"
-            self._control = Control(origin, self._where, USER_AGENT)
+            self._control = imported(_control)(origin, self._where, USER_AGENT)
         only = Timeouts(connect=timeouts.connect, first_token=None, idle=None)
         lifetime = Lifetime(only, Lifetime(only).clock() + timeouts.probe)
         self._calls[lifetime] = None
         try:
-            return self._control.call(  # type: ignore[no-any-return]  # loaded late, so untyped here
+            return self._control.call(
                 wire,
                 headers,
                 lambda fields: driven(self.exchange(wire, fields, lifetime, limit), lifetime),
@@ -294,6 +290,12 @@ def _answered(link: Link, reader: HeadReader, lifetime: Lifetime) -> Steps[Head]
         head = reader.feed(data)
         if head is not None:
             return head
+
+
+def _control() -> type[Control]:
+    from .control import Control  # noqa: PLC0415  -- requests is loaded by the first control call
+
+    return Control
 
 
 def _too_late(cause: Cause, timeouts: Timeouts, where: str) -> Fault:

@@ -7,7 +7,6 @@ fails, and the first that connects wins. All share the connect timer. Only the l
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import socket
 import ssl
@@ -73,11 +72,13 @@ def _looked_up(target: Target, lifetime: Lifetime) -> Steps[list[Address]]:
 
 
 def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host.partition("%")[0])
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
 
 
 def _alternating(found: list[Address]) -> list[Address]:

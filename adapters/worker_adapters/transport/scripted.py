@@ -138,30 +138,28 @@ class _Exchange:
 
     def puller(self, decoder: SSEDecoder) -> Callable[[], Sequence[Payload] | Blocked]:
         """See Exchange."""
-        too_much: list[EventTooLargeError] = []
 
         def pull() -> Sequence[Payload] | Blocked:
-            if too_much:
-                raise too_large(too_much[0])
             for _ in range(MOST_CHUNKS):
                 chunk = self._chunk()
                 if chunk is BLOCKED:
                     return BLOCKED
                 if not chunk:
                     return []
-                try:
-                    batch = decoder.payloads(chunk)
-                except EventTooLargeError as exc:
-                    if not exc.frames:
-                        raise too_large(exc) from exc
-                    too_much.append(exc)
-                    return exc.frames
-                if batch:
+                if batch := decoder.payloads(chunk):
                     return batch
             self._lifetime.want_until = self._lifetime.clock()  # there is more, after everybody else's turn
             return BLOCKED
 
         return pull
+
+    def fault_of(self, exc: Exception) -> Fault:
+        """See Exchange."""
+        if isinstance(exc, EventTooLargeError):
+            return too_large(exc)
+        if isinstance(exc, Fault):
+            return exc
+        raise exc
 
     def read(self, limit: int) -> Steps[bytes]:
         """See Exchange."""

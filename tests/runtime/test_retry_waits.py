@@ -1,4 +1,4 @@
-"""Which failures are tried again, how often, after how long; over the mock's wire."""
+"""How long is waited before the next attempt, and which timers it has; over the mock's wire."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import msgspec
 import pytest
 
 from worker_adapters import End, Phase, Reason, Retry, Started, Timeouts
-from worker_adapters.dialect import Fault
 from worker_adapters.lifetime import Lifetime
 from worker_adapters.testing.leaks import no_leaks
 from worker_adapters.transport.scripted import Hang, Script
 
-from .mocked import adapter_of, busy, error_event, errors, good, kinds, request, sent, text_of, tokens
+from .mocked import adapter_of, busy, errors, good, kinds, request, sent, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from worker_adapters.transport.scripted import Scripted
 
 AT_ONCE = Retry(base=0.0)
-PAGE = {"content-type": "text/html"}
-DROPPED = Fault(Reason.DISCONNECTED, "dropped")
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +37,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What streams wanted to sleep for, in place of sleeping."""
     seconds: list[float] = []
 
-    def sleep(self: Lifetime, wanted: float, gate: object = None) -> None:
-        assert gate is None
+    def sleep(self: Lifetime, wanted: float) -> Iterator[Any]:
+        yield from ()
         seconds.append(wanted)
         self.check()
 
@@ -73,12 +70,6 @@ def test_attempts_are_counted(way: str) -> None:
         assert text_of(events) == "t0t1"
         assert isinstance(events[-1], End)
         assert [msgspec.json.decode(wire.body)["attempt"] for wire in adapter._transport.requests] == [1, 2, 3]
-
-
-@pytest.mark.parametrize("attempts", [1, 2, 4])
-def test_there_is_a_last_attempt(attempts: int) -> None:
-    error = error_of(*[busy()] * 5, retry=Retry(attempts=attempts, base=0.0))
-    assert (error.reason, error.attempts, error.retriable) == (Reason.OVERLOADED, attempts, True)
 
 
 def test_full_jitter_grows_to_its_cap(slept: list[float]) -> None:
@@ -152,58 +143,7 @@ def test_a_wait_beyond_the_deadline_is_not_begun(slept: list[float]) -> None:
     assert slept == []
 
 
-# --- what is tried again --------------------------------------------------------------------------------------------------
-
-RETRIED: dict[str, Script] = {
-    "refused": Script(connect=Fault(Reason.CONNECT, "refused")),
-    "dropped while connecting": Script(connect=DROPPED),
-    "dropped before an answer": Script(queue=DROPPED),
-    "connect timeout": Script(connect=Hang()),
-    "a proxy's 502": Script(status=502, headers=PAGE, steps=[b"<html>Bad Gateway</html>"]),
-    "a proxy's 503": Script(status=503, headers=PAGE, steps=[b"<html>Unavailable</html>"]),
-    "a proxy's 504": Script(status=504, headers=PAGE, steps=[b"<html>Timeout</html>"]),
-    "429 in no words of the engine": Script(status=429, headers=PAGE, steps=[b"slow down"]),
-    "overloaded inside a 200": Script(steps=[error_event(Reason.OVERLOADED)]),
-    "loading inside a 200": Script(steps=[error_event(Reason.LOADING)]),
-}
-
-
-@pytest.mark.parametrize("name", RETRIED)
-def test_what_may_pass_is_tried_again(name: str) -> None:
-    events, requests = run_of(RETRIED[name], good(), timeouts=Timeouts(connect=0.03))
-    assert requests == 2
-    assert kinds(events) == ["started", "token", "token", "token", "metrics", "end"]
-
-
-NOT_RETRIED: dict[str, tuple[Script, Reason]] = {
-    "500": (Script(status=500, headers=PAGE, steps=[b"<html>oops</html>"]), Reason.ENGINE_ERROR),
-    "400": (Script(status=400, headers=PAGE, steps=[b"no"]), Reason.VALIDATION),
-    "401": (Script(status=401), Reason.UPSTREAM_AUTH),
-    "404": (Script(status=404), Reason.UPSTREAM_NOT_FOUND),
-    "redirect": (Script(status=307, headers={"location": "http://y.test"}), Reason.REDIRECT),
-    "dropped after the head": (Script(steps=[DROPPED]), Reason.DISCONNECTED),
-    "nothing in the body": (Script(), Reason.EMPTY),
-    "engine error inside a 200": (Script(steps=[error_event(Reason.ENGINE_ERROR)]), Reason.ENGINE_ERROR),
-    "first token timeout, queued": (Script(queue=Hang()), Reason.FIRST_TOKEN_TIMEOUT),
-    "first token timeout, after the head": (Script(steps=[Hang()]), Reason.FIRST_TOKEN_TIMEOUT),
-    "dropped after Started": (Script(steps=[tokens(1), DROPPED]), Reason.DISCONNECTED),
-    # After Started it is an engine that failed, whatever it calls it.
-    "overloaded after Started": (Script(steps=[tokens(1), error_event(Reason.OVERLOADED)]), Reason.ENGINE_ERROR),
-    "overloaded behind a Token of one read": (
-        Script(steps=[tokens(1) + error_event(Reason.OVERLOADED)]),
-        Reason.ENGINE_ERROR,
-    ),
-    "idle": (Script(steps=[tokens(1), Hang()]), Reason.IDLE_TIMEOUT),
-}
-
-
-@pytest.mark.parametrize("name", NOT_RETRIED)
-def test_what_may_do_harm_or_would_fail_again_is_not(name: str) -> None:
-    script, reason = NOT_RETRIED[name]
-    events, requests = run_of(script, good(), timeouts=Timeouts(first_token=0.05, idle=0.05))
-    (error,) = errors(events)
-    assert (error.reason, error.attempts, requests) == (reason, 1, 1)
-    assert kinds(events) in (["error"], ["started", "token", "error"])
+# --- timers ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_retry_begins_with_fresh_timers() -> None:

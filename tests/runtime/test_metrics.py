@@ -1,9 +1,9 @@
-"""What a stream leaves in the metrics and in the log, and what never gets there."""
+"""What a stream leaves in the metrics: what is counted, once, under which labels."""
 
 from __future__ import annotations
 
-import logging
 import threading
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +11,16 @@ import attrs
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from worker_adapters import Identity, Limits, MetricsOptions, Priority, Properties, Reason, Retry, Timeouts
+from worker_adapters import Identity, Limits, MetricsOptions, Priority, Properties, Reason, Retry
 from worker_adapters.dialect import Fault
 from worker_adapters.engines import mock
 from worker_adapters.engines.mock.server import event_bytes
-from worker_adapters.lifetime import Lifetime
 from worker_adapters.runtime.metrics import VERSION_BUDGET
 from worker_adapters.testing.leaks import no_leaks
 from worker_adapters.transport.scripted import Hang, Script
 
-from .mocked import adapter_of, busy, end, good, request, tokens
+from .dialects import until
+from .mocked import adapter_of, busy, end, good, in_thread, request, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 WORKER = {"engine": "mock", "pool_id": "a", "replica_id": "r0"}
 STREAM = {**WORKER, "engine_version": "mock-1", "priority": "interactive", "trtllm_version": ""}
 OWN = "worker_adapter_"
-PROMPT, SECRET = "a prompt that nobody may read", "s3cr3t-0123456789"
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +76,7 @@ def test_tokens_out_ends_at_the_engines_figure(registry: CollectorRegistry) -> N
     with measured(registry, Script(steps=[*events, hang, end(7)])) as adapter:
         stream = adapter.submit(request())
         assert hang.reached.wait(10)
-        assert registry.get_sample_value("tokens_out_total", STREAM) in (1, 2)
+        until(lambda: registry.get_sample_value("tokens_out_total", STREAM) in (1, 2))
         assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 1
         hang.release()
         assert stream.result().tokens_out == 7
@@ -119,16 +118,78 @@ def test_errors_retries_and_cancels_are_counted(registry: CollectorRegistry) -> 
     assert value(f"{OWN}in_flight", WORKER) == 0
 
 
-def test_time_blocked_by_a_slow_consumer_is_counted(registry: CollectorRegistry) -> None:
-    steps = [tokens(1, n) for n in range(4)]
+@pytest.mark.parametrize("way", ["submit", "stream"])
+def test_a_stream_that_is_dropped_is_counted_as_cancelled(registry: CollectorRegistry, way: str) -> None:
+    with measured(registry, Script(steps=[tokens(1), Hang()])) as adapter:
+        stream = getattr(adapter, way)(request())
+        assert [next(stream).kind, next(stream).kind] == ["started", "token"]
+        until(lambda: registry.get_sample_value(f"{OWN}in_flight", WORKER) == 1)
+        del stream
+        assert adapter.drain(10)
+        assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 0
+        assert registry.get_sample_value(f"{OWN}requests_total", {**STREAM, "outcome": "cancelled"}) == 1
+        assert registry.get_sample_value("tokens_out_total", STREAM) == 1
+
+
+@pytest.mark.req("ADAPT-3004")
+def test_a_stream_is_counted_once_whoever_notices_its_end(registry: CollectorRegistry) -> None:
+    """Its driver, its consumer, the adapter that closes, and the loop may all do so."""
+    with measured(registry, *[Script(steps=[tokens(1), Hang()]) for _ in range(10)]) as adapter:
+        for way in (adapter.submit, adapter.stream):
+            for _ in range(5):
+                with way(request()) as stream:
+                    next(stream)
+                    threads = [in_thread(end) for end in (stream.cancel, stream.close, stream.close)]
+                for thread in threads:
+                    thread.join(10)
+    assert registry.get_sample_value(f"{OWN}requests_total", {**STREAM, "outcome": "cancelled"}) == 10
+    assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 0
+
+
+@pytest.mark.parametrize("left_by", ["reading", "close", "cancel", "deadline", "dropping"])
+def test_time_blocked_by_a_slow_consumer_is_counted(registry: CollectorRegistry, left_by: str) -> None:
+    steps, began = [tokens(1, n) for n in range(4)], time.monotonic()
     with measured(registry, Script(steps=[*steps, end(4)]), limits=Limits(hand_over=1)) as adapter:
-        stream = adapter.submit(request(deadline=0.05))  # which the blocked hand-over meets
-        state = adapter._in_flight[stream.task_id]
-        for thread in list(adapter._threads):
-            thread.join(10)
-        assert state.blocked_seconds > 0
-        list(stream)
-    assert registry.get_sample_value(f"{OWN}backpressure_seconds_total", WORKER) == state.blocked_seconds
+        stream = adapter.submit(request(deadline=0.05 if left_by == "deadline" else None))
+        threading.Event().wait(0.05)  # time is the subject
+        if left_by == "reading":
+            list(stream)
+        elif left_by == "close":
+            stream.close()
+        elif left_by == "cancel":
+            stream.cancel()
+        elif left_by == "deadline":
+            until(stream.done)
+        del stream
+    counted = registry.get_sample_value(f"{OWN}backpressure_seconds_total", WORKER)
+    assert counted is not None
+    assert 0.03 <= counted <= time.monotonic() - began
+
+
+def test_time_blocked_is_counted_when_the_consumer_ends_it_before_the_loop_has_seen_that(
+    registry: CollectorRegistry,
+) -> None:
+    busy_loop, go_on = threading.Event(), threading.Event()
+
+    def steps() -> Iterator[bytes]:
+        busy_loop.set()
+        go_on.wait(10)
+        yield tokens(1)
+
+    scripts = (Script(steps=[tokens(4), end(4)]), Script(steps=steps()))
+    with measured(registry, *scripts, limits=Limits(hand_over=1)) as adapter:
+        stream = adapter.submit(request())
+        assert stream.get(5) is not None
+        until(lambda: stream._running.waits_for_consumer)
+        other = adapter.submit(request())
+        assert busy_loop.wait(10)
+        threading.Event().wait(0.02)  # time is the subject
+        stream.close()
+        go_on.set()
+        other.close()
+    counted = registry.get_sample_value(f"{OWN}backpressure_seconds_total", WORKER)
+    assert counted is not None
+    assert counted >= 0.02
 
 
 def test_slots_and_queue_are_gauges_with_their_age(registry: CollectorRegistry) -> None:
@@ -197,81 +258,3 @@ def test_a_registry_that_raises_fails_no_stream(registry: CollectorRegistry, cap
         assert adapter.generate(request()).text == "t0t1"
         assert adapter.submit(request()).result().text == "t0t1"
     assert "OSError" in caplog.text
-
-
-# --- the log --------------------------------------------------------------------------------------------------------------
-
-
-def lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [record for record in caplog.records if record.name.startswith("worker_adapters")]
-
-
-def test_one_line_per_stream_with_its_fields(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "worker_adapters")
-    fields = {"task_id": "t1", "session_id": "s1", "correlation_id": "c1", "seed": 7}
-    config: dict[str, Any] = {"pool_id": "a", "replica_id": "r0", "retry": Retry(attempts=2, base=0.0)}
-    with adapter_of(busy(), good(3), busy(), busy(), probes=True, **config) as adapter:
-        adapter.engine_version()
-        list(adapter.submit(request(**fields)))
-        list(adapter.stream(request(**fields)))
-    ended, failed = lines(caplog)
-    common = {
-        **fields,
-        "engine": "mock",
-        "engine_version": "mock-1",
-        "pool_id": "a",
-        "replica_id": "r0",
-        "sampler_profile_version": "v1",
-        "attempts": 2,
-    }
-    for name, value in {**common, "tokens_in": 5, "tokens_out": 3, "code": None, "reason": None}.items():
-        assert getattr(ended, name) == value, name
-    assert ended.levelno == logging.INFO
-    assert ended.decode_time_ms >= 0  # type: ignore[attr-defined]
-    expected = {**common, "tokens_in": None, "tokens_out": 0, "code": "ADMISSION_REJECT", "reason": "OVERLOADED"}
-    for name, value in expected.items():
-        assert getattr(failed, name) == value, name
-    assert failed.levelno == logging.WARNING
-
-
-def test_a_cancelled_and_a_dropped_stream_have_their_line(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "worker_adapters")
-    with adapter_of(*[Script(steps=[tokens(2), Hang()]) for _ in range(4)]) as adapter:
-        for way in (adapter.submit, adapter.stream):
-            stream = way(request())
-            next(stream)
-            stream.cancel()
-            list(stream)
-            stream = way(request())
-            next(stream)
-            del stream
-        tidied = (
-            threading.Event()
-        )  # dropped streams are tidied up by the reaper, in the order in which they were dropped
-        lifetime = Lifetime(Timeouts())
-        lifetime.later(tidied.set)
-        assert tidied.wait(10)
-        lifetime.finish()
-    assert len(lines(caplog)) == 4
-    assert {record.getMessage().rpartition(" ")[2] for record in lines(caplog)} == {"cancelled"}
-
-
-def test_no_prompt_completion_or_secret_is_in_any_record(
-    registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    completion = "a completion that nobody may read"
-    answers = (
-        Script(steps=[event_bytes({"t": completion, "n": 1, "in": 3}), end(1)]),
-        Script(steps=[event_bytes({"t": completion, "n": 1, "in": 3}), b"data: {" + completion.encode() + b"\n\n"]),
-        Script(status=500, headers={}, steps=[f"{SECRET} {PROMPT}".encode()]),
-    )
-    with measured(registry, *answers, credentials=lambda: SECRET) as adapter:
-        for _ in answers:
-            list(adapter.submit(request(prompt=PROMPT)))
-        shown = [repr(vars(record)) + record.getMessage() for record in caplog.records]
-        shown += [generate_latest(registry).decode(), repr(adapter), repr(adapter._config)]
-    assert len(lines(caplog)) >= 3
-    for text in shown:
-        for hidden in (PROMPT, completion, SECRET):
-            assert hidden not in text

@@ -1,0 +1,39 @@
+"""A few seconds of `make stress`, and what it must not let through."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+HANGS = """
+import time
+from tests.faults import stressed
+stressed.LATE = 0.1
+with stressed.Watchdog().limit(0.0, "a call that does not return"):
+    time.sleep(30)
+"""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=55, cwd=ROOT
+    )
+
+
+def test_a_few_seconds_of_everything_at_once():
+    done = run("-m", "tests.faults.stress", "--seconds=5", "--seed=3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    *_, outcomes, figures, verdict = done.stdout.splitlines()
+    assert verdict == "nothing hung, nothing was left"
+    assert "0 hangs, 0 failures" in figures
+    for outcome in ("length", "cancelled", "struck", "merged", "completed", "dropped", "forked"):
+        assert f" {outcome}" in outcomes
+
+
+def test_a_call_that_hangs_ends_the_run_and_is_shown():
+    done = run("-c", HANGS)
+    assert done.returncode == 2
+    for shown in ("HANG: ", "a call that does not return", "reports: 0 waiting", "most recent call first"):
+        assert shown in done.stdout

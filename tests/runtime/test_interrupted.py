@@ -1,0 +1,208 @@
+"""Ctrl-C in the middle of what others wait for: they go on, and ask for themselves."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from worker_adapters import TLS, Timeouts
+from worker_adapters.dialect import WireRequest
+from worker_adapters.lifetime import Lifetime, driven
+from worker_adapters.runtime.cell import Cell
+from worker_adapters.runtime.handle import RunningStream
+from worker_adapters.testing.server import ReplayServer
+from worker_adapters.transport.http import HTTPTransport
+from worker_adapters.transport.scripted import Hang, Script
+
+from ..faults.subjects import SUBJECTS
+from .mocked import adapter_of, in_thread, kinds, request, tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class Ctrl(KeyboardInterrupt):
+    """pytest's own Ctrl-C is another."""
+
+
+def cell_of(probe: Callable[[], Any]) -> Cell[Any]:
+    return Cell(probe, max_age=lambda: 60.0, retry_after=60.0, key="k")
+
+
+@pytest.mark.parametrize("by", ["get", "wait"])
+def test_who_waits_for_one_that_is_interrupted_asks_again(by: str) -> None:
+    asking, go_on, asked = threading.Event(), threading.Event(), []
+
+    def probe() -> str:
+        asked.append(threading.current_thread())
+        if len(asked) == 1:
+            asking.set()
+            assert go_on.wait(10)
+            raise Ctrl
+        return "known"
+
+    cell = cell_of(probe)
+    lifetime = Lifetime(Timeouts())
+
+    def ask() -> None:
+        with pytest.raises(Ctrl):
+            cell.get(10)
+
+    got: list[Any] = []
+    first = in_thread(ask)
+    assert asking.wait(10)
+    waiter = in_thread(lambda: got.append(cell.get(10) if by == "get" else driven(cell.wait(lifetime), lifetime)))
+    while not cell._flights["one"].waiting:
+        threading.Event().wait(0.001)
+    go_on.set()
+    for thread in (first, waiter):
+        thread.join(10)
+        assert not thread.is_alive()
+    assert got == ["known"]
+    assert cell.get(0) == "known"
+
+
+def test_an_interrupt_at_any_line_keeps_nobody_from_asking() -> None:
+    """Of the cell's own code: the flight that was begun is over, whoever waited is woken, and no failure is remembered."""
+    line, struck = 0, True
+    while struck:
+        line += 1
+        cell, waiting = cell_of(lambda: "known"), []
+        struck = struck_at(line, lambda cell=cell: cell.get(10))  # type: ignore[misc]
+        assert not cell._flights, f"line {line}"
+        waiting.append(cell.get(0))
+        assert waiting == ["known"], f"line {line}"
+    assert line > 15
+
+
+def struck_at(number: int, work: Callable[[], object]) -> bool:
+    """Do it with an exception at that many lines of cell.py; whether there were so many."""
+    left, said = number, False
+
+    def trace(frame: types.FrameType, event: str, _argument: object) -> Any:
+        nonlocal left, said
+        if not frame.f_code.co_filename.endswith("cell.py"):
+            return None
+        if event == "line" and frame.f_code.co_name not in ("_interrupted",):
+            left -= 1
+            if left == 0:
+                said = True
+                raise Ctrl
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except Ctrl:
+        pass
+    finally:
+        sys.settrace(before)
+    return said
+
+
+@pytest.mark.parametrize("way", ["stream", "submit"])
+@pytest.mark.parametrize("read", ["iterate", "get"])
+@pytest.mark.parametrize("by", ["close", "cancel", "adapter"])
+def test_a_handler_that_closes_the_stream_which_its_thread_reads_ends_it_as_cancelled(
+    way: str, by: str, read: str
+) -> None:
+    """It waits within `next`: the terminal event comes all the same, once, and the place is free."""
+    hang = Hang()
+    with adapter_of(Script(steps=[tokens(1), hang])) as adapter:
+        stream = getattr(adapter, way)(request())
+        closing = {"close": stream.close, "cancel": stream.cancel, "adapter": adapter.close}[by]
+        before = signal.signal(signal.SIGUSR1, lambda *_: closing())
+
+        def strike() -> None:
+            hang.reached.wait(10)
+            time.sleep(0.02)  # within the wait itself, most probably; anywhere else it must do as well
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        striker = in_thread(strike)
+        try:
+            events = list(stream) if read == "iterate" else list(iter(lambda: stream.get(30.0), None))
+        finally:
+            striker.join(10)
+            signal.signal(signal.SIGUSR1, before)
+        assert kinds(events) == ["started", "token", "end"]
+        assert events[-1].finish_reason == "cancelled"
+        assert adapter.in_flight == 0
+
+
+def test_a_handle_that_was_struck_while_it_was_made_is_dropped_in_silence() -> None:
+    RunningStream.__new__(RunningStream).__del__()
+
+
+class Half(types.ModuleType):
+    """What CPython gives who has waited for an import that failed: gone when it is next asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        sys.modules.pop(self.__name__, None)
+        raise AttributeError(name)
+
+
+def test_half_a_module_is_imported_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "worker_adapters.transport.control"
+    subject = next(s for s in SUBJECTS if s.name.startswith("vllm"))
+    target = next(iter(subject.transcripts.probes["health"]["replies"]))
+    with ReplayServer(subject.transcripts) as server:
+        transport = HTTPTransport(_split(server.url), TLS(), pool_size=1, keep_alive=0.0)
+        monkeypatch.setitem(sys.modules, name, Half(name))
+        reply = transport.call(WireRequest(target=target), {}, Timeouts(), 1 << 20)
+        transport.close()
+    assert reply.status == 200
+
+
+SLOW = """
+import os, pathlib, time
+if os.getpid() == {parent}:
+    pathlib.Path({here!r}).touch()
+    time.sleep(0.3)
+VALUE = 1
+"""
+FORKING = """
+import faulthandler, os, pathlib, sys, threading, time
+from worker_adapters.helpers import imported
+sys.path.insert(0, {folder!r})
+pathlib.Path({folder!r}, "slow_one.py").write_text({slow!r}.format(parent=os.getpid(), here={here!r}))
+
+def load():
+    import slow_one
+    return slow_one.VALUE
+
+importer = threading.Thread(target=imported, args=(load,))
+importer.start()
+while not os.path.exists({here!r}):
+    time.sleep(0.001)
+if (child := os.fork()) == 0:
+    faulthandler.dump_traceback_later(10, exit=True)
+    os._exit(imported(load))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), end="")
+importer.join()
+"""
+
+
+def test_a_child_forked_in_the_middle_of_a_late_import_can_import(tmp_path: Path) -> None:
+    """Of another thread's, which the child does not have: the lock of that module would never be unlocked there."""
+    code = FORKING.format(folder=str(tmp_path), slow=SLOW, here=str(tmp_path / "here"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50, cwd=tmp_path
+    )
+    assert (done.stdout, done.stderr) == ("1", "")
+
+
+def _split(url: str) -> Any:
+    from urllib.parse import urlsplit  # noqa: PLC0415
+
+    return urlsplit(url)

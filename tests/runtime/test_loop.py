@@ -1,0 +1,274 @@
+"""The loop: it neither oversleeps nor dies nor stays, whatever its tasks do."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+import weakref
+from math import inf
+
+import pytest
+
+from worker_adapters import Timeouts
+from worker_adapters.helpers import HELPERS, MOST, PER_KEY
+from worker_adapters.lifetime import Cause, Interrupted, Lifetime, driven
+from worker_adapters.loop import Loop, StepsTask, Task
+from worker_adapters.loop import __name__ as loop_module
+
+from .dialects import until
+
+NONE = Timeouts(connect=None, first_token=None, idle=None)
+
+
+@pytest.fixture
+def loop(monkeypatch):
+    """One of the test's own, which leaves as soon as it has nothing to do."""
+    monkeypatch.setattr(f"{loop_module}.LINGER", 0.0)
+    loop = Loop()
+    yield loop
+    loop._waker.wake()
+    until(lambda: not loop._resident.here)
+    loop.reset()  # lets go of its descriptors
+
+
+class Waits(Task):
+    """Waits for its lifetime to end, and notes when it did."""
+
+    def __init__(self, loop, lifetime=None):
+        super().__init__(lifetime or Lifetime(NONE), loop)
+        self.ended = threading.Event()
+        self.at = inf
+        self.steps = 0
+
+    def step(self):
+        self.steps += 1
+        try:
+            self.lifetime.check()
+        except Interrupted:
+            self.at = time.monotonic()
+            self.over = True
+            self.ended.set()
+        return False
+
+
+@pytest.mark.req("ADAPT-3005")
+def test_a_deadline_passes_in_time(loop):
+    at = time.monotonic() + 0.05
+    task = Waits(loop, Lifetime(NONE, at))
+    task.start()
+    assert task.ended.wait(5)
+    assert -0.001 <= task.at - at < 0.15  # 50 ms on a machine of one's own
+    assert task.steps == 2
+
+
+def test_no_wake_up_is_lost_by_a_loop_that_is_about_to_sleep(loop, monkeypatch):
+    """Many threads give it work that it must see at once; it would sleep for half a minute over what it misses."""
+    monkeypatch.setattr(f"{loop_module}.TICK", 30.0)
+    missed = []
+
+    def work():
+        for _ in range(150):
+            task = Waits(loop)
+            task.start()
+            task.lifetime.trip(Cause.CANCELLED)
+            if not task.ended.wait(5):
+                missed.append(task)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert missed == []
+
+
+def test_a_timer_that_is_armed_later_is_not_missed(loop, monkeypatch):
+    monkeypatch.setattr(f"{loop_module}.TICK", 30.0)
+    first, second = Waits(loop, Lifetime(NONE, time.monotonic() + 0.03)), Waits(loop)
+    second.start()
+    until(lambda: second.steps)
+    first.start()
+    assert first.ended.wait(5)
+    second.lifetime.trip(Cause.CANCELLED)
+    assert second.ended.wait(5)
+
+
+def test_the_thread_leaves_when_idle_and_comes_back(loop):
+    for _ in range(3):
+        task = Waits(loop)
+        task.start()
+        task.lifetime.trip(Cause.CANCELLED)
+        assert task.ended.wait(5)
+        until(lambda: not loop._resident.here)
+
+
+def test_no_time_is_too_long(loop):
+    long = Waits(loop, Lifetime(Timeouts(connect=1e200), time.monotonic() + 1e300))
+    long.start()
+    short = Waits(loop, Lifetime(NONE, time.monotonic() + 0.01))
+    short.start()
+    assert short.ended.wait(5)
+    long.lifetime.trip(Cause.CANCELLED)
+    assert long.ended.wait(5)
+
+
+@pytest.mark.parametrize("raised", [ZeroDivisionError, SystemExit, KeyboardInterrupt])
+def test_what_a_task_raises_ends_that_task_alone(loop, raised):
+    failed = []
+
+    class Bad(Task):
+        def step(self):
+            raise raised
+
+        def failed(self, exc):
+            failed.append((type(exc), self.over))
+            raise raised
+
+    fine = Waits(loop)
+    fine.start()
+    Bad(Lifetime(NONE), loop).start()
+    until(lambda: failed)
+    fine.lifetime.trip(Cause.CANCELLED)
+    assert fine.ended.wait(5)
+    assert failed == [(raised, True)]
+
+
+def test_what_is_watched_may_raise(loop, caplog):
+    class Bad:
+        def look(self, now):
+            looked.set()
+            raise ZeroDivisionError
+
+    looked, bad, fine = threading.Event(), Bad(), Waits(loop)
+    fine.start()
+    loop.watch(bad, 0.0)
+    assert looked.wait(5)
+    fine.lifetime.trip(Cause.CANCELLED)
+    assert fine.ended.wait(5)
+    loop.forget(bad)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_busy_task_starves_nobody(loop):
+    class Busy(Task):
+        def step(self):
+            self.over = enough.is_set()
+            return not self.over
+
+    enough, fine = threading.Event(), Waits(loop, Lifetime(NONE, time.monotonic() + 0.02))
+    Busy(Lifetime(NONE), loop).start()
+    fine.start()
+    assert fine.ended.wait(5)
+    enough.set()
+
+
+def test_a_descriptor_is_told_once_and_may_be_closed_and_used_again(loop):
+    """Left before it is closed: its number is somebody else's at once."""
+    for _ in range(50):
+        reads, writes = os.pipe()
+        done = threading.Event()
+        lifetime = Lifetime(NONE)
+
+        def steps(reads=reads, lifetime=lifetime):
+            yield from lifetime.wait(reads, 1)
+            lifetime.waker.leave(reads)
+            os.close(reads)
+
+        StepsTask(steps(), lifetime, done.set, loop).start()
+        os.write(writes, b"x")
+        assert done.wait(5)
+        os.close(writes)
+
+
+def test_a_timer_keeps_nothing_that_is_over(loop):
+    """A stream that ended well has a first-token timer of a minute, perhaps a deadline of a day."""
+    task = Waits(loop, Lifetime(NONE, time.monotonic() + 86400))
+    task.start()
+    until(lambda task=task: task.steps)
+    task.lifetime.trip(Cause.CANCELLED)
+    assert task.ended.wait(5)
+    gone = weakref.ref(task)
+    del task
+    until(lambda: (gc.collect(), gone() is None)[1])
+
+
+def test_a_loop_without_a_thread_can_start_one_later(loop, monkeypatch):
+    """RuntimeError from threading must not leave a loop that believes to be running."""
+
+    def no_more_threads(self):
+        raise RuntimeError("can't start new thread")
+
+    task = Waits(loop)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more_threads)
+        with pytest.raises(RuntimeError):
+            task.start()
+    later = Waits(loop)
+    later.start()
+    for each in (task, later):
+        each.lifetime.trip(Cause.CANCELLED)
+        assert each.ended.wait(5)
+
+
+def test_a_forked_child_starts_with_nothing(loop):
+    task = Waits(loop)
+    task.start()
+    until(lambda: task.steps)
+    pid = os.fork()
+    if pid == 0:
+        loop.reset()  # as the loop of the process does by itself
+        fine = loop.counts() == (0, 0) and not loop._resident.here
+        other = Waits(loop, Lifetime(NONE, time.monotonic() + 0.01))
+        other.start()
+        os._exit(0 if fine and other.ended.wait(5) and task.steps == 1 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert not task.over
+    task.lifetime.trip(Cause.CANCELLED)
+    assert task.ended.wait(5)
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_is_stuck_is_left_and_counted_until_it_returns():
+    stuck, go_on, lifetime = threading.Event(), threading.Event(), Lifetime(NONE)
+
+    def work():
+        stuck.set()
+        go_on.wait(10)
+
+    tripper = threading.Thread(target=lambda: (stuck.wait(5), lifetime.trip(Cause.CANCELLED)))
+    tripper.start()
+    before = HELPERS.abandoned
+    with pytest.raises(Interrupted):
+        driven(HELPERS.call("stuck", work, lifetime), lifetime)
+    tripper.join()
+    assert HELPERS.abandoned == before + 1
+    go_on.set()
+    until(lambda: HELPERS.in_use == 0)
+
+
+def test_one_key_never_takes_all_helpers_and_nobody_is_forgotten():
+    go_on, done, began = threading.Event(), [], threading.Event()
+
+    def slow():
+        done.append("began")
+        go_on.wait(10)
+
+    for _ in range(MOST):
+        HELPERS.start("slow", slow)
+    HELPERS.start("other", began.set)
+    assert began.wait(5)
+    assert len(done) == PER_KEY
+    go_on.set()
+    until(lambda: len(done) == MOST)
+    until(lambda: HELPERS.in_use == 0)
+
+
+def test_what_a_call_raises_is_raised_where_it_is_waited_for():
+    lifetime = Lifetime(NONE)
+    with pytest.raises(ZeroDivisionError):
+        driven(HELPERS.call("raises", lambda: 1 / 0, lifetime), lifetime)
+    assert driven(HELPERS.call("returns", lambda: 7, lifetime), lifetime) == 7

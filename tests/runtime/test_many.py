@@ -1,0 +1,609 @@
+"""merge and as_completed: nothing lost, nobody served twice before the others, bounded, lazy, and left without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import itertools
+import queue
+import signal
+import threading
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from worker_adapters import (
+    End,
+    Error,
+    Limits,
+    Reason,
+    Started,
+    StreamCancelledError,
+    Token,
+    WorkerError,
+    as_completed,
+    connect,
+    merge,
+)
+from worker_adapters.dialect import Fault
+from worker_adapters.simulator import Simulator
+from worker_adapters.testing.leaks import no_leaks
+from worker_adapters.transport.scripted import Hang, Script
+
+from .dialects import adapter as tiny_adapter
+from .dialects import good as tiny_good
+from .dialects import until
+from .mocked import adapter_of, busy, end, good, in_thread, kinds, request, sent, text_of, tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from worker_adapters import Event, Stream
+    from worker_adapters.runtime import EngineAdapter
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing() -> Iterator[None]:
+    with no_leaks():
+        yield
+
+
+def paced(reads: int, gate: Hang | None = None) -> Script:
+    """A Token per read; after the first, perhaps, once it is let through."""
+    steps: list[Any] = [tokens(1, n) for n in range(reads)]
+    if gate is not None:
+        steps.insert(1, gate)
+    return Script(steps=[*steps, end(reads)])
+
+
+def endless() -> Script:
+    """A Token per read, without end."""
+    return Script(steps=(tokens(1, n) for n in itertools.count()))
+
+
+def by_stream(pairs: Any) -> dict[str, list[Event]]:
+    found: dict[str, list[Event]] = defaultdict(list)
+    for stream, event in pairs:
+        found[stream.task_id].append(event)
+    return dict(found)
+
+
+def is_cancelled(event: Event) -> bool:
+    return isinstance(event, End) and event.finish_reason == "cancelled"
+
+
+def hands_of(stream: Stream) -> int:
+    """Events that wait in the hand-over."""
+    channel = stream._source.channel  # type: ignore[attr-defined]
+    return channel._put - channel._done
+
+
+def has_more(stream: Stream) -> bool:
+    """Whether a run waits that is in nobody's hand."""
+    channel = stream._source.channel  # type: ignore[attr-defined]
+    return any(hand is not channel._hand for hand in list(channel._queue))
+
+
+# --- what comes, and in which order -----------------------------------------------------------------------------------
+
+
+@pytest.mark.req("ADAPT-3200")
+def test_the_order_within_each_stream_is_kept_and_each_ends_once() -> None:
+    scripts = [paced(n % 7) if n % 3 else good(n) for n in range(40)]
+    with adapter_of(*scripts) as adapter:
+        streams = [adapter.submit(request(task_id=str(n))) for n in range(40)]
+        found = by_stream(merge(streams))
+        assert len(found) == 40
+        for events in found.values():
+            assert isinstance(events[0], Started)
+            assert sum(isinstance(e, End | Error) for e in events) == 1
+            assert isinstance(events[-1], End)
+            assert text_of(events) == "".join(f"t{n}" for n in range(events[-1].tokens_out))
+        assert adapter.in_flight == 0
+
+
+def test_a_merge_gives_what_each_stream_would_have_given_alone() -> None:
+    def scripts() -> list[Script]:
+        return [paced(5), good(3), Script(steps=[tokens(2), Fault(Reason.DISCONNECTED, "gone")]), busy()]
+
+    with adapter_of(*scripts()) as adapter:
+        alone = [kinds(adapter.submit(request())) for _ in range(4)]
+    with adapter_of(*scripts()) as adapter:
+        merged = by_stream(merge([adapter.submit(request(task_id=str(n))) for n in range(4)]))
+    assert [kinds(merged[str(n)]) for n in range(4)] == alone
+
+
+def test_streams_of_several_adapters_and_dialects_are_merged() -> None:
+    with adapter_of(good(3)) as one, tiny_adapter(tiny_good("ta", "tb", ".")) as two:
+        found = by_stream(merge([one.submit(request(task_id="one")), two.submit(request(task_id="two"))]))
+    assert [text_of(found["one"]), text_of(found["two"])] == ["t0t1t2", "ab"]
+
+
+def test_nothing_to_merge_is_nothing() -> None:
+    assert list(merge([])) == []
+    assert list(as_completed(iter(()))) == []
+    with pytest.raises(TypeError):
+        merge(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.req("ADAPT-3200")
+def test_no_stream_has_a_second_run_while_another_waits() -> None:
+    """One at full speed beside nine that come now and then: measured by runs, not by time. A read is a run here."""
+    gates = [[Hang() for _ in range(20)] for _ in range(9)]
+    scripts = [endless()]
+    scripts += [Script(steps=[s for n, gate in enumerate(some) for s in (tokens(1, n), gate)]) for some in gates]
+    with adapter_of(*scripts, limits=Limits(hand_over=2)) as adapter:
+        streams = []
+        for n in range(10):
+            streams.append(adapter.submit(request(task_id=str(n))))
+            until(lambda n=n: sent(adapter) == n + 1)  # type: ignore[misc]
+        merged, waiting, turns, served = merge(streams), set[str](), 0, Counter[str]()
+        for stream, event in merged:
+            if not isinstance(event, Token):
+                continue
+            served[stream.task_id] += 1
+            waiting.discard(stream.task_id)
+            if stream is streams[0]:
+                assert not waiting, f"{waiting} waited while the fast one came twice"
+                waiting = {noted.stream.task_id for noted in merged._streams.ready if has_more(noted.stream)} - {"0"}
+                gates[turns % 9][turns // 9 % 20].release()
+                turns += 1
+            if turns == 170:
+                break
+        merged.close()
+    assert len(served) == 10
+    assert min(served.values()) > 10
+
+
+def test_a_turn_for_each_that_has_something() -> None:
+    """All are full before anybody looks: then their runs come one by one, in turn."""
+    with adapter_of(*[endless() for _ in range(5)], limits=Limits(hand_over=4)) as adapter:
+        streams = [adapter.submit(request(task_id=str(n))) for n in range(5)]
+        until(lambda: all(stream._source.channel.parked for stream in streams))  # type: ignore[attr-defined]
+        merged, order = merge(streams), list[str]()
+        for stream, event in merged:
+            if isinstance(event, Token):
+                order.append(stream.task_id)
+            until(lambda: all(map(has_more, streams)))
+            if len(order) == 60:
+                break
+        merged.close()
+    rounds = [sorted(order[at : at + 5]) for at in range(20, 60, 5)]
+    assert rounds == [list("01234")] * 8
+
+
+# --- bounded ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("ADAPT-3200")
+def test_a_consumer_that_stops_pulling_is_waited_for() -> None:
+    with adapter_of(*[endless() for _ in range(4)], limits=Limits(hand_over=3)) as adapter:
+        streams = [adapter.submit(request()) for _ in range(4)]
+        merged = merge(streams)
+        for _ in itertools.islice(merged, 50):
+            pass
+        until(lambda: all(s._source.channel.parked for s in streams))  # type: ignore[attr-defined]
+        most = max(hands_of(stream) for stream in streams)
+        assert most <= 3 + 1  # Started comes with the first Token: a run goes over whole
+        merged.close()
+
+
+def test_the_iterable_is_taken_lazily_and_may_wait_for_places() -> None:
+    """300 streams over 16 places, submitted by a generator that blocks."""
+    most, submitted = 0, 0
+    with adapter_of(limits=Limits(max_in_flight=16, hand_over=1)) as adapter:
+        adapter._transport._answer = lambda _wire: paced(3)
+
+        def jobs() -> Iterator[Stream]:
+            nonlocal submitted
+            for n in range(300):
+                submitted += 1
+                yield adapter.submit(request(task_id=str(n)), block=True)
+
+        found: Counter[str] = Counter()
+        merged = merge(jobs())
+        assert submitted == 0
+        for stream, event in merged:
+            most = max(most, adapter.in_flight)
+            found[stream.task_id] += isinstance(event, End)
+        assert (len(found), set(found.values())) == (300, {1})
+        assert most <= 16
+        assert adapter.in_flight == 0
+
+
+def test_a_place_that_all_wait_for_becomes_free_though_every_hand_over_is_full() -> None:
+    """The consumer is inside of submit(block=True): what holds the only place must not wait for it."""
+    with adapter_of(limits=Limits(max_in_flight=1, hand_over=1, stall=30.0)) as adapter:
+        adapter._transport._answer = lambda _wire: paced(20)
+        jobs = (adapter.submit(request(task_id=str(n)), block=True) for n in range(20))
+        found = by_stream(merge(jobs))
+        assert [text_of(events) for events in found.values()] == ["".join(f"t{n}" for n in range(20))] * 20
+
+
+def test_one_that_filled_up_just_before_the_iterable_is_asked_is_looked_at_first() -> None:
+    """A stream may park between the last look and the question: the gate is opened first, and then looked again."""
+    with adapter_of(good(1)) as adapter:
+        merged = merge(iter([adapter.submit(request())]))
+
+        class Late:
+            """Has nothing at the first look, and something once the gate is open."""
+
+            def __init__(self) -> None:
+                self.looks = 0
+
+            def __bool__(self) -> bool:
+                self.looks += 1
+                return merged._gate.open  # type: ignore[union-attr]
+
+        ready, merged._streams.ready = merged._streams.ready, Late()  # type: ignore[assignment]
+        merged._add_one()
+        assert merged._new == []
+        assert merged._streams.open == {}
+        assert not merged._gate.open  # type: ignore[union-attr]
+        merged._streams.ready = ready
+        assert kinds(event for _, event in merged)[-1] == "end"
+
+
+# --- iterables ----------------------------------------------------------------------------------------------------------
+
+
+both = pytest.mark.parametrize("gather", [merge, as_completed])
+
+
+@both
+def test_an_iterable_that_raises_ends_it_and_cancels_the_rest(gather: Any) -> None:
+    with adapter_of(Script(steps=[tokens(1), Hang()]), good()) as adapter:
+        given: list[Stream] = []
+
+        def jobs() -> Iterator[Stream]:
+            given.append(adapter.submit(request()))
+            yield given[0]
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            list(gather(jobs()))
+        assert adapter.in_flight == 0
+        assert [is_cancelled(e) for e in given[0]] == [True]
+
+
+@both
+def test_a_stream_that_its_consumer_drives_can_not_be_merged(gather: Any) -> None:
+    with adapter_of(Script(steps=[tokens(1), Hang()]), good(2)) as adapter:
+        submitted = adapter.submit(request())
+        until(lambda: sent(adapter) == 1)
+        direct = adapter.stream(request())
+        with pytest.raises(TypeError, match="submitted"):
+            list(gather([submitted, direct]))
+        assert submitted.done()
+        assert text_of(direct) == "t0t1"  # it is its consumer's still
+        with pytest.raises(TypeError, match="int"):
+            list(gather([1]))
+
+
+@both
+def test_a_stream_that_is_read_already_can_not_be_merged(gather: Any) -> None:
+    with adapter_of(good(2), good(2), good(2)) as adapter:
+        read = adapter.submit(request())
+        next(read)
+        with pytest.raises(RuntimeError, match="iterated"):
+            list(gather([read]))
+        assert text_of(read) == "t0t1"
+        collected = adapter.submit(request())
+        collected.result()
+        with pytest.raises(RuntimeError, match="collected"):
+            list(gather([collected]))
+        twice = adapter.submit(request())
+        with pytest.raises(RuntimeError, match=r"once|merged"):
+            list(gather([twice, twice]))
+        assert adapter.in_flight == 0
+
+
+def test_streams_are_added_while_it_runs_by_whoever_has_them() -> None:
+    more: queue.SimpleQueue[Stream | None] = queue.SimpleQueue()
+    with adapter_of() as adapter:
+        adapter._transport._answer = lambda _wire: paced(4)
+
+        def give() -> None:
+            for n in range(20):
+                more.put(adapter.submit(request(task_id=str(n))))
+            more.put(None)
+
+        giver = in_thread(give)
+        found = by_stream(merge(iter(more.get, None)))
+        giver.join(10)
+    assert [text_of(found[str(n)]) for n in range(20)] == ["t0t1t2t3"] * 20
+
+
+def test_what_is_there_already_is_taken_at_once() -> None:
+    """A list of streams: the first, at full speed, does not keep the others from being looked after."""
+    with adapter_of(*[endless() for _ in range(4)]) as adapter:
+        streams = [adapter.submit(request()) for _ in range(4)]
+        with merge(streams) as merged:
+            next(merged)
+            assert set(merged._streams.open) == set(streams)
+        assert adapter.in_flight == 0
+
+
+# --- leaving ------------------------------------------------------------------------------------------------------------
+
+
+def started_merge(adapter: EngineAdapter, count: int) -> tuple[Any, list[Stream]]:
+    streams = [adapter.submit(request()) for _ in range(count)]
+    merged = merge(streams)
+    next(merged)
+    return merged, streams
+
+
+@pytest.mark.req("ADAPT-3200")
+@pytest.mark.parametrize("by", ["close", "with", "exception", "drop", "drop in a cycle"])
+def test_leaving_cancels_the_rest_and_frees_every_place(by: str) -> None:
+    with adapter_of(*[Script(steps=[tokens(2), Hang()]) for _ in range(6)]) as adapter:
+        merged, streams = started_merge(adapter, 6)
+        if by == "close":
+            merged.close()
+            merged.close()
+            assert adapter.in_flight == 0
+            assert list(merged) == []
+        elif by == "with":
+            with merged:
+                next(merged)
+            assert adapter.in_flight == 0
+        elif by == "exception":
+            pairs = iter(merged)
+            del merged
+            with contextlib.suppress(ZeroDivisionError):
+                _fails_within(pairs)
+            del pairs
+        elif by == "drop":
+            del merged
+        else:
+            merged.itself = merged
+            del merged
+            gc.collect()
+        until(lambda: adapter.in_flight == 0)
+        for stream in streams:
+            assert stream.done()
+
+
+def _fails_within(pairs: Any) -> None:
+    for _ in pairs:
+        raise ZeroDivisionError
+
+
+def test_leaving_a_loop_over_a_temporary_merge_cancels() -> None:
+    with adapter_of(*[Script(steps=[tokens(2), Hang()]) for _ in range(3)]) as adapter:
+        for _ in merge([adapter.submit(request()) for _ in range(3)]):
+            break
+        until(lambda: adapter.in_flight == 0)
+
+
+def test_leaving_as_completed_cancels_the_rest() -> None:
+    with adapter_of(good(1), Script(steps=[Hang()])) as adapter:
+        first = adapter.submit(request(task_id="first"))
+        until(first.done)
+        second = adapter.submit(request())
+        for stream in as_completed([first, second]):
+            assert stream is first
+            assert stream.result().text == "t0"
+            break
+        until(lambda: adapter.in_flight == 0)
+        assert second.done()
+
+
+def test_what_was_merged_to_its_end_keeps_nothing_alive() -> None:
+    """No cycle is left for the collector: thousands of streams would wait for it."""
+    gc.collect()
+    gc.disable()
+    try:
+        with adapter_of(*[good(1) for _ in range(20)]) as adapter:
+            streams = [adapter.submit(request()) for _ in range(20)]
+            runnings = [stream._running for stream in streams]  # type: ignore[attr-defined]
+            for _ in merge(streams):
+                pass
+            assert not any(running._waiting for running in runnings)
+            assert not any(stream._source.channel._waiter for stream in streams)  # type: ignore[attr-defined]
+    finally:
+        gc.enable()
+
+
+# --- cancel, close, deadline --------------------------------------------------------------------------------------------
+
+
+def test_one_is_cancelled_from_another_thread_and_the_others_go_on() -> None:
+    hang, gate = Hang(), Hang()
+    with adapter_of(Script(steps=[tokens(2), hang]), paced(3, gate)) as adapter:
+        one = adapter.submit(request(task_id="one"))
+        until(lambda: sent(adapter) == 1)
+        two = adapter.submit(request(task_id="two"))
+        canceller = in_thread(lambda: (hang.reached.wait(10), one.cancel(), gate.release()))
+        found = by_stream(merge([one, two]))
+        canceller.join(10)
+    assert is_cancelled(found["one"][-1])
+    assert kinds(found["one"]).count("end") == 1
+    assert text_of(found["two"]) == "t0t1t2"
+
+
+def test_no_token_comes_after_a_cancel_of_its_stream() -> None:
+    """Nine are in hand: they are taken back."""
+    with adapter_of(Script(steps=[tokens(10), Hang()]), Script(steps=[tokens(10), Hang()])) as adapter:
+        streams = [adapter.submit(request(task_id=str(n))) for n in range(2)]
+        after: list[Event] = []
+        cancelled: set[str] = set()
+        for stream, event in merge(streams):
+            if stream.task_id in cancelled:
+                after.append(event)
+            elif isinstance(event, Token):
+                stream.cancel()
+                cancelled.add(stream.task_id)
+        assert [is_cancelled(event) for event in after] == [True, True]
+
+
+@both
+def test_the_adapter_is_closed_from_another_thread(gather: Any) -> None:
+    hangs = [Hang() for _ in range(4)]
+    adapter = adapter_of(*[Script(steps=[tokens(1), hang]) for hang in hangs])
+    streams = [adapter.submit(request()) for _ in hangs]
+    closer = in_thread(lambda: ([hang.reached.wait(10) for hang in hangs], adapter.close()))
+    got = list(gather(streams))
+    closer.join(10)
+    if gather is merge:
+        assert sum(is_cancelled(event) for _, event in got) == 4
+    else:
+        assert len(got) == 4
+        for stream in got:
+            assert isinstance(stream.exception(), StreamCancelledError)
+
+
+def test_a_deadline_ends_its_own_stream_only() -> None:
+    gate = Hang()
+    with adapter_of(Script(steps=[tokens(2), Hang()]), paced(3, gate)) as adapter:
+        late = adapter.submit(request(task_id="late", deadline=0.05))
+        until(lambda: sent(adapter) == 1)
+        fine = adapter.submit(request(task_id="fine"))
+        found = defaultdict(list)
+        for stream, event in merge([late, fine]):
+            found[stream.task_id].append(event)
+            if isinstance(event, Error):
+                gate.release()
+    error = found["late"][-1]
+    assert isinstance(error, Error)
+    assert error.reason is Reason.DEADLINE
+    assert text_of(found["fine"]) == "t0t1t2"
+
+
+# --- Ctrl-C -------------------------------------------------------------------------------------------------------------
+
+
+class _Handled(KeyboardInterrupt):
+    """What the handler raises: pytest's own Ctrl-C is another."""
+
+
+def interrupted(work: Callable[[], object], every: float = 0.0005) -> int:
+    """Do it, again and again until it returns, while a signal handler raises in it. How often it did."""
+    armed, over, raised = False, threading.Event(), 0
+
+    def handler(*_args: Any) -> None:
+        nonlocal armed, raised
+        if armed:
+            armed = False
+            raised += 1
+            raise _Handled
+
+    def strike() -> None:
+        while not over.wait(every):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    striker = in_thread(strike)
+    try:
+        while True:
+            with contextlib.suppress(_Handled):
+                armed = True
+                work()
+                armed = False
+                return raised
+    finally:
+        over.set()
+        striker.join(10)
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.req("ADAPT-3200")
+@pytest.mark.parametrize("way", ["next", "for"])
+def test_an_interrupt_in_next_loses_nothing(way: str) -> None:
+    """Wherever they strike: every event of every stream comes once, in its order."""
+    raised = 0
+    while raised < 10:
+        pairs: list[tuple[Stream, Event]] = []
+        with adapter_of(limits=Limits(hand_over=2)) as adapter:
+            adapter._transport._answer = lambda _wire: paced(60)
+            merged = merge([adapter.submit(request(task_id=str(n))) for n in range(30)])
+            some: Any = merged if way == "for" else iter(merged.__next__, None)
+            # list.extend takes and keeps in C, so that no handler runs between: `next` alone is the subject.
+            raised += interrupted(functools.partial(pairs.extend, some))
+        found = by_stream(pairs)
+        assert len(found) == 30
+        for events in found.values():
+            assert kinds(events) == ["started", *["token"] * 60, "metrics", "end"]
+            assert [e.index for e in events if isinstance(e, Token)] == list(range(60))
+
+
+def test_an_interrupt_in_as_completed_loses_no_stream() -> None:
+    raised = 0
+    while raised < 10:
+        done: list[Stream] = []
+        with adapter_of() as adapter:
+            adapter._transport._answer = lambda _wire: paced(30)
+            completed = as_completed([adapter.submit(request(task_id=str(n))) for n in range(200)])
+            raised += interrupted(functools.partial(done.extend, completed), every=0.0002)
+            assert sorted(int(stream.task_id) for stream in done) == list(range(200))
+            assert {len(stream.result().text) for stream in done} == {len("".join(f"t{n}" for n in range(30)))}
+
+
+# --- futures ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("ADAPT-3200")
+def test_each_stream_comes_once_it_has_ended_however_it_ended() -> None:
+    hang = Hang()
+    scripts = [good(2), Script(steps=[tokens(1), Fault(Reason.DISCONNECTED, "gone")]), Script(steps=[tokens(1), hang])]
+    with adapter_of(*scripts) as adapter:
+        streams = []
+        for n in range(3):
+            streams.append(adapter.submit(request(task_id=str(n))))
+            until(lambda n=n: sent(adapter) == n + 1)  # type: ignore[misc]
+        canceller = in_thread(lambda: (hang.reached.wait(10), streams[2].cancel()))
+        found = {}
+        for stream in as_completed(streams):
+            assert stream.done()
+            with contextlib.suppress(TimeoutError):
+                found[stream.task_id] = stream.exception(timeout=0) or stream.result(timeout=0)  # does not block
+        canceller.join(10)
+    assert found["0"].text == "t0t1"
+    assert isinstance(found["1"], WorkerError)
+    assert found["1"].partial.text == "t0"
+    assert isinstance(found["2"], StreamCancelledError)
+    assert found["2"].partial.text == "t0"
+
+
+def test_what_is_collected_is_bounded() -> None:
+    with adapter_of(endless(), limits=Limits(max_collected=1000)) as adapter:
+        (stream,) = as_completed([adapter.submit(request())])
+        error = stream.exception()
+        assert isinstance(error, WorkerError)
+        assert error.error.reason is Reason.EVENT_TOO_LARGE
+        assert "max_collected" in error.error.message
+        assert 900 < len(error.partial.text) < 1100
+
+
+def test_a_job_of_any_length_is_a_generator_that_submits() -> None:
+    with adapter_of(limits=Limits(max_in_flight=4)) as adapter:
+        adapter._transport._answer = lambda _wire: good(2)
+        jobs = (adapter.submit(request(task_id=str(n)), block=True) for n in range(200))
+        done = [stream.task_id for stream in as_completed(jobs) if stream.result().text == "t0t1"]
+    assert sorted(done, key=int) == [str(n) for n in range(200)]
+
+
+# --- over sockets -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("ADAPT-3200", socket=True)
+def test_five_hundred_streams_take_no_thread_each() -> None:
+    count, most = 500, 0
+    with (
+        Simulator("vllm", rate=200, slots=count) as engine,
+        connect("vllm", engine.url, limits=Limits(max_in_flight=count)) as adapter,
+    ):
+        done: Counter[str] = Counter()
+        streams = (adapter.submit(request(task_id=str(n), max_tokens=8, ignore_eos=True)) for n in range(count))
+        for stream, event in merge(streams):
+            if isinstance(event, End | Error):
+                assert isinstance(event, End), event
+                done[stream.task_id] += 1
+                ours = [t for t in threading.enumerate() if t.name.startswith("worker-adapters-")]
+                most = max(most, len(ours))
+        assert (len(done), set(done.values())) == (count, {1})
+        assert most <= 8, sorted(t.name for t in ours)
+        assert adapter.in_flight == 0

@@ -1,0 +1,169 @@
+"""Admission: a place is free when the terminal event is there, and who waits for one is told why there is none."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from worker_adapters import AdmissionRejectedError, Limits
+from worker_adapters.transport.scripted import Hang, Script
+
+from .dialects import adapter, endless, frames, good, kinds, request, until
+
+both = pytest.mark.parametrize("way", ["stream", "submit"])
+
+
+@pytest.mark.req("ADAPT-3200")
+@both
+@pytest.mark.parametrize("read", ["iterate", "get", "result", "generate", "done"])
+def test_a_place_is_free_when_the_terminal_event_is_there(way, read):
+    """Submit right after it, at a limit of one, the same task again: 200 times in a row."""
+    with adapter(answer=lambda _wire: good(), limits=Limits(max_in_flight=1)) as a:
+        for _ in range(200):
+            if read == "generate":
+                a.generate(request(task_id="same"))
+                continue
+            stream = getattr(a, way)(request(task_id="same"), collect=read == "done")
+            if read == "iterate":
+                for event in stream:
+                    if event.kind == "end":
+                        break
+            elif read == "get":
+                while stream.get(5).kind != "end":
+                    pass
+            elif read == "done" and way == "submit":
+                while not stream.done():
+                    pass
+            else:
+                stream.result()
+            assert a.in_flight == 0
+
+
+@both
+@pytest.mark.parametrize("by", ["cancel", "close", "drop", "leave"])
+def test_a_place_is_free_soon_after_a_stream_was_given_up(way, by):
+    """Not only for who waits: 100 times in a row."""
+    with adapter(answer=lambda _wire: Script(steps=[frames("ta"), Hang()]), limits=Limits(max_in_flight=1)) as a:
+        for n in range(100):
+            stream = getattr(a, way)(request(task_id=str(n)))
+            if n % 2:
+                next(stream)
+            if by == "cancel":
+                stream.cancel()
+            elif by == "close":
+                stream.close()
+                assert a.in_flight == 0
+            elif by == "leave":
+                with stream:
+                    pass
+                assert a.in_flight == 0
+            else:
+                del stream
+        assert a.drain(5)
+
+
+def test_more_collected_streams_than_places_finish():
+    """No consumer is at work until the last of them is submitted."""
+    many = 50
+    with adapter(
+        answer=lambda _wire: Script(steps=[frames("tx")] * 20 + [frames(".")]),
+        limits=Limits(max_in_flight=3, hand_over=2, stall=0.5),
+    ) as a:
+        streams = [a.submit(request(), block=True, collect=True) for _ in range(many)]
+        assert [stream.result().text for stream in streams] == ["x" * 20] * many
+
+
+def stalled(a, **options):
+    """Seconds until it was refused, and in which words."""
+    began = time.monotonic()
+    with pytest.raises(AdmissionRejectedError) as caught:
+        a.submit(request(), block=True, **options)
+    return time.monotonic() - began, caught.value
+
+
+def test_who_waits_for_streams_that_nobody_reads_is_told_so():
+    with adapter(
+        answer=lambda _wire: Script(steps=endless()), limits=Limits(max_in_flight=2, hand_over=2, stall=0.2)
+    ) as a:
+        unread = [a.submit(request()), a.stream(request())]
+        took, error = stalled(a)
+        assert 0.2 <= took < 1
+        assert (error.reason, error.code, error.retriable) == ("LOCAL_LIMIT", "ADMISSION_REJECT", True)
+        assert all(word in str(error) for word in ("2 places", "stall", "collect=True"))
+        unread[0].close()
+        a.submit(request(), block=True).close()  # there is room again
+
+
+@pytest.mark.parametrize("reading", ["iterate", "get", "collect"])
+def test_but_not_while_somebody_reads_or_collects(reading):
+    """One reader who is slow, but comes, is enough: its stream will end."""
+    hang = Hang()
+    steps = [frames("tx")] * 8
+
+    def answer(wire):
+        return Script(steps=[*steps, hang, frames(".")]) if b"read" in wire.body else Script(steps=endless())
+
+    with adapter(answer=answer, limits=Limits(max_in_flight=2, hand_over=2, stall=0.15)) as a:
+        unread = a.submit(request())
+        stream = a.submit(request(prompt="read"), collect=reading == "collect")
+        over = threading.Event()
+
+        def read():
+            for _ in range(8):
+                over.wait(0.05)  # a consumer's time is the subject
+                next(stream) if reading == "iterate" else stream.get(5)
+            hang.release()
+            list(stream)
+
+        def collect():
+            over.wait(0.4)
+            hang.release()
+            stream.result()
+
+        reader = threading.Thread(target=collect if reading == "collect" else read)
+        reader.start()
+        began = time.monotonic()
+        a.submit(request(), block=True).close()
+        assert time.monotonic() - began >= 0.3
+        reader.join(5)
+        unread.close()
+
+
+def test_the_deadline_of_who_waits_comes_first():
+    with adapter(Script(steps=endless()), limits=Limits(max_in_flight=1, stall=30.0)) as a, a.submit(request()):
+        began = time.monotonic()
+        with pytest.raises(AdmissionRejectedError, match="before the deadline"):
+            a.submit(request(deadline=0.1), block=True)
+        assert 0.1 <= time.monotonic() - began < 1
+
+
+def test_everyone_who_waits_gets_a_place_in_the_end():
+    with adapter(answer=lambda _wire: good(), limits=Limits(max_in_flight=2)) as a:
+        texts = []
+        threads = [
+            threading.Thread(target=lambda: texts.extend(a.generate(request(), block=True).text for _ in range(10)))
+            for _ in range(12)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert texts == ["ab"] * 120
+        assert a.in_flight == 0
+
+
+def test_draining_waits_for_what_is_in_flight_and_no_longer_than_it_is_told():
+    hang = Hang()
+    with adapter(Script(steps=[hang, frames("ta", ".")])) as a:
+        stream = a.submit(request(), collect=True)
+        assert hang.reached.wait(5)
+        began = time.monotonic()
+        assert not a.drain(0.05)
+        assert 0.05 <= time.monotonic() - began < 1
+        threading.Timer(0.05, hang.release).start()
+        assert a.drain(5)
+        assert stream.done()
+        assert kinds([stream.get(0)]) == ["started"]
+    until(lambda: a.in_flight == 0)
