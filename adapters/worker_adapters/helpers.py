@@ -102,7 +102,7 @@ class Helpers:
     def _next(self) -> _Job | None:
         """The first that may run, which is counted from here on."""
         with self._lock:
-            per_key = Counter(job.key for job in self._running)
+            per_key = Counter(job.key for job in list(self._running))  # they leave at any time
             for job in list(self._waiting):
                 if job.abandoned:
                     self._waiting.remove(job)

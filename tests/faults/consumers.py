@@ -5,18 +5,45 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Self
+
+from worker_adapters import merge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from worker_adapters import Event, Stream
+    from worker_adapters import Adapter, Event, GenerateRequest, Stream
     from worker_adapters.testing import FaultProxy
 
-__all__ = ["dying", "reading", "slow", "stopping"]
+__all__ = ["Merged", "dying", "opened", "reading", "slow", "stopping"]
 
 PATIENCE = 10.0
 LONGER_THAN_IDLE = 0.4
+
+
+class Merged:
+    """One stream as it comes out of a merge."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._pairs = merge([stream])
+
+    def __iter__(self) -> Iterator[Event]:
+        return map(itemgetter(1), self._pairs)
+
+    def __next__(self) -> Event:
+        return next(self._pairs)[1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._pairs.close()
+
+
+def opened(adapter: Adapter, way: str, request: GenerateRequest) -> Any:
+    """A stream that runs in one of the ways, to be iterated."""
+    return Merged(adapter.submit(request)) if way == "merge" else getattr(adapter, way)(request)
 
 
 def reading(open_: Callable[[], Stream], _proxy: FaultProxy) -> list[Event]:

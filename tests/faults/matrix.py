@@ -15,6 +15,7 @@ from worker_adapters.testing import Answer, FaultProxy
 from worker_adapters.testing.server import ReplayServer
 
 from .cases import ATTEMPTS, CASES, END, LEFT, Case
+from .consumers import opened
 from .subjects import SUBJECTS, Subject
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ __all__ = ["PATH", "RECORDED", "WAYS", "Outcome", "cells", "expected_of", "outco
 
 PATH = Path(__file__).parents[2] / "docs" / "faults.md"
 AT_ONCE = 8
-WAYS = ("stream", "submit")
+WAYS = ("stream", "submit", "merge")
 RECORDED = [
     (subject, name)
     for subject in SUBJECTS
@@ -81,7 +82,7 @@ def run(subject: Subject, case: Case, way: str = "stream") -> Outcome:
             limits=case.limits,
         )
         adapter = stack.enter_context(EngineAdapter(config))
-        events = case.consume(lambda: getattr(adapter, way)(request), proxy)
+        events = case.consume(lambda: opened(adapter, way, request), proxy)
         # A Triton is told by POST, too, that a stream was left.
         return Outcome(events, sum(b'"stop":true' not in asked for asked in proxy.requests))
 
@@ -128,15 +129,15 @@ def rendered(shown: Mapping[tuple[str, str, str], str]) -> str:
     """The page with these cells, by subject, fault or recorded failure, and way."""
 
     def cell(subject: Subject, name: str) -> str:
-        """What both ways came to, in one if they agree."""
+        """What the ways came to, in one if they agree."""
         ways = {way: shown[subject.name, name, way] for way in WAYS}
         return ways[WAYS[0]] if len(set(ways.values())) == 1 else "; ".join(f"{w}: {s}" for w, s in ways.items())
 
     streams = len(CASES) * len(SUBJECTS) * len(WAYS)
     counts = (
-        f"{len(CASES)} faults × {len(SUBJECTS)} sets of transcripts × {len(WAYS)} ways (`stream`, `submit`) = {streams:,}"
-        f" streams, and {len(RECORDED)} recorded failures × {len(WAYS)} ways = {len(RECORDED) * len(WAYS)} more. A cell"
-        " holds for both ways, unless it names them."
+        f"{len(CASES)} faults × {len(SUBJECTS)} sets of transcripts × {len(WAYS)} ways (`stream`, `submit`, `merge`) ="
+        f" {streams:,} streams, and {len(RECORDED)} recorded failures × {len(WAYS)} ways ="
+        f" {len(RECORDED) * len(WAYS)} more. A cell holds for all ways, unless it names them."
     )
     lines = [
         "# Faults",

@@ -6,12 +6,13 @@ import contextlib
 import itertools
 import threading
 import time
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
 
-from worker_adapters import CancelOutcome, Limits, Properties, Retry, Timeouts
+from worker_adapters import CancelOutcome, Limits, Properties, Retry, Timeouts, merge
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 
 from ..runtime.dialects import TINY, frames, kinds, request, until
@@ -159,14 +160,14 @@ def is_cancelled(events: list[Any]) -> bool:
 
 
 @pytest.mark.req("ADAPT-3101", socket=True)
-@pytest.mark.parametrize("way", ["stream", "submit"])
+@pytest.mark.parametrize("way", ["stream", "submit", "merge"])
 @pytest.mark.parametrize("by", ["handle", "adapter", "close", "eight threads"])
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_cancel_waits_for_nobody(phase, by, way):
     """It returns, its stream ends and the worker is let go, though the worker does nothing at all."""
     with PHASES[phase]() as scene, adapter_of(scene) as a:
-        stream = getattr(a, way)(request(task_id="id", **scene.asks))
-        consumer = Consumer(stream)
+        stream = getattr(a, "submit" if way == "merge" else way)(request(task_id="id", **scene.asks))
+        consumer = Consumer(map(itemgetter(1), merge([stream])) if way == "merge" else stream)
         reached(scene, stream, way)
         began = time.monotonic()
         if by == "eight threads":

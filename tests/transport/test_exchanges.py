@@ -75,8 +75,10 @@ def test_the_connection_of_an_early_refusal_is_not_used_again(way, wire):
     serving, config = wire
     serve, over = refusing("413 Content Too Large")
     with serving(serve) as server, adapter(server.url, keep_alive=4.0, **config) as a:
+        began = time.monotonic()
         for _ in range(2):
             assert list(getattr(a, way)(request(prompt=LONG)))[-1].reason == "VALIDATION"
+        assert time.monotonic() - began < 4
         assert server.connections == 2
         over.set()
 
