@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -78,6 +78,7 @@ class EngineAdapter:
             limits=config.limits,
             identity=config.identity,
             recorder=_recorder(config),
+            shared=_reached_alike(config) if self._given_transport is None and config.transport is None else None,
         )
 
     def _after_fork(self) -> None:
@@ -275,6 +276,16 @@ class EngineAdapter:
         self._worker.close(give_up)
         self._transport.close()  # with which a probe under way is interrupted, wherever it is
         REPORTS.flush(give_up)
+
+
+def _reached_alike(config: AdapterConfig) -> Hashable:
+    """What adapters have in common that see one worker in one way: its facts are read for all of them at once."""
+    credentials: Hashable = config.credentials
+    try:
+        hash(credentials)
+    except TypeError:  # an application's own callable
+        credentials = id(credentials)
+    return config.dialect.name, config.url, config.model, config.metrics_url, credentials
 
 
 def _recorder(config: AdapterConfig) -> Recorder:

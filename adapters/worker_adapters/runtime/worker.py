@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
 import attrs
@@ -19,6 +18,7 @@ from ..transport import Transport
 from ..waiting import NOBODY, Steps, current_waker
 from .cell import Cell
 from .envelope import Redactor, envelope, exception_of
+from .facts import Facts
 from .metrics import NO_METRICS, Recorder
 from .reports import REPORTS
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 VERSION_MAX_AGE = 300.0  # seconds
 VERSION_RETRY = 5.0  # seconds: an engine that does not tell must not cost every stream a request
-FACTS_RETRY = 1.0  # seconds that a failure to read properties, or to resolve, is the answer to all who ask
+RESOLVE_RETRY = 1.0  # seconds that a failure to resolve is the answer to all who ask
 TELLING = Timeouts(connect=1.0, probe=1.0)  # nobody waits for it but close()
 NO_REPLY = Reply(status=0, headers={}, body=b"")  # what a pause is answered with
 STARTED_WAITS = 0.1  # seconds that `Started` may wait for the version, past the stream's own first frame
@@ -53,7 +53,9 @@ class Worker:
         identity: Identity,
         recorder: Recorder = NO_METRICS,
         clock: Callable[[], float] = time.monotonic,
+        shared: Hashable | None = None,
     ) -> None:
+        """`shared`: what adapters have in common that share the worker's properties; None: nobody else's."""
         self._dialect = dialect
         self.transport = transport
         self.pool_id = pool_id
@@ -78,9 +80,9 @@ class Worker:
         interval = self._probe_interval
         self._version = cell(self._ask_version, lambda: VERSION_MAX_AGE, VERSION_RETRY)
         self._doubted = True  # never known, or perhaps replaced since: worth waiting for
-        self._properties = cell(partial(self._ask_facts, scrape=False), interval, FACTS_RETRY)
-        self._scrape = cell(partial(self._ask_facts, scrape=True), interval, FACTS_RETRY)
-        self._resolved = cell(self._ask_dialect, lambda: VERSION_MAX_AGE, FACTS_RETRY)
+        self._facts = Facts.of(shared, url, interval, clock)
+        self._facts.askers.add(self)
+        self._resolved = cell(self._ask_dialect, lambda: VERSION_MAX_AGE, RESOLVE_RETRY)
 
     # --- context ----------------------------------------------------------------------------------------------------
 
@@ -224,6 +226,7 @@ class Worker:
     def close(self, give_up: float) -> None:
         """End a probe that is pausing; wait until `give_up` (monotonic) for what is being told. Idempotent."""
         self._closed = True
+        self._facts.askers.discard(self)
         for pause in list(self._pausing):
             pause.wake()
         waker = current_waker()
@@ -234,11 +237,11 @@ class Worker:
 
     def facts(self, *, scrape: bool = False) -> WorkerFacts:
         """Properties, read no more often than the dialect allows. Blocks; raises Fault."""
-        cell = self._properties
+        cell = self._facts.plain
         if scrape:
-            cell = self._scrape
-        elif self._scrape.young() is not None and self._scrape.last is not None:
-            cell = self._scrape  # which knows all that the other would
+            cell = self._facts.scraped
+        elif self._facts.scraped.young() is not None and self._facts.scraped.last is not None:
+            cell = self._facts.scraped  # which knows all that the other would
         try:
             return self._with_identity(cell.get(_patience(self.timeouts)))
         except TimeoutError:
@@ -246,7 +249,7 @@ class Worker:
 
     def facts_steps(self, lifetime: Lifetime) -> Steps[WorkerFacts]:
         """The same for a stream, which does not wait for a slow worker longer than it lives. Raises Interrupted too."""
-        found = yield from self._properties.wait(lifetime)
+        found = yield from self._facts.plain.wait(lifetime)
         assert found is not None  # noqa: S101  -- it waits without a limit of its own
         return self._with_identity(found)
 
@@ -263,7 +266,8 @@ class Worker:
     def _probe_interval(self) -> float:
         return self.dialect.traits.probe_interval
 
-    def _ask_facts(self, *, scrape: bool) -> WorkerFacts:
+    def ask_facts(self, *, scrape: bool) -> WorkerFacts:
+        """Read them now, for all who share them. Blocks; raises Fault."""
         found = self.probe(self.dialect.properties(self.target(scrape=scrape)))
         observed = attrs.evolve(found.properties, observed_at=time.time())
         self._learn(observed)
