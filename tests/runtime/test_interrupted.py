@@ -17,6 +17,7 @@ from worker_adapters.dialect import WireRequest
 from worker_adapters.lifetime import Lifetime, driven
 from worker_adapters.runtime.cell import Cell
 from worker_adapters.runtime.handle import RunningStream
+from worker_adapters.runtime.many import Merged
 from worker_adapters.testing.server import ReplayServer
 from worker_adapters.transport.http import HTTPTransport
 from worker_adapters.transport.scripted import Hang, Script
@@ -140,6 +141,7 @@ def test_a_handler_that_closes_the_stream_which_its_thread_reads_ends_it_as_canc
 
 def test_a_handle_that_was_struck_while_it_was_made_is_dropped_in_silence() -> None:
     RunningStream.__new__(RunningStream).__del__()
+    Merged.__new__(Merged).__del__()
 
 
 class Half(types.ModuleType):

@@ -6,6 +6,7 @@ taken out of where it is before it was received, and after an exception every st
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
@@ -79,8 +80,9 @@ class _Gathering(Iterator[T]):
         self.close()
 
     def __del__(self) -> None:
-        for stream in list(self._streams.open):  # a finalizer: it only says so
-            stream.cancel()
+        with contextlib.suppress(AttributeError):  # it was struck while it was made, and has none
+            for stream in list(self._streams.open):  # a finalizer: it only says so
+                stream.cancel()
 
     def close(self) -> None:
         """Cancel the streams that are left, and take no more. Idempotent."""
