@@ -32,6 +32,14 @@ class Facts:
         self.plain = Cell(lambda: self._ask(scrape=False), max_age=max_age, retry_after=RETRY, key=url, clock=clock)
         self.scraped = Cell(lambda: self._ask(scrape=True), max_age=max_age, retry_after=RETRY, key=url, clock=clock)
 
+    def left_by(self, asker: Asker) -> None:
+        """It is closed. What is known goes with the last one: the next worker at this address may be another."""
+        self.askers.discard(asker)
+        if not self.askers:
+            for key, facts in list(_shared.items()):
+                if facts is self:
+                    _shared.pop(key, None)
+
     def _ask(self, *, scrape: bool) -> WorkerFacts:
         for asker in list(self.askers):
             return asker.ask_facts(scrape=scrape)

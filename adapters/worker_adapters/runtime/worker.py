@@ -226,7 +226,7 @@ class Worker:
     def close(self, give_up: float) -> None:
         """End a probe that is pausing; wait until `give_up` (monotonic) for what is being told. Idempotent."""
         self._closed = True
-        self._facts.askers.discard(self)
+        self._facts.left_by(self)
         for pause in list(self._pausing):
             pause.wake()
         waker = current_waker()

@@ -77,15 +77,17 @@ def text_of(events: Iterable[Event]) -> str:
 
 
 def comparable(events: Iterable[Event]) -> list[object]:
-    """Without clocks and task ids."""
+    """Without clocks, task ids, and what the version's probe, which runs beside, has found out by then."""
     out: list[object] = []
     for event in events:
         if isinstance(event, End):
             out.append(attrs.evolve(event, decode_time_ms=0.0))
-        elif isinstance(event, Token | Error):
+        elif isinstance(event, Token):
             out.append(event)
+        elif isinstance(event, Error):
+            out.append(attrs.evolve(event, engine_version=None))
         elif isinstance(event, Started):
-            out.append(attrs.evolve(event, task_id=""))
+            out.append(attrs.evolve(event, task_id="", engine_version=None, model=None))
     return out
 
 
