@@ -71,13 +71,14 @@ class Window:
         """Waits until all have begun, looks on for a while, and says what that cost."""
         if not self.open.wait(60):
             raise TimeoutError(f"{self.begun} of {self.streams} streams have begun")
-        seen, spent, began = sum(map(len, latencies)), time.process_time(), time.monotonic()
+        before = [len(one) for one in latencies]
+        seen, spent, began = sum(before), time.process_time(), time.monotonic()
         grown = rss() - idle_rss
         time.sleep(seconds)
         spent, passed = time.process_time() - spent, time.monotonic() - began
         tokens = sum(map(len, latencies)) - seen
         self.over = True
-        waits = [wait for one in latencies for wait in one[1:]]
+        waits = [wait for one, first in zip(latencies, before, strict=True) for wait in one[first:]]
         return {
             "cpu_us": spent / tokens * 1e6,
             "p50_us": percentile(waits, 0.5) / 1e3,

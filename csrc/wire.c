@@ -66,6 +66,7 @@ int wire_read(wire *w, uint8_t *buffer, int descriptor, int wake, int millisecon
         if (n <= 0)
             return n ? failed(w) : WIRE_CLOSED;
         w->size = body_feed(&w->body, buffer, (size_t)n, buffer);
+        w->drained = w->drained && !w->body.status;
         w->content += w->size;
         int status = sse_begin(d, buffer, w->size);
         if (status)

@@ -31,7 +31,7 @@
 typedef struct wire {
     body_decoder body;
     int error;
-    int drained; /* the last read took all there was: the next one is waited for first */
+    int drained; /* the last read took all there was, and the body goes on: the next one is waited for first */
     uint64_t content; /* bytes of content so far */
     size_t size; /* of them in the buffer, which the offsets of the last records are into */
 } wire;

@@ -36,6 +36,13 @@ _log = logging.getLogger("worker_adapters")
 
 LINGER = 1.0  # seconds with nothing to do before the thread leaves: none is left behind, none is started per request
 TICK = 1.0  # seconds between two looks at what is watched, at most
+# Where so many tasks keep it so busy that it would hardly sleep, the loop sleeps for so long before it looks who is ready:
+# to be woken once for several tokens costs half of what a wake-up for each does, and half a millisecond is nothing beside
+# the tens that an engine takes for a token (benchmarks/bench_crowd.py). Network drivers do the same.
+SLOW = 0.05  # seconds of one step, in which nothing else of the process goes on
+WINDOW = 15.0  # seconds of which the longest turn is remembered, and told for as long again: a scrape finds it
+MANY = 32
+GATHER = 0.0005
 
 
 class Watched(Protocol):
@@ -68,12 +75,25 @@ class Task:
         """Give it a step soon. Any thread, signal handlers and finalizers."""
         self._loop.wake(self)
 
-    def step(self) -> bool:
-        """One step; whether another one is wanted at once. Sets `over` after the last one. On the loop."""
+    def step(self) -> bool | None:
+        """One step; whether another one is wanted at once, None: it waits as it has waited before.
+
+        Sets `over` after the last one. On the loop.
+        """
         raise NotImplementedError
+
+    def waits_as_before(self) -> bool:
+        """Whether the loop need not note anew what the lifetime wants."""
+        lifetime = self.lifetime
+        return (
+            lifetime.want_fd == self._registered and not lifetime.retimed and self._mask == READ and self._heap_at < inf
+        )
 
     def failed(self, exc: BaseException) -> None:
         """A step raised this, which nobody expected; `over` is set already. On the loop."""
+
+    def was_slow(self, seconds: float) -> None:
+        """A step has taken so long that others had to wait. On the loop."""
 
     def leave(self, descriptor: int) -> None:
         """The descriptor is about to be closed, or given to somebody else. On the loop."""
@@ -126,6 +146,7 @@ class Loop:
         """
         self._resident.reset()
         self._inbox: deque[Any] = deque()
+        self._due: dict[Waker, None] = {}
         self._watched: dict[Watched, None] = {}
         self._tasks: set[Task] = set()
         self._by_fd: dict[int, Task] = {}
@@ -137,7 +158,9 @@ class Loop:
         self._poll: Any = None
         self._asleep = False  # or about to be: who puts something into the inbox has to wake it
         self._next_look = self._wake_at = 0.0
-        self.lag = 0.0  # seconds of the longest turn of late
+        self._dense = False  # many tasks, and something comes all the time
+        self._longest = self._longest_before = 0.0  # seconds that a turn took, in this window and in the last one
+        self._window_ends = 0.0
 
     # --- for any thread -----------------------------------------------------------------------------------------------
 
@@ -171,6 +194,10 @@ class Loop:
         if self._asleep:
             self._waker.wake()
 
+    def wake_after_turn(self, waker: Waker) -> None:
+        """Wake a thread when this turn is over: it could not run before, and is woken once. On the loop."""
+        self._due[waker] = None
+
     def _rouse(self) -> None:
         if not self._resident.here:
             self._resident.ensure(self._needed)
@@ -187,6 +214,11 @@ class Loop:
     def counts(self) -> tuple[int, int]:
         """How many tasks it drives, and how many things it watches."""
         return len(self._tasks), len(self._watched)
+
+    @property
+    def lag(self) -> float:
+        """Seconds of the longest turn of late: how long whatever was ready had to wait at worst."""
+        return max(self._longest, self._longest_before)
 
     # --- the thread -----------------------------------------------------------------------------------------------------
 
@@ -218,9 +250,14 @@ class Loop:
         ready: dict[Any, None] = {}
         inbox, by_fd = self._inbox, self._by_fd
         # Asleep from before the inbox is looked at: what is put into it later wakes the poll, or is seen here.
+        if self._dense and not inbox:
+            time.sleep(GATHER)
         self._asleep = True
-        seconds = 0.0 if inbox else self._wake_at - self._clock()
-        for descriptor, _events in self._poll(seconds if seconds > 0.0 else 0.0):
+        waits_from = self._clock()
+        seconds = 0.0 if inbox else self._wake_at - waits_from
+        found = self._poll(seconds if seconds > 0.0 else 0.0)
+        self._dense = len(self._tasks) >= MANY and self._clock() - waits_from < GATHER
+        for descriptor, _events in found:
             task = by_fd.get(descriptor)
             if task is not None:
                 ready[task] = None
@@ -232,13 +269,19 @@ class Loop:
         now = self._clock()
         if now >= self._wake_at:
             self._keep_time(ready, now)
+        began = at = now
         for one in ready:
             if isinstance(one, Task):
                 self._step(one)
             else:
                 self._look_at(self._looked(one, now))
-        took = self._clock() - now
-        self.lag = took if took > self.lag else self.lag * 0.9
+            began, at = at, self._clock()
+            if at - began > SLOW and isinstance(one, Task):
+                one.was_slow(at - began)
+        due = self._due
+        while due:
+            due.popitem()[0].wake()
+        self._longest = max(self._longest, at - now)
         return bool(self._tasks or self._watched or inbox)
 
     def _look_at(self, at: float) -> None:
@@ -259,6 +302,8 @@ class Loop:
         if len(heap) > 64 and len(heap) > 4 * len(self._tasks):
             self._heap = heap = [entry for entry in heap if (task := entry[2]()) is not None and not task.over]
             heapq.heapify(heap)
+        if now >= self._window_ends:
+            self._longest_before, self._longest, self._window_ends = self._longest, 0.0, now + WINDOW
         if now >= self._next_look:
             self._next_look = min([self._looked(watched, now) for watched in list(self._watched)], default=now + TICK)
         self._wake_at = min(heap[0][0] if heap else inf, self._next_look)
@@ -278,7 +323,7 @@ class Loop:
             again = task.step()
             if again:
                 self._inbox.append(task)
-            elif not task.over:
+            elif again is not None and not task.over:
                 self._await(task)
         except BaseException as exc:  # noqa: BLE001  -- ends its own stream, and nothing else
             task.over = True

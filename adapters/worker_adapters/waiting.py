@@ -107,6 +107,10 @@ class Waker:
             except RuntimeError:  # open already
                 pass
 
+    def note(self) -> Waker:
+        """See channel.Waiter."""
+        return self
+
     def leave(self, descriptor: int) -> None:
         """A descriptor that was waited for is about to be closed, or given to somebody else.
 

@@ -89,12 +89,12 @@ def test_gets_over_a_socket_give_what_iterating_gives(way):
 
 @both
 def test_a_get_that_runs_out_does_not_stop_the_engines_clock_nor_reset_it(way):
-    with adapter(Script(steps=[frames("ta"), Hang()]), timeouts=quick(idle=0.1)) as a:
+    with adapter(Script(steps=[frames("ta"), Hang()]), timeouts=quick(idle=0.5)) as a:
         began = time.monotonic()
         events, late = read(getattr(a, way)(request()), timeout=0.02)
         took = time.monotonic() - began
     assert (events[-1].reason, late >= 2) == ("IDLE_TIMEOUT", True)
-    assert 0.1 <= took < 1
+    assert 0.5 <= took < 5
 
 
 @both

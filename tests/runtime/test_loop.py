@@ -14,7 +14,7 @@ import pytest
 from worker_adapters import Timeouts
 from worker_adapters.helpers import HELPERS, MOST, PER_KEY
 from worker_adapters.lifetime import Cause, Interrupted, Lifetime, driven
-from worker_adapters.loop import Loop, StepsTask, Task
+from worker_adapters.loop import GATHER, MANY, Loop, StepsTask, Task
 from worker_adapters.loop import __name__ as loop_module
 
 from .dialects import until
@@ -272,3 +272,49 @@ def test_what_a_call_raises_is_raised_where_it_is_waited_for():
     with pytest.raises(ZeroDivisionError):
         driven(HELPERS.call("raises", lambda: 1 / 0, lifetime), lifetime)
     assert driven(HELPERS.call("returns", lambda: 7, lifetime), lifetime) == 7
+
+
+@pytest.mark.parametrize(("tasks", "gathers"), [(MANY - 1, False), (MANY, True)])
+def test_many_tasks_that_keep_the_loop_busy_are_woken_together(loop, monkeypatch, tasks, gathers):
+    slept, stop = threading.Event(), threading.Event()
+
+    class Chatters(Task):
+        """Woken by a thread of the test, all the time."""
+
+        def step(self):
+            self.over = stop.is_set()
+            return False
+
+    def sleep(seconds):
+        assert seconds == GATHER
+        slept.set()
+
+    monkeypatch.setattr(f"{loop_module}.time.sleep", sleep)
+    chatters = [Chatters(Lifetime(NONE), loop) for _ in range(tasks)]
+    for one in chatters:
+        one.start()
+    rounds = 0
+    while not slept.is_set() and rounds < 2000:
+        rounds += 1
+        for one in chatters:
+            one.wake()
+    stop.set()
+    for one in chatters:
+        one.wake()
+    until(lambda: not loop.counts()[0])
+    assert slept.is_set() == gathers
+
+
+def test_the_longest_turn_is_remembered_for_a_while(loop):
+    class Slow(Task):
+        def step(self):
+            time.sleep(0.03)
+            self.over = True
+            return False
+
+    Slow(Lifetime(NONE), loop).start()
+    until(lambda: loop.lag >= 0.03)
+    quick = Waits(loop, Lifetime(NONE, time.monotonic()))
+    quick.start()
+    assert quick.ended.wait(5)
+    assert loop.lag >= 0.03

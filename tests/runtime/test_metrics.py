@@ -15,6 +15,8 @@ from worker_adapters import Identity, Limits, MetricsOptions, Priority, Properti
 from worker_adapters.dialect import Fault
 from worker_adapters.engines import mock
 from worker_adapters.engines.mock.server import event_bytes
+from worker_adapters.helpers import HELPERS
+from worker_adapters.loop import LOOP
 from worker_adapters.runtime.metrics import VERSION_BUDGET
 from worker_adapters.testing.leaks import no_leaks
 from worker_adapters.transport.scripted import Hang, Script
@@ -258,3 +260,15 @@ def test_a_registry_that_raises_fails_no_stream(registry: CollectorRegistry, cap
         assert adapter.generate(request()).text == "t0t1"
         assert adapter.submit(request()).result().text == "t0t1"
     assert "OSError" in caplog.text
+
+
+def test_the_loop_and_the_helpers_are_gauges_of_the_process(registry: CollectorRegistry) -> None:
+    go = threading.Event()
+    with measured(registry, good(3)) as adapter:
+        list(adapter.submit(request()))
+        assert registry.get_sample_value(f"{OWN}loop_lag_seconds") == LOOP.lag > 0
+        HELPERS.start("test", go.wait)
+        until(lambda: registry.get_sample_value(f"{OWN}helpers_in_use") == 1)
+        assert registry.get_sample_value(f"{OWN}helpers_abandoned") == 0
+        go.set()
+        until(lambda: registry.get_sample_value(f"{OWN}helpers_in_use") == 0)

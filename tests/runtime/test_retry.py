@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import email.utils
+import threading
 import time
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from worker_adapters.dialect import Fault, Upstream
 from worker_adapters.runtime.reply import retry_after
 from worker_adapters.transport.scripted import Hang, Script
 
-from .dialects import NOW, adapter, events_of, frames, good, kinds, quick, request, status
+from .dialects import NOW, TINY, adapter, events_of, frames, good, kinds, quick, request, status
 
 
 def attempts_for(script, then=None, **config):
@@ -220,3 +222,33 @@ def test_retries_stop_when_the_stream_is_cancelled():
         assert hang.reached.wait(5)
         stream.cancel()
         assert kinds(stream) == ["end"]
+
+
+def test_the_requests_of_later_attempts_are_made_beside_the_loop():
+    """A prompt of megabytes takes its time, and the loop drives all other streams."""
+    made_by = []
+
+    def encode(request, /, *, attempt):
+        made_by.append(threading.current_thread().name)
+        return TINY.encode(request, attempt=attempt)
+
+    with adapter(status(503), good(), retry=NOW, dialect=attrs.evolve(TINY, encode=encode)) as a:
+        assert kinds(list(a.submit(request())))[-1] == "end"
+    assert made_by == ["MainThread", "worker-adapters-helper"]
+
+
+def test_a_decode_that_holds_up_the_loop_is_named_once(caplog, monkeypatch):
+    monkeypatch.setattr("worker_adapters.runtime.stream._told_slow", set())
+
+    def decode(batches, /, *, request, tally):
+        for run in TINY.decode(batches, request=request, tally=tally):
+            time.sleep(0.06)
+            yield run
+
+    with adapter(good(), good(), dialect=attrs.evolve(TINY, decode=decode)) as a:
+        for _ in range(2):
+            assert kinds(list(a.submit(request())))[-1] == "end"
+        assert a.drain(5)
+    assert [record.getMessage().split(" took ")[0] for record in caplog.records if "decode slow" in record.msg] == [
+        "a step of a stream of tiny"
+    ]

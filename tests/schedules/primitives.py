@@ -138,6 +138,9 @@ class SimWaker:
         self._scheduler.point(f"wake {self.name}")
         self.woken_now = True
 
+    def note(self) -> SimWaker:
+        return self
+
     def wait(self, seconds: float) -> None:
         self._scheduler.point(f"wait at {self.name}", lambda: self.woken_now, max(0.0, seconds))
         self.woken_now = False

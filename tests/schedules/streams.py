@@ -55,7 +55,8 @@ class SimLoop:
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._inbox: list[Any] = []
-        scheduler.shared["loop"] = lambda: shown(scheduler, self._inbox)
+        self._due: list[Any] = []
+        scheduler.shared["loop"] = lambda: (shown(scheduler, self._inbox), len(self._due))
 
     def add(self, one: Any) -> None:
         self._scheduler.point("tell the loop")
@@ -64,6 +65,9 @@ class SimLoop:
             self._inbox.append(one)
 
     wake = look_soon = add
+
+    def wake_after_turn(self, waker: Any) -> None:
+        self._due.append(waker)
 
     def watch(self, _watched: object, _seconds: float = inf) -> None: ...
     def forget(self, _watched: object) -> None: ...
@@ -89,6 +93,8 @@ class SimLoop:
                 again = one.step() or (not one.over and (one.lifetime.deadline < 0 or bool(one.lifetime.causes)))
                 if again and one not in self._inbox:
                     self._inbox.append(one)
+                while self._due:
+                    self._due.pop().wake()
 
 
 class Opened(SimpleNamespace):

@@ -47,6 +47,9 @@ WOKEN_LAST = (
         self.woken = True
 """,
 )
+_LOOK = "        waits_from = self._clock()\n        seconds = 0.0 if inbox else self._wake_at - waits_from\n"
+_SLEEP = "        self._asleep = True\n"
+SLEEP_FIRST = (_SLEEP + _LOOK, _LOOK + _SLEEP)
 LOOK_FIRST = (
     """            while True:
                 hand = self.next_hand()
@@ -71,8 +74,7 @@ PLANTED = {
     ),
     "lost wake-up: the loop looks before it says that it sleeps": (
         "loop",
-        "        self._asleep = True\n        seconds = 0.0 if inbox else self._wake_at - self._clock()\n",
-        "        seconds = 0.0 if inbox else self._wake_at - self._clock()\n        self._asleep = True\n",
+        *SLEEP_FIRST,
         "loop, a task", "by looking now and then|nobody can go on",
     ),
     "forgotten cancel: only the first cause counts": (
@@ -145,6 +147,11 @@ PLANTED = {
         "cell",
         "            waiter.wake()", "            pass",
         "cell, a thread and a stream", "nobody can go on",
+    ),
+    "lost wake-up: a run is handed over in silence": (
+        "channel",
+        "                self.wake_soon(waker)", "                pass",
+        "submit, whole", "nobody can go on",
     ),
     "lost work: who leaves does not look again": (
         "waiting",

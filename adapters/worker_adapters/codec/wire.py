@@ -68,11 +68,6 @@ class Wire:
         return bool(self.struct.body.status == _lib.BODY_DONE and not self.struct.body.rest)
 
     @property
-    def drained(self) -> bool:
-        """Whether the last read took all there was, and the body goes on."""
-        return bool(self.struct.drained and not self.struct.body.status)
-
-    @property
     def content(self) -> int:
         """Bytes of content so far."""
         count: int = self.struct.content

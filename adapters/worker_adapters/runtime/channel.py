@@ -30,6 +30,10 @@ class Waiter(Protocol):
         """Never blocks."""
         ...
 
+    def note(self) -> Waker | None:
+        """As `wake`, but for what wakes the thread, where one is waiting: that is left to the caller."""
+        ...
+
 
 class Hand:
     """A run on its way to the consumer, who has what `events` has given so far. `upto`: events handed over, in all."""
@@ -72,6 +76,7 @@ class Channel:
         "gate",
         "parked",
         "room",
+        "wake_soon",
     )
 
     def __init__(self, running: Running, size: int) -> None:
@@ -86,6 +91,7 @@ class Channel:
         self.gate = Gate()
         self.parked = False  # the producer waits for room
         self.room: Callable[[], None] = _nobody_waits
+        self.wake_soon: Callable[[Waker], None] = _at_once  # how the producer wakes who waits
         self.collected = -1  # characters of text; negative: the stream is not collected
 
     # --- the producer's -----------------------------------------------------------------------------------------------
@@ -103,7 +109,9 @@ class Channel:
         self._queue.append(Hand(run, self._put))
         waiter = self._waiter
         if waiter is not None:
-            waiter.wake()
+            waker = waiter.note()
+            if waker is not None:
+                self.wake_soon(waker)
 
     def wake(self) -> None:
         """Have the consumer look again: it is cancelled, or over. Any thread."""
@@ -128,16 +136,9 @@ class Channel:
     def next_hand(self) -> Hand | None:
         """The next run if there is one. What was given before counts as finished with, once it was received."""
         lifetime, hand = self._running.lifetime, self._hand
-        if hand is not None:
-            if not hand.is_done:
-                return hand  # an exception came before it was received
-            self._done = hand.upto
-            if self._queue and self._queue[0] is hand:
-                self._queue.popleft()
-            self._hand = None
-            if self.parked:
-                self.room()
-        if not self._queue:
+        if hand is not None and not hand.is_done:
+            return hand  # an exception came before it was received
+        if not self.finished():
             return None
         self._hand = hand = self._queue[0]
         lifetime.handed = hand.run
@@ -145,6 +146,18 @@ class Channel:
             hand.run.clear()
             return None
         return hand
+
+    def finished(self) -> bool:
+        """The consumer has what it was given, which makes room; whether there is more."""
+        hand = self._hand
+        if hand is not None and hand.is_done:
+            self._done = hand.upto
+            if self._queue and self._queue[0] is hand:
+                self._queue.popleft()
+            self._hand = None
+            if self.parked:
+                self.room()
+        return bool(self._queue)
 
     def take(self, until: float = inf) -> Hand | None:
         """The next run; None at the end, and once it is cancelled. Blocks; raises TimeoutError at that point in time."""
@@ -184,6 +197,10 @@ class Channel:
 
 def _nobody_waits() -> None:
     return None
+
+
+def _at_once(waker: Waker) -> None:
+    waker.wake()
 
 
 def size_of(run: list[Event]) -> int:

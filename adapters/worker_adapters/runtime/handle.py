@@ -82,6 +82,11 @@ class _Handed:
                 running.delivered = True
         return hand
 
+    def has_more(self) -> bool:
+        """The run that was given last is finished with; whether `hand_now` would give another one."""
+        source = self._source
+        return (isinstance(source, Submitted) and source.channel.finished()) or self._running.over
+
     def bind(self) -> None:
         """One thread reads a stream: the first that does. Raises RuntimeError in another."""
         me = get_ident()
@@ -264,6 +269,10 @@ class RunningStream:
         """The next run of events, if there is any; the one before it counts as finished with. Does not block."""
         self._running.moves += 1
         return self._handed.hand_now()
+
+    def has_more(self) -> bool:
+        """What was given is finished with; whether there is something for `hand_now`."""
+        return self._handed.has_more()
 
     def events_of(self, hand: Hand) -> Iterator[Event]:
         """What is left of it, collected if the stream is."""

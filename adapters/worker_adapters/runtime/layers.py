@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
+from functools import partial
 from math import inf
 from typing import cast
 
 from ..api import End, Error, ErrorCode, Event, Metrics, Properties, Reason, Started, Token, Upstream
 from ..codec import SSEDecoder
-from ..dialect import Fault, Finished, Item, Opened, Run
+from ..dialect import Fault, Finished, Item, Opened, Run, WireRequest
+from ..helpers import HELPERS
 from ..lifetime import Cause, Interrupted
+from ..loop import LOOP
 from ..transport import Exchange
 from ..waiting import BLOCKED, Blocked, Steps
 from .again import wait_before_next
@@ -56,7 +59,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     Ends with the terminal event, in a run of its own with at most the last Metrics, so that it can always be handed over;
     raises where the engine gave no sign of the end.
     """
-    wire = running.wire or worker.dialect.encode(running.request, attempt=running.attempts)
+    wire = running.wire or (yield from _encoded(worker, running))
     running.wire = None  # of the first attempt only
     running.lifetime.hurry()  # an application's provider may hang
     headers = yield from worker.auth_steps(running.lifetime)
@@ -74,6 +77,17 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     if events:
         yield events
     yield _with_figures(running, last, end)
+
+
+def _encoded(worker: Worker, running: Running) -> Steps[WireRequest]:
+    """The request of another attempt, or of a worker that had to be asked what it speaks first.
+
+    It may take its time (a prompt of megabytes), and the loop has none.
+    """
+    encode = partial(worker.dialect.encode, running.request, attempt=running.attempts)
+    if not LOOP.is_current():
+        return encode()
+    return (yield from HELPERS.call(("encode", id(worker)), encode, running.lifetime))
 
 
 def _received(  # noqa: PLR0912, PLR0915  -- the way of a token, in one place: each function more costs a cache miss

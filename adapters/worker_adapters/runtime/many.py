@@ -15,7 +15,7 @@ from math import inf
 from typing import Any, Self, TypeVar
 
 from ..api import Event, Stream
-from ..waiting import NOBODY, current_waker
+from ..waiting import Waker, current_waker
 from .channel import Gate, Hand
 from .handle import RunningStream
 
@@ -34,12 +34,19 @@ class _Noted:
         self._gathering = gathering
         self._noted = False
 
-    def wake(self) -> None:
+    def note(self) -> Waker | None:
         """See Waiter. Two threads that note it at the same moment only have it looked at twice."""
-        if not self._noted:
-            self._noted = True
-            self._gathering.ready.append(self)
-            self._gathering.waker.wake()
+        if self._noted:
+            return None
+        self._noted = True
+        self._gathering.ready.append(self)
+        return self._gathering.waker
+
+    def wake(self) -> None:
+        """See Waiter."""
+        waker = self.note()
+        if waker is not None:
+            waker.wake()
 
     def is_looked_at(self) -> None:
         """From here on it is noted anew."""
@@ -52,7 +59,7 @@ class _Streams:
     def __init__(self) -> None:
         self.ready: deque[_Noted] = deque()
         self.open: dict[RunningStream, _Noted] = {}
-        self.waker: Any = NOBODY  # the thread's that reads
+        self.waker: Waker | None = None  # the thread's that reads, while it waits
 
     def let_go(self, stream: RunningStream) -> None:
         """Look after it no more. Idempotent."""
@@ -97,9 +104,8 @@ class _Gathering(Iterator[T]):
         me = threading.get_ident()
         if self._reader.setdefault("by", me) != me:
             raise RuntimeError("many streams are read by one thread: another one reads these already")
-        streams = self._streams
-        streams.waker = current_waker()
         if not self._whole:
+            streams = self._streams
             streams.ready.clear()
             for noted in list(streams.open.values()):
                 noted.is_looked_at()
@@ -116,10 +122,14 @@ class _Gathering(Iterator[T]):
             if not streams.ready:
                 if not streams.open:
                     return None
-                streams.waker.wait(inf)
+                streams.waker = waker = current_waker()  # then look again: who notes something looks for it
+                if not streams.ready:
+                    waker.wait(inf)
+                streams.waker = None
                 continue
             noted = streams.ready.popleft()
             if noted.stream in streams.open:
+                noted.is_looked_at()  # before it is: what comes meanwhile notes it anew
                 return noted
 
     def _add_one(self) -> None:
@@ -196,8 +206,8 @@ class Merged(_Gathering[tuple[Stream, Event]]):
                 return self._given(noted.stream, hand)
             if noted.stream.is_over:
                 self._streams.let_go(noted.stream)
-            else:  # perhaps there is more, after everybody else's turn: it was noted all the while, so it has none before
-                self._streams.ready.append(noted)
+            elif noted.stream.has_more():  # after everybody else's turn
+                noted.note()
             self._now = None
         while (noted_now := self._next_noted()) is not None:
             stream = noted_now.stream
@@ -207,10 +217,6 @@ class Merged(_Gathering[tuple[Stream, Event]]):
                 return self._given(stream, next_hand)
             if stream.is_over:
                 self._streams.let_go(stream)
-                continue
-            noted_now.is_looked_at()
-            if stream.hand_now() is not None:  # it came between the two
-                noted_now.wake()
         self._whole = True
         raise StopIteration
 
@@ -246,7 +252,6 @@ class Completed(_Gathering[Stream]):
             if noted is None:
                 self._whole = True
                 raise StopIteration
-            noted.is_looked_at()
             if noted.stream.done():
                 self._done.append(noted.stream)
         for stream in list(self._done):

@@ -13,6 +13,8 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from ..api import ErrorCode, MetricsOptions, Priority, Properties, Reason
+from ..helpers import HELPERS
+from ..loop import LOOP
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -117,8 +119,29 @@ class _Families:
         self.slots_free = gauge("slots_free", "Free slots of the worker, when last read.")
         self.queue_depth = gauge("queue_depth", "Requests queued at the worker, when last read.")
         self.observed_at = gauge("observed_timestamp_seconds", "When slots and queue depth were last read (Unix time).")
+        self._of_process(registry, namespace)
         self._versions: set[str] = set()
         self._lock = threading.Lock()  # held for two look-ups in a set, so that a fork hardly finds it taken
+
+    @staticmethod
+    def _of_process(registry: CollectorRegistry, namespace: str) -> None:
+        """What all adapters of the process share; read when it is scraped."""
+        from prometheus_client import Gauge  # noqa: PLC0415  -- loaded only if metrics are on
+
+        for name, text, read in (
+            (
+                "loop_lag_seconds",
+                "The longest turn of the loop of late, for which all others waited.",
+                lambda: LOOP.lag,
+            ),
+            ("helpers_in_use", "Helper threads at work, the abandoned ones included.", lambda: HELPERS.in_use),
+            (
+                "helpers_abandoned",
+                "Helper threads in a call that nobody waits for any more.",
+                lambda: HELPERS.abandoned,
+            ),
+        ):
+            Gauge(f"worker_adapter_{name}", text, namespace=namespace, registry=registry).set_function(read)
 
     def version_label(self, version: str | None, *, unknown: str = "unknown") -> str:
         """A version as a label, within the budget."""

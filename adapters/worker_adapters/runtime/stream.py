@@ -7,6 +7,7 @@ else wants something of it trips the lifetime, which wakes the driver.
 from __future__ import annotations
 
 import contextlib
+import logging
 from functools import partial
 from math import inf
 from threading import get_ident
@@ -20,10 +21,14 @@ from ..waiting import BLOCKED, Waker, current_waker
 from .channel import Channel, Hand, size_of
 from .envelope import fault_of_cause
 from .layers import bug_of, error_of
+from .reports import REPORTS
 from .running import Running
 from .runs import TERMINAL, Driven
 
 __all__ = ["Direct", "Source", "Submitted"]
+
+_log = logging.getLogger("worker_adapters")
+_told_slow: set[str] = set()  # dialects
 
 
 class Source(Protocol):
@@ -255,6 +260,7 @@ class Submitted(Task):
         self._limit = max_collected
         self.channel = Channel(running, size)
         self.channel.room = partial(LOOP.wake, self)
+        self.channel.wake_soon = LOOP.wake_after_turn
 
     def wake(self) -> None:
         """See Task. The consumer looks, too: perhaps it is cancelled."""
@@ -273,7 +279,7 @@ class Submitted(Task):
 
     # --- the loop's -----------------------------------------------------------------------------------------------------
 
-    def step(self) -> bool:
+    def step(self) -> bool | None:
         """See Task: one run at most."""
         running, lifetime, channel = self._running, self.lifetime, self.channel
         if running.blocked_since is not None and not self._room_again():
@@ -295,7 +301,9 @@ class Submitted(Task):
         if channel.full:
             return self._park()
         exchange = running.exchange
-        return exchange is None or not exchange.awaits_more()
+        if exchange is None or not exchange.awaits_more(lifetime):
+            return True
+        return None if self.waits_as_before() else False
 
     def _finish(self, run: list[Event], terminal: End | Error) -> None:
         self.over = True
@@ -330,6 +338,14 @@ class Submitted(Task):
         channel.parked = lifetime.parked = self._running.waits_for_consumer = False
         lifetime.retimed = True
         return True
+
+    def was_slow(self, seconds: float) -> None:
+        """See Task. Logged once for each dialect: of foreign code only its `decode` runs here."""
+        name = self._running.worker.dialect.name
+        if name not in _told_slow:
+            _told_slow.add(name)
+            words = "a step of a stream of %s took %.0f ms on the loop, where all others wait: is its decode slow?"
+            REPORTS.add(_log.warning, words, name, seconds * 1000)
 
     def failed(self, exc: BaseException) -> None:
         """See Task."""

@@ -45,7 +45,7 @@ class Exchange(Protocol):
         """Bytes of content that have come so far, without the framing of HTTP."""
         ...
 
-    def awaits_more(self) -> bool:
+    def awaits_more(self, lifetime: Lifetime) -> bool:
         """Whether nothing is to be had before more has come; if so, that is what the lifetime wants (`want_fd`)."""
         ...
 

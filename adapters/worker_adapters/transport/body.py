@@ -24,7 +24,7 @@ Pull = Callable[[], "Sequence[Payload] | Blocked"]
 class Body:
     """Used by one thread at a time. Reading raises BodyError, CutOffError, OSError, ValueError and Interrupted."""
 
-    __slots__ = ("_fd", "_link", "_plain", "_rest", "_wire")
+    __slots__ = ("_fd", "_link", "_plain", "_rest", "_struct", "_wire")
 
     def __init__(self, head: Head, link: Link) -> None:
         self._rest = head.rest
@@ -32,6 +32,7 @@ class Body:
         self._fd = link.sock.fileno()
         self._plain = type(link) is PlainLink
         self._wire = Wire(chunked=head.chunked, length=head.length)
+        self._struct = self._wire.struct  # looked into for every token
 
     @property
     def reusable(self) -> bool:
@@ -40,7 +41,7 @@ class Body:
 
     def awaits_more(self, lifetime: Lifetime) -> bool:
         """Whether nothing is to be had before more comes to the socket; if so, that is what the lifetime wants."""
-        if self._plain and self._wire.drained and not self._rest:
+        if self._plain and self._struct.drained and not self._rest:
             lifetime.want_fd, lifetime.want_events = self._fd, READ
             return True
         return False

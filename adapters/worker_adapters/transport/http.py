@@ -51,6 +51,7 @@ class _Exchange:
         self._lifetime = lifetime
         self._body = Body(head, link)
         self._closed = False
+        self.awaits_more = self._body.awaits_more  # see Exchange; not one call more, for every token
         self.status = head.status
         self.headers: Mapping[str, str] = head.headers
 
@@ -63,10 +64,6 @@ class _Exchange:
     def content(self) -> int:
         """See Exchange."""
         return self._body.content
-
-    def awaits_more(self) -> bool:
-        """See Exchange."""
-        return self._body.awaits_more(self._lifetime)
 
     def puller(self, decoder: SSEDecoder) -> Callable[[], Sequence[Payload] | Blocked]:
         """See Exchange."""

@@ -112,7 +112,7 @@ class _Exchange:
         self._over = False
         self._lifetime = lifetime
 
-    def awaits_more(self) -> bool:
+    def awaits_more(self, lifetime: Lifetime) -> bool:  # noqa: ARG002  -- Exchange's signature
         """See Exchange. The next step may be there already."""
         return False
 
