@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .fields import page_settings
 
 if TYPE_CHECKING:
-    from ..seam import Setup
-    from ..slots import Slot, Slots
+    from ..seam import Setup, Slot, Slots
 
 __all__ = ["APPLICATION_JSON", "metrics_page", "models_page", "props_page", "router_page", "slots_page"]
 

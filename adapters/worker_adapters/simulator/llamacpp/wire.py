@@ -15,8 +15,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from ..seam import Head, Job, Reply, Request, Setup, Task, Wire, Wording
-from ..slots import Slots
+from ..seam import Head, Job, Reply, Request, Setup, Slots, Task, Wire, Wording
 from .fields import (
     Field,
     FieldError,

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .fields import Limits, Release, TypeMismatchError
 
 if TYPE_CHECKING:
-    from ..seam import Setup
-    from ..slots import Slots
+    from ..seam import Setup, Slots
     from ..source import Vocabulary
 
 __all__ = ["info_page", "metrics_page", "models_page", "templated", "tokenized"]

@@ -10,8 +10,7 @@ from zlib import crc32
 
 import attrs
 
-from ..seam import RefusedError, Reply, Step, Task
-from ..slots import Run
+from ..seam import RefusedError, Reply, Run, Step, Task
 from ..source import Ask, Token, TokenSource
 from .fields import Asked, Limits, Release, RuleError, rules
 

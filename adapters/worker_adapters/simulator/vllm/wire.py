@@ -17,8 +17,7 @@ from weakref import WeakValueDictionary
 
 import attrs
 
-from ..seam import Head, Job, RefusedError, Reply, Request, Setup, Task, Wire, Wording
-from ..slots import Slots
+from ..seam import Head, Job, RefusedError, Reply, Request, Setup, Slots, Task, Wire, Wording
 from .fields import completion, engine_check, parse, ranges, schema_error, tokens_of
 from .metrics import metrics_page
 from .text import DONE, JSON, Generation, compact, failure
