@@ -14,7 +14,6 @@ import attrs
 import pytest
 
 from worker_adapters.simulator import ScriptedSource, Simulator, llamacpp
-from worker_adapters.simulator.server import ENGINES
 from worker_adapters.testing.leaks import no_leaks
 
 from .client import Client, body_of, completion, dechunk, events_of, exchange, get
@@ -432,15 +431,14 @@ def test_a_fault_that_cannot_be_met_is_answered_with_400(header):
         assert client.send(get("/health")).response().endswith(b'{"status":"ok"}')
 
 
-def test_the_engine_never_sees_the_header(monkeypatch):
+def test_the_engine_never_sees_the_header():
     seen = []
 
     def build(setup, **options):
         wire = llamacpp.build(setup, **options)
         return attrs.evolve(wire, answer=lambda request, slots: seen.append(request) or wire.answer(request, slots))
 
-    monkeypatch.setitem(ENGINES, "llamacpp", build)
-    with simulator() as sim:
+    with Simulator(build) as sim:
         exchange(sim, get("/health", "X-Simulator-Fault: stall:1ms", "X-Other: 1"))
     assert dict(seen[0].headers) == {"host": "test", "x-other": "1"}
 

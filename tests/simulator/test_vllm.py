@@ -20,7 +20,7 @@ from worker_adapters import (
     connect,
 )
 from worker_adapters.simulator import Simulator
-from worker_adapters.simulator.vllm_text import Generation
+from worker_adapters.simulator.vllm.text import Generation
 
 JSON = {"Content-Type": "application/json"}
 LONG = {"prompt": "we see", "max_tokens": 4000, "ignore_eos": True, "seed": 1}

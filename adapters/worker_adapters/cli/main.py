@@ -25,8 +25,8 @@ from worker_adapters import (
     engine_names,
     event_to_dict,
 )
-from worker_adapters.simulator import ENGINES as SIMULATED
 from worker_adapters.simulator import FaultSpec, Simulator, parse
+from worker_adapters.simulator import engine_names as simulated_names
 
 from .show import say, show_stream, show_table
 
@@ -123,8 +123,8 @@ def _simulate(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     if options.url:
         return _demo_on(options)
-    if options.engine not in SIMULATED:
-        say(f"No {options.engine} is simulated; there are {', '.join(sorted(SIMULATED))}. --url names a real one.")
+    if options.engine not in (simulated := simulated_names()):
+        say(f"No {options.engine} is simulated; there are {', '.join(simulated)}. --url names a real one.")
         return 2
     options.model = options.model or DEMO_MODEL
     with Simulator(options.engine, model=options.model, rate=DEMO_RATE, first_token_delay=0.2, seed=7) as simulator:
@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     properties.add_argument("--scrape", action="store_true", help="also read metrics whose scraping has side effects")
 
     simulate = command("simulate", _simulate, "Serve an engine's wire from a seeded token source.")
-    simulate.add_argument("--engine", choices=sorted(SIMULATED), default="llamacpp")
+    simulate.add_argument("--engine", choices=simulated_names(), default="llamacpp")
     simulate.add_argument("--host", default="127.0.0.1")
     simulate.add_argument("--port", type=int, default=0, help="0 picks a free one")
     simulate.add_argument("--rate", type=float, help="tokens per second (default: as fast as it goes)")

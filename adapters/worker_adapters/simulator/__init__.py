@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..faults import KINDS, FaultSpec, parse
 from .exchange import Split, random_cuts
-from .server import ENGINES, Simulator
+from .registry import ENGINES, engine_names
+from .server import Simulator
 from .slots import State
 from .source import DEFAULT_VOCABULARY, Ask, ScriptedSource, Token, TokenSource, Vocabulary, WordSource
 
@@ -22,6 +23,7 @@ __all__ = [
     "TokenSource",
     "Vocabulary",
     "WordSource",
+    "engine_names",
     "parse",
     "random_cuts",
 ]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from .exchange import BrokenError, GoneError, Out
-from .seam import Job, RefusedError, Reply, Step, Task
-from .slots import Run, Slots, StoppedError, Ticket
+from .seam import Job, RefusedError, Reply
+from .slots import Slots, StoppedError, Ticket
+from .tasks import Run, Step, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -1,22 +1,41 @@
 """What an engine's module and the server say to each other: a few records, no base class.
 
-An engine's module offers `build(setup, **options) -> Wire`. The server reads requests, owns slots, time and sockets;
-the wire is told of a request and answers with bytes (`Reply`) or with work for the slots (`Job`).
+An engine's package offers `build(setup, **options) -> Wire`. The server reads requests, owns slots, time and sockets;
+the wire is told of a request and answers with bytes (`Reply`) or with work for the slots (`Job`). An engine needs nothing
+else of the simulator but `source`.
 """
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+from .slots import Slot, Slots
+from .tasks import Run, Step, Task
 
-    from .slots import Run, Slots
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from .source import TokenSource
 
-__all__ = ["Head", "Job", "RefusedError", "Reply", "Request", "Setup", "Step", "Task", "Wire", "Wording"]
+__all__ = [
+    "Head",
+    "Job",
+    "RefusedError",
+    "Reply",
+    "Request",
+    "Run",
+    "Setup",
+    "Slot",
+    "Slots",
+    "Step",
+    "Task",
+    "Wire",
+    "Wording",
+    "plain_head",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -53,38 +72,6 @@ class Reply:
     body: bytes = b""
     close: bool = False
     chunked: bool = False
-
-
-@attrs.frozen(kw_only=True)
-class Step:
-    """What one token has brought about.
-
-    `events` are payloads of the body, a chunk each. `opening` goes in front of them unless it would be the very first
-    payload of the body, as llama-server does with its marker of a task's begin. The `last` step of a task frees its
-    slot before a byte of it is sent; `result` is what a whole answer is made from. After one with `again` the job goes
-    on with that task, which waits for a slot behind all who wait by then.
-    """
-
-    events: tuple[bytes, ...] = ()
-    opening: bytes = b""
-    last: bool = False
-    result: Any = None
-    again: Task | None = None
-
-
-@attrs.frozen(kw_only=True)
-class Task:
-    """One prompt for one slot.
-
-    `steps` runs in the slot: its first `next()` is the admission (no token, no delay), each further one is a token. It
-    may raise RefusedError. `slot` asks for a certain slot; `page` is the engine's own, for its page about slots.
-    """
-
-    prompt: tuple[int, ...]
-    steps: Callable[[Run], Iterator[Step]]
-    slot: int | None = None
-    cache: bool = True
-    page: Any = None
 
 
 @attrs.frozen(kw_only=True)
@@ -126,6 +113,20 @@ class Head:
     close: bool
 
 
+PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+def plain_head(head: Head) -> bytes:
+    """Status line and headers, and nothing that one server has and another has not."""
+    lines = [
+        f"HTTP/1.1 {head.reply.status} {PHRASES.get(head.reply.status, '')}",
+        *(f"{name}: {value}" for name, value in head.reply.headers),
+        "Transfer-Encoding: chunked" if head.length is None else f"Content-Length: {head.length}",
+        *(["Connection: close"] if head.close else []),
+    ]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+
+
 @attrs.frozen(kw_only=True)
 class Wording:
     """What scripted faults must know of an engine: how it says what goes wrong.
@@ -156,7 +157,7 @@ class Wire:
     """
 
     answer: Callable[[Request, Slots], Reply | Job]
-    head: Callable[[Head], bytes]
+    head: Callable[[Head], bytes] = plain_head
     bad_request: Callable[[int], Reply]
     exhausted: Callable[[], RefusedError]
     wording: Wording

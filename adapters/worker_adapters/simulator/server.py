@@ -6,15 +6,14 @@ import contextlib
 import socket
 import threading
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import attrs
 
 from ..faults import FaultScript, FaultSpec
-from . import llamacpp, tgi, triton, trtllm, vllm
 from .exchange import BadRequestError, BrokenError, GoneError, Out, Split, alive, left, read_request
 from .jobs import Pace, Performance
+from .registry import Build, build_of
 from .seam import Head, Job, Reply, Request, Setup, Wire
 from .slots import Slots, State, StoppedError
 from .source import TokenSource, WordSource
@@ -24,19 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-__all__ = ["ENGINES", "Simulator"]
+__all__ = ["Simulator"]
 
 HEADER = "x-simulator-fault"
-
-ENGINES: dict[str, Callable[..., Wire]] = {
-    "llamacpp": llamacpp.build,
-    "tgi": tgi.build,
-    "triton-llmapi": partial(triton.build, model_kind="llmapi"),
-    "triton-trtllm": triton.build,
-    "triton-vllm": partial(triton.build, model_kind="vllm"),
-    "trtllm": trtllm.build,
-    "vllm": vllm.build,
-}
 
 
 class Simulator:
@@ -46,8 +35,8 @@ class Simulator:
     accepts, one more serves each connection; `stop()` closes all sockets and joins all threads. All methods may be
     called from any thread.
 
-    - `engine`: a name in `ENGINES`. Options that are not listed here go to the engine's `build`; one it does not know
-      raises TypeError.
+    - `engine`: one of `engine_names()`, or the `build` of an engine (see `simulator.seam`). Options that are not listed
+      here go to it; one it does not know raises TypeError.
     - `host`, `port`: where to listen; port 0 takes a free one.
     - `rate`: tokens a second and task, None for full speed; `first_token_delay`: seconds from admission to first token.
     - `slots`: how many tasks run at once; more wait in order of arrival. `ctx`: context length in tokens, in the sense
@@ -65,7 +54,7 @@ class Simulator:
 
     def __init__(
         self,
-        engine: str,
+        engine: str | Build,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -90,8 +79,7 @@ class Simulator:
             raise ValueError(
                 f"rate must be above 0 (or None), slots and coalesce at least 1: {rate}, {slots}, {coalesce}"
             )
-        if engine not in ENGINES:
-            raise ValueError(f"no engine {engine!r}; there are {', '.join(sorted(ENGINES))}")
+        build = build_of(engine) if isinstance(engine, str) else engine
         setup = Setup(
             model=model,
             slots=slots,
@@ -101,7 +89,9 @@ class Simulator:
             source=source or WordSource(seed=seed),
             kv_tokens=kv_tokens,
         )
-        self._wire = ENGINES[engine](setup, **options)
+        self._wire = build(setup, **options)
+        if not isinstance(self._wire, Wire):
+            raise TypeError(f"the build function of {engine!r} made no Wire but a {type(self._wire).__name__}")
         self._pace = Pace(first_token_delay=first_token_delay, rate=rate)
         self._address = (host, port)
         self._cuts: dict[str, Any] = {"split": split, "chunk_split": chunk_split, "coalesce": coalesce}

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from .tasks import Run, Task
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from .seam import Task
-
-__all__ = ["Run", "Slot", "Slots", "State", "StoppedError", "Ticket"]
+__all__ = ["Slot", "Slots", "State", "StoppedError", "Ticket"]
 
 SIMILAR = 0.1  # llama-server's --slot-prompt-similarity: a slot that shares this much of the prompt is preferred
 
@@ -40,28 +40,6 @@ class State:
     cancelled: int = 0
     faults: int = 0
     fired: Mapping[str, int] = attrs.field(factory=dict)
-
-
-@attrs.define(kw_only=True, eq=False)
-class Run:
-    """One task in its slot. Written by the connection's thread only; others read it for pages, one field at a time."""
-
-    slot: int
-    number: int
-    task: Task
-    cached: int
-    clock: Callable[[], float]
-    started: float
-    first_token: float | None = None
-    decoded: int = 0
-    generated: list[int] = attrs.field(factory=list)
-    new_line: bool = False
-    exhausted: bool = False
-
-    @property
-    def size(self) -> int:
-        """Tokens of the prompt and the answer so far."""
-        return len(self.task.prompt) + self.decoded
 
 
 @attrs.define(kw_only=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from .source import Vocabulary
+from ..source import Vocabulary
 
 __all__ = ["Asked", "Limits", "Release", "RuleError", "TypeMismatchError", "grammar_rule", "parse", "rules"]
 

@@ -14,10 +14,9 @@ from typing import Any
 
 import attrs
 
-from .seam import Head, Job, RefusedError, Reply, Request, Setup, Step, Task, Wire, Wording
-from .slots import Run, Slots
-from .source import Ask
-from .triton_models import LATIN, MODELS, Asked, InputError, Model, ModelError, Said, dump, single
+from ..seam import Head, Job, RefusedError, Reply, Request, Run, Setup, Slots, Step, Task, Wire, Wording
+from ..source import Ask
+from .models import LATIN, MODELS, Asked, InputError, Model, ModelError, Said, dump, single
 
 __all__ = ["build"]
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .tgi_fields import Limits, Release, TypeMismatchError
+from .fields import Limits, Release, TypeMismatchError
 
 if TYPE_CHECKING:
-    from .seam import Setup
-    from .slots import Slots
-    from .source import Vocabulary
+    from ..seam import Setup, Slots
+    from ..source import Vocabulary
 
 __all__ = ["info_page", "metrics_page", "models_page", "templated", "tokenized"]
 

@@ -10,10 +10,9 @@ from zlib import crc32
 
 import attrs
 
-from .seam import RefusedError, Reply, Step, Task
-from .slots import Run
-from .source import Ask, Token, TokenSource
-from .tgi_fields import Asked, Limits, Release, RuleError, rules
+from ..seam import RefusedError, Reply, Run, Step, Task
+from ..source import Ask, Token, TokenSource
+from .fields import Asked, Limits, Release, RuleError, rules
 
 __all__ = ["JSON", "STATUS", "Generation", "compact", "error_body", "failure"]
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import attrs
 
-from .seam import Head, Job, RefusedError, Reply, Request, Setup, Step, Task, Wire, Wording
-from .slots import Run, Slots
-from .source import Ask
+from ..seam import Head, Job, RefusedError, Reply, Request, Run, Setup, Slots, Step, Task, Wire, Wording
+from ..source import Ask
 
 __all__ = ["build"]
 

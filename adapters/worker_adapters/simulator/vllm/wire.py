@@ -17,11 +17,10 @@ from weakref import WeakValueDictionary
 
 import attrs
 
-from .seam import Head, Job, RefusedError, Reply, Request, Setup, Task, Wire, Wording
-from .slots import Slots
-from .vllm_fields import completion, engine_check, parse, ranges, schema_error, tokens_of
-from .vllm_metrics import metrics_page
-from .vllm_text import DONE, JSON, Generation, compact, failure
+from ..seam import Head, Job, RefusedError, Reply, Request, Setup, Slots, Task, Wire, Wording
+from .fields import completion, engine_check, parse, ranges, schema_error, tokens_of
+from .metrics import metrics_page
+from .text import DONE, JSON, Generation, compact, failure
 
 __all__ = ["build"]
 

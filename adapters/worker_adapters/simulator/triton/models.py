@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from .source import Token
+from ..source import Token
 
 __all__ = ["LATIN", "MODELS", "Asked", "InputError", "Model", "ModelError", "Said", "dump", "single"]
 

@@ -16,11 +16,10 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from .seam import Head, Job, RefusedError, Reply, Request, Setup, Wire, Wording
-from .slots import Slots
-from .tgi_fields import Asked, Limits, Release, RuleError, TypeMismatchError, parse, rules
-from .tgi_pages import info_page, metrics_page, models_page, templated, tokenized
-from .tgi_text import JSON, Generation, compact, error_body, failure
+from ..seam import Head, Job, RefusedError, Reply, Request, Setup, Slots, Wire, Wording
+from .fields import Asked, Limits, Release, RuleError, TypeMismatchError, parse, rules
+from .pages import info_page, metrics_page, models_page, templated, tokenized
+from .text import JSON, Generation, compact, error_body, failure
 
 __all__ = ["build"]
 

@@ -6,9 +6,9 @@ import json
 import math
 from typing import Any
 
-from .seam import RefusedError, Reply
-from .source import Vocabulary
-from .vllm_text import JSON, failure
+from ..seam import RefusedError, Reply
+from ..source import Vocabulary
+from .text import JSON, failure
 
 __all__ = ["completion", "engine_check", "parse", "ranges", "schema_error", "tokens_of"]
 

@@ -10,14 +10,12 @@ import attrs
 
 from worker_adapters.codec import encode
 
-from .llamacpp_fields import Params, settings
-from .seam import RefusedError, Reply, Step
-from .source import Ask, Token, TokenSource
+from ..seam import RefusedError, Reply, Run, Step
+from ..source import Ask, Token, TokenSource
+from .fields import Params, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from .slots import Run
 
 __all__ = ["BATCH", "Generation", "complete_length", "dump", "event", "failure"]
 

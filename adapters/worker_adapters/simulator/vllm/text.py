@@ -9,13 +9,11 @@ import attrs
 
 from worker_adapters.codec import encode
 
-from .seam import RefusedError, Reply, Step
-from .source import Ask, Token, TokenSource
+from ..seam import RefusedError, Reply, Run, Step
+from ..source import Ask, Token, TokenSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-
-    from .slots import Run
 
 __all__ = ["DONE", "JSON", "Generation", "compact", "event", "failure"]
 

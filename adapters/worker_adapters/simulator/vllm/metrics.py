@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .seam import Setup
-    from .slots import Slots
+    from ..seam import Setup, Slots
 
 __all__ = ["metrics_page"]
 

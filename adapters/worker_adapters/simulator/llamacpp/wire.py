@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from .llamacpp_fields import (
+from ..seam import Head, Job, Reply, Request, Setup, Slots, Task, Wire, Wording
+from .fields import (
     Field,
     FieldError,
     Params,
@@ -25,11 +26,9 @@ from .llamacpp_fields import (
     tokenize_mixed,
     tokenize_prompts,
 )
-from .llamacpp_json import JsonError, parse
-from .llamacpp_pages import APPLICATION_JSON, metrics_page, models_page, props_page, router_page, slots_page
-from .llamacpp_text import Generation, dump, failure
-from .seam import Head, Job, Reply, Request, Setup, Task, Wire, Wording
-from .slots import Slots
+from .pages import APPLICATION_JSON, metrics_page, models_page, props_page, router_page, slots_page
+from .parse import JsonError, parse
+from .text import Generation, dump, failure
 
 __all__ = ["build"]
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .llamacpp_fields import page_settings
+from .fields import page_settings
 
 if TYPE_CHECKING:
-    from .seam import Setup
-    from .slots import Slot, Slots
+    from ..seam import Setup, Slot, Slots
 
 __all__ = ["APPLICATION_JSON", "metrics_page", "models_page", "props_page", "router_page", "slots_page"]
 

@@ -14,7 +14,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .source import Vocabulary
+    from ..source import Vocabulary
 
 __all__ = ["FieldError", "Params", "page_settings", "parse_params", "settings", "tokenize_prompts", "type_name"]
 

@@ -1,0 +1,54 @@
+"""From an engine's name to what makes its wire. The only module here that knows all engines, by their names only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TypeAlias, cast
+
+from .seam import Wire
+
+__all__ = ["ENGINES", "ENTRY_POINTS", "Build", "build_of", "engine_names"]
+
+ENTRY_POINTS = "worker_adapters.simulators"
+
+Build: TypeAlias = Callable[..., Wire]
+"""`build(setup, **options)`; see `seam`. Options it does not know raise TypeError."""
+
+_BUILT_IN: Mapping[str, str] = {
+    "llamacpp": ".llamacpp",
+    "tgi": ".tgi",
+    "triton-llmapi": ".triton:build_llmapi",
+    "triton-trtllm": ".triton",
+    "triton-vllm": ".triton:build_vllm",
+    "trtllm": ".trtllm",
+    "vllm": ".vllm",
+}
+
+ENGINES = tuple(_BUILT_IN)
+"""Our own."""
+
+
+def engine_names() -> tuple[str, ...]:
+    """The names a Simulator takes: our own engines, then those that other distributions register. Reads metadata."""
+    from importlib.metadata import entry_points  # noqa: PLC0415  -- dear to import, and few have engines of their own
+
+    others = {point.name for point in entry_points(group=ENTRY_POINTS)}
+    return (*ENGINES, *sorted(others.difference(ENGINES)))
+
+
+def build_of(engine: str) -> Build:
+    """What makes the wire of that engine. Raises ValueError with the names there are."""
+    if engine in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[engine].partition(":")
+        found = getattr(import_module(module, __package__), attribute or "build")
+    else:
+        from importlib.metadata import entry_points  # noqa: PLC0415  -- as above
+
+        found = next((point.load() for point in entry_points(group=ENTRY_POINTS, name=engine)), None)
+    if found is None:
+        known = ", ".join(engine_names())
+        raise ValueError(
+            f"there is no engine {engine!r}; there are {known}; a build function can be passed in place of a name"
+        )
+    return cast(Build, found)

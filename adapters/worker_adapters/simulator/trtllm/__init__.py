@@ -1,0 +1,7 @@
+"""A simulated trtllm-serve."""
+
+from __future__ import annotations
+
+from .wire import build
+
+__all__ = ["build"]
