@@ -7,6 +7,7 @@ returns.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import Counter, deque
@@ -25,15 +26,20 @@ PER_KEY = 2
 
 
 class _Job:
-    __slots__ = ("abandoned", "done", "key", "lifetime", "raised", "returned", "work")
+    __slots__ = ("done", "key", "left", "lifetime", "raised", "returned", "work")
 
     def __init__(self, key: Hashable, work: Callable[[], Any], lifetime: Lifetime | None) -> None:
         self.key = key
         self.work = work
         self.lifetime = lifetime
-        self.done = self.abandoned = False
+        self.done = self.left = False
         self.returned: Any = None
         self.raised: BaseException | None = None
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for it any more: who did has left, or is about to, as its lifetime was tripped."""
+        return self.left or (self.lifetime is not None and bool(self.lifetime.causes))
 
     def run(self) -> None:
         try:
@@ -76,7 +82,7 @@ class Helpers:
             while not job.done:
                 yield from lifetime.wait()
         finally:
-            job.abandoned = not job.done
+            self._leave(job)
         if job.raised is not None:
             raise job.raised
         return job.returned  # type: ignore[no-any-return]  # what work returned
@@ -91,8 +97,15 @@ class Helpers:
         try:
             self._start()
         except RuntimeError:
-            job.abandoned = True
+            self._leave(job)
             raise
+
+    def _leave(self, job: _Job) -> None:
+        """Nobody waits for it: it is not begun any more."""
+        if not job.done:
+            job.left = True
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(job)
 
     def _start(self) -> None:
         """Have one more at work, if there is room. Raises RuntimeError where no thread can be started."""
@@ -104,11 +117,10 @@ class Helpers:
         with self._lock:
             per_key = Counter(job.key for job in list(self._running))  # they leave at any time
             for job in list(self._waiting):
-                if job.abandoned:
-                    self._waiting.remove(job)
-                elif len(self._running) < MOST and per_key[job.key] < PER_KEY:
+                if len(self._running) < MOST and per_key[job.key] < PER_KEY and not job.abandoned:
                     self._running[job] = None
-                    self._waiting.remove(job)
+                    with contextlib.suppress(ValueError):  # who waited has left just now
+                        self._waiting.remove(job)
                     return job
         return None
 

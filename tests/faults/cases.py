@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ATTEMPTS", "CASES", "END", "LEFT", "Case"]
 
 ATTEMPTS = 3
+TIMERS = frozenset({"FIRST_TOKEN_TIMEOUT", "IDLE_TIMEOUT", "DEADLINE"})
 LONG = 30.0  # seconds; a timer that is not the subject
 QUIET = 0.3  # seconds; one that is
 BEFORE = Timeouts(connect=LONG, first_token=QUIET, idle=LONG)
@@ -58,6 +59,18 @@ class Case:
         """What it comes to for this dialect."""
         names = (subject.name, subject.dialect.name, subject.name.split()[0])
         return next((self.but[name] for name in names if name in self.but), self.expected)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether a timer is the subject, which on a busy machine may run out before the stream has come to the fault."""
+        return len(self.expected) > 1 and self.expected[1] in TIMERS
+
+    def slower(self, scale: float) -> Case:
+        """The same with the timer so many times as long."""
+        timers = attrs.asdict(self.timeouts)
+        longer = {name: QUIET * scale for name, seconds in timers.items() if seconds == QUIET}
+        deadline = None if self.deadline is None else self.deadline * scale
+        return attrs.evolve(self, timeouts=attrs.evolve(self.timeouts, **longer), deadline=deadline)
 
 
 def case(name: str, faults: Any, *expected: Any, **options: Any) -> Case:

@@ -11,7 +11,7 @@ from .rows import NOT_RETRIABLE
 from .subjects import SUBJECTS
 
 GOOD = next(case for case in CASES if case.name == "1xx noise")
-PAGE = matrix.cells()
+PAGE = matrix.PAGE
 
 
 def test_every_engine_of_the_registry_is_in_the_matrix():

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import threading
 
-from worker_adapters.helpers import Helpers
+import pytest
+
+from worker_adapters import Timeouts
+from worker_adapters.helpers import PER_KEY, Helpers
+from worker_adapters.lifetime import Cause, Lifetime
 
 from .dialects import until
 
@@ -34,3 +38,38 @@ def test_one_that_leaves_while_another_counts_who_is_at_work_ends_neither():
     finally:
         threading.excepthook = hook
     assert not died
+
+
+@pytest.fixture
+def busy():
+    """Helpers of which those for one key are at work until they are let go."""
+    helpers, go = Helpers(), threading.Event()
+    for _ in range(PER_KEY):
+        helpers.start("key", lambda: go.wait(10))
+    until(lambda: helpers.in_use == PER_KEY)
+    yield helpers, go
+    go.set()
+    until(lambda: not helpers.in_use)
+
+
+def test_what_nobody_waits_for_any_more_is_not_begun_whoever_sees_that_first(busy):
+    """A helper may come to it before the loop has told whose stream was cancelled that it is (seen in CI)."""
+    helpers, go = busy
+    called, lifetime = [], Lifetime(Timeouts())
+    steps = helpers.call("key", lambda: called.append("it"), lifetime)
+    next(steps)
+    lifetime.trip(Cause.CANCELLED)
+    go.set()
+    until(lambda: not helpers.in_use)
+    assert not called
+    steps.close()
+
+
+def test_what_is_left_leaves_the_queue_although_no_helper_comes_by(busy):
+    """Else all the look-ups that were ever given up would stay, where a resolver hangs for good."""
+    helpers, _ = busy
+    steps = helpers.call("key", lambda: None, Lifetime(Timeouts()))
+    next(steps)
+    assert len(helpers._waiting) == 1
+    steps.close()
+    assert not helpers._waiting

@@ -3,10 +3,10 @@
 `places` runs a piece of code once and notes where it was; `strike` runs it again with the exception at one of these places.
 Only the calling thread is struck, as signals are.
 
-Where CPython looks for signals: when a function begins or a generator goes on, on the way back in a loop, and after a call
-of anything in C. Not between two other bytecodes (no lock is lost between taking it and the block that gives it back), and
-not after a call of a Python function: between its return and what becomes of the value there is no look. Elsewhere nothing
-is struck.
+Where CPython looks for signals: when a function begins or a generator goes on (the innermost one, not those that
+`yield from` it), on the way back in a loop, and after a call of anything in C. Not between two other bytecodes (no lock is
+lost between taking it and the block that gives it back), and not after a call of a Python function: between its return and
+what becomes of the value there is no look. Elsewhere nothing is struck.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Place", "Strike", "at_places", "places", "shown", "strike"]
 
 PACKAGE = str(Path(worker_adapters.__file__).parent)
+AFTER_YIELD_FROM = 2  # what RESUME is told in a generator that only passes on; there, it does not look for signals
 TWICE = 2  # what is done for the second time is often done in another state; a third time shows nothing new
 
 Place = tuple["CodeType", int, int]
@@ -41,9 +42,13 @@ class Strike(BaseException):
 def _possible(code: CodeType) -> tuple[frozenset[int], frozenset[int]]:
     """Where a function begins, goes on or goes back, and where a call has been made."""
     found, called = set(), set()
-    before = ""
+    before, looks = "", True
     for one in dis.get_instructions(code):
-        if "RESUME" in (one.opname, before) or one.opname.startswith("JUMP_BACKWARD"):
+        if one.opname == "RESUME":
+            looks = (one.arg or 0) & 3 < AFTER_YIELD_FROM
+        if ("RESUME" in (one.opname, before) and looks) or (
+            "JUMP_BACKWARD" in one.opname and "NO_INTERRUPT" not in one.opname
+        ):
             found.add(one.offset)
         if before.startswith("CALL"):
             called.add(one.offset)

@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from queue import Empty, Full
+from queue import Empty
 from typing import Any, cast
 from urllib.parse import SplitResult
 
@@ -94,12 +94,14 @@ class _Kept:
         """As queue.LifoQueue."""
         return len(self.idle)
 
-    def put(self, item: Connection | None, block: bool = True) -> None:  # noqa: ARG002  -- queue.Queue's
-        """As queue.LifoQueue; what urllib3 fills it with at first is nothing."""
-        if self.full:
-            raise Full
-        if item is not None:
-            self.idle.append(item)
+    def put(self, item: None, block: bool = True) -> None:
+        """As queue.LifoQueue. urllib3 fills it with nothing at first; what is kept, `Pool.keep` appends."""
+
+    def drop(self, connection: Connection) -> None:
+        """Close an idle one, unless somebody takes it at this moment: who gets it out of the queue decides."""
+        with contextlib.suppress(ValueError):
+            self.idle.remove(connection)
+            connection.close()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Connection:  # noqa: ARG002
         """As queue.LifoQueue."""
@@ -116,6 +118,10 @@ class Pool(HTTPConnectionPool):
     QueueCls = cast(Any, _Kept)
     target: Target
     keep_alive = 0.0
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._kept = cast(_Kept, self.pool)  # which urllib3 forgets when it is closed, drained or not
 
     def prepare(self) -> None:
         """Read the certificates, if there are any to read. What is wrong with them is a failure to connect."""
@@ -136,40 +142,33 @@ class Pool(HTTPConnectionPool):
 
     def keep(self, connection: Connection) -> None:
         """Take one back that is free for another request."""
-        kept = cast("_Kept | None", self.pool)
-        if self.keep_alive <= 0 or kept is None or kept.full:
+        kept = self._kept
+        if self.keep_alive <= 0 or kept.full:
             connection.close()
             return
         connection.idle_since = time.monotonic()
-        self._put_conn(cast(Any, connection))
-        if self.pool is None:  # closed meanwhile, and perhaps drained before
-            _drop(kept, connection)
+        kept.idle.append(connection)
+        if self.pool is None:  # closed, and perhaps drained before
+            kept.drop(connection)
             return
         with contextlib.suppress(RuntimeError):  # out of threads: they are looked at when they are taken
             LOOP.watch(self)
 
     def look(self, now: float) -> float:
         """On the loop: close what is of no use any more. See Watched."""
-        kept = cast("_Kept | None", self.pool)
-        if kept is not None:
-            for connection in list(kept.idle):
-                if not connection.is_connected:
-                    _drop(kept, connection)
-        if kept is None or not kept.idle:
+        for connection in list(self._kept.idle):
+            if self.pool is None or not connection.is_connected:
+                self._kept.drop(connection)
+        if not self._kept.idle:
             LOOP.forget(self)
         return now + SWEEP
 
     def close(self) -> None:
-        """Close the idle ones. Idempotent; for signal handlers, too."""
-        super().close()
+        """Close the idle ones. Idempotent; for signal handlers, too, one of which may raise within: then again."""
+        self.pool = None
+        for connection in list(self._kept.idle):
+            self._kept.drop(connection)
         LOOP.forget(self)
-
-
-def _drop(kept: _Kept, connection: Connection) -> None:
-    """Close an idle one, unless somebody takes it at this moment: who gets it out of the queue decides."""
-    with contextlib.suppress(ValueError):
-        kept.idle.remove(connection)
-        connection.close()
 
 
 class TLSPool(Pool, HTTPSConnectionPool):
