@@ -3,8 +3,7 @@
 #include <string.h>
 
 /* Where the next byte belongs. Zero: at the start of a chunk. */
-enum { SIZE, SIZE_SPACE, EXTENSION, SIZE_LF, DATA, DATA_END, DATA_LF, TRAILER, TRAILER_LINE, END_LF };
-enum { MAX_DIGITS = 15 }; /* 2^60: no body is as long, and nothing overflows */
+enum { SIZE, SIZE_SPACE, EXTENSION, SIZE_LF, DATA, DATA_END, DATA_LF, TRAILER, TRAILER_LINE, TRAILER_LF, END_LF };
 
 static int hex(uint8_t byte)
 {
@@ -22,6 +21,23 @@ static uint8_t after_size(body_decoder *b)
     return b->left ? DATA : TRAILER;
 }
 
+/* In the middle of a line whose content does not count: what comes after this byte. */
+static void skip(body_decoder *b, uint8_t byte, uint8_t then)
+{
+    if (byte == '\r')
+        b->state = then;
+    else if (byte == '\n')
+        b->status = BODY_E_LF;
+}
+
+/* The second half of a CRLF. */
+static void line_feed(body_decoder *b, uint8_t byte, uint8_t then)
+{
+    b->state = then;
+    if (byte != '\n')
+        b->status = BODY_E_LF;
+}
+
 /* The one byte at a time of everything that is not data: a dozen bytes per chunk. */
 static void framing(body_decoder *b, uint8_t byte)
 {
@@ -32,67 +48,52 @@ static void framing(body_decoder *b, uint8_t byte)
     switch (b->state) {
     case SIZE: {
         int digit = hex(byte);
-        if (digit >= 0 && b->digits < MAX_DIGITS) {
+        if (digit >= 0 && b->left <= (uint64_t)INT64_MAX >> 4) {
             b->left = b->left << 4 | (uint64_t)digit;
-            b->digits++;
+            b->digits = 1;
             return;
         }
-        if (digit >= 0 || !b->digits)
-            break;
+        if (digit >= 0 || !b->digits) {
+            b->status = BODY_E_SIZE;
+            return;
+        }
         b->state = SIZE_SPACE;
     } /* fall through */
     case SIZE_SPACE: /* "BWS": padded sizes are old, and harmless */
-        if (byte == ' ' || byte == '\t')
-            return;
         if (byte == ';')
             b->state = EXTENSION;
         else if (byte == '\r')
             b->state = SIZE_LF;
-        else if (byte == '\n')
-            b->state = after_size(b);
-        else
-            break;
+        else if (byte != ' ' && byte != '\t')
+            b->status = byte == '\n' ? BODY_E_LF : BODY_E_SIZE;
         return;
     case EXTENSION:
-        if (byte == '\n')
-            b->state = after_size(b);
+        skip(b, byte, SIZE_LF);
         return;
     case SIZE_LF:
-        if (byte != '\n')
-            break;
-        b->state = after_size(b);
+        line_feed(b, byte, after_size(b));
         return;
     case DATA_END:
-        if (byte == '\r')
-            b->state = DATA_LF;
-        else if (byte == '\n')
-            b->state = SIZE;
-        else
-            b->status = BODY_E_END;
+        b->state = DATA_LF;
+        if (byte != '\r')
+            b->status = byte == '\n' ? BODY_E_LF : BODY_E_END;
         return;
     case DATA_LF:
-        b->state = SIZE;
-        if (byte != '\n')
-            b->status = BODY_E_END;
+        line_feed(b, byte, SIZE);
         return;
     case TRAILER: /* at the start of a trailer line; an empty one ends the body */
-        if (byte == '\n')
-            b->status = BODY_DONE;
-        else
-            b->state = byte == '\r' ? END_LF : TRAILER_LINE;
+        b->state = TRAILER_LINE;
+        skip(b, byte, END_LF);
         return;
-    case END_LF:
-        if (byte == '\n')
-            b->status = BODY_DONE;
-        else
-            b->state = TRAILER_LINE;
+    case TRAILER_LINE:
+        skip(b, byte, TRAILER_LF);
         return;
-    default: /* TRAILER_LINE */
-        if (byte == '\n')
-            b->state = TRAILER;
+    case TRAILER_LF:
+        line_feed(b, byte, TRAILER);
         return;
+    default: /* END_LF */
+        b->status = byte == '\n' ? BODY_DONE : BODY_E_LF;
     }
-    b->status = BODY_E_SIZE;
 }
 
 /* Takes a run of content: up to the end of the chunk, of the sized body, or of the read. */

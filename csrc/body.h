@@ -8,9 +8,10 @@
  *         b.status: 0 go on reading; BODY_DONE the body has ended (b.rest: bytes that came behind it);
  *                   negative: what is wrong. Both are final. What came before is in out all the same.
  *
- * Strict where leniency lets two readers disagree about where a chunk ends (a size is hex digits and nothing else, the
- * data is followed by a line end); lenient where the RFC says so (a lone LF ends a line, 2.2; extensions and trailers
- * are ignored, 7.1.1 and 7.1.2). The outcome depends on the bytes alone and not on how they are cut into reads.
+ * Strict where leniency lets two readers disagree about where a chunk ends: a size is hex digits and nothing else, the data is
+ * followed by a line end, and that is CRLF, here as in extensions and trailers (the lone LF of 2.2 is for heads, and a lone CR
+ * ends a line for some). Lenient where nothing hangs on it: what extensions and trailers say is ignored (7.1.1, 7.1.2). The outcome
+ * depends on the bytes alone and not on how they are cut into reads.
  */
 #ifndef WORKER_ADAPTERS_BODY_H
 #define WORKER_ADAPTERS_BODY_H
@@ -26,9 +27,10 @@
 #define BODY_MAX_LINE 65536 /* bytes of one line of framing, and of all trailers: http.client's own bound */
 
 #define BODY_DONE 1
-#define BODY_E_SIZE -1 /* a chunk's size is no number, or has more than 15 digits */
+#define BODY_E_SIZE -1 /* a chunk's size is no number, or not below 2^63 */
 #define BODY_E_END -2 /* a chunk's data is longer than its size says */
 #define BODY_E_LINE -3 /* a line or the trailers are longer than BODY_MAX_LINE */
+#define BODY_E_LF -4 /* a line of framing does not end in CR LF */
 
 typedef struct body_decoder {
     int status;

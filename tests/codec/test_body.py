@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 
 import pytest
@@ -17,14 +18,24 @@ BOUND = 65536
 
 
 def interpret(body: bytes) -> tuple[bytes, str, bytes]:
-    """RFC 9112, 7.1, of the whole input: content, what it ended with, and what is behind it."""
+    """RFC 9112, 7.1, of the whole input: content, what it ended with, and what is behind. A line ends in CRLF."""
     content = b""
+
+    def line() -> bytes | str:
+        nonlocal body
+        end = re.search(rb"\r|\n", body)
+        if end is None or body[end.start() :] == b"\r":
+            return "unfinished"
+        if not body.startswith(b"\r\n", end.start()):
+            return "broken"
+        found, body = body[: end.start()], body[end.start() + 2 :]
+        return found
+
     while True:
-        line, newline, body = body.partition(b"\n")
-        size = line.removesuffix(b"\r").partition(b";")[0].rstrip(b" \t")
-        if not newline:
-            return content, "unfinished", b""
-        if not size or size.strip(b"0123456789abcdefABCDEF") or len(size) > 15:
+        if isinstance(found := line(), str):
+            return content, found, b""
+        size = found.partition(b";")[0].rstrip(b" \t")
+        if not size or size.strip(b"0123456789abcdefABCDEF") or int(size, 16) >= 2**63:
             return content, "broken", b""
         length = int(size, 16)
         if not length:
@@ -33,17 +44,13 @@ def interpret(body: bytes) -> tuple[bytes, str, bytes]:
         if len(body) < length:
             return content, "unfinished", b""
         body = body[length:]
-        for end in (b"\r\n", b"\n"):
-            if body.startswith(end):
-                body = body[len(end) :]
-                break
-        else:
+        if not body.startswith(b"\r\n"):
             return content, "unfinished" if body in (b"", b"\r") else "broken", b""
+        body = body[2:]
     while True:
-        line, newline, body = body.partition(b"\n")
-        if not newline:
-            return content, "unfinished", b""
-        if line in (b"", b"\r"):
+        if isinstance(found := line(), str):
+            return content, found, b""
+        if not found:
             return content, "ended", body
 
 
@@ -73,7 +80,6 @@ CASES = {
     "an extension": (b'3;name="v;w"\r\nabc\r\n0;last\r\n\r\n', b"abc", "ended"),
     "blanks behind the size": (b"3 \t\r\nabc\r\n0\r\n\r\n", b"abc", "ended"),
     "trailers": (b"1\r\nx\r\n0\r\nA: b\r\nC: d\r\n\r\n", b"x", "ended"),
-    "lone line feeds": (b"3\nabc\n0\n\n", b"abc", "ended"),
     "line ends as content": (b"4\r\n\r\n\r\n\r\n0\r\n\r\n", b"\r\n\r\n", "ended"),
     "cut in the data": (b"3\r\nab", b"ab", "unfinished"),
     "cut before the last chunk": (b"3\r\nabc\r\n", b"abc", "unfinished"),
@@ -83,7 +89,24 @@ CASES = {
     "a negative size": (b"-3\r\nabc\r\n", b"", "broken"),
     "a size in Python's own spelling": (b"1_0\r\n", b"", "broken"),
     "a prefix": (b"0x3\r\nabc\r\n", b"", "broken"),
-    "sixteen digits": (b"0000000000000003\r\nabc\r\n", b"", "broken"),
+    "zeros without end": (b"0" * (BOUND + 1), b"", "broken"),
+    "as many zeros as fit": (b"0" * (BOUND - 3) + b"3\r\nabc\r\n0\r\n\r\n", b"abc", "ended"),
+    "the greatest size": (b"7fffffffffffffff\r\nabc", b"abc", "unfinished"),
+    "a greater one": (b"8000000000000000\r\nabc", b"", "broken"),
+    "one that overflows to three": (b"10000000000000003\r\nabc\r\n", b"", "broken"),
+    "a blank before the size": (b" 3\r\nabc\r\n", b"", "broken"),
+    "two sizes": (b"3 3\r\nabc\r\n", b"", "broken"),
+    "a size in digits of another script": ("\uff13\r\nabc\r\n".encode(), b"", "broken"),
+    "a line feed ends the size": (b"3\nabc\r\n0\r\n\r\n", b"", "broken"),
+    "a line feed ends the padding": (b"3 \nabc\r\n0\r\n\r\n", b"", "broken"),
+    "a line feed ends an extension": (b"3;x\nabc\r\n0\r\n\r\n", b"", "broken"),
+    "a line feed in an extension": (b"3;x\n0\r\n\r\nabc\r\n", b"", "broken"),
+    "a carriage return in an extension": (b"3;x\ry\r\nabc\r\n0\r\n\r\n", b"", "broken"),
+    "a line feed ends the data": (b"3\r\nabc\n0\r\n\r\n", b"abc", "broken"),
+    "a line feed ends the body": (b"3\r\nabc\r\n0\r\n\n", b"abc", "broken"),
+    "a line feed ends the last chunk": (b"3\r\nabc\r\n0\n\r\n", b"abc", "broken"),
+    "a line feed ends a trailer": (b"0\r\nA: b\n\r\n", b"", "broken"),
+    "a carriage return ends a trailer": (b"0\r\nA: b\rC: d\r\n\r\n", b"", "broken"),
     "more data than said": (b"3\r\nabcd\r\n", b"abc", "broken"),
     "a carriage return too many": (b"0\r\r\n\r\n", b"", "broken"),
     "a carriage return that ends nothing": (b"3\r\nabc\rx", b"abc", "broken"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import pairwise
 
 import attrs
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker_adapters.transport import head as module
-from worker_adapters.transport.head import MAX_HEAD, Head, HeadError, HeadReader, read_head
+from worker_adapters.transport.head import MAX_HEAD, MAX_INTERIM, Head, HeadError, HeadReader, read_head
 
 SECRET = "sk-5ecre7"
 
@@ -182,12 +183,16 @@ def test_a_server_that_speaks_something_else_is_not_waited_for(noise):
         ("Transfer-Encoding: gzip, chunked", "200 OK", (True, None, False)),
         ("Transfer-Encoding: gzip", "200 OK", (False, None, True)),
         ("Transfer-Encoding: ", "200 OK", (False, None, True)),
-        ("Transfer-Encoding: chunked\xa0", "200 OK", (False, None, True)),
+        *((f"Transfer-Encoding: chunked{blank}", "200 OK", (False, None, True)) for blank in "\x0b\x0c\x1f\x85\xa0"),
+        *((f"Transfer-Encoding: {blank}chunked", "200 OK", (False, None, True)) for blank in "\x0b\x0c\x1f\x85\xa0"),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\x85", "200 OK", (False, None, True)),
         ("Transfer-Encoding: x-notchunked", "200 OK", (False, None, True)),
         ("", "200", (False, None, True)),
         ("Content-Length: 5\r\nConnection: close", "200 OK", (False, 5, True)),
         ("Content-Length: 5\r\nConnection: Keep-Alive, CLOSE", "200 OK", (False, 5, True)),
         ("Content-Length: 5\r\nConnection: x-close, closed", "200 OK", (False, 5, False)),
+        ("Content-Length: 5\r\nConnection: close\x85", "200 OK", (False, 5, False)),
+        ("Content-Length: 5\r\nConnection: x\r\nConnection: ,\tclose ,", "200 OK", (False, 5, True)),
         ("Content-Length: 0", "204 No Content", (False, 0, False)),
         ("Content-Length: 5", "204 No Content", (False, 0, True)),
         ("Transfer-Encoding: chunked", "204 No Content", (False, 0, True)),
@@ -239,15 +244,56 @@ def test_codings_beside_chunked_are_shown_to_who_reads_the_body(fields, codings)
     assert head_of(fields).codings == codings
 
 
-@pytest.mark.parametrize(("fields", "closes"), [("Connection: keep-alive\r\n", False), ("", True)])
-def test_an_old_server_keeps_only_what_it_says(fields, closes):
-    head = read_twice(f"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n{fields}\r\n".encode())
-    assert head.closes is closes
+@pytest.mark.parametrize(
+    "fields", ["Connection: keep-alive", "Keep-Alive: timeout=5", "Transfer-Encoding: chunked", ""]
+)
+def test_an_old_server_is_asked_once_per_connection(fields):
+    head = read_twice(f"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n{fields}\r\n\r\n".encode())
+    assert (head.closes, head.old, head.chunked) == (True, True, "chunked" in fields)
 
 
-def test_an_old_server_that_uses_codings_is_not_asked_again():
-    head = read_twice(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n")
-    assert (head.chunked, head.closes) == (True, True)
+@pytest.mark.parametrize(
+    ("length", "bytes_"),
+    [("0", 0), ("000", 0), ("05", 5), ("0" * 5000 + "7", 7), (str(2**63 - 1), 2**63 - 1), (f"{2**62}, {2**62}", 2**62)],
+)
+def test_lengths_up_to_the_greatest(length, bytes_):
+    assert head_of(f"Content-Length: {length}").length == bytes_
+
+
+@pytest.mark.parametrize(
+    "length",
+    [
+        str(2**63),
+        str(2**64 + 5),
+        "9" * 5000,
+        "1_0",
+        "1 0",
+        "\xb2",
+        "\u0665",
+        "0x5",
+        "5h",
+        "+5",
+        "-0",
+        "5,, 5",
+        "5, 05",
+        "1e3",
+        "5.0",
+    ],
+)
+def test_lengths_that_are_none(length):
+    assert "Content-Length" in refusal(b"HTTP/1.1 200 OK\r\nContent-Length: " + length.encode() + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("how", ["bytewise", "one by one", "a thousand at once"])
+def test_heads_before_the_final_one_may_not_go_on_for_ever(how):
+    early = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    reads = {"bytewise": bytewise(early), "one by one": [early], "a thousand at once": [early * 1000]}[how]
+    reader, sent = HeadReader(), 0
+    with pytest.raises(HeadError, match="of 1xx"):  # noqa: PT012  -- it is not known which of them it is
+        for data in itertools.cycle(reads):
+            sent += len(data)
+            assert reader.feed(data) is None
+            assert sent <= MAX_INTERIM + len(early * 1000)
 
 
 @pytest.mark.parametrize("blank", [b" ", b"\t", b"\n ", b"\r\n\t"])

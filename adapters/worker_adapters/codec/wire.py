@@ -22,8 +22,9 @@ _buffer = _ffi.buffer
 _uninitialised = _ffi.new_allocator(should_clear_after_alloc=False)
 
 _WORDS = {
-    _lib.BODY_E_SIZE: "the size of a chunk is no number",
+    _lib.BODY_E_SIZE: "the size of a chunk is no number below 2^63",
     _lib.BODY_E_END: "a chunk is longer than its size says",
+    _lib.BODY_E_LF: "a line of its framing does not end in CR LF",
     _lib.BODY_E_LINE: f"a line of its framing is longer than {_lib.BODY_MAX_LINE} bytes",
 }
 

@@ -67,7 +67,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     try:
         if exchange.status != 200:
             raise (yield from refused(exchange, worker.dialect, worker.limits.max_error_body))
-        yield from require_event_stream(exchange, worker.dialect)
+        yield from require_event_stream(exchange, worker)
         running.exchange = exchange
         last, events = yield from _received(worker, running, grade, exchange, len(wire.body))
     finally:

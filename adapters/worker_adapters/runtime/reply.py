@@ -8,8 +8,10 @@ from collections.abc import Mapping
 
 from ..api import Reason, Upstream
 from ..dialect import Dialect, Fault, Reply
-from ..transport import Exchange
+from ..transport import REFUSAL_SECONDS, Exchange
 from ..waiting import Steps
+from .labels import is_event_stream
+from .worker import Worker
 
 __all__ = ["refused", "require_event_stream", "retry_after"]
 
@@ -40,7 +42,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def refused(exchange: Exchange, dialect: Dialect, limit: int) -> Steps[Fault]:
-    """The fault that a status other than 200 stands for."""
+    """The fault that a status other than 200 stands for. Its body may stall: what counts stands in the head."""
     status = exchange.status
     if 300 <= status < 400:
         where = exchange.headers.get("location", "nowhere")
@@ -49,29 +51,26 @@ def refused(exchange: Exchange, dialect: Dialect, limit: int) -> Steps[Fault]:
             f"the server redirects ({status}) to {where!r}; redirects are not followed: pass that URL to connect()",
             upstream=Upstream(status=status),
         )
-    body = yield from exchange.read(limit)
+    body = yield from exchange.read(limit, REFUSAL_SECONDS)
     fault = dialect.parse_error(Reply(status=status, headers=exchange.headers, body=body))
+    if not exchange.codings.known:
+        fault.message += f"; what it says can't be read ({exchange.codings.said})"
     if fault.retry_after is None:
         fault.retry_after = retry_after(exchange.headers)
     return fault
 
 
-def require_event_stream(exchange: Exchange, dialect: Dialect) -> Steps[None]:
-    """Raise Fault unless the body is server-sent events, unencoded; say what it is instead."""
-    encoding = exchange.headers.get("content-encoding", "identity").lower()
-    if encoding not in ("", "identity"):
-        raise Fault(
-            Reason.PROTOCOL, f"the body is compressed ({encoding}), which was not asked for: is a proxy between?"
-        )
-    kind = exchange.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "text/event-stream":
+def require_event_stream(exchange: Exchange, worker: Worker) -> Steps[None]:
+    """Raise Fault unless the body is server-sent events, uncoded; say what it is instead."""
+    if (yield from is_event_stream(exchange, worker)):
         return
-    start = yield from exchange.read(SHOWN)
+    dialect, kind = worker.dialect, exchange.headers.get("content-type", "").partition(";")[0].strip().lower()
+    start = yield from exchange.read(worker.limits.max_error_body, REFUSAL_SECONDS)
     if not start:
         raise Fault(Reason.EMPTY, "the server answered 200 with an empty body", upstream=Upstream(status=200))
     if fault := dialect.not_a_stream(Reply(status=exchange.status, headers=exchange.headers, body=start)):
         raise fault
-    text = start.decode("utf-8", "replace")
+    text = start[:SHOWN].decode("utf-8", "replace")
     raise Fault(
         Reason.PROTOCOL,
         f"the server answered 200 with {kind or 'no content type'} instead of text/event-stream: is this URL the engine's?",

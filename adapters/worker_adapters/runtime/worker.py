@@ -67,6 +67,7 @@ class Worker:
         self.identity = identity
         self.recorder = recorder
         self.redactor = Redactor()
+        self.mislabelled = False  # its streams are, and that has been logged
         self._url = url
         self._credentials = credentials
         self._closed = False

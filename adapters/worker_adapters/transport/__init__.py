@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .base import Exchange, Transport
+from .base import REFUSAL_SECONDS, Exchange, Transport
 
-__all__ = ["Exchange", "Transport"]
+__all__ = ["REFUSAL_SECONDS", "Exchange", "Transport"]

@@ -10,8 +10,13 @@ from ..codec import EventTooLargeError, SSEDecoder
 from ..dialect import Fault, Payload, Reply, WireRequest
 from ..lifetime import Lifetime
 from ..waiting import Blocked, Steps
+from .coding import Codings
 
-__all__ = ["Exchange", "Transport", "too_large"]
+__all__ = ["REFUSAL_BYTES", "REFUSAL_SECONDS", "Exchange", "Transport", "too_large"]
+
+# What a refusal says may stall or break off, and its status and headers count all the same.
+REFUSAL_SECONDS = 1.0  # engines and proxies send head and body of a refusal together
+REFUSAL_BYTES = 65536  # of a control call; for streams it is Limits.max_error_body
 
 
 def too_large(exc: EventTooLargeError) -> Fault:
@@ -37,7 +42,15 @@ class Exchange(Protocol):
 
     @property
     def framed(self) -> bool:
-        """Whether the body's head announced how its end shows: by chunks or a length, not by the connection's end."""
+        """Whether the head announced how the body's end shows: by chunks or a length, not by the connection's end.
+
+        False, too, for chunks of HTTP/1.0, which has none.
+        """
+        ...
+
+    @property
+    def codings(self) -> Codings:
+        """What the body is still coded with, which `read` undoes and a stream can't."""
         ...
 
     @property
@@ -61,8 +74,15 @@ class Exchange(Protocol):
         """What it means that reading raised this (TRUNCATED, DISCONNECTED, PROTOCOL, EVENT_TOO_LARGE); raises the rest."""
         ...
 
-    def read(self, limit: int) -> Steps[bytes]:
-        """The body, or its first `limit` bytes. A body that breaks off is returned as far as it came."""
+    def peek(self, enough: Callable[[bytes], bool]) -> Steps[bytes]:
+        """What the body begins with, as much as is `enough` or all there is; it is left where it is."""
+        ...
+
+    def read(self, limit: int, seconds: float) -> Steps[bytes]:
+        """The body, decoded, or its first `limit` bytes. One that breaks off, or stalls, is returned as far as it came.
+
+        The stream's timers stand still: for at most that long, and half of the time to its deadline.
+        """
         ...
 
     def settle(self, seconds: float) -> Steps[None]:

@@ -16,7 +16,9 @@ from ..waiting import BLOCKED, READ, Blocked, Steps, Waker, cooperative
 from .head import Head
 from .link import Link, PlainLink
 
-__all__ = ["Body", "Pull"]
+__all__ = ["MOST_READS", "Body", "Pull"]
+
+MOST_READS = 64  # of content that completes nothing, in one go: as csrc/wire.h
 
 Pull = Callable[[], "Sequence[Payload] | Blocked"]
 
@@ -24,10 +26,12 @@ Pull = Callable[[], "Sequence[Payload] | Blocked"]
 class Body:
     """Used by one thread at a time. Reading raises BodyError, CutOffError, OSError, ValueError and Interrupted."""
 
-    __slots__ = ("_fd", "_link", "_plain", "_rest", "_struct", "_wire")
+    __slots__ = ("_again", "_broken", "_fd", "_link", "_plain", "_rest", "_struct", "_wire")
 
     def __init__(self, head: Head, link: Link) -> None:
         self._rest = head.rest
+        self._again = b""
+        self._broken: Exception | None = None
         self._link = link
         self._fd = link.sock.fileno()
         self._plain = type(link) is PlainLink
@@ -41,7 +45,7 @@ class Body:
 
     def awaits_more(self, lifetime: Lifetime) -> bool:
         """Whether nothing is to be had before more comes to the socket; if so, that is what the lifetime wants."""
-        if self._plain and self._struct.drained and not self._rest:
+        if self._plain and self._struct.drained and not self._rest and not self._again:
             lifetime.want_fd, lifetime.want_events = self._fd, READ
             return True
         return False
@@ -53,6 +57,8 @@ class Body:
 
     def read(self) -> bytes | None:
         """The next bytes of content; empty at the end, None if there are none yet."""
+        if self._again or self._broken is not None:
+            return self._read_again()
         wire = self._wire
         while not wire.over:
             raw = self._recv()
@@ -65,6 +71,16 @@ class Body:
                 return content
         return wire.feed(b"")
 
+    def unread(self, content: bytes, broken: Exception | None) -> None:
+        """Have that content come again, and then what reading raised."""
+        self._again, self._broken = content, broken
+
+    def _read_again(self) -> bytes:
+        again, self._again = self._again, b""
+        if not again and self._broken is not None:
+            raise self._broken
+        return again
+
     def wait(self, lifetime: Lifetime, until: float = inf) -> Steps[None]:
         """Until `read` may have more, or that point in time."""
         return lifetime.wait(self._fd, self._link.wants, until)
@@ -76,13 +92,12 @@ class Body:
         only that the driver wants to be back.
         """
         link, fd = self._link, self._fd
+        if not self._plain:
+            return lambda: self._batch(decoder, lifetime)
 
         def want() -> Blocked:
             lifetime.want_fd, lifetime.want_events = fd, link.wants
             return BLOCKED
-
-        if not self._plain:
-            return lambda: self._batch(decoder, want)
 
         def nothing_yet(status: int) -> Blocked | None:
             if status == WIRE_WOKEN:
@@ -95,22 +110,35 @@ class Body:
         waker = lifetime.waker
         waits = isinstance(waker, Waker) and not cooperative()
         pulled = decoder.puller(self._wire, fd, waker.polls() if waits else -1, lifetime.patience, nothing_yet)
-        return self._after_the_head(decoder, pulled) if self._rest else pulled
+        return self._after_the_start(decoder, pulled) if self._rest or self._again else pulled
 
-    def _after_the_head(self, decoder: SSEDecoder, pulled: Pull) -> Pull:
-        """What came together with the head comes first, if that completes anything."""
+    def _after_the_start(self, decoder: SSEDecoder, pulled: Pull) -> Pull:
+        """What has been read comes first, and what came together with the head, if that completes anything."""
 
         def pull() -> Sequence[Payload] | Blocked:
+            if self._again and (batch := decoder.payloads(self._read_again())):
+                return batch
+            if self._broken is not None:
+                raise self._broken
             rest, self._rest = self._rest, b""
             return (rest and decoder.payloads(self._wire.feed(rest))) or pulled()
 
         return pull
 
-    def _batch(self, decoder: SSEDecoder, want: Callable[[], Blocked]) -> Sequence[Payload] | Blocked:
-        while content := self.read():
+    def _batch(self, decoder: SSEDecoder, lifetime: Lifetime) -> Sequence[Payload] | Blocked:
+        lifetime.want_until = inf
+        for _ in range(MOST_READS):
+            content = self.read()
+            if content is None:
+                break
+            if not content:
+                return []
             if batch := decoder.payloads(content):
                 return batch
-        return want() if content is None else []
+        else:
+            lifetime.want_until = lifetime.clock()  # there is more, after everybody else's turn
+        lifetime.want_fd, lifetime.want_events = self._fd, self._link.wants
+        return BLOCKED
 
     def _recv(self) -> bytes | None:
         if self._rest:

@@ -20,6 +20,9 @@ import attrs
 __all__ = ["Head", "HeadError", "HeadReader", "read_head"]
 
 MAX_HEAD = 65536  # bytes: what http.client allows one line
+MAX_INTERIM = 16 * MAX_HEAD  # bytes of all the heads of 1xx before a final one
+MAX_LENGTH = 2**63 - 1  # what the decoders in C can count
+MAX_DIGITS = len(str(MAX_LENGTH))  # int() takes quadratic time, and no more than a few thousand
 SWITCHING = 101  # the one 1xx that is final, and that nobody asked for
 NO_BODY = frozenset({204, 304})
 
@@ -34,7 +37,7 @@ _status_line = re.compile(r"HTTP/1\.([0-9]) ++([1-9][0-9]{2})(?: [^\x00\r\n]*+)?
 _fields = re.compile(rf"^({_NAME}):[ \t]*+([^\x00\r\n]*+)\r?\n", re.MULTILINE).findall
 _fold = re.compile(r"\r?\n[ \t]+")
 _named = re.compile(rf"({_NAME})[ \t]*+:").match
-_length = re.compile(r"([0-9]{1,18})(?:[ \t]*+,[ \t]*+\1)*+").fullmatch
+_length = re.compile(r"([0-9]++)(?:[ \t]*+,[ \t]*+\1)*+").fullmatch
 
 
 class HeadError(ValueError):
@@ -49,6 +52,7 @@ class Head:
     `chunked`. `closes`: no other request may follow on this connection; true, too, where it now speaks something else (101,
     or the tunnel after CONNECT). `rest`: bytes behind the head that came with it. `codings`: what the body is still coded
     with once its chunks are joined, in lower case and in the order applied; who can't undo these must refuse the response.
+    `old`: of HTTP/1.0.
     """
 
     status: int
@@ -58,6 +62,7 @@ class Head:
     closes: bool
     rest: bytes
     codings: tuple[str, ...] = ()
+    old: bool = False
 
 
 class HeadReader:
@@ -66,7 +71,7 @@ class HeadReader:
     `begun`: whether a byte of a response has come.
     """
 
-    __slots__ = ("_held", "_method", "_searched", "begun")
+    __slots__ = ("_held", "_interim", "_method", "_searched", "begun")
 
     def __init__(self, method: str = "POST") -> None:
         """`method`: of the request. What answers HEAD, and what agrees to CONNECT, has no body whatever it says."""
@@ -74,6 +79,7 @@ class HeadReader:
         self._method = method
         self._held: bytearray | None = None  # an unfinished head
         self._searched = 0  # of which so many bytes don't end it
+        self._interim = 0  # bytes of heads that another follows
 
     def feed(self, data: bytes) -> Head | None:
         """The final head, once it is complete; None: more is needed. Raises HeadError, as soon as no more can mend it."""
@@ -87,6 +93,9 @@ class HeadReader:
             head = _parsed(held[start : end.start() + 1], held, end.end(), self._method)
             if head is not None:
                 return head
+            self._interim += end.end() - start
+            if self._interim > MAX_INTERIM:
+                raise HeadError(f"more than {MAX_INTERIM} bytes of 1xx, and no response")
             start = search_from = end.end()
         self._held = bytearray(held[start:]) if self._held is None or start else self._held
         self._searched = len(self._held)
@@ -150,28 +159,33 @@ def _framed(status: int, headers: dict[str, str], rest: bytes, *, method: str, o
     """RFC 9112, 6.3 and 9.3. `old`: a response of HTTP/1.0."""
     coding, announced = headers.get("transfer-encoding"), headers.get("content-length")
     if status == SWITCHING or (method == "CONNECT" and status < 300):
-        return Head(status, headers, False, 0, True, rest)
-    closes = old
+        return Head(status, headers, False, 0, True, rest, old=old)
+    # HTTP/1.0's keep-alive goes wrong behind a proxy that hands the word on (RFC 9112, C.2.2): one more connection is cheap.
+    # Both framings may be an attempt to have the rest of the body taken for a response (6.3).
+    closes = old or (coding is not None and announced is not None)
     if (connection := headers.get("connection")) is not None:
-        options = _listed(connection)
-        closes = "close" in options or (old and "keep-alive" not in options)
-    # Both may be an attempt to have the rest of the body taken for a response (6.3); HTTP/1.0 has no codings (6.1).
-    closes = closes or (coding is not None and (old or announced is not None))
+        closes = closes or "close" in _listed(connection)
     if method == "HEAD" or status in NO_BODY:
         # What a 204 announces, which it must not (6.1; RFC 9110, 8.6), may yet come, and begin the next response.
         lies = status == 204 and (coding is not None or announced not in (None, "0"))
-        return Head(status, headers, False, 0, closes or lies, rest)
+        return Head(status, headers, False, 0, closes or lies, rest, old=old)
     if coding is not None:
         codings = ("chunked",) if coding == "chunked" else tuple(_listed(coding))
         if codings[-1:] == ("chunked",):
-            return Head(status, headers, True, None, closes, rest, codings[:-1])
-        return Head(status, headers, False, None, True, rest, codings)
+            return Head(status, headers, True, None, closes, rest, codings[:-1], old)
+        return Head(status, headers, False, None, True, rest, codings, old)
     if announced is None:
-        return Head(status, headers, False, None, True, rest)
-    length = _length(announced)
-    if length is None:
-        raise HeadError("Content-Length is no number of bytes, or more than one")
-    return Head(status, headers, False, int(length[1]), closes, rest)
+        return Head(status, headers, False, None, True, rest, old=old)
+    return Head(status, headers, False, _length_of(announced), closes, rest, old=old)
+
+
+def _length_of(announced: str) -> int:
+    """RFC 9110, 8.6: of a list of one and the same number, too."""
+    number = _length(announced)
+    digits = number[1].lstrip("0") if number is not None else ""
+    if number is None or len(digits) > MAX_DIGITS or (length := int(digits or "0")) > MAX_LENGTH:
+        raise HeadError("Content-Length is no number of bytes below 2^63, or more than one")
+    return length
 
 
 def _listed(value: str) -> list[str]:

@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult
 
@@ -25,8 +26,9 @@ from ..dialect import Fault, Payload, Reply, WireRequest
 from ..helpers import imported
 from ..lifetime import Cause, Interrupted, Lifetime, driven
 from ..waiting import READ, WRITE, Blocked, Steps
-from .base import too_large
-from .body import Body
+from .base import REFUSAL_BYTES, REFUSAL_SECONDS, too_large
+from .body import MOST_READS, Body
+from .coding import Codings, codings_of, undone
 from .connections import Connection, Pool, make_pool
 from .head import Head, HeadError, HeadReader
 from .link import Link
@@ -50,6 +52,7 @@ class _Exchange:
         self._pool = pool
         self._lifetime = lifetime
         self._body = Body(head, link)
+        self._reads = 0
         self._closed = False
         self.awaits_more = self._body.awaits_more  # see Exchange; not one call more, for every token
         self.status = head.status
@@ -58,7 +61,12 @@ class _Exchange:
     @property
     def framed(self) -> bool:
         """See Exchange."""
-        return self._head.chunked or self._head.length is not None
+        return self._head.length is not None or (self._head.chunked and not self._head.old)
+
+    @property
+    def codings(self) -> Codings:
+        """See Exchange."""
+        return codings_of(self._head.headers, self._head.codings)
 
     @property
     def content(self) -> int:
@@ -79,36 +87,60 @@ class _Exchange:
             return fault
         raise exc
 
-    def read(self, limit: int) -> Steps[bytes]:
+    def _content(self, until: float = inf) -> Steps[bytes | None]:
+        """The next bytes of content, none at the end, None when that point in time comes first. Raises BROKEN."""
+        lifetime, body = self._lifetime, self._body
+        while lifetime.clock() < until:
+            content = body.read()
+            if content is None:
+                yield from body.wait(lifetime, until)
+                continue
+            self._reads += 1
+            if self._reads % MOST_READS == 0:  # what never lets up gets in nobody's way
+                yield from lifetime.wait(until=lifetime.clock())
+            return content
+        return None
+
+    def peek(self, enough: Callable[[bytes], bool]) -> Steps[bytes]:
         """See Exchange."""
-        body = bytearray()
+        begun, broken = b"", None
+        try:
+            while not enough(begun) and (content := (yield from self._content())):
+                begun += content
+        except BROKEN as exc:
+            broken = exc
+        self._body.unread(begun, broken)
+        return begun
+
+    def read(self, limit: int, seconds: float) -> Steps[bytes]:
+        """See Exchange."""
+        lifetime, body = self._lifetime, bytearray()
+        lifetime.disarm()
+        until = lifetime.clock() + min(seconds, lifetime.remaining() / 2)
         with contextlib.suppress(*BROKEN):
-            while len(body) < limit:
-                content = self._body.read()
-                if content is None:
-                    yield from self._body.wait(self._lifetime)
-                elif content:
-                    body += content
-                else:
-                    break
-        return bytes(body[:limit])
+            while len(body) < limit and (content := (yield from self._content(until))):
+                body += content
+        return undone(bytes(body[:limit]), self.codings, limit)[0]
 
     def whole(self, limit: int, where: str) -> Steps[bytes]:
-        """The body, all of it. Raises Fault where it is too long, or breaks off: half a reply is none."""
+        """The body, decoded, all of it. Raises Fault where it is too long, or breaks off: half a reply is none."""
         body = bytearray()
-        while True:
+        while len(body) <= limit:
             try:
-                content = self._body.read()
+                content = yield from self._content()
             except BROKEN as exc:
                 raise _broken_body(exc) from exc
-            if content is None:
-                yield from self._body.wait(self._lifetime)
-            elif not content:
-                return bytes(body)
-            else:
-                body += content
-                if len(body) > limit:
-                    raise Fault(Reason.PROTOCOL, f"the reply of {where} is longer than {limit} bytes")
+            if not content:
+                break
+            body += content
+        decoded, complete = undone(bytes(body), self.codings, limit) if len(body) <= limit else (b"", False)
+        if complete:
+            return decoded
+        if max(len(body), len(decoded)) >= limit:
+            raise Fault(Reason.PROTOCOL, f"the reply of {where} is longer than {limit} bytes")
+        raise Fault(
+            Reason.PROTOCOL, f"the reply of {where} is coded in a way that can't be undone ({self.codings.said})"
+        )
 
     def settle(self, seconds: float) -> Steps[None]:
         """See Exchange."""
@@ -203,7 +235,10 @@ class HTTPTransport:
         """See Transport."""
         exchange = yield from self.open(wire, headers, lifetime)
         try:
-            body = yield from exchange.whole(limit, self._where)
+            if 200 <= exchange.status < 300:
+                body = yield from exchange.whole(limit, self._where)
+            else:
+                body = yield from exchange.read(min(limit, REFUSAL_BYTES), REFUSAL_SECONDS)
             return Reply(status=exchange.status, headers=exchange.headers, body=body)
         finally:
             exchange.close()

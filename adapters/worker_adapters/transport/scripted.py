@@ -15,6 +15,7 @@ from ..dialect import Fault, Payload, Reply, WireRequest
 from ..lifetime import Lifetime
 from ..waiting import BLOCKED, Blocked, Steps
 from .base import too_large
+from .coding import codings_of
 
 __all__ = ["Hang", "Script", "Scripted", "ScriptedTransport", "Step"]
 
@@ -105,7 +106,9 @@ class _Exchange:
         self.status = script.status
         self.headers = script.headers
         self.framed = True  # a script that breaks off does so with a Fault
+        self.codings = codings_of(script.headers)
         self.content = 0
+        self._again = b""
         self._steps = iter(script.steps)
         self._step: Step | None = None
         self._under_way: Steps[None] | None = None
@@ -118,6 +121,9 @@ class _Exchange:
 
     def _chunk(self) -> bytes | Blocked:
         """What comes next, empty at the end."""
+        if self._again:
+            again, self._again = self._again, b""
+            return again
         while not self._over:
             if self._under_way is None:
                 self._step = next(self._steps, None)
@@ -161,7 +167,18 @@ class _Exchange:
             return exc
         raise exc
 
-    def read(self, limit: int) -> Steps[bytes]:
+    def peek(self, enough: Callable[[bytes], bool]) -> Steps[bytes]:
+        """See Exchange."""
+        begun = b""
+        while not enough(begun) and (chunk := self._chunk()):
+            if chunk is BLOCKED:
+                yield BLOCKED
+            else:
+                begun += chunk
+        self._again = begun
+        return begun
+
+    def read(self, limit: int, seconds: float) -> Steps[bytes]:  # noqa: ARG002  -- a script breaks off with a Fault
         """See Exchange."""
         body = bytearray()
         with contextlib.suppress(Fault):
