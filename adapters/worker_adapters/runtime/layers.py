@@ -21,6 +21,7 @@ from ..lifetime import Cause, Interrupted
 from ..transport import Exchange
 from ..waiting import BLOCKED, Blocked, Steps
 from .again import wait_before_next
+from .bounds import MODEL, count, figures, name
 from .envelope import fault_of_cause
 from .grade import Grade
 from .leaving import leaving
@@ -67,6 +68,8 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
         yield from require_event_stream(exchange, worker.dialect)
         running.exchange = exchange
         last, events = yield from _received(worker, running, grade, exchange, len(wire.body))
+    except (RecursionError, OverflowError) as exc:  # JSON can be made to do that to whoever reads it
+        raise Fault(Reason.PROTOCOL, f"the answer can't be read ({type(exc).__name__})") from exc
     finally:
         running.exchange = None
         exchange.close()
@@ -236,7 +239,7 @@ def _started(worker: Worker, running: Running, grade: Grade, opened: Opened, kno
         task_id=request.task_id,
         engine=worker.dialect.name,
         engine_version=known.engine_version,
-        model=opened.model or request.model or known.model,
+        model=name(opened.model, MODEL) or request.model or known.model,
         model_digest=known.model_digest,
         trtllm_version=known.trtllm_version,
         seed=request.seed or 0,
@@ -244,7 +247,7 @@ def _started(worker: Worker, running: Running, grade: Grade, opened: Opened, kno
         determinism=grade.level,
         determinism_reasons=grade.reasons,
         attempt=running.attempts,
-        tokens_in=opened.tokens_in,
+        tokens_in=count(opened.tokens_in),
     )
 
 
@@ -252,11 +255,11 @@ def _end(running: Running, finished: Finished) -> End:
     tally = running.tally
     return End(
         finish_reason=finished.finish_reason,
-        finish_reason_raw=finished.finish_reason_raw,
+        finish_reason_raw=name(finished.finish_reason_raw),
         finish_reason_source=finished.finish_reason_source,
         stop_text=finished.stop_text,
         tokens_out=running.tokens_out(),
-        tokens_in=tally.tokens_in,
+        tokens_in=running.tokens_in(),
         usage_source=tally.usage_source,
         token_ids_tail=finished.token_ids_tail,
         token_ids_complete=finished.token_ids_complete,
@@ -269,7 +272,7 @@ def _with_figures(running: Running, finished: Finished, end: End) -> list[Event]
     if running.first_token_at is None:
         return [end]
     values: dict[str, float | int | str] = {
-        **finished.metrics,
+        **figures(finished.metrics),
         "latency_first_token_ms": (running.first_token_at - running.submitted_at) * 1000,
         "latency_decode_ms": end.decode_time_ms,
         "tokens_out": end.tokens_out,
