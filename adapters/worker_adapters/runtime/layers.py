@@ -25,6 +25,7 @@ from .bounds import MODEL, count, figures, name
 from .envelope import fault_of_cause
 from .grade import Grade
 from .leaving import leaving
+from .redact import secrets_of
 from .reply import refused, require_event_stream
 from .report import progress, retried
 from .reports import REPORTS, described
@@ -61,8 +62,9 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     running.wire = None  # of the first attempt only
     running.lifetime.hurry()  # an application's provider may hang
     headers = yield from worker.auth_steps(running.lifetime)
-    exchange = yield from worker.transport.open(wire, headers, running.lifetime)
+    exchange: Exchange | None = None
     try:
+        exchange = yield from worker.transport.open(wire, headers, running.lifetime)
         if exchange.status != 200:
             raise (yield from refused(exchange, worker.dialect, worker.limits.max_error_body))
         yield from require_event_stream(exchange, worker.dialect)
@@ -70,9 +72,13 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
         last, events = yield from _received(worker, running, grade, exchange, len(wire.body))
     except (RecursionError, OverflowError) as exc:  # JSON can be made to do that to whoever reads it
         raise Fault(Reason.PROTOCOL, f"the answer can't be read ({type(exc).__name__})") from exc
+    except Fault as fault:
+        worker.redactor.clean_fault(fault, secrets_of(headers))
+        raise
     finally:
         running.exchange = None
-        exchange.close()
+        if exchange is not None:
+            exchange.close()
     running.finished = end = _end(running, last)
     if events:
         yield events

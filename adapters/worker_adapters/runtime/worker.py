@@ -18,9 +18,10 @@ from ..transport import Transport
 from ..waiting import NOBODY, Steps, current_waker
 from .bounds import bounded, shown
 from .cell import Cell
-from .envelope import Redactor, envelope, exception_of
+from .envelope import envelope, exception_of
 from .facts import Facts
 from .metrics import NO_METRICS, Recorder
+from .redact import Redactor, secrets_of
 from .reports import REPORTS
 
 __all__ = ["Worker"]
@@ -165,6 +166,7 @@ class Worker:
     def probe(self, conversation: Probe[T]) -> T:
         """Carry a probe's requests and return what it learnt. Blocks; raises Fault."""
         timeouts = self.timeouts
+        headers: Mapping[str, str] = {}
         try:
             headers = self.auth_headers()
             step, pauses = next(conversation), timeouts.probe
@@ -177,6 +179,9 @@ class Worker:
                 step = conversation.send(reply)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
+        except Fault as fault:
+            self.redactor.clean_fault(fault, secrets_of(headers))
+            raise
         except ILL_SHAPED as exc:
             raise Fault(
                 Reason.PROTOCOL, f"{self.dialect.name} did not answer a probe as expected ({type(exc).__name__})"
