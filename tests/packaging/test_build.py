@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,9 @@ def test_a_broken_compiler_is_one_sentence_that_names_what_to_install(source, br
 def test_a_build_that_fails_leaves_no_library(source, broken_compiler, compiler):
     build(source, str(broken_compiler) if compiler == "broken" else compiler)
     assert list(source.parent.rglob("*.so")) == []
+
+
+def test_the_lowest_versions_that_are_tested_are_those_allowed():
+    allowed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    tested = (ROOT / "tests" / "packaging" / "lowest.txt").read_text().splitlines()
+    assert [line.replace("==", ">=") for line in tested if not line.startswith("#")] == allowed

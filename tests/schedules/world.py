@@ -24,8 +24,9 @@ from worker_adapters import (
 )
 from worker_adapters.lifetime import Cause, Interrupted
 from worker_adapters.runtime.adapter import EngineAdapter
-from worker_adapters.runtime.envelope import Redactor, envelope
+from worker_adapters.runtime.envelope import envelope
 from worker_adapters.runtime.layers import ending
+from worker_adapters.runtime.redact import Redactor
 from worker_adapters.waiting import BLOCKED
 
 from .primitives import Run, SimWaker, copy_of, shown, threading_of, watched

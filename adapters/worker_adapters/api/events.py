@@ -179,7 +179,7 @@ def event_to_dict(event: Event) -> dict[str, Any]:
     """
     out: dict[str, Any] = {"event": event.kind}
     if isinstance(event, Metrics):
-        return out | dict(event.values)
+        return {**event.values, **out}  # whatever an engine calls its figures
     out.update((_JSON_NAMES.get(name, name), _plain(value)) for name, value in _fields(event))
     if isinstance(event, End):
         out["decode_ms"] = event.decode_time_ms

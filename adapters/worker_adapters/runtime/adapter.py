@@ -32,6 +32,7 @@ from ..dialect import Fault, WireRequest
 from ..lifetime import Cause, Lifetime
 from ..loop import LOOP
 from ..transport import Transport
+from .bounds import shown
 from .dump import describe
 from .handle import RunningStream
 from .layers import layered
@@ -215,8 +216,10 @@ class EngineAdapter:
         try:
             facts = worker.probe(worker.dialect.health(worker.target(deep=deep)))
         except Fault as fault:
-            return Health(live=False, ready=False, detail=worker.redactor.clean(fault.message), observed_at=time.time())
-        detail = worker.redactor.clean(facts.detail)
+            return Health(
+                live=False, ready=False, detail=shown(worker.redactor.clean(fault.message)), observed_at=time.time()
+            )
+        detail = shown(worker.redactor.clean(facts.detail))
         return Health(live=True, ready=facts.ready, detail=detail, observed_at=time.time())
 
     def properties(self, *, scrape: bool = False) -> Properties:

@@ -15,44 +15,16 @@ from ..api import (
     Reason,
     WorkerError,
 )
-from ..api.credentials import fingerprint
 from ..api.errors import code_of, is_retriable
 from ..dialect import Fault
 from ..lifetime import Cause, Lifetime
+from .redact import Redactor, one_line
 
 __all__ = ["Redactor", "envelope", "exception_of", "fault_of_cause"]
 
 MAX_UPSTREAM = 2048  # bytes of the engine's own words that an error carries
 MAX_MESSAGE = 500
 MAX_TYPE = 200
-SHOWN_OF_SECRET = 3  # characters of a secret that may stand at the end of a text by chance
-
-
-class Redactor:
-    """Replaces secrets that an engine may echo. Knows the last few, since they rotate. Thread-safe (one tuple, swapped)."""
-
-    def __init__(self) -> None:
-        self._secrets: tuple[str, ...] = ()
-
-    def learn(self, secret: str) -> None:
-        """From now on this is never shown."""
-        if secret and secret not in self._secrets:
-            self._secrets = (secret, *self._secrets[:3])
-
-    def clean(self, text: str) -> str:
-        """The text with each secret as its fingerprint."""
-        for secret in self._secrets:
-            text = text.replace(secret, fingerprint(secret))
-            text = self._without_start_of(secret, text)
-        return text
-
-    @staticmethod
-    def _without_start_of(secret: str, text: str) -> str:
-        """Bodies are cut before they come here: perhaps in the middle of a secret."""
-        for length in range(len(secret) - 1, SHOWN_OF_SECRET, -1):
-            if text.endswith(secret[:length]):
-                return text[:-length] + fingerprint(secret)
-        return text
 
 
 def _cut(text: str, limit: int) -> str:
@@ -85,13 +57,13 @@ def envelope(
     if upstream is not None:
         upstream = attrs.evolve(
             upstream,
-            type=None if upstream.type is None else _cut(redactor.clean(upstream.type), MAX_TYPE),
+            type=None if upstream.type is None else _cut(one_line(redactor.clean(upstream.type)), MAX_TYPE),
             message=None if upstream.message is None else _cut(redactor.clean(upstream.message), MAX_UPSTREAM),
         )
     return Error(
         code=code,
         reason=reason,
-        message=_cut(redactor.clean(fault.message), MAX_MESSAGE),
+        message=_cut(one_line(redactor.clean(fault.message)), MAX_MESSAGE),
         engine=engine,
         engine_version=engine_version,
         pool_id=pool_id,

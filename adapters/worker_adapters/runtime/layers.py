@@ -24,9 +24,11 @@ from ..loop import LOOP
 from ..transport import Exchange
 from ..waiting import BLOCKED, Blocked, Steps
 from .again import wait_before_next
+from .bounds import MODEL, count, figures, name
 from .envelope import fault_of_cause
 from .grade import Grade
 from .leaving import leaving
+from .redact import secrets_of
 from .reply import refused, require_event_stream
 from .report import progress, retried
 from .reports import REPORTS, described
@@ -63,16 +65,23 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     running.wire = None  # of the first attempt only
     running.lifetime.hurry()  # an application's provider may hang
     headers = yield from worker.auth_steps(running.lifetime)
-    exchange = yield from worker.transport.open(wire, headers, running.lifetime)
+    exchange: Exchange | None = None
     try:
+        exchange = yield from worker.transport.open(wire, headers, running.lifetime)
         if exchange.status != 200:
             raise (yield from refused(exchange, worker.dialect, worker.limits.max_error_body))
         yield from require_event_stream(exchange, worker)
         running.exchange = exchange
         last, events = yield from _received(worker, running, grade, exchange, len(wire.body))
+    except (RecursionError, OverflowError) as exc:  # JSON can be made to do that to whoever reads it
+        raise Fault(Reason.PROTOCOL, f"the answer can't be read ({type(exc).__name__})") from exc
+    except Fault as fault:
+        worker.redactor.clean_fault(fault, secrets_of(headers))
+        raise
     finally:
         running.exchange = None
-        exchange.close()
+        if exchange is not None:
+            exchange.close()
     running.finished = end = _end(running, last)
     if events:
         yield events
@@ -250,7 +259,7 @@ def _started(worker: Worker, running: Running, grade: Grade, opened: Opened, kno
         task_id=request.task_id,
         engine=worker.dialect.name,
         engine_version=known.engine_version,
-        model=opened.model or request.model or known.model,
+        model=name(opened.model, MODEL) or request.model or known.model,
         model_digest=known.model_digest,
         trtllm_version=known.trtllm_version,
         seed=request.seed or 0,
@@ -258,7 +267,7 @@ def _started(worker: Worker, running: Running, grade: Grade, opened: Opened, kno
         determinism=grade.level,
         determinism_reasons=grade.reasons,
         attempt=running.attempts,
-        tokens_in=opened.tokens_in,
+        tokens_in=count(opened.tokens_in),
     )
 
 
@@ -266,11 +275,11 @@ def _end(running: Running, finished: Finished) -> End:
     tally = running.tally
     return End(
         finish_reason=finished.finish_reason,
-        finish_reason_raw=finished.finish_reason_raw,
+        finish_reason_raw=name(finished.finish_reason_raw),
         finish_reason_source=finished.finish_reason_source,
         stop_text=finished.stop_text,
         tokens_out=running.tokens_out(),
-        tokens_in=tally.tokens_in,
+        tokens_in=running.tokens_in(),
         usage_source=tally.usage_source,
         token_ids_tail=finished.token_ids_tail,
         token_ids_complete=finished.token_ids_complete,
@@ -283,7 +292,7 @@ def _with_figures(running: Running, finished: Finished, end: End) -> list[Event]
     if running.first_token_at is None:
         return [end]
     values: dict[str, float | int | str] = {
-        **finished.metrics,
+        **figures(finished.metrics),
         "latency_first_token_ms": (running.first_token_at - running.submitted_at) * 1000,
         "latency_decode_ms": end.decode_time_ms,
         "tokens_out": end.tokens_out,

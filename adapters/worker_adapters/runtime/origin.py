@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 import attrs
 
 from ..api import TLS, Identity, InvalidRequestError, Limits, MetricsOptions, Phase, Reason, Retry, Timeouts
-from ..api.credentials import Credentials
+from ..api.credentials import Credentials, require_picklable
 from ..dialect import Dialect, Fault, Reply, WireRequest
 from ..helpers import imported
 from ..lifetime import Lifetime
 from ..transport import Exchange, Transport
 from ..waiting import Steps
-from .envelope import Redactor, envelope
+from .envelope import envelope
+from .redact import Redactor
 
 if TYPE_CHECKING:
     from ..transport.http import HTTPTransport
@@ -44,6 +46,14 @@ class AdapterConfig:
     metrics: MetricsOptions | None = None
     metrics_url: str | None = None
     transport: Callable[[AdapterConfig], Transport] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        require_picklable(self.credentials)
+        return attrs.asdict(self, recurse=False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
 
 
 class OnDemand:
@@ -125,7 +135,7 @@ def _parse_url(config: AdapterConfig) -> SplitResult:
     if not bad and (base.query or base.fragment):
         bad = "it has a query or a fragment: pass the base URL"
     if bad:
-        shown = "the URL" if "@" in config.url else f"the URL {config.url!r}"
+        shown = "the URL" if "@" in config.url else f"the URL {re.split('[?#]', config.url)[0]!r}"
         fault = Fault(Reason.VALIDATION, f"{shown} can't be used: {bad}; expected something like http://10.0.0.7:8000")
         raise InvalidRequestError(
             envelope(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 
 from ..api import Reason, Upstream
-from ..dialect import Dialect, Fault, Reply
+from ..dialect import Dialect, Fault, Reply, fault_of_status
 from ..transport import REFUSAL_SECONDS, Exchange
 from ..waiting import Steps
 from .labels import is_event_stream
@@ -52,7 +52,11 @@ def refused(exchange: Exchange, dialect: Dialect, limit: int) -> Steps[Fault]:
             upstream=Upstream(status=status),
         )
     body = yield from exchange.read(limit, REFUSAL_SECONDS)
-    fault = dialect.parse_error(Reply(status=status, headers=exchange.headers, body=body))
+    reply = Reply(status=status, headers=exchange.headers, body=body)
+    try:
+        fault = dialect.parse_error(reply)
+    except (ArithmeticError, RecursionError, ValueError):  # a body made to break who reads it: the status counts
+        fault = fault_of_status(dialect.name, reply)
     if not exchange.codings.known:
         fault.message += f"; what it says can't be read ({exchange.codings.said})"
     if fault.retry_after is None:

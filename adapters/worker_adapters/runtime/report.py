@@ -51,7 +51,7 @@ def progress(running: Running) -> None:
     recorder = running.worker.recorder
     if recorder is NO_METRICS:
         return
-    tokens_in, tokens_out = running.tally.tokens_in or 0, running.tokens_out()
+    tokens_in, tokens_out = running.tokens_in() or 0, running.tokens_out()
     more_in, more_out = tokens_in - running.reported_in, tokens_out - running.reported_out
     if more_in > 0 or more_out > 0:
         priority, version = running.request.priority, running.worker.known_version
@@ -106,7 +106,7 @@ def _log_line(running: Running, terminal: End | Error, level: int) -> None:
             "engine_version": worker.known_version,
             "pool_id": worker.pool_id,
             "replica_id": worker.replica_id,
-            "tokens_in": running.tally.tokens_in,
+            "tokens_in": running.tokens_in(),
             "tokens_out": running.tokens_out(),
             "decode_time_ms": round(running.decode_ms(), 3),
             "seed": request.seed,

@@ -18,6 +18,7 @@ from ..dialect import Tally, WireRequest
 from ..lifetime import Cause, Lifetime
 from ..transport import Exchange
 from ..waiting import Waker
+from .bounds import count
 from .places import Places
 from .report import disowned, ended
 from .reports import REPORTS
@@ -127,7 +128,11 @@ class Running:
 
     def tokens_out(self) -> int:
         """Tokens received so far: the engine's count where it gives one, else Token events."""
-        return max(self.tally.tokens_out, self.tokens_seen)
+        return max(count(self.tally.tokens_out) or 0, self.tokens_seen)
+
+    def tokens_in(self) -> int | None:
+        """Tokens of the prompt, where the engine tells."""
+        return count(self.tally.tokens_in)
 
     def decode_ms(self) -> float:
         """Milliseconds since the first Token; 0 without one."""
@@ -139,7 +144,7 @@ class Running:
             finish_reason=FinishReason.CANCELLED,
             finish_reason_source=FinishReasonSource.INFERRED,
             tokens_out=self.tokens_out(),
-            tokens_in=self.tally.tokens_in,
+            tokens_in=self.tokens_in(),
             usage_source=self.tally.usage_source,
             decode_time_ms=self.decode_ms(),
         )

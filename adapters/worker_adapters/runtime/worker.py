@@ -16,10 +16,12 @@ from ..lifetime import Cause, Interrupted, Lifetime
 from ..loop import StepsTask
 from ..transport import Transport
 from ..waiting import NOBODY, Steps, current_waker
+from .bounds import bounded, shown
 from .cell import Cell
-from .envelope import Redactor, envelope, exception_of
+from .envelope import envelope, exception_of
 from .facts import Facts
 from .metrics import NO_METRICS, Recorder
+from .redact import Redactor, secrets_of
 from .reports import REPORTS
 
 __all__ = ["Worker"]
@@ -28,6 +30,14 @@ T = TypeVar("T")
 
 VERSION_MAX_AGE = 300.0  # seconds
 VERSION_RETRY = 5.0  # seconds: an engine that does not tell must not cost every stream a request
+ILL_SHAPED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)  # what strange JSON comes to
 RESOLVE_RETRY = 1.0  # seconds that a failure to resolve is the answer to all who ask
 TELLING = Timeouts(connect=1.0, probe=1.0)  # nobody waits for it but close()
 NO_REPLY = Reply(status=0, headers={}, body=b"")  # what a pause is answered with
@@ -157,6 +167,7 @@ class Worker:
     def probe(self, conversation: Probe[T]) -> T:
         """Carry a probe's requests and return what it learnt. Blocks; raises Fault."""
         timeouts = self.timeouts
+        headers: Mapping[str, str] = {}
         try:
             headers = self.auth_headers()
             step, pauses = next(conversation), timeouts.probe
@@ -169,7 +180,10 @@ class Worker:
                 step = conversation.send(reply)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
-        except (LookupError, TypeError, ValueError, AttributeError) as exc:  # what comes of JSON of another shape
+        except Fault as fault:
+            self.redactor.clean_fault(fault, secrets_of(headers))
+            raise
+        except ILL_SHAPED as exc:
             raise Fault(
                 Reason.PROTOCOL, f"{self.dialect.name} did not answer a probe as expected ({type(exc).__name__})"
             ) from exc
@@ -270,11 +284,12 @@ class Worker:
     def ask_facts(self, *, scrape: bool) -> WorkerFacts:
         """Read them now, for all who share them. Blocks; raises Fault."""
         found = self.probe(self.dialect.properties(self.target(scrape=scrape)))
-        observed = attrs.evolve(found.properties, observed_at=time.time())
+        observed = attrs.evolve(bounded(found.properties, self.redactor.clean), observed_at=time.time())
         self._learn(observed)
         if self.recorder is not NO_METRICS:
             REPORTS.add(self.recorder.observed, observed)
-        return attrs.evolve(found, properties=observed)
+        against = tuple(shown(self.redactor.clean(why)) for why in found.against_strict)
+        return attrs.evolve(found, properties=observed, against_strict=against)
 
     def _ask_dialect(self) -> Dialect:
         resolve = self._dialect.resolve
@@ -298,7 +313,8 @@ class Worker:
     # --- version ----------------------------------------------------------------------------------------------------
 
     def _ask_version(self) -> Properties:
-        found = self._completed(self.probe(self.dialect.identify(self.target())))
+        told = self.probe(self.dialect.identify(self.target()))
+        found = self._completed(bounded(told, self.redactor.clean))
         self._doubted = False
         return found
 

@@ -9,14 +9,17 @@ from urllib.parse import quote
 import attrs
 import msgspec
 
+from ...answers import Tokens, json_of
 from ...api import Properties, Reason
 from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
+from ...exposition import samples
 from .errors import parse_error
 from .request import JSON
 
 __all__ = ["apply_template", "detokenize", "health", "identify", "properties", "tokenize"]
 
 NAME = "llamacpp"
+DEFERRED = "llamacpp:requests_deferred"
 
 
 def _get(path: str, target: ProbeTarget) -> WireRequest:
@@ -25,21 +28,29 @@ def _get(path: str, target: ProbeTarget) -> WireRequest:
     return WireRequest(target=path + query)
 
 
-def _ask(wire: WireRequest) -> Probe[Any]:
+class _Content(msgspec.Struct):
+    content: str
+
+
+class _Prompt(msgspec.Struct):
+    prompt: str
+
+
+def _ask(wire: WireRequest, kind: Any = Any) -> Probe[Any]:
     reply = yield wire
     if reply.status != 200:
         raise parse_error(reply)
     try:
-        return msgspec.json.decode(reply.body)
+        return json_of(reply.body, kind)
     except ValueError as exc:
         raise Fault(Reason.PROTOCOL, f"{wire.target} did not answer in JSON: is this a llama-server?") from exc
 
 
-def _post(path: str, body: Mapping[str, Any], target: ProbeTarget) -> Probe[Any]:
+def _post(path: str, body: Mapping[str, Any], target: ProbeTarget, kind: Any) -> Probe[Any]:
     if target.model is not None:
         body = {**body, "model": target.model}
     encoded = msgspec.json.encode(body)
-    return (yield from _ask(WireRequest(method="POST", target=path, headers=JSON, body=encoded)))
+    return (yield from _ask(WireRequest(method="POST", target=path, headers=JSON, body=encoded), kind))
 
 
 def health(_target: ProbeTarget) -> Probe[HealthFacts]:
@@ -48,7 +59,7 @@ def health(_target: ProbeTarget) -> Probe[HealthFacts]:
     if reply.status != 200:
         return HealthFacts(ready=False, detail=parse_error(reply).message)
     try:
-        status = msgspec.json.decode(reply.body)["status"]
+        status = json_of(reply.body)["status"]
     except (ValueError, LookupError, TypeError):  # a web server's page, say
         return HealthFacts(ready=False, detail="/health did not answer as llama-server does: is this its base URL?")
     return HealthFacts(ready=status == "ok", detail=str(status))
@@ -80,23 +91,18 @@ def properties(target: ProbeTarget) -> Probe[WorkerFacts]:
         properties=attrs.evolve(
             _identity(props),
             slots_free=sum(not slot["is_processing"] for slot in slots) if slots else None,
-            queue_depth=gauges.get("llamacpp:requests_deferred"),
+            queue_depth=gauges.get(DEFERRED),
         ),
         against_strict=tuple(against),
     )
 
 
 def _gauges(target: ProbeTarget) -> Probe[dict[str, int]]:
-    """The two gauges that scraping does not reset (tokens-per-second ones are reset by every scrape)."""
+    """Those that scraping does not reset (tokens-per-second ones are reset by every scrape)."""
     reply = yield _get("/metrics", target)
     if reply.status != 200:
         raise parse_error(reply)
-    found = {}
-    for line in reply.body.decode("utf-8", "replace").splitlines():
-        name, _, value = line.partition(" ")
-        if name in {"llamacpp:requests_processing", "llamacpp:requests_deferred"}:
-            found[name] = int(float(value))
-    return found
+    return {sample.name: int(sample.value) for sample in samples(reply.body, {DEFERRED})}
 
 
 def identify(target: ProbeTarget) -> Probe[Properties]:
@@ -117,14 +123,17 @@ def _identity(props: Mapping[str, Any]) -> Properties:
 
 def tokenize(text: str, add_special: bool, target: ProbeTarget) -> Probe[tuple[int, ...]]:
     """`/tokenize`; special tokens in the text are parsed, as they are in prompts."""
-    return tuple((yield from _post("/tokenize", {"content": text, "add_special": add_special}, target))["tokens"])
+    body = {"content": text, "add_special": add_special}
+    return tuple((yield from _post("/tokenize", body, target, Tokens)).tokens)
 
 
 def detokenize(token_ids: Sequence[int], target: ProbeTarget) -> Probe[str]:
     """`/detokenize`."""
-    return (yield from _post("/detokenize", {"tokens": list(token_ids)}, target))["content"]  # type: ignore[no-any-return]  # a string
+    text: str = (yield from _post("/detokenize", {"tokens": list(token_ids)}, target, _Content)).content
+    return text
 
 
 def apply_template(messages: Sequence[Mapping[str, Any]], target: ProbeTarget) -> Probe[str]:
     """`/apply-template`: the prompt that the model's own chat template makes."""
-    return (yield from _post("/apply-template", {"messages": list(messages)}, target))["prompt"]  # type: ignore[no-any-return]  # a string
+    prompt: str = (yield from _post("/apply-template", {"messages": list(messages)}, target, _Prompt)).prompt
+    return prompt

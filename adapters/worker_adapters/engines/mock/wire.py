@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ...answers import Id, json_of
 from ...api import FinishReason, GenerateRequest, Properties, Reason, Token, Upstream, UsageSource
 from ...determinism import sampling_fields
 from ...dialect import (
@@ -160,14 +161,22 @@ def parse_error(reply: Reply) -> Fault:
     return _fault(error, reply.status)
 
 
-def _ask(path: str, body: Mapping[str, Any] | None = None) -> Probe[Any]:
+class _Ids(msgspec.Struct):
+    ids: list[Id]
+
+
+class _Text(msgspec.Struct):
+    text: str
+
+
+def _ask(path: str, body: Mapping[str, Any] | None = None, kind: Any = Any) -> Probe[Any]:
     wire = WireRequest(target=path)
     if body is not None:
         wire = WireRequest(method="POST", target=path, headers=JSON, body=msgspec.json.encode(body))
     reply = yield wire
     if reply.status != 200:
         raise parse_error(reply)
-    return msgspec.json.decode(reply.body)
+    return json_of(reply.body, kind)
 
 
 def health(_target: ProbeTarget) -> Probe[HealthFacts]:
@@ -190,14 +199,16 @@ def properties(target: ProbeTarget) -> Probe[WorkerFacts]:
 
 def tokenize(text: str, _add_special: bool, _target: ProbeTarget) -> Probe[tuple[int, ...]]:
     """`/tokenize`: a token per byte."""
-    return tuple((yield from _ask("/tokenize", {"text": text}))["ids"])
+    return tuple((yield from _ask("/tokenize", {"text": text}, _Ids)).ids)
 
 
 def detokenize(token_ids: Sequence[int], _target: ProbeTarget) -> Probe[str]:
     """`/detokenize`."""
-    return (yield from _ask("/detokenize", {"ids": list(token_ids)}))["text"]  # type: ignore[no-any-return]  # a string
+    told: _Text = yield from _ask("/detokenize", {"ids": list(token_ids)}, _Text)
+    return told.text
 
 
 def apply_template(messages: Sequence[Mapping[str, Any]], _target: ProbeTarget) -> Probe[str]:
     """`/template`."""
-    return (yield from _ask("/template", {"messages": list(messages)}))["text"]  # type: ignore[no-any-return]  # a string
+    told: _Text = yield from _ask("/template", {"messages": list(messages)}, _Text)
+    return told.text

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import msgspec
 
+from ...answers import Id, json_of
 from ...api import Properties, Reason
 from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
 from ...exposition import samples
@@ -21,18 +22,27 @@ QUEUED, RUNNING = "tgi_queue_size", "tgi_batch_current_size"
 USED, BUDGET = "tgi_batch_current_max_tokens", "tgi_batch_max_total_tokens"
 
 
-def _ask(wire: WireRequest) -> Probe[Any]:
+class _Token(msgspec.Struct):
+    id: Id
+
+
+class _Templated(msgspec.Struct):
+    templated_text: str
+
+
+def _ask(wire: WireRequest, kind: Any = Any) -> Probe[Any]:
     reply = yield wire
     if reply.status != 200:
         raise parse_error(reply)
     try:
-        return msgspec.json.decode(reply.body)
-    except msgspec.DecodeError as exc:
+        return json_of(reply.body, kind)
+    except ValueError as exc:
         raise Fault(Reason.PROTOCOL, f"{wire.target} did not answer in JSON: is this a TGI?") from exc
 
 
-def _post(path: str, body: Mapping[str, Any]) -> Probe[Any]:
-    return (yield from _ask(WireRequest(method="POST", target=path, headers=JSON, body=msgspec.json.encode(body))))
+def _post(path: str, body: Mapping[str, Any], kind: Any) -> Probe[Any]:
+    wire = WireRequest(method="POST", target=path, headers=JSON, body=msgspec.json.encode(body))
+    return (yield from _ask(wire, kind))
 
 
 def health(_target: ProbeTarget) -> Probe[HealthFacts]:
@@ -113,13 +123,12 @@ def tokenize(text: str, add_special: bool, _target: ProbeTarget) -> Probe[tuple[
     """`/tokenize`, which adds special tokens always."""
     if not add_special:
         raise Fault(Reason.UNSUPPORTED, "TGI's /tokenize adds special tokens always: add_special=False can't be had")
-    tokens = yield from _post("/tokenize", {"inputs": text})
-    if not isinstance(tokens, list):  # an empty object would pass for no tokens
-        raise Fault(Reason.PROTOCOL, "/tokenize did not answer with a list: is this a TGI?")
-    return tuple(token["id"] for token in tokens)
+    tokens: list[_Token] = yield from _post("/tokenize", {"inputs": text}, list[_Token])
+    return tuple(token.id for token in tokens)
 
 
 def apply_template(messages: Sequence[Mapping[str, Any]], _target: ProbeTarget) -> Probe[str]:
     """`/chat_tokenize`: the prompt that the model's own chat template makes."""
     body = {"model": NAME, "messages": list(messages)}  # any other name would be a LoRA adapter's
-    return (yield from _post("/chat_tokenize", body))["templated_text"]  # type: ignore[no-any-return]  # a string
+    templated: _Templated = yield from _post("/chat_tokenize", body, _Templated)
+    return templated.templated_text

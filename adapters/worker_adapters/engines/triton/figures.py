@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 
 import attrs
 
@@ -75,9 +74,8 @@ def _summed(page: bytes, model: str | None) -> Mapping[tuple[str, str], float]:
     for sample in samples(page, _NAMES):
         if sample.name in _OF_MODEL and model is not None and sample.labels.get("model") != model:
             continue
-        if isfinite(sample.value):
-            key = (sample.name, sample.labels.get(_PART.get(sample.name, ""), ""))
-            found[key] = found.get(key, 0.0) + sample.value
+        key = (sample.name, sample.labels.get(_PART.get(sample.name, ""), ""))
+        found[key] = found.get(key, 0.0) + sample.value
     return found
 
 

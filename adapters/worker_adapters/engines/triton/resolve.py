@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import attrs
-import msgspec
 
+from ...answers import json_of
 from ...api import GenerateRequest, Reason
 from ...dialect import Dialect, Fault, Probe, ProbeTarget, WireRequest
 from . import llmapi, trtllm, vllm
@@ -27,8 +27,9 @@ DIALECTS: dict[str, Callable[[Collection[str]], bool]] = {
     TRTLLM: trtllm.is_mine,
 }
 DEFAULT_MODELS = {LLMAPI: llmapi.MODEL, VLLM: vllm.MODEL, TRTLLM: trtllm.MODEL}
+LONGEST = 100  # characters of a version that are looked at
 SAFE = (2, 41)  # 23.12; before, a client that leaves takes the server with it (server#6576)
-_version = re.compile(r"(\d+)\.(\d+)").match
+_version = re.compile(r"(\d{1,6})\.(\d{1,6})").match
 
 
 def resolve(target: ProbeTarget, named: str | None = None) -> Probe[Dialect]:
@@ -51,7 +52,7 @@ def resolve(target: ProbeTarget, named: str | None = None) -> Probe[Dialect]:
         found = trtllm.fitted(inputs, accumulates=_accumulates(config), engine=(yield from _stoppable(config)))
     else:
         found = (llmapi if name == LLMAPI else vllm).fitted(inputs)
-    return attrs.evolve(found, check=partial(_check, check=found.check, model=model, version=str(version)))
+    return attrs.evolve(found, check=partial(_check, check=found.check, model=model, version=str(version)[:LONGEST]))
 
 
 def _stoppable(config: Any) -> Probe[str | None]:
@@ -59,7 +60,7 @@ def _stoppable(config: Any) -> Probe[str | None]:
     for step in (config.get("ensemble_scheduling") or {}).get("step", ()):
         if "request_output_len" in step["input_map"]:
             reply = yield WireRequest(target=model_path(step["model_name"]))
-            inputs = msgspec.json.decode(reply.body)["inputs"] if reply.status == 200 else ()
+            inputs = json_of(reply.body)["inputs"] if reply.status == 200 else ()
             return step["model_name"] if any(tensor["name"] == "stop" for tensor in inputs) else None
     return None
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-import msgspec
-
+from ...answers import json_of
 from ...api import Reason
 from ...dialect import Fault, Probe, ProbeTarget, Reply, WireRequest
 from .errors import parse_error
@@ -31,8 +30,8 @@ def ask(target: str, *, method: str = "GET") -> Probe[Any]:
 
 def _json(reply: Reply, target: str) -> Any:
     try:
-        return msgspec.json.decode(reply.body)
-    except msgspec.DecodeError as exc:
+        return json_of(reply.body)
+    except ValueError as exc:
         raise Fault(Reason.PROTOCOL, f"{target} did not answer in JSON: is this a Triton?") from exc
 
 

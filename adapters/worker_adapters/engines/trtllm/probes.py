@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import msgspec
 
+from ...answers import Tokens, json_of
 from ...api import Properties, Reason
 from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
 from ...exposition import samples
@@ -21,13 +22,13 @@ SLOTS, KV_USAGE = "trtllm_max_num_active_requests", "trtllm_kv_cache_utilization
 _NAMES = frozenset({RUNNING, WAITING, SLOTS, KV_USAGE})
 
 
-def _ask(wire: WireRequest) -> Probe[Any]:
+def _ask(wire: WireRequest, kind: Any = Any) -> Probe[Any]:
     reply = yield wire
     if reply.status != 200:
         raise parse_error(reply)
     try:
-        return msgspec.json.decode(reply.body)
-    except msgspec.DecodeError as exc:
+        return json_of(reply.body, kind)
+    except ValueError as exc:
         raise Fault(Reason.PROTOCOL, f"{wire.target} did not answer in JSON: is this a trtllm-serve?") from exc
 
 
@@ -88,4 +89,4 @@ def tokenize(text: str, _add_special: bool, _target: ProbeTarget) -> Probe[tuple
     """`/_internal/tokenize`, of releases since 2026."""
     body = msgspec.json.encode({"prompt": text})
     wire = WireRequest(method="POST", target="/_internal/tokenize", headers=JSON, body=body)
-    return tuple((yield from _ask(wire))["tokens"])
+    return tuple((yield from _ask(wire, Tokens)).tokens)

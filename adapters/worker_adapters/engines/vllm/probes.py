@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import msgspec
 
+from ...answers import Tokens, json_of
 from ...api import Properties, Reason
 from ...dialect import Fault, HealthFacts, Pause, Probe, ProbeTarget, WireRequest, WorkerFacts
 from .errors import parse_error
@@ -21,21 +22,25 @@ NAME = "vllm"
 LOOKS = (0.1, 0.4, 1.0, 2.0)
 
 
-def _ask(wire: WireRequest) -> Probe[Any]:
+class _Prompt(msgspec.Struct):
+    prompt: str
+
+
+def _ask(wire: WireRequest, kind: Any = Any) -> Probe[Any]:
     reply = yield wire
     if reply.status != 200:
         raise parse_error(reply)
     try:
-        return msgspec.json.decode(reply.body)
+        return json_of(reply.body, kind)
     except ValueError as exc:
         raise Fault(Reason.PROTOCOL, f"{wire.target} did not answer in JSON: is this a vLLM?") from exc
 
 
-def _post(path: str, body: Mapping[str, Any], target: ProbeTarget) -> Probe[Any]:
+def _post(path: str, body: Mapping[str, Any], target: ProbeTarget, kind: Any) -> Probe[Any]:
     if target.model is not None:
         body = {**body, "model": target.model}
     encoded = msgspec.json.encode(body)
-    return (yield from _ask(WireRequest(method="POST", target=path, headers=JSON, body=encoded)))
+    return (yield from _ask(WireRequest(method="POST", target=path, headers=JSON, body=encoded), kind))
 
 
 def _metrics() -> Probe[Gauges]:
@@ -120,9 +125,10 @@ def identify(target: ProbeTarget) -> Probe[Properties]:
 def tokenize(text: str, add_special: bool, target: ProbeTarget) -> Probe[tuple[int, ...]]:
     """`/tokenize`."""
     body = {"prompt": text, "add_special_tokens": add_special}
-    return tuple((yield from _post("/tokenize", body, target))["tokens"])
+    return tuple((yield from _post("/tokenize", body, target, Tokens)).tokens)
 
 
 def detokenize(token_ids: Sequence[int], target: ProbeTarget) -> Probe[str]:
     """`/detokenize`; ids that are not in the vocabulary are nothing (detokenize_out_of_vocab)."""
-    return (yield from _post("/detokenize", {"tokens": list(token_ids)}, target))["prompt"]  # type: ignore[no-any-return]  # a string
+    prompt: str = (yield from _post("/detokenize", {"tokens": list(token_ids)}, target, _Prompt)).prompt
+    return prompt
