@@ -24,6 +24,7 @@ VIOLATIONS = {
     "http": ("runtime/stream.py", "import urllib3 as planted"),
     "engines-pure": ("engines/llamacpp/stream.py", "import time as planted"),
     "simulator": ("simulator/vllm/text.py", "from ..trtllm import build as planted"),
+    "pytest": ("simulator/server.py", "import pytest as planted"),
     "prometheus": ("cli/main.py", "import prometheus_client as planted"),
 }
 
@@ -39,7 +40,7 @@ def names() -> dict[str, str]:
 def tree(tmp_path):
     """A copy of the package and its rules."""
     skip = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "adapters" / "worker_adapters", tmp_path / "adapters" / "worker_adapters", ignore=skip)
+    shutil.copytree(ROOT / "adapters", tmp_path / "adapters", ignore=skip)
     shutil.copy(RULES, tmp_path)
     return tmp_path
 

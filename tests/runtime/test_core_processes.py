@@ -34,7 +34,6 @@ from worker_adapters.engines import mock
 from worker_adapters.helpers import HELPERS
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.simulator import Simulator
-from worker_adapters.testing.leaks import no_leaks
 from worker_adapters.transport.scripted import Hang, Script, ScriptedTransport
 
 from ..transport.servers import BlackHole
@@ -48,12 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PATIENCE = 20.0
-
-
-@pytest.fixture(autouse=True)
-def _leaves_nothing() -> Iterator[None]:
-    with no_leaks():
-        yield
 
 
 @pytest.fixture

@@ -32,7 +32,6 @@ from worker_adapters import (
 from worker_adapters.dialect import Fault, Finished, Opened
 from worker_adapters.engines import mock
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
-from worker_adapters.testing.leaks import no_leaks
 from worker_adapters.transport.scripted import Hang, Script
 
 from ..transport.servers import Client, Server, chunk, head
@@ -45,12 +44,6 @@ if TYPE_CHECKING:
 
 WAYS = ("submit", "stream")
 both = pytest.mark.parametrize("way", WAYS)
-
-
-@pytest.fixture(autouse=True)
-def _leaves_nothing() -> Iterator[None]:
-    with no_leaks():
-        yield
 
 
 def start(adapter: EngineAdapter, way: str, **options: Any) -> Stream:

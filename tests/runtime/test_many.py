@@ -29,7 +29,6 @@ from worker_adapters import (
 )
 from worker_adapters.dialect import Fault
 from worker_adapters.simulator import Simulator
-from worker_adapters.testing.leaks import no_leaks
 from worker_adapters.transport.scripted import Hang, Script
 
 from .dialects import adapter as tiny_adapter
@@ -42,12 +41,6 @@ if TYPE_CHECKING:
 
     from worker_adapters import Event, Stream
     from worker_adapters.runtime import EngineAdapter
-
-
-@pytest.fixture(autouse=True)
-def _leaves_nothing() -> Iterator[None]:
-    with no_leaks():
-        yield
 
 
 def paced(reads: int, gate: Hang | None = None) -> Script:

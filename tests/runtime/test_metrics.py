@@ -18,7 +18,6 @@ from worker_adapters.engines.mock.server import event_bytes
 from worker_adapters.helpers import HELPERS
 from worker_adapters.loop import LOOP
 from worker_adapters.runtime.metrics import VERSION_BUDGET
-from worker_adapters.testing.leaks import no_leaks
 from worker_adapters.transport.scripted import Hang, Script
 
 from .dialects import until
@@ -32,12 +31,6 @@ if TYPE_CHECKING:
 WORKER = {"engine": "mock", "pool_id": "a", "replica_id": "r0"}
 STREAM = {**WORKER, "engine_version": "mock-1", "priority": "interactive", "trtllm_version": ""}
 OWN = "worker_adapter_"
-
-
-@pytest.fixture(autouse=True)
-def _leaves_nothing() -> Iterator[None]:
-    with no_leaks():
-        yield
 
 
 @pytest.fixture

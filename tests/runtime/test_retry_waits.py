@@ -12,7 +12,6 @@ import pytest
 
 from worker_adapters import End, Phase, Reason, Retry, Started, Timeouts
 from worker_adapters.lifetime import Lifetime
-from worker_adapters.testing.leaks import no_leaks
 from worker_adapters.transport.scripted import Hang, Script
 
 from .mocked import adapter_of, busy, errors, good, kinds, request, sent, text_of
@@ -24,12 +23,6 @@ if TYPE_CHECKING:
     from worker_adapters.transport.scripted import Scripted
 
 AT_ONCE = Retry(base=0.0)
-
-
-@pytest.fixture(autouse=True)
-def _leaves_nothing() -> Iterator[None]:
-    with no_leaks():
-        yield
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from worker_adapters import Limits, MetricsOptions, Properties, Retry, Timeouts
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.testing.leaks import open_files
 from worker_adapters.testing.server import nobody_there
 from worker_adapters.transport import opening
 
-from ..leaks import open_files
 from ..runtime.dialects import GOOD, NOW, TINY, frames, kinds, request, texts, until
 from .servers import BlackHole, Client, Server, chunk, head, reset
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from worker_adapters import TLS
+from worker_adapters.testing.leaks import open_files
 
-from ..leaks import open_files
 from ..runtime.dialects import GOOD, NOW, frames, kinds, request, texts, until
 from .servers import Server, chunk, head, reset
 from .test_streams import CHUNKED, adapter, answering, consume

@@ -46,7 +46,7 @@ class Setup:
     slots: int
     ctx: int
     seed: int
-    api_key: str | None
+    api_key: str | None = attrs.field(repr=False)
     source: TokenSource
     kv_tokens: int | None
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Simulator"]
 
 HEADER = "x-simulator-fault"
+ACCEPT_AGAIN = 0.01  # seconds between two attempts to accept when descriptors have run out
 
 
 class Simulator:
@@ -50,6 +51,7 @@ class Simulator:
     - `api_key`: required of clients, in the engine's own way. `model`: the name the engine gives its model.
     - `load_time`: seconds for which the engine says that it is loading; `finish_loading()` ends that early.
     - `keep_alive_s`: seconds an idle connection stays open, and one that is to be closed waits for its client.
+    - `seen`: told of each request once it is read, before faults and engine are, on its connection's thread.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Simulator:
         model: str = "sim-model",
         load_time: float = 0.0,
         keep_alive_s: float = 5.0,
+        seen: Callable[[Request], object] | None = None,
         **options: Any,
     ) -> None:
         if (rate is not None and rate <= 0) or slots < 1 or coalesce < 1:
@@ -99,6 +102,7 @@ class Simulator:
         self._started_at = 0.0
         self._slots_made = (slots, kv_tokens, load_time)
         self._keep_alive = keep_alive_s
+        self._seen = seen
         self._slots: Slots | None = None
         self._listener: socket.socket | None = None
         self._acceptor: threading.Thread | None = None
@@ -197,8 +201,10 @@ class Simulator:
         while listener is not None:
             try:
                 sock, _ = listener.accept()
-            except OSError:
-                return
+            except OSError:  # stopped; or out of descriptors, or the client has left the queue: there will be others
+                if slots.stopping.wait(ACCEPT_AGAIN):
+                    return
+                continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 faults = self._script.for_connection()
@@ -215,7 +221,13 @@ class Simulator:
                 self._connections = {one: other for one, other in self._connections.items() if other.is_alive()}
                 self._connections[sock] = thread
             slots.count(accepted=1, open=1)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # the process has as many as it may have
+                with self._lock:
+                    del self._connections[sock]
+                sock.close()
+                slots.count(open=-1)
 
     def _connection(self, sock: socket.socket, faults: Sequence[FaultSpec]) -> None:
         try:
@@ -256,6 +268,8 @@ class Simulator:
             return False
         sock.settimeout(None)  # sending may take as long as the client likes; stop() wakes it
         self._running().count(requests=1)
+        if self._seen is not None:
+            self._seen(request)
         close = last or request.closing
         request, faults = self._faults(request)
         if isinstance(faults, Reply):
@@ -263,7 +277,7 @@ class Simulator:
             trouble = Trouble(faults=(), out=out, wording=self._wire.wording, fired=self._running().fault)
         else:
             trouble = Trouble(faults=faults, out=out, wording=self._wire.wording, fired=self._running().fault)
-            answer = trouble.before() or self._wire.answer(request, self._running())
+            answer = trouble.before() or self._answer(request)
         reply = self._perform(answer, request, trouble, close=close) if isinstance(answer, Job) else answer
         if reply is None:
             return not (close or self._wire.stream_closes) and out.framed
@@ -271,6 +285,13 @@ class Simulator:
         if reply.close and not request.closing:
             self._linger(sock)
         return not (close or reply.close) and out.framed
+
+    def _answer(self, request: Request) -> Reply | Job:
+        """The engine's. Where it stumbles over a request, it says so, as real ones do of what they did not foresee."""
+        try:
+            return self._wire.answer(request, self._running())
+        except Exception as error:  # noqa: BLE001  -- third parties' code, given whatever came over the network
+            return self._wire.wording.failure(f"{type(error).__name__}: {error}").reply
 
     def _faults(self, request: Request) -> tuple[Request, Sequence[FaultSpec] | Reply]:
         """The request as the engine may see it, and the faults it meets, or what is wrong with those it brings."""

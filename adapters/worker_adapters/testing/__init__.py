@@ -1,4 +1,4 @@
-"""The conformance suite for dialects, ours and third parties'. Needs pytest."""
+"""For tests: simulated workers, and the conformance suite for dialects, ours and third parties'. Needs pytest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from .leaks import no_leaks
 from .mutants import MUTANTS, Mutant
 from .suite import EngineSuite
 from .transcripts import Expected, Recorded, Transcripts
+from .worker import RecordedRequest, SimulatedWorker
 
 __all__ = [
     "MUTANTS",
@@ -18,6 +19,8 @@ __all__ = [
     "FaultProxy",
     "Mutant",
     "Recorded",
+    "RecordedRequest",
+    "SimulatedWorker",
     "Transcripts",
     "no_leaks",
 ]

@@ -8,36 +8,48 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-__all__ = ["counted_connects", "no_leaks"]
+from ..loop import LOOP
+from ..waiting import current_waker
 
-PREFIX = "worker-adapters"
-RESIDENTS = ("worker-adapters-loop", "worker-adapters-reports")
+__all__ = ["counted_connects", "no_leaks", "open_files"]
+
+PREFIXES = ("worker-adapters", "simulator")
+RESIDENTS = ("worker-adapters-loop", "worker-adapters-reports")  # one each for the process; they leave by themselves
 PATIENCE = 5.0  # seconds for threads that were told to leave
 
 
 def _threads() -> set[threading.Thread]:
-    return {t for t in threading.enumerate() if t.name.startswith(PREFIX) and t.name not in RESIDENTS}
+    return {t for t in threading.enumerate() if t.name.startswith(PREFIXES) and t.name not in RESIDENTS}
 
 
-def _descriptors() -> dict[str, str]:
+def open_files() -> dict[str, str]:
+    """What the descriptors of this process are, by their numbers."""
     found = {}
     for entry in Path("/proc/self/fd").iterdir():
         try:
             found[entry.name] = str(entry.readlink())
         except OSError:  # the descriptor that lists the folder
             continue
-    return {fd: target for fd, target in found.items() if target.startswith("socket:")}
+    return found
+
+
+def _held(files: bool) -> set[tuple[str, str]]:
+    return {(fd, target) for fd, target in open_files().items() if files or target.startswith("socket:")}
 
 
 @contextmanager
-def no_leaks() -> Iterator[None]:
-    """Raise AssertionError if the block leaves a thread of ours or a socket. Waits for what is about to leave.
+def no_leaks(*, files: bool = False) -> Iterator[None]:
+    """Raise AssertionError if the block leaves a thread of ours or a socket, or, with `files`, any descriptor.
 
-    Counts the sockets of the whole process: not for blocks that run beside others.
+    Waits for what is about to leave. Counts the descriptors of the whole process: not for blocks that run beside others.
     """
-    before, threads_before = set(_descriptors().values()), _threads()
+    if files:
+        current_waker().polls()  # this thread's, and the loop's: they have their descriptors as long as the process
+        LOOP._open()  # noqa: SLF001  -- a thing of ours
+    before, threads_before = _held(files), _threads()
     yield
     give_up = time.monotonic() + PATIENCE
     for thread in _threads() - threads_before:
@@ -45,12 +57,13 @@ def no_leaks() -> Iterator[None]:
     left = _threads() - threads_before
     if left:
         raise AssertionError(f"threads were left running: {sorted(t.name for t in left)}")
-    gc.collect()
-    # A stream that was dropped is tidied up by the reaper, which is no thread that one could wait for.
-    while (sockets := set(_descriptors().values()) - before) and time.monotonic() < give_up:
-        time.sleep(0.005)
-    if sockets:
-        raise AssertionError(f"{len(sockets)} sockets were left open: {sorted(sockets)}")
+    if held := _held(files) - before:
+        gc.collect()
+        # A stream that was dropped is tidied up by the reaper, which is no thread that one could wait for.
+        while (held := _held(files) - before) and time.monotonic() < give_up:
+            time.sleep(0.005)
+    if held:
+        raise AssertionError(f"descriptors were left open: {sorted(held)}")
 
 
 def _join(thread: threading.Thread, give_up: float) -> None:
@@ -64,34 +77,35 @@ def _join(thread: threading.Thread, give_up: float) -> None:
             time.sleep(0.001)
 
 
-class _Connects:
-    """Counts this process's socket.connect while it is switched on. An audit hook can't be taken out, only ignored."""
+class Connects:
+    """How many connections were opened, by `count`."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.on = False
-        self._installed = False
-
-    def install(self) -> None:
-        """Once per process."""
-        if not self._installed:
-            self._installed = True
-            sys.addaudithook(self._hook)
-
-    def _hook(self, event: str, _arguments: object) -> None:
-        if self.on and event == "socket.connect":
-            self.count += 1
 
 
-_connects = _Connects()
+_counting: list[Connects] = []
+
+
+def _count(event: str, _arguments: object) -> None:
+    if event == "socket.connect":
+        for counter in tuple(_counting):
+            counter.count += 1
+
+
+@cache
+def _listen() -> None:
+    """Once per process: an audit hook can't be taken out."""
+    sys.addaudithook(_count)
 
 
 @contextmanager
-def counted_connects() -> Iterator[_Connects]:
-    """How many connections the block opens, by `count`; of the whole process, so not for blocks that run beside others."""
-    _connects.install()
-    _connects.count, _connects.on = 0, True
+def counted_connects() -> Iterator[Connects]:
+    """Counts what the whole process connects meanwhile: not for blocks that run beside others. May be nested."""
+    _listen()
+    counter = Connects()
+    _counting.append(counter)
     try:
-        yield _connects
+        yield counter
     finally:
-        _connects.on = False
+        _counting.remove(counter)
