@@ -344,15 +344,17 @@ def test_stop_wakes_a_connection_whose_client_does_not_read():
     assert simulator.state.open == 0
 
 
-def test_a_source_that_raises_breaks_its_connection_only(monkeypatch):
+def test_a_source_that_raises_fails_its_own_answer_in_the_engines_words(monkeypatch, caplog):
     told = []
     monkeypatch.setattr(threading, "excepthook", told.append)
+    caplog.set_level("DEBUG", "worker_adapters.simulator")
     with Simulator("llamacpp", source=ScriptedSource({(1,): ["a"]})) as sim:
-        with Client(sim) as client:
-            assert client.send(completion(prompt="unknown")).rest().endswith(b"max=100\r\n\r\n")
+        reply = exchange(sim, completion(prompt="unknown"))
+        assert b"KeyError" in reply
         sim.wait_for(failed=1, active=0, open=0)
         assert final(exchange(sim, completion(prompt="", n_predict=1)))["stop"]
-    assert [args.exc_type for args in told] == [KeyError]
+    assert told == []
+    assert [record.exc_info[0] for record in caplog.records] == [KeyError]
 
 
 def test_waiting_for_what_does_not_come_fails_with_the_state():

@@ -34,6 +34,7 @@ __all__ = [
 
 MAX_HEAD = 64 * 1024
 MAX_BODY = 100 * 1024 * 1024
+MAX_DIGITS = 20  # of a length; Python reads no number of more than 4,300
 READ_TIMEOUT = 60.0  # for the rest of a request that has begun, per read
 DIGITS = frozenset("0123456789")
 
@@ -243,7 +244,10 @@ def read_request(sock: socket.socket, out: Out, *, idle: float) -> Request | Non
     headers = _headers(rest)
     if "transfer-encoding" in headers:
         raise BadRequestError(411)
-    target = urlsplit(words[1])
+    try:
+        target = urlsplit(words[1])
+    except ValueError:  # what begins with // and looks like an IPv6 address
+        raise BadRequestError(400) from None
     closing = words[2] == "HTTP/1.0" or headers.get("connection", "").lower() == "close"
     return Request(
         method=words[0],
@@ -304,6 +308,8 @@ def _read_body(sock: socket.socket, out: Out, headers: dict[str, str]) -> bytes:
     length = headers.get("content-length", "0")
     if not length or not DIGITS.issuperset(length):
         raise BadRequestError(400)
+    if len(length) > MAX_DIGITS:
+        raise BadRequestError(413)
     size = int(length)
     if size > MAX_BODY:
         raise BadRequestError(413)

@@ -11,11 +11,10 @@ from .exchange import BrokenError, GoneError, Out
 from .seam import Job, RefusedError, Reply
 from .slots import Slots, StoppedError, Ticket
 from .tasks import Run, Step, Task
+from .trouble import Trouble, stumbled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from .trouble import Trouble
 
 __all__ = ["Pace", "Performance"]
 
@@ -77,11 +76,7 @@ class Performance:
         as served, failed or cancelled.
         """
         try:
-            self._run()
-            if self.job.head is not None:
-                if self.job.farewell:
-                    self.trouble.event(self.job.farewell, sign=self.trouble.wording.end_sign > 0, stall=self._stall)
-                self.trouble.finish(self._stall)
+            reply = self._whole()
         except RefusedError as refused:
             self.slots.count(failed=1)
             if not self.out.began:
@@ -93,19 +88,30 @@ class Performance:
                 raise StoppedError from None
             self.slots.count(cancelled=1)
             raise
-        except StoppedError:
-            raise
         except BrokenError:
             self.slots.count(failed=1)
             raise
-        except Exception:
-            self.slots.count(failed=1)  # a token source that raises: the connection breaks, the thread tells why
-            raise
         else:
             self.slots.count(served=1)
+            if reply is not None:
+                return reply
+        self.out.end_chunks()
+        return None
+
+    def _whole(self) -> Reply | None:
+        """All of it but the end of the body; see perform for what it raises."""
+        try:
+            self._run()
             if self.job.head is None:
                 return self.job.collect([result for _, result in sorted(self._results.items())])
-        self.out.end_chunks()
+            if self.job.farewell:
+                self.trouble.event(self.job.farewell, sign=self.trouble.wording.end_sign > 0, stall=self._stall)
+            self.trouble.finish(self._stall)
+        except (RefusedError, GoneError, StoppedError, BrokenError):
+            raise
+        except Exception as error:
+            # A token source that raises, or an engine's code that stumbles over a body: what a server says of its own bugs.
+            raise stumbled(self.trouble.wording, error) from error
         return None
 
     def _run(self) -> None:

@@ -17,7 +17,7 @@ from .registry import Build, build_of
 from .seam import Head, Job, Reply, Request, Setup, Wire
 from .slots import Slots, State, StoppedError
 from .source import TokenSource, WordSource
-from .trouble import Trouble, brought, refusal
+from .trouble import Trouble, brought, refusal, stumbled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -291,7 +291,7 @@ class Simulator:
         try:
             return self._wire.answer(request, self._running())
         except Exception as error:  # noqa: BLE001  -- third parties' code, given whatever came over the network
-            return self._wire.wording.failure(f"{type(error).__name__}: {error}").reply
+            return stumbled(self._wire.wording, error).reply
 
     def _faults(self, request: Request) -> tuple[Request, Sequence[FaultSpec] | Reply]:
         """The request as the engine may see it, and the faults it meets, or what is wrong with those it brings."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import zlib
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -13,12 +14,14 @@ import attrs
 from worker_adapters.codec import encode
 
 from ..faults import FaultSpec, Place, parse_many
-from .seam import Reply, Wording
+from .seam import RefusedError, Reply, Wording
 
 if TYPE_CHECKING:
     from .exchange import Out
 
-__all__ = ["Trouble", "brought", "refusal"]
+__all__ = ["Trouble", "brought", "refusal", "stumbled"]
+
+_LOG = logging.getLogger("worker_adapters.simulator")
 
 NO_HTTP = b"220 mail.example ESMTP ready\r\n\r\n"
 INTERIM = (
@@ -45,6 +48,12 @@ def refusal(status: int, text: str, *headers: tuple[str, str]) -> Reply:
     """What something in front of an engine would say; the content type follows the text."""
     kind = {"<": "text/html", "{": "application/json"}.get(text[:1], "text/plain")
     return Reply(status=status, headers=(("Content-Type", f"{kind}; charset=utf-8"), *headers), body=text.encode())
+
+
+def stumbled(wording: Wording, error: Exception) -> RefusedError:
+    """An exception that nobody foresaw, in the engine's words; no thread tells of it. The log does, at level DEBUG."""
+    _LOG.debug("an answer of the simulator failed", exc_info=error)
+    return wording.failure(f"{type(error).__name__}: {error}")
 
 
 @attrs.define(kw_only=True, eq=False)

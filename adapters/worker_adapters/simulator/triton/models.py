@@ -121,16 +121,22 @@ def _read_trtllm(body: Mapping[str, Any]) -> Asked:
     )
 
 
+def _cast(sampling: Any) -> dict[str, Any]:
+    """What the backend makes of them: its own types, so that numbers may be strings. Raises TypeError and ValueError."""
+    if not isinstance(sampling, dict) or not VLLM_KNOBS.issuperset(sampling):
+        raise TypeError
+    casts = {**dict.fromkeys(VLLM_INTEGERS, int), **dict.fromkeys(VLLM_FLOATS, float)}
+    return {name: casts[name](value) if name in casts else value for name, value in sampling.items()}
+
+
 def _read_vllm(body: Mapping[str, Any]) -> Asked:
     stream = bool(body.get("stream", False))
     if stream and not body.get("exclude_input_in_output", True):
         raise ModelError("Error generating stream: When streaming, `exclude_input_in_output` = False is not allowed.")
     try:
-        sampling = json.loads(body.get("sampling_parameters", "{}"))
-    except ValueError:
-        sampling = None
-    if not isinstance(sampling, dict) or not VLLM_KNOBS.issuperset(sampling):
-        raise ModelError("Error generating stream: 'NoneType' object has no attribute 'lora_name'")
+        sampling = _cast(json.loads(body.get("sampling_parameters", "{}")))
+    except (TypeError, ValueError):
+        raise ModelError("Error generating stream: 'NoneType' object has no attribute 'lora_name'") from None
     return Asked(
         prompt=body.get("text_input", ""),
         max_tokens=sampling.get("max_tokens", 16),
@@ -256,6 +262,8 @@ _TRTLLM_OUTPUTS = (
     ("batch_index", "INT32"),
     ("sequence_index", "INT32"),
 )
+VLLM_INTEGERS = ("max_tokens", "seed", "top_k", "min_tokens", "n", "logprobs")
+VLLM_FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 VLLM_KNOBS = frozenset(
     [
         "max_tokens",
