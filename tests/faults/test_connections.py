@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from worker_adapters import End, GenerateRequest, Retry, connect, registry
+from worker_adapters import End, GenerateRequest, Retry, registry
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
-from worker_adapters.simulator import ENGINES, Simulator
+from worker_adapters.simulator import ENGINES
+from worker_adapters.testing import SimulatedWorker
 from worker_adapters.testing.leaks import counted_connects
 from worker_adapters.testing.server import ReplayServer
 
@@ -19,7 +20,6 @@ MANY = 100
 ONCE = Retry(attempts=1)
 ways = pytest.mark.parametrize("way", ["stream", "submit"])
 KEEPING = [s for s in SUBJECTS if s.dialect.traits.keep_alive > 0]
-MODELS = {"triton-vllm": "vllm_model", "triton-trtllm": "tensorrt_llm_bls", "triton-llmapi": "tensorrt_llm"}
 KEPT = [name for name in ENGINES if registry.dialect(name).traits.keep_alive > 0]
 
 
@@ -33,11 +33,6 @@ def streamed(adapter, way, request):
     assert isinstance(events[-1], End), events[-1]
     assert events[0].attempt == 1
     assert adapter.drain(10)
-
-
-def simulated(engine, **options):
-    model = MODELS.get(engine)
-    return Simulator(engine, **({"model": model} if model else {}), **options), model
 
 
 @ways
@@ -56,8 +51,7 @@ def test_recorded_answers_of_engines_that_keep_connections(subject, way):
 @ways
 @pytest.mark.parametrize("engine", KEPT)
 def test_a_simulated_engine_that_keeps_connections(engine, way):
-    simulator, model = simulated(engine)
-    with simulator, connect(engine, simulator.url, model=model, retry=ONCE) as adapter:
+    with SimulatedWorker(engine) as simulator, simulator.connect(retry=ONCE) as adapter:
         adapter.engine_version()
         for _ in range(MANY):
             streamed(adapter, way, asked())
@@ -71,9 +65,8 @@ def test_an_engine_that_drops_idle_connections_sooner_than_we_think(engine, way)
 
     Not so soon that a busy machine takes as long to send the first request of a connection: that is an attempt.
     """
-    simulator, model = simulated(engine, keep_alive_s=0.1)
     pauses = random.Random(7)
-    with simulator, connect(engine, simulator.url, model=model, retry=ONCE) as adapter:
+    with SimulatedWorker(engine, keep_alive_s=0.1) as simulator, simulator.connect(retry=ONCE) as adapter:
         for _ in range(12):
             streamed(adapter, way, asked())
             time.sleep(pauses.choice([0.0, 0.099, 0.1, 0.101, 0.105]))  # the subject
@@ -82,7 +75,7 @@ def test_an_engine_that_drops_idle_connections_sooner_than_we_think(engine, way)
 
 @ways
 def test_llama_server_closes_after_every_stream(way):
-    with Simulator("llamacpp") as simulator, connect("llamacpp", simulator.url, retry=ONCE) as adapter:
+    with SimulatedWorker("llamacpp") as simulator, simulator.connect(retry=ONCE) as adapter:
         adapter.engine_version()
         before = simulator.state.accepted
         for _ in range(MANY):

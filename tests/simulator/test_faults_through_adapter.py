@@ -17,10 +17,9 @@ from worker_adapters import (
     Started,
     Timeouts,
     Token,
-    connect,
 )
-from worker_adapters.simulator import ENGINES, ScriptedSource, Simulator
-from worker_adapters.testing.leaks import no_leaks
+from worker_adapters.simulator import ENGINES
+from worker_adapters.testing import SimulatedWorker, no_leaks
 
 from ..products import product
 from ..timers import unhurried
@@ -36,14 +35,11 @@ INTERNAL = "INTERNAL"
 
 
 def simulator(*faults, engine="llamacpp", **options):
-    return Simulator(engine, faults=faults, source=ScriptedSource(SAID), **options)
+    return SimulatedWorker(engine, faults=faults, says=SAID, **options)
 
 
-def adapter_of(sim, *, timeouts=SLOW, engine="llamacpp", **options):
-    retry = Retry(attempts=ATTEMPTS, base=0, max_retry_after=1.0)
-    if engine.startswith("triton"):  # which is asked of its model before the first stream
-        options.setdefault("model", "sim-model")
-    return connect(engine, sim.url, retry=retry, timeouts=timeouts, **options)
+def adapter_of(sim, *, timeouts=SLOW, **options):
+    return sim.connect(retry=Retry(attempts=ATTEMPTS, base=0, max_retry_after=1.0), timeouts=timeouts, **options)
 
 
 def events_of(sim, way, *, deadline=None, **options):
@@ -56,7 +52,7 @@ def events_of(sim, way, *, deadline=None, **options):
 
 def meet(fault, way, *, engine="llamacpp", **options):
     with no_leaks(), simulator(fault, engine=engine) as sim:
-        events = events_of(sim, way, engine=engine, **options)
+        events = events_of(sim, way, **options)
         sim.wait_for(active=0)
         return events, sim.state.fired
 

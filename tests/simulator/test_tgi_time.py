@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from worker_adapters import CancelOutcome, End, Error, GenerateRequest, Retry, Started, Timeouts, connect
+from worker_adapters import End, Error, GenerateRequest, Retry, Started, Timeouts, connect
 from worker_adapters.simulator import DEFAULT_VOCABULARY, ScriptedSource, Simulator, WordSource
 
 from .test_tgi import ENDLESS, JSON, ONCE, ask, request, text
@@ -171,22 +171,6 @@ def test_an_overload_inside_a_200_is_retried_before_the_first_token(way):
         events = list(getattr(adapter, way)(request()))
         assert isinstance(events[-1], End)
         assert (events[0].attempt, simulator.state.fired) == (3, {"overloaded": 2})
-
-
-def test_the_head_comes_while_a_request_is_queued_and_its_cancel_is_noticed_there():
-    options = {"slots": 1, "rate": 200, "source": ENDLESS}
-    with Simulator("tgi", **options) as simulator, connect("tgi", simulator.url, retry=ONCE) as adapter:
-        running = adapter.submit(GenerateRequest(**LONG))
-        simulator.wait_for(active=1)
-        (error,) = list(adapter.stream(request(), timeouts=Timeouts(first_token=0.2)))
-        assert (error.reason, error.phase) == ("FIRST_TOKEN_TIMEOUT", "first_token")
-        simulator.wait_for(active=1, queued=0)
-        queued = adapter.submit(request())
-        simulator.wait_for(queued=1)
-        assert queued.cancel() is CancelOutcome.CLOSED
-        simulator.wait_for(active=1, queued=0)
-        running.cancel()
-        simulator.wait_for(active=0)
 
 
 @pytest.mark.parametrize("queued", [False, True])

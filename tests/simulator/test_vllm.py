@@ -9,7 +9,6 @@ import json
 import pytest
 
 from worker_adapters import (
-    CancelOutcome,
     End,
     Error,
     GenerateRequest,
@@ -74,22 +73,6 @@ def test_a_full_queue_refuses_before_the_stream(way):
         assert (error.code, error.reason, error.upstream.status) == ("ADMISSION_REJECT", "OVERLOADED", 503)
         for stream in running:
             stream.cancel()
-
-
-def test_the_head_comes_while_a_request_is_queued_and_its_cancel_is_noticed_there():
-    """Hence the phase: the response has begun, the first token has not come."""
-    with Simulator("vllm", slots=1, rate=200) as simulator, connect("vllm", simulator.url, retry=ONCE) as adapter:
-        running = adapter.submit(GenerateRequest(**LONG))
-        simulator.wait_for(active=1)
-        (error,) = list(adapter.stream(request(), timeouts=Timeouts(first_token=0.2)))
-        assert (error.reason, error.phase) == ("FIRST_TOKEN_TIMEOUT", "first_token")
-        simulator.wait_for(active=1, queued=0)
-        queued = adapter.submit(request())
-        simulator.wait_for(queued=1)
-        assert queued.cancel() is CancelOutcome.CLOSED
-        simulator.wait_for(active=1, queued=0)
-        running.cancel()
-        simulator.wait_for(active=0)
 
 
 @pytest.mark.parametrize("queued", [False, True])

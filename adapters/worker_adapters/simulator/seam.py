@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .source import TokenSource
 
 __all__ = [
+    "PHRASES",
     "Head",
     "Job",
     "RefusedError",

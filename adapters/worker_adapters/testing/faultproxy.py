@@ -14,12 +14,13 @@ import enum
 import socket
 import struct
 import threading
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Self, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import attrs
+
+from .listening import Listening
 
 __all__ = ["After", "Answer", "Ending", "Fault", "FaultProxy"]
 
@@ -140,17 +141,15 @@ class _Pair:
             self.client.shutdown(socket.SHUT_RD if linger[0] else socket.SHUT_RDWR)
 
 
-class FaultProxy:
+class FaultProxy(Listening):
     """Listens on a free port of this machine; see the module. A context manager, which ends and joins its threads."""
 
     def __init__(self, url: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__()
         parts = urlsplit(url)
         self._worker = (parts.hostname or "", parts.port or 80)
-        self._faults, self._lock = list(faults), threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._threads: list[threading.Thread] = []
-        self._sockets: list[socket.socket] = []
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._faults = list(faults)
+        self._asking = threading.Lock()  # guards requests and _faults
         self.requests: list[bytes] = []
         """Each POST, head and body, once it is whole."""
         self.let_go = threading.Event()
@@ -161,43 +160,8 @@ class FaultProxy:
         """How many POSTs came: how often a generation was really sent, for an engine that is asked nothing else by POST."""
         return len(self.requests)
 
-    def __enter__(self) -> Self:
-        self._spawn(self._accept)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
-        self._threads[0].join()  # after which no client is added
-        for sock in self._sockets:
-            with contextlib.suppress(OSError):  # its thread has closed it
-                sock.shutdown(socket.SHUT_RDWR)
-        while (thread := self._last()) is not None:
-            thread.join()
-        self._listener.close()
-
-    def _last(self) -> threading.Thread | None:
-        with self._lock:
-            return self._threads.pop() if self._threads else None
-
-    def _spawn(self, target: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=target, daemon=True)
-        with self._lock:  # or __exit__ would join one that is not yet started
-            self._threads.append(thread)
-            thread.start()
-        return thread
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client = self._listener.accept()[0]
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._sockets.append(client)
-                self._spawn(lambda client=client: self._serve(client))  # type: ignore[misc]  # mypy drops the default
-
-    def _serve(self, client: socket.socket) -> None:
+    def serve(self, client: socket.socket) -> None:
+        """See Listening."""
         pair = _Pair(client)
         threads: list[threading.Thread] = []
         faulty = False
@@ -210,7 +174,7 @@ class FaultProxy:
                     fault = self._next_fault(data)
                 faulty = faulty or fault is not None
                 if isinstance(fault, Answer):
-                    threads.append(self._spawn(lambda: pair.answer(fault)))  # noqa: B023  -- the last: it ends the connection
+                    threads.append(self.spawn(lambda: pair.answer(fault)))  # noqa: B023  -- the last: it ends the connection
                     while client.recv(65536):
                         pass
                     break
@@ -218,8 +182,8 @@ class FaultProxy:
                     pair.fault = fault
                 if pair.worker is None:
                     pair.worker = socket.create_connection(self._worker)
-                    self._sockets.append(pair.worker)
-                    threads.append(self._spawn(pair.relay))
+                    self.sockets.append(pair.worker)
+                    threads.append(self.spawn(pair.relay))
                 pair.worker.sendall(data)
         self._leave(pair, threads)
         if faulty:
@@ -239,7 +203,7 @@ class FaultProxy:
             pair.worker.close()
 
     def _next_fault(self, request: bytes) -> Fault | None:
-        with self._lock:
+        with self._asking:
             self.requests.append(request)
             return self._faults.pop(0) if self._faults else None
 

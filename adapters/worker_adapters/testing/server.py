@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
+from .listening import Listening
 from .transcripts import Transcripts
 
 __all__ = ["ReplayServer", "nobody_there"]
@@ -27,52 +24,18 @@ def nobody_there() -> Iterator[str]:
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
-class ReplayServer:
-    """Answers probes by their target, and everything else with the smallest good stream; keeps connections open.
-
-    A context manager: a thread per connection, all of which it ends and joins.
-    """
+class ReplayServer(Listening):
+    """Answers probes by their target, and everything else with the smallest good stream; keeps connections open."""
 
     def __init__(self, transcripts: Transcripts) -> None:
+        super().__init__()
         self._transcripts = transcripts
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._threads: list[threading.Thread] = []
-        self._connections: list[socket.socket] = []
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def __enter__(self) -> Self:
-        self._spawn(self._accept)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
-        self._threads.pop(0).join()  # after which no connection is added
-        for connection in self._connections:
-            with contextlib.suppress(OSError):  # its thread has closed it
-                connection.shutdown(socket.SHUT_RDWR)
-        while self._threads:
-            self._threads.pop().join()
-        self._listener.close()
-
-    def _spawn(self, target: object, *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, daemon=True)  # type: ignore[arg-type]  # bound methods of ours
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection = self._listener.accept()[0]
-                self._connections.append(connection)
-                self._spawn(self._serve, connection)
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            while (target := self._read(connection)) is not None:
-                connection.sendall(self._answer(target))
+    def serve(self, client: socket.socket) -> None:
+        """See Listening."""
+        with client:
+            while (target := self._read(client)) is not None:
+                client.sendall(self._answer(target))
 
     def _answer(self, target: str) -> bytes:
         recorded = self._transcripts.recorded(self._name_for(target))

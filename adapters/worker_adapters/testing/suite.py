@@ -3,7 +3,7 @@
     class TestMine(EngineSuite):
         dialect = DIALECT
         transcripts = Transcripts(Path(__file__).parent / "transcripts")
-        simulator = partial(Simulator, "mine")      # optional: over sockets the transcripts are replayed instead
+        simulator = partial(Simulator, build)       # optional: over sockets the transcripts are replayed instead
 
 Streams run on the calling thread, submitted and merged, in turn: `ways`. Nothing is skipped: what an engine can't show
 stands in the index of its transcripts, under `absent`, with its proof. A case loops over all the transcripts it

@@ -10,12 +10,11 @@ import random
 import string
 import time
 from collections.abc import Callable, Mapping, Sequence
-from http import HTTPStatus
 from typing import Any, TypeAlias
 
 import attrs
 
-from ..seam import Head, Job, Reply, Request, Setup, Slots, Task, Wire, Wording
+from ..seam import PHRASES, Head, Job, Reply, Request, Setup, Slots, Task, Wire, Wording
 from .fields import (
     Field,
     FieldError,
@@ -366,7 +365,6 @@ def _switched_off(message: str) -> Route:
 
 
 Route: TypeAlias = Callable[[Server, Request, Slots], Reply | Job]
-PHRASES = {status.value: status.phrase for status in HTTPStatus}
 WORDING = Wording(
     generates=lambda request: request.method == "POST" and ROUTES.get((request.method, request.path)) is _completion,
     loading=LOADING,

@@ -10,13 +10,12 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
-from http import HTTPStatus
 from random import Random
 from typing import Any, TypeAlias
 
 import attrs
 
-from ..seam import Head, Job, RefusedError, Reply, Request, Setup, Slots, Wire, Wording
+from ..seam import PHRASES, Head, Job, RefusedError, Reply, Request, Setup, Slots, Wire, Wording
 from .fields import Asked, Limits, Release, RuleError, TypeMismatchError, parse, rules
 from .pages import info_page, metrics_page, models_page, templated, tokenized
 from .text import JSON, Generation, compact, error_body, failure
@@ -307,7 +306,6 @@ def _ok(value: object) -> Reply:
 
 
 Route: TypeAlias = Callable[[Server, Request, Slots], Reply | Job]
-PHRASES = {status.value: status.phrase for status in HTTPStatus}
 TEXT = (("content-type", "text/plain; charset=utf-8"),)
 COMMENT = b":\n\n"
 INVALID = "Input validation error: "

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 from codecs import getincrementaldecoder
 from collections.abc import Iterator, Mapping, Sequence
-from http import HTTPStatus
 from typing import Any
 
 import attrs
 
-from ..seam import Head, Job, RefusedError, Reply, Request, Run, Setup, Slots, Step, Task, Wire, Wording
+from ..seam import PHRASES, Head, Job, RefusedError, Reply, Request, Run, Setup, Slots, Step, Task, Wire, Wording
 from ..source import Ask
 from .models import LATIN, MODELS, Asked, InputError, Model, ModelError, Said, dump, single
 
@@ -39,7 +38,7 @@ EXTENSIONS = [
     "logging",
 ]
 NOT_READY = "Model version not ready"
-PHRASES = {status.value: status.phrase for status in HTTPStatus} | {405: "Not Allowed"}
+OWN_PHRASES = PHRASES | {405: "Not Allowed"}
 
 
 @attrs.frozen(kw_only=True)
@@ -98,7 +97,11 @@ def _head(head: Head) -> bytes:
     framing = "Transfer-Encoding: chunked" if head.length is None else f"Content-Length: {head.length}"
     # libevhtp sets the type of what has none behind the length (health_live), and the handlers theirs before it.
     ordered = [framing, *headers] if head.reply.headers == PLAIN else [*headers, framing]
-    lines = [f"HTTP/1.1 {status} {PHRASES.get(status, '')}", *ordered, *(["Connection: close"] if head.close else [])]
+    lines = [
+        f"HTTP/1.1 {status} {OWN_PHRASES.get(status, '')}",
+        *ordered,
+        *(["Connection: close"] if head.close else []),
+    ]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
 

@@ -6,12 +6,11 @@ import json
 import time
 from codecs import getincrementaldecoder
 from collections.abc import Iterator, Mapping, Sequence
-from http import HTTPStatus
 from typing import Any
 
 import attrs
 
-from ..seam import Head, Job, RefusedError, Reply, Request, Run, Setup, Slots, Step, Task, Wire, Wording
+from ..seam import PHRASES, Head, Job, RefusedError, Reply, Request, Run, Setup, Slots, Step, Task, Wire, Wording
 from ..source import Ask
 
 __all__ = ["build"]
@@ -19,7 +18,6 @@ __all__ = ["build"]
 JSON = (("content-type", "application/json"),)
 TEXT = (("content-type", "text/plain; charset=utf-8"),)
 SSE = (("content-type", "text/event-stream; charset=utf-8"),)
-PHRASES = {status.value: status.phrase for status in HTTPStatus}
 DONE = b"data: [DONE]\n\n"
 VERSION = "1.2.0rc4"
 KNOBS = ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")

@@ -10,14 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
-from http import HTTPStatus
 from random import Random
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
 import attrs
 
-from ..seam import Head, Job, RefusedError, Reply, Request, Setup, Slots, Task, Wire, Wording
+from ..seam import PHRASES, Head, Job, RefusedError, Reply, Request, Setup, Slots, Task, Wire, Wording
 from .fields import completion, engine_check, parse, ranges, schema_error, tokens_of
 from .metrics import metrics_page
 from .text import DONE, JSON, Generation, compact, failure
@@ -261,7 +260,6 @@ def _detokenize(server: Server, request: Request, slots: Slots) -> Reply:  # noq
 
 
 Route: TypeAlias = Callable[[Server, Request, Slots], Reply | Job]
-PHRASES = {status.value: status.phrase for status in HTTPStatus}
 TEXT = (("content-type", "text/plain; charset=utf-8"),)
 KEEP_ALIVE = b": keep-alive\n\n"
 BROKEN = "EngineCore encountered an issue. See stack trace (above) for the root cause."
