@@ -58,6 +58,9 @@ class EngineAdapter:
     def __init__(self, config: AdapterConfig, transport: Transport | None = None) -> None:
         self._config = config
         self._given_transport = transport
+        self._recorder = _recorder(
+            config
+        )  # a child goes on with it: to make one takes locks that nobody there gives back
         self._set_up()
         _adapters.add(self)
 
@@ -78,12 +81,12 @@ class EngineAdapter:
             retry=config.retry,
             limits=config.limits,
             identity=config.identity,
-            recorder=_recorder(config),
+            recorder=self._recorder,
             shared=_reached_alike(config) if self._given_transport is None and config.transport is None else None,
         )
 
     def _after_fork(self) -> None:
-        for running in list(self.places.held):
+        for running in self.places.unended():
             running.disown()
         self._set_up()
 

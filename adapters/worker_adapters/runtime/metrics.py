@@ -6,6 +6,7 @@ the number of series without bound.
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
@@ -121,7 +122,6 @@ class _Families:
         self.observed_at = gauge("observed_timestamp_seconds", "When slots and queue depth were last read (Unix time).")
         self._of_process(registry, namespace)
         self._versions: set[str] = set()
-        self._lock = threading.Lock()  # held for two look-ups in a set, so that a fork hardly finds it taken
 
     @staticmethod
     def _of_process(registry: CollectorRegistry, namespace: str) -> None:
@@ -147,7 +147,7 @@ class _Families:
         """A version as a label, within the budget."""
         if not version:
             return unknown
-        with self._lock:
+        with _lock:
             if version not in self._versions and len(self._versions) >= VERSION_BUDGET:
                 return "other"
             self._versions.add(version)
@@ -155,14 +155,17 @@ class _Families:
 
 
 _families: WeakKeyDictionary[Any, dict[str, _Families]] = WeakKeyDictionary()
-_families_lock = threading.Lock()
+
+# Over a fork, too: in the child nobody would give it back. Reentrant, as a signal handler may connect, or fork.
+_lock = threading.RLock()
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def _families_of(options: MetricsOptions) -> _Families:
     from prometheus_client import REGISTRY  # noqa: PLC0415  -- loaded only if metrics are on
 
     registry = REGISTRY if options.registry is None else options.registry
-    with _families_lock:
+    with _lock:
         by_namespace = _families.setdefault(registry, {})
         if options.namespace not in by_namespace:
             by_namespace[options.namespace] = _Families(registry, options.namespace)
