@@ -38,7 +38,8 @@ class _Noted:
     def note(self) -> Waker | None:
         """See Waiter. Two threads that note it at the same moment only have it looked at twice.
 
-        Who waits is to be woken in any case: whoever has noted it may have been struck before it could do that.
+        Who merges is woken in any case: whoever has noted it may have been struck before it could do that, or before
+        it was in the queue.
         """
         if not self._noted:
             self._noted = True
@@ -108,11 +109,14 @@ class _Gathering(Iterator[T]):
         if self._reader.setdefault("by", me) != me:
             raise RuntimeError("many streams are read by one thread: another one reads these already")
         if not self._whole:
-            self._ready.noted.clear()
-            for noted in list(self._open.values()):
-                noted.is_looked_at()
-                noted.wake()
+            self._note_all()
         self._whole = False
+
+    def _note_all(self) -> None:
+        self._ready.noted.clear()
+        for noted in list(self._open.values()):
+            noted.is_looked_at()
+            noted.note()
 
     def _next_noted(self) -> tuple[RunningStream, _Noted] | None:
         """The next stream that has something, or may have. Blocks; None at the end."""
@@ -128,6 +132,8 @@ class _Gathering(Iterator[T]):
                 if not ready.noted:
                     waker.wait(inf)
                 ready.waker = None
+                if not ready.noted:  # woken by somebody who was struck before it could say what for
+                    self._note_all()
                 continue
             noted = ready.noted.popleft()
             stream = noted.stream()
