@@ -26,6 +26,7 @@ __all__ = [
     "code_of",
     "http_headers",
     "http_status",
+    "invalid",
     "is_retriable",
 ]
 
@@ -233,6 +234,22 @@ class StreamCancelledError(Exception):
 
 class InvalidRequestError(WorkerError, ValueError):
     """The request or the configuration can't be right, whatever the worker says; nothing was sent."""
+
+
+def invalid(message: str, *, engine: str = "", pool_id: str = "", replica_id: str | None = None) -> InvalidRequestError:
+    """What can't be right in a call or a configuration, before there is an adapter to say so."""
+    error = Error(
+        code=ErrorCode.INVALID_PARAMS,
+        reason=Reason.VALIDATION,
+        message=message,
+        engine=engine,
+        pool_id=pool_id,
+        replica_id=replica_id,
+        retriable=False,
+        phase=Phase.PREPARE,
+        attempts=0,
+    )
+    return InvalidRequestError(error)
 
 
 class AdmissionRejectedError(WorkerError):
