@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
+
+if TYPE_CHECKING:
+    from .adapter import Completion
 
 __all__ = [
     "AdapterClosedError",
@@ -184,7 +187,7 @@ class WorkerError(Exception):
     `partial` is what had come before the failure (a `Completion`), if the call collects. Survives pickling unchanged.
     """
 
-    def __init__(self, error: Error, partial: Any = None) -> None:
+    def __init__(self, error: Error, partial: Completion | None = None) -> None:
         super().__init__(error, partial)
         self.error = error
         self.partial = partial
@@ -224,7 +227,7 @@ class StreamCancelledError(Exception):
     `partial` is what had come (a `Completion`).
     """
 
-    def __init__(self, partial: Any = None) -> None:
+    def __init__(self, partial: Completion | None = None) -> None:
         super().__init__(partial)
         self.partial = partial
 
