@@ -134,7 +134,7 @@ def test_a_request_for_another_model_is_refused():
 
 def test_what_the_found_dialect_can_not_express_is_refused_before_the_request():
     (error,), transport = run(triton_with(ENSEMBLE), min_p=0.5)
-    assert (error.code, error.reason, error.phase) == ("INTERNAL", "UNSUPPORTED", "prepare")
+    assert (error.code, error.reason, error.phase) == ("INVALID_PARAMS", "UNSUPPORTED", "prepare")
     (error,), transport = run(triton_with(ENSEMBLE), top_p=0.5)
     assert "no input top_p" in error.message
     assert transport.requests == []

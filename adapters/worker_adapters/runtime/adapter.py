@@ -33,13 +33,14 @@ from ..lifetime import Cause, Lifetime
 from ..loop import LOOP
 from ..transport import Transport
 from .bounds import shown
+from .configured import require_timeouts
 from .dump import describe
 from .handle import RunningStream
 from .layers import layered
 from .metrics import NO_METRICS, PrometheusRecorder, Recorder
 from .origin import AdapterConfig, OnDemand
 from .places import Places
-from .report import begun
+from .report import begun, turned_away
 from .reports import REPORTS
 from .running import Running
 from .stream import Direct, Submitted
@@ -163,6 +164,7 @@ class EngineAdapter:
         """The owner of a stream to be. Raises WorkerError for what can be judged without I/O."""
         submitted_at = time.monotonic()
         worker = self._worker
+        require_timeouts(timeouts)
         try:
             validate(request, self._config.dialect)
         except Fault as fault:
@@ -201,7 +203,9 @@ class EngineAdapter:
             source.start()
         except Fault as fault:
             running.abolish()
-            raise self._worker.refusal(fault) from None
+            refusal = self._worker.refusal(fault)
+            turned_away(running, refusal.error)
+            raise refusal from None
         except RuntimeError as exc:  # threading's, for the loop
             running.end(running.cancelled())
             no_thread = Fault(Reason.LOCAL_LIMIT, f"no thread could be started: {exc}")

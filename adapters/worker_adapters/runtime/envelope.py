@@ -10,6 +10,7 @@ from ..api import (
     AdapterClosedError,
     AdmissionRejectedError,
     Error,
+    ErrorCode,
     InvalidRequestError,
     Phase,
     Reason,
@@ -54,6 +55,8 @@ def envelope(
     """The envelope of a fault, with its code, its context and without its secrets."""
     code, reason = code_of(fault.reason, started=started)
     upstream = fault.upstream
+    if reason is Reason.UNSUPPORTED and upstream is None and not attempts:
+        code = ErrorCode.INVALID_PARAMS  # judged by us: the request is what can't be, whatever the worker says
     if upstream is not None:
         upstream = attrs.evolve(
             upstream,

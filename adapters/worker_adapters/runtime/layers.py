@@ -72,7 +72,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
             raise (yield from refused(exchange, worker.dialect, worker.limits.max_error_body))
         yield from require_event_stream(exchange, worker)
         running.exchange = exchange
-        last, events = yield from _received(worker, running, grade, exchange, len(wire.body))
+        last = yield from _received(worker, running, grade, exchange, len(wire.body))
     except (RecursionError, OverflowError) as exc:  # JSON can be made to do that to whoever reads it
         raise Fault(Reason.PROTOCOL, f"the answer can't be read ({type(exc).__name__})") from exc
     except Fault as fault:
@@ -82,9 +82,8 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
         running.exchange = None
         if exchange is not None:
             exchange.close()
-    running.finished = end = _end(running, last)
-    if events:
-        yield events
+    end = running.finished
+    assert end is not None  # noqa: S101  -- for mypy: what `_received` has left there
     yield _with_figures(running, last, end)
 
 
@@ -101,8 +100,8 @@ def _encoded(worker: Worker, running: Running) -> Steps[WireRequest]:
 
 def _received(  # noqa: PLR0912, PLR0915  -- the way of a token, in one place: each function more costs a cache miss
     worker: Worker, running: Running, grade: Grade, exchange: Exchange, encoded: int
-) -> Generator[list[Event] | Blocked, None, tuple[Finished, list[Event]]]:
-    """The runs but for the last, which is returned with the engine's sign of the end. Raises Fault, Interrupted."""
+) -> Generator[list[Event] | Blocked, None, Finished]:
+    """The runs but for the last; returns the engine's sign of the end, and leaves the End. Raises Fault, Interrupted."""
     dialect, lifetime, tally, clock = worker.dialect, running.lifetime, running.tally, running.lifetime.clock
     decoder = SSEDecoder(_event_limit(worker, encoded))
     pull, feed = exchange.puller(decoder), Feed()
@@ -156,8 +155,11 @@ def _received(  # noqa: PLR0912, PLR0915  -- the way of a token, in one place: e
             if feed.over and dialect.traits.ends_with_body:
                 _require_proof(exchange, decoder)
             lifetime.disarm()  # the engine has done its part: how long the consumer takes is not charged to it
+            running.finished = _end(running, last)
+            if events:
+                yield events  # before what is waited for: no token is late for the sake of a connection
             yield from exchange.settle(DRAIN_SECONDS)
-            return last, events
+            return last
         lifetime.content()
         if events:
             yield events

@@ -53,6 +53,10 @@ class Recorder(Protocol):
         """Properties were read."""
         ...
 
+    def refused(self, priority: Priority, version: str | None, code: ErrorCode, reason: Reason) -> None:
+        """A stream was turned away by our own limits, before it began."""
+        ...
+
     def disowned(self) -> None:
         """In a forked child: a stream that was counted as begun is the parent's."""
         ...
@@ -83,6 +87,8 @@ class _NoMetrics:
     def ended(self, summary: Summary) -> None: ...
 
     def observed(self, properties: Properties) -> None: ...
+
+    def refused(self, priority: Priority, version: str | None, code: ErrorCode, reason: Reason) -> None: ...
 
     def disowned(self) -> None: ...
 
@@ -217,6 +223,12 @@ class PrometheusRecorder:
             f.inter_token.labels(*labels).observe(summary.inter_token_ms)
         if summary.blocked_seconds:
             f.blocked.labels(*self._worker).inc(summary.blocked_seconds)
+
+    def refused(self, priority: Priority, version: str | None, code: ErrorCode, reason: Reason) -> None:
+        """See Recorder."""
+        f, labels = self._families, self._labels(priority, version)
+        f.requests.labels(*labels, "refused").inc()
+        f.errors.labels(*labels, str(code), str(reason)).inc()
 
     def disowned(self) -> None:
         """See Recorder."""

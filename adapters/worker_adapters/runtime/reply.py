@@ -16,13 +16,16 @@ from .worker import Worker
 __all__ = ["refused", "require_event_stream", "retry_after"]
 
 SHOWN = 200  # bytes of a strange body that an error shows
+SINCE_1970 = 1e9  # seconds: nobody is asked to wait for 31 years
 LONGEST = 86400.0  # seconds; a server that asks for more is as good as gone, and its number may be beyond all bounds
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds the server asks to wait: `retry-after-ms`, or `Retry-After` (RFC 9110, 10.2.3: seconds or an HTTP date).
 
-    At most a day. Anything else (negative, NaN, words) is as if it were not there.
+    Counted by the response's own clock, its `Date`, where it has one: ours may be wrong, or theirs. A number of seconds
+    that is a time since 1970 is taken for one. At most a day. Anything else (negative, NaN, words, dates that are not
+    in GMT) is as if it were not there.
     """
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         value = headers.get(name, "").strip()
@@ -31,14 +34,27 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             continue
         if math.isfinite(seconds) and seconds >= 0:
-            return min(seconds, LONGEST)
+            return min(max(0.0, seconds - _now(headers)) if seconds >= SINCE_1970 else seconds, LONGEST)
+    until = _date(headers.get("retry-after", ""))
+    return None if until is None else min(max(0.0, until - _now(headers)), LONGEST)
+
+
+def _now(headers: Mapping[str, str]) -> float:
+    told = _date(headers.get("date", ""))
+    return time.time() if told is None else told
+
+
+def _date(text: str) -> float | None:
+    """An HTTP date, which is in GMT, as Unix time."""
+    text = text.strip()
+    if not text.endswith(" GMT") or len(text) > 40:
+        return None
     from email.utils import parsedate_to_datetime  # noqa: PLC0415  -- dear to import, and dates are rare
 
     try:
-        wait = parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time()
+        return parsedate_to_datetime(text).timestamp()
     except Exception:  # noqa: BLE001  -- a parser fed by strangers: email.utils promises ValueError and raises more
         return None
-    return min(max(0.0, wait), LONGEST)
 
 
 def refused(exchange: Exchange, dialect: Dialect, limit: int) -> Steps[Fault]:

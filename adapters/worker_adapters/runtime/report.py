@@ -16,7 +16,7 @@ from .reports import REPORTS
 if TYPE_CHECKING:
     from .running import Running
 
-__all__ = ["begun", "disowned", "ended", "progress", "retried"]
+__all__ = ["begun", "disowned", "ended", "progress", "retried", "turned_away"]
 
 _log = logging.getLogger("worker_adapters")
 _log.addHandler(logging.NullHandler())  # a library says nothing unless its application configures logging
@@ -43,6 +43,13 @@ def retried(running: Running) -> None:
     recorder = running.worker.recorder
     if recorder is not NO_METRICS:
         REPORTS.add(recorder.retried)
+
+
+def turned_away(running: Running, error: Error) -> None:
+    """It got no place: it never began, and counts among what failed."""
+    recorder = running.worker.recorder
+    if recorder is not NO_METRICS:
+        REPORTS.add(recorder.refused, running.request.priority, running.worker.known_version, error.code, error.reason)
 
 
 def progress(running: Running) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import attrs
 
 from ..api import Error, Identity, Limits, Phase, Properties, Reason, Retry, Timeouts, WorkerError
-from ..api.credentials import Credentials, FromEnv, Literal
+from ..api.credentials import Credentials, FromEnv, FromFile, Literal
 from ..dialect import Dialect, Fault, Pause, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
 from ..helpers import HELPERS
 from ..lifetime import Cause, Interrupted, Lifetime
@@ -118,8 +118,8 @@ class Worker:
             return {}
         try:
             token: object = self._credentials()
-        except (Exception, SystemExit) as exc:  # a provider has no say in when this process ends
-            raise _provider_failed(exc) from exc
+        except (Exception, SystemExit) as exc:  # noqa: BLE001  -- a provider has no say in when this process ends
+            raise _provider_failed(exc, ours=isinstance(self._credentials, (FromEnv, FromFile))) from None
         return self._carrying(token)
 
     def auth_steps(self, lifetime: Lifetime) -> Steps[Mapping[str, str]]:
@@ -131,8 +131,8 @@ class Worker:
         def ask() -> object:
             try:
                 return credentials()
-            except BaseException as exc:  # SystemExit, for one: on a helper it would end nothing but the helper
-                raise _provider_failed(exc) from exc
+            except BaseException as exc:  # noqa: BLE001  -- SystemExit, for one: on a helper it would end nothing but the helper
+                raise _provider_failed(exc, ours=isinstance(credentials, FromFile)) from None
 
         token = yield from HELPERS.call(("credentials", self._url), ask, lifetime)
         return self._carrying(token)
@@ -212,8 +212,8 @@ class Worker:
         try:
             return self.probe(conversation)
         except Fault as fault:
-            # Not from the fault: a traceback would show its message, in which no secret has been redacted yet.
-            raise WorkerError(self.error(fault, phase=Phase.PREPARE, attempts=1)) from None
+            ours = fault.reason is Reason.UNSUPPORTED and fault.upstream is None  # judged before anything was asked
+            raise WorkerError(self.error(fault, phase=Phase.PREPARE, attempts=0 if ours else 1)) from None
 
     def target(self, *, scrape: bool = False, deep: bool = False) -> ProbeTarget:
         """What probes may need to know."""
@@ -357,5 +357,7 @@ def _patience(timeouts: Timeouts) -> float:
     return 4 * timeouts.probe
 
 
-def _provider_failed(exc: BaseException) -> Fault:
-    return Fault(Reason.UPSTREAM_AUTH, f"the credentials provider failed: {type(exc).__name__}: {exc}")
+def _provider_failed(exc: BaseException, *, ours: bool) -> Fault:
+    """What it says may hold the secret: only ours is quoted, of which is known what it says."""
+    said = f": {exc}" if ours and isinstance(exc, (KeyError, OSError)) else ""
+    return Fault(Reason.UPSTREAM_AUTH, f"the credentials provider failed: {type(exc).__name__}{said}")

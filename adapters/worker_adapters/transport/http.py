@@ -8,6 +8,7 @@ is loaded at the first of them: without retries, redirects, or a look at an envi
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import socket
 import ssl
@@ -345,6 +346,8 @@ def _host(base: SplitResult) -> str:
 
 def _no_response(exc: BaseException, where: str) -> Fault:
     """What went wrong before a response head had come."""
+    if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
+        return Fault(Reason.LOCAL_LIMIT, f"no descriptor is left for a connection to {where}: {exc.strerror}")
     if isinstance(exc, socket.gaierror):
         return Fault(Reason.CONNECT, f"the name in {where} can't be resolved: {exc.strerror}")
     if isinstance(exc, ssl.SSLError):
