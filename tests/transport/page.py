@@ -41,13 +41,13 @@ FIGURES = """\
 `WORKER_ADAPTERS_HEAD_FUZZ=100000 WORKER_ADAPTERS_BODY_FUZZ=100000 pytest -s tests/transport/test_head_fuzz.py
 tests/transport/test_body_fuzz.py`, with h11 0.16.0 and Python 3.11.7, no difference unexplained:
 
-- 100,000 heads: head 38,888, none 49,641, more 11,471. Explained by one class alone: told at once 3,751, another version 178,
-  too long 109, an enormous length 183, zeros before a length 90, more blanks before the status 206, vertical tab and form feed
-  562, other transfer codings 4,744, a length that does not count 819, both framings 884, a 204 that announces a body 148,
-  spelling 950.
-- 100,000 bodies: ended 35,438, open 13,015, cut 6,324, none 45,223. Explained by one class alone: told at once 3,953, a size
-  that overflows 528, a carriage return within a line 441, a line feed alone behind a trailer 307, too long 832, zeros before a
-  size 220, blanks before an extension 389, what stands in trailers 6,751.
+- 100,000 heads: head 38,888, none 49,641, more 11,471. Explained by one class alone: told at once 3,751, another version
+  178, too long 109, an enormous length 183, zeros before a length 90, more blanks before the status 206, vertical tab and
+  form feed 562, other transfer codings 4,744, a length that does not count 819, both framings 884, a 204 that announces a
+  body 148, spelling 950.
+- 100,000 bodies: ended 35,438, open 13,015, cut 6,324, none 45,223. Explained by one class alone: told at once 3,953, a
+  size that overflows 528, a carriage return within a line 441, a line feed alone behind a trailer 307, too long 832, zeros
+  before a size 220, blanks before an extension 389, what stands in trailers 6,751.
 """
 
 TEXT = """\

@@ -56,10 +56,8 @@ def tells_no_value(message: str, data: bytes) -> bool:
     """Where an accident has made a name of the secret, or a first line, that is as far as it may be told."""
     if SECRET.decode() not in message:
         return len(message) < 150
-    return (
-        message.startswith("no status line")
-        or re.search(rb"\n[^:\s]*" + SECRET + rb"[^:\s]*(?:(?:\r?\n)?[ \t]+)*:", data) is not None
-    )
+    named = rb"\n[^:\s]*" + SECRET + rb"[^:\s]*(?:(?:\r?\n)?[ \t]+)*:"
+    return message.startswith("no status line") or re.search(named, data) is not None
 
 
 def theirs(data: bytes) -> Verdict:
