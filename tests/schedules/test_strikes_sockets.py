@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from ..leaks import open_files
+from worker_adapters.testing.leaks import open_files
+
 from ..runtime.dialects import request
 from ..transport.servers import Server
 from ..transport.test_idle import Serving, used

@@ -28,7 +28,8 @@ from ..lifetime import Cause
 from .channel import Gate, Hand, Waiter
 from .envelope import exception_of
 from .running import Running
-from .stream import Source, Submitted
+from .source import Source
+from .stream import Submitted
 
 __all__ = ["RunningStream"]
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 from threading import get_ident
-from typing import Protocol
 
 from ..api import End, Error, Event, Reason
 from ..dialect import Fault
@@ -26,39 +25,10 @@ from .reports import REPORTS
 from .running import Running
 from .runs import TERMINAL, Driven
 
-__all__ = ["Direct", "Source", "Submitted"]
+__all__ = ["Direct", "Submitted"]
 
 _log = logging.getLogger("worker_adapters")
 _told_slow: set[str] = set()  # dialects
-
-
-class Source(Protocol):
-    """Where a consumer's events come from."""
-
-    handle: Callable[[], object]
-    """None once there is no consumer any more: looked at now and then, as a signal may strike the finalizer that says so."""
-
-    def take(self, until: float = inf) -> Hand | None:
-        """The next run, None where there is none any more: the stream's terminal event is next. Blocks.
-
-        Raises TimeoutError at that point on the lifetime's clock, and what a signal handler raised meanwhile.
-        """
-        ...
-
-    def collect(self, events: list[Event], until: float) -> None:
-        """Add all that is left before the terminal event. Blocks; raises as `take`."""
-        ...
-
-    def abandon(self) -> None:
-        """The consumer wants no more: the place is free when this returns, the connection soon.
-
-        Idempotent; does not block.
-        """
-        ...
-
-    def drop(self) -> None:
-        """There is no consumer any more. For finalizers: takes no lock, starts no thread."""
-        ...
 
 
 class Direct:
