@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 
 from worker_adapters.codec import SSEDecoder, Wire
+from worker_adapters.exposition import samples
 from worker_adapters.transport.coding import codings_of, undone
 from worker_adapters.transport.head import HeadError, HeadReader
 
@@ -52,6 +53,10 @@ def chunk(data: bytes, extension: bytes = b"") -> bytes:
     return b"%x%s\r\n%s\r\n" % (len(data), extension, data)
 
 
+def sized(body: bytes) -> bytes:
+    return head(f"Content-Length: {len(body)}", label="application/json") + body
+
+
 def bomb(size: int, times: int = 1) -> bytes:
     data = b" " * size
     for _ in range(times):
@@ -66,10 +71,14 @@ ZIPPED, TWICE = head("Content-Encoding: gzip", status="503 No"), head("Content-E
 BOMB = bomb(64 * MIB)
 BOMB_OK = head("Content-Encoding: gzip", f"Content-Length: {len(BOMB)}") + BOMB
 CODINGS = head("Content-Encoding: " + "gzip," * 12_000)
+DEEP = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+LONG_VERSION = b'{"version":"' + b"1" * 900_000 + b'"}'
+MANY = b'{"a":[' + b"[]," * 300_000 + b"0]}"
 STILL = b"HTTP/1.1 102 -\r\n\r\n"
 FIRST_TOKEN, SECOND, HEAD = "`Timeouts.first_token`", "a second (`REFUSAL_SECONDS`)", "64 KiB of one head"
 LINE, LIMIT = "64 KiB of one line, or of all trailers", "`Limits.max_event_size`"
 ERROR_BODY, REPLY, PROBE = "`Limits.max_error_body`", "`Limits.max_probe_body`", "`Timeouts.probe`"
+JSON, NAME = "the depth that msgspec reads", "256 characters of a version"
 LATE, OF_EVENT, OF_REPLY = "FIRST_TOKEN_TIMEOUT", 4 * EVENT + BASE, 4 * PROBE_BODY + BASE
 
 ROWS = [
@@ -124,6 +133,20 @@ ROWS = [
     Attack("a bomb in a reply", "health", BOMB_OK, b"", "PROTOCOL", REPLY, OF_REPLY),
     Attack("a refusal without end", "properties", head(status="401 No"), b"x" * READ, "UPSTREAM_AUTH", "64 KiB"),
     Attack("a refusal that trickles", "properties", head(status="401 No"), b"x", "UPSTREAM_AUTH", SECOND, pause=0.01),
+    # what they hold
+    Attack("deep JSON in an event", "stream", OPEN + b"data: " + DEEP + b"\n\n", b"", "PROTOCOL", JSON, OF_EVENT),
+    Attack("deep JSON in an error body", "stream", NO + DEEP, b"", "ENGINE_ERROR", ERROR_BODY),
+    Attack("deep JSON in a reply", "properties", sized(DEEP), b"", "PROTOCOL", JSON, OF_REPLY),
+    Attack("many values in a reply", "properties", sized(MANY), b"", "PROTOCOL", "200,000 values", OF_REPLY),
+    Attack(
+        "a version of 900 KB",
+        "version",
+        sized(b'{"version":"' + b"1" * 900_000 + b'"}'),
+        b"",
+        "unknown",
+        NAME,
+        OF_REPLY,
+    ),
 ]
 
 
@@ -163,6 +186,10 @@ def unpacked(data: bytes) -> object:
     return undone(data, codings_of({"content-encoding": "gzip"}), 32 * MIB)
 
 
+def figures_of(page: bytes) -> object:
+    return list(samples(page, {"x"}))
+
+
 def bytewise(read: Callable[[bytes, int], object]) -> Callable[[bytes], object]:
     return lambda data: read(data, 1)
 
@@ -190,6 +217,9 @@ GROWING = [
     Growing("unknown fields of an event", 100_000, lambda n: b"x: y\n" * n + b"\n", frames_of),
     Growing("comments", 400_000, lambda n: b": x\n" * n, frames_of),
     Growing("blocks that only set the id", 100_000, lambda n: b"id: x\n\n" * n, frames_of),
+    Growing("a label in a page of figures", 100_000, lambda n: b"x{" + b"a" * n + b"} 1\n", figures_of),
+    Growing("labels in a page of figures", 2000, lambda n: b"x{" + b'a="b",' * n + b"} 1\n", figures_of),
+    Growing("series of a page of figures", 5000, lambda n: b"x 1\n" * n, figures_of),
     Growing("a bomb", 4 * MIB, bomb, unpacked),
     Growing("members of gzip", 100_000, lambda n: gzip.compress(b"x") * n, unpacked),
 ]

@@ -65,6 +65,8 @@ def come_to(url: str, row: Attack, way: str) -> str:
             health = a.health()
             assert not health.ready
             return "CONNECT_TIMEOUT" if "did not answer within" in health.detail else "PROTOCOL"
+        if row.asked == "version":
+            return a.engine_version() or "unknown"
         with pytest.raises(WorkerError) as caught:
             a.properties()
         return str(caught.value.reason)
