@@ -16,7 +16,7 @@ from .worker import Worker
 __all__ = ["refused", "require_event_stream", "retry_after"]
 
 SHOWN = 200  # bytes of a strange body that an error shows
-SINCE_1970 = 1e9  # seconds: nobody is asked to wait for 31 years
+SINCE_1970 = 1.4e9  # seconds, of 2014: nobody is asked to wait for 44 years
 LONGEST = 86400.0  # seconds; a server that asks for more is as good as gone, and its number may be beyond all bounds
 
 
