@@ -24,7 +24,8 @@ LLMAPI = [
     "sampling_param_seed",
     "stop",
 ]
-EVENT = b'data: {"model_name":"m","model_version":"1","text_output":"a"}\n\n'
+OPEN = b'data: {"model_name":"m","model_version":"1","text_output":"a"}\n\n'
+EVENT = b'data: {"model_name":"m","model_version":"1","text_output":"a","finish_reason":"stop"}\n\n'
 
 
 def triton_with(inputs, *, version="2.51.0", config=None, calls=None):
@@ -165,14 +166,14 @@ def test_a_server_that_does_not_is_used(version):
 @pytest.mark.parametrize(("value", "text"), [("true", "ab"), ("false", "aab"), ("", "aab")])
 def test_bls_is_cumulative_where_its_config_says_so(value, text):
     config = {"parameters": {"accumulate_tokens": {"string_value": value}}}
-    steps = [EVENT, EVENT.replace(b'"a"', b'"ab"')]
+    steps = [OPEN, OPEN.replace(b'"a"', b'"ab"')]
     events, _ = run(triton_with(BLS, config=config), steps=steps)
     assert "".join(e.text for e in events if e.kind == "token") == text
 
 
 def test_it_is_asked_once_and_again_after_the_worker_broke():
     calls: list[str] = []
-    broken = [EVENT, Fault(Reason.DISCONNECTED, "gone")]
+    broken = [OPEN, Fault(Reason.DISCONNECTED, "gone")]
     scripts = [Script(steps=s) for s in ([EVENT], [EVENT], broken, [EVENT])]
     transport = ScriptedTransport(scripts, reply=triton_with(VLLM, calls=calls))
     config = AdapterConfig(dialect=triton.DIALECT, url="http://engine.test", model="m", retry=Retry(attempts=1))

@@ -102,5 +102,5 @@ def fault_of_cause(cause: Cause, lifetime: Lifetime, deadline: float | None) -> 
             return Fault(Reason.FIRST_TOKEN_TIMEOUT, f"no content within {t.first_token:g} s (Timeouts.first_token)")
         case Cause.IDLE_TIMEOUT:
             return Fault(Reason.IDLE_TIMEOUT, f"no content for {t.idle:g} s (Timeouts.idle)")
-        case Cause.CANCELLED:
-            return Fault(Reason.BUG, "a cancelled stream has no error")
+        case Cause.CANCELLED | Cause.OVER:
+            return Fault(Reason.BUG, "a stream that was cancelled, or is over, has no error")

@@ -10,7 +10,7 @@ import attrs
 
 from ..api import Error, Identity, Limits, Phase, Properties, Reason, Retry, Timeouts, WorkerError
 from ..api.credentials import Credentials, FromEnv, FromFile, Literal
-from ..dialect import Dialect, Fault, Pause, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
+from ..dialect import Dialect, Fault, Pause, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts, redirected
 from ..helpers import HELPERS
 from ..lifetime import Cause, Interrupted, Lifetime
 from ..loop import StepsTask
@@ -168,6 +168,7 @@ class Worker:
         """Carry a probe's requests and return what it learnt. Blocks; raises Fault."""
         timeouts = self.timeouts
         headers: Mapping[str, str] = {}
+        reply = NO_REPLY
         try:
             headers = self.auth_headers()
             step, pauses = next(conversation), timeouts.probe
@@ -180,9 +181,11 @@ class Worker:
                 step = conversation.send(reply)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
-        except Fault as fault:
+        except Fault:
+            if 300 <= reply.status < 400:  # whatever the dialect makes of one
+                fault = redirected(reply)
             self.redactor.clean_fault(fault, secrets_of(headers))
-            raise
+            raise fault from None
         except ILL_SHAPED as exc:
             raise Fault(
                 Reason.PROTOCOL, f"{self.dialect.name} did not answer a probe as expected ({type(exc).__name__})"
@@ -307,7 +310,6 @@ class Worker:
             engine_version=properties.engine_version or identity.engine_version,
             trtllm_version=properties.trtllm_version or identity.trtllm_version,
             model_digest=properties.model_digest or identity.model_digest,
-            model=properties.model or self.model,
         )
 
     # --- version ----------------------------------------------------------------------------------------------------
