@@ -40,7 +40,7 @@ from .layers import layered
 from .metrics import NO_METRICS, PrometheusRecorder, Recorder
 from .origin import AdapterConfig, OnDemand
 from .places import Places
-from .report import begun, closed, turned_away
+from .report import begun, turned_away
 from .reports import REPORTS
 from .running import Running
 from .stream import Direct, Submitted
@@ -89,7 +89,7 @@ class EngineAdapter:
     def _after_fork(self) -> None:
         for running in self.places.unended():
             running.disown()
-        closed(self._worker)  # and a new one begins at nothing
+        self._worker.left()  # and a new one begins at nothing
         self._set_up()
 
     def __repr__(self) -> str:
@@ -286,7 +286,6 @@ class EngineAdapter:
             self.places.wait_until_empty(give_up, but=lambda running: running.driver == me)
         self._worker.close(give_up)
         self._transport.close()  # with which a probe under way is interrupted, wherever it is
-        closed(self._worker)
         REPORTS.flush(give_up)
 
 

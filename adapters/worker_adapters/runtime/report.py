@@ -15,9 +15,8 @@ from .reports import REPORTS
 
 if TYPE_CHECKING:
     from .running import Running
-    from .worker import Worker
 
-__all__ = ["begun", "closed", "disowned", "ended", "progress", "retried", "turned_away"]
+__all__ = ["begun", "disowned", "ended", "progress", "retried", "turned_away"]
 
 _log = logging.getLogger("worker_adapters")
 _log.addHandler(logging.NullHandler())  # a library says nothing unless its application configures logging
@@ -37,13 +36,6 @@ def disowned(running: Running) -> None:
     recorder = running.worker.recorder
     if recorder is not NO_METRICS:
         REPORTS.add(recorder.disowned)
-
-
-def closed(worker: Worker) -> None:
-    """An adapter is."""
-    recorder = worker.recorder
-    if recorder is not NO_METRICS:
-        REPORTS.add(lambda: recorder.closed())  # noqa: PLW0108  -- looked up when it is told, as all that is an application's
 
 
 def retried(running: Running) -> None:

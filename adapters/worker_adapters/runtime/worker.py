@@ -250,6 +250,13 @@ class Worker:
         waker = current_waker()
         while self._telling and (left := give_up - time.monotonic()) > 0:
             waker.wait(min(left, 0.01))
+        self.left()
+
+    def left(self) -> None:
+        """What is measured of it now is nobody's any more."""
+        recorder = self.recorder
+        if recorder is not NO_METRICS:
+            REPORTS.add(lambda: recorder.closed())  # noqa: PLW0108  -- looked up when it is told, as all that is an application's
 
     # --- facts ------------------------------------------------------------------------------------------------------
 
