@@ -14,6 +14,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
+from .api import Reason
+from .dialect import Fault
 from .lifetime import Lifetime
 from .waiting import Steps
 
@@ -74,11 +76,17 @@ class Helpers:
         return sum(job.abandoned for job in list(self._running))
 
     def call(self, key: Hashable, work: Callable[[], T], lifetime: Lifetime) -> Steps[T]:
-        """What work returns or raises, on a helper. `key`: whose calls are counted together. Raises Interrupted."""
+        """What work returns or raises, on a helper. `key`: whose calls are counted together.
+
+        Raises Interrupted, and Fault (LOCAL_LIMIT) where no thread can be started.
+        """
         job = _Job(key, work, lifetime)
         try:
             self._waiting.append(job)
-            self._start()
+            try:
+                self._start()
+            except RuntimeError as exc:
+                raise Fault(Reason.LOCAL_LIMIT, f"no thread could be started: {exc}") from exc
             while not job.done:
                 yield from lifetime.wait()
         finally:

@@ -10,8 +10,10 @@ from .api import (
     Adapter,
     Error,
     ErrorCode,
+    HeadersLike,
     Identity,
     InvalidRequestError,
+    KeepAlive,
     Limits,
     MetricsOptions,
     Phase,
@@ -22,6 +24,7 @@ from .api import (
 from .api.credentials import Credentials, provider
 from .dialect import Dialect
 from .runtime import AdapterConfig, EngineAdapter, as_completed, dump, merge
+from .runtime.origin import reached
 from .transport import Transport
 
 __all__ = ["ENTRY_POINTS", "as_completed", "connect", "dialect", "dump", "engine_names", "merge"]
@@ -104,29 +107,31 @@ def connect(
     identity: Identity | None = None,
     metrics: MetricsOptions | None = None,
     metrics_url: str | None = None,
+    headers: HeadersLike | None = None,
+    proxy: str | None = None,
+    keepalive: KeepAlive | None = None,
 ) -> Adapter:
     """An adapter for one worker. Does no I/O: whether the worker is there shows at the first call.
 
     Raises InvalidRequestError for an unknown engine or an unusable URL. `credentials` is a provider, called for every
     request, or a literal token, with which the adapter can't be pickled. `metrics_url` is for engines that serve metrics
-    on a port of their own.
+    on a port of their own. `headers` go with every request, as secrets, `proxy` is an HTTP proxy's URL (docs/reach.md).
     """
     found = engine if isinstance(engine, Dialect) else dialect(engine)
-    return EngineAdapter(
-        AdapterConfig(
-            dialect=found,
-            url=url,
-            transport=_TRANSPORTS.get(found.name),
-            pool_id=pool_id,
-            replica_id=replica_id,
-            model=model,
-            credentials=provider(credentials),
-            timeouts=timeouts or Timeouts(),
-            retry=retry or Retry(),
-            tls=tls or TLS(),
-            limits=limits or Limits(),
-            identity=identity or Identity(),
-            metrics=metrics,
-            metrics_url=metrics_url,
-        )
+    config = AdapterConfig(
+        dialect=found,
+        url=url,
+        transport=_TRANSPORTS.get(found.name),
+        pool_id=pool_id,
+        replica_id=replica_id,
+        model=model,
+        credentials=provider(credentials),
+        timeouts=timeouts or Timeouts(),
+        retry=retry or Retry(),
+        tls=tls or TLS(),
+        limits=limits or Limits(),
+        identity=identity or Identity(),
+        metrics=metrics,
+        metrics_url=metrics_url,
     )
+    return EngineAdapter(reached(config, headers=headers, proxy=proxy, keepalive=keepalive))

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-__all__ = ["TLS", "Identity", "Limits", "MetricsOptions", "Retry", "Timeouts"]
+__all__ = ["TLS", "Identity", "KeepAlive", "Limits", "MetricsOptions", "Retry", "Timeouts"]
 
 
 def _uniform() -> float:
@@ -25,6 +25,11 @@ def _positive(_: Any, attribute: attrs.Attribute[Any], value: float | None) -> N
 def _not_negative(_: Any, attribute: attrs.Attribute[Any], value: float) -> None:
     if not value >= 0:
         raise ValueError(f"{attribute.name} must not be negative, got {value!r}")
+
+
+def _statuses(_: Any, attribute: attrs.Attribute[Any], value: frozenset[int]) -> None:
+    if not value <= frozenset(range(400, 600)):
+        raise ValueError(f"{attribute.name} must be HTTP statuses from 400 to 599, got {sorted(value, key=str)!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -47,12 +52,15 @@ class Retry:
     """Attempts before `Started`, with full jitter: rand(0, min(`cap`, `base`·2ⁿ)) seconds before attempt n + 1.
 
     A `Retry-After` of the engine is waited for if it is at most `max_retry_after`. `random` returns floats in [0, 1).
+    `statuses`: HTTP statuses that are tried again, too, such as 408, 425, 529, or a gateway's 520 to 524; 502, 503, 504
+    and what says that the worker is loading or overloaded always are.
     """
 
     attempts: int = attrs.field(default=4, validator=_positive)
     base: float = attrs.field(default=0.1, validator=_not_negative)
     cap: float = attrs.field(default=2.0, validator=_not_negative)
     max_retry_after: float = attrs.field(default=30.0, validator=_not_negative)
+    statuses: frozenset[int] = attrs.field(default=frozenset(), converter=frozenset, validator=_statuses)
     random: Callable[[], float] = attrs.field(default=_uniform, repr=False)
 
     def delay(self, failed_attempts: int) -> float:
@@ -62,13 +70,28 @@ class Retry:
 
 @attrs.frozen(kw_only=True)
 class TLS:
-    """Verification is on; the CA bundle (a PEM file) defaults to the system's. `client_cert` and `client_key` are paths."""
+    """Verification is on; the CA bundle (a PEM file) defaults to the system's. `client_cert` and `client_key` are paths.
+
+    A file that has changed is read anew for the next connection. Neither SSL_CERT_FILE nor SSLKEYLOGFILE is looked at.
+    """
 
     verify: bool = True
     ca_bundle: str | None = None
     client_cert: str | None = None
     client_key: str | None = attrs.field(default=None, repr=False)
     server_hostname: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class KeepAlive:
+    """TCP's own, which tells a peer that is gone from one that is silent, and keeps middleboxes from forgetting.
+
+    After `idle` seconds of silence (None: never) `probes` are sent, `interval` seconds apart, in whole seconds.
+    """
+
+    idle: float | None = attrs.field(default=60.0, validator=_positive)
+    interval: float = attrs.field(default=15.0, validator=_positive)
+    probes: int = attrs.field(default=4, validator=_positive)
 
 
 @attrs.frozen(kw_only=True)

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from worker_adapters import End, Error, Metrics, Started, Stream, Token
 
-__all__ = ["say", "show_stream", "show_table"]
+__all__ = ["as_json", "say", "show_stream", "show_table", "writable"]
+
+
+def writable() -> bool:
+    """Whether there is a standard output; what it and stderr can't show is replaced from now on."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    return sys.stdout is not None
+
+
+def as_json(value: object) -> str:
+    """As people read it where the console can show everything; else in ASCII, which loses nothing."""
+    return json.dumps(value, ensure_ascii=not (sys.stdout.encoding or "").lower().startswith("utf"))
 
 
 def say(text: str, *, error: bool = False) -> None:

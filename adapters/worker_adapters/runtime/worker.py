@@ -10,6 +10,7 @@ import attrs
 
 from ..api import Error, Identity, Limits, Phase, Properties, Reason, Retry, Timeouts, WorkerError
 from ..api.credentials import Credentials, FromEnv, Literal
+from ..api.headers import Headers
 from ..dialect import Dialect, Fault, Pause, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
 from ..helpers import HELPERS
 from ..lifetime import Cause, Interrupted, Lifetime
@@ -38,8 +39,10 @@ ILL_SHAPED = (
     TypeError,
     ValueError,
 )  # what strange JSON comes to
+UNAUTHORIZED = 401
 RESOLVE_RETRY = 1.0  # seconds that a failure to resolve is the answer to all who ask
 TELLING = Timeouts(connect=1.0, probe=1.0)  # nobody waits for it but close()
+SHORT = 3  # characters of a header's value that stand in any text, and are no secret
 NO_REPLY = Reply(status=0, headers={}, body=b"")  # what a pause is answered with
 STARTED_WAITS = 0.1  # seconds that `Started` may wait for the version, past the stream's own first frame
 
@@ -61,6 +64,7 @@ class Worker:
         retry: Retry,
         limits: Limits,
         identity: Identity,
+        headers: Headers | None = None,
         recorder: Recorder = NO_METRICS,
         clock: Callable[[], float] = time.monotonic,
         shared: Hashable | None = None,
@@ -80,6 +84,7 @@ class Worker:
         self.mislabelled = False  # its streams are, and that has been logged
         self._url = url
         self._credentials = credentials
+        self._headers = headers
         self._closed = False
         self._pausing: dict[Lifetime, None] = {}  # probes on threads that are in a pause
         self._telling: dict[StepsTask, None] = {}
@@ -113,29 +118,48 @@ class Worker:
         return self.known.engine_version
 
     def auth_headers(self) -> Mapping[str, str]:
-        """The headers that carry the credential. Calls its provider, which may block. Raises Fault where that fails."""
+        """The caller's headers, and what carries the credential. Calls providers, which may block.
+
+        Raises Fault where they fail.
+        """
+        headers = {} if self._headers is None else self._provided(self._headers, "headers")
+        for value in headers.values():
+            if len(value) > SHORT:
+                self.redactor.learn(value)
         if self._credentials is None:
-            return {}
-        try:
-            token: object = self._credentials()
-        except (Exception, SystemExit) as exc:  # a provider has no say in when this process ends
-            raise _provider_failed(exc) from exc
-        return self._carrying(token)
+            return headers
+        return {**headers, **self._carrying(self._provided(self._credentials, "credentials"))}
 
     def auth_steps(self, lifetime: Lifetime) -> Steps[Mapping[str, str]]:
         """The same for a stream, which waits for an application's provider no longer than it lives."""
-        credentials = self._credentials
-        if credentials is None or isinstance(credentials, (Literal, FromEnv)):
+        quick = self._credentials is None or isinstance(self._credentials, (Literal, FromEnv))
+        if quick and (self._headers is None or self._headers.quick):
             return self.auth_headers()
 
-        def ask() -> object:
+        def ask() -> Mapping[str, str]:
             try:
-                return credentials()
-            except BaseException as exc:  # SystemExit, for one: on a helper it would end nothing but the helper
-                raise _provider_failed(exc) from exc
+                return self.auth_headers()
+            except Fault:
+                raise
+            except (
+                BaseException
+            ) as exc:  # on a helper, an exception that ends processes would end nothing but the helper
+                raise _provider_failed("credentials", exc) from exc
 
-        token = yield from HELPERS.call(("credentials", self._url), ask, lifetime)
-        return self._carrying(token)
+        return (yield from HELPERS.call(("credentials", self._url), ask, lifetime))
+
+    @property
+    def may_differ(self) -> bool:
+        """Whether `auth_headers` may give others when it is asked again."""
+        rotates = self._credentials is not None and not isinstance(self._credentials, Literal)
+        return rotates or (self._headers is not None and self._headers.rotates)
+
+    @staticmethod
+    def _provided(provider: Callable[[], T], what: str) -> T:
+        try:
+            return provider()
+        except (Exception, SystemExit) as exc:  # a provider has no say in when this process ends
+            raise _provider_failed(what, exc) from exc
 
     def _carrying(self, token: object) -> Mapping[str, str]:
         # Judged here: a transport would quote in its own exception what it can't put into a header.
@@ -162,11 +186,18 @@ class Worker:
         """What to raise for a fault found before any I/O."""
         return exception_of(self.error(fault, phase=Phase.PREPARE))
 
+    def refusal_of_probe(self, fault: Fault) -> WorkerError:
+        """What to raise for a probe that failed.
+
+        From None: a traceback would show the fault's message, in which no secret has been redacted yet.
+        """
+        return WorkerError(self.error(fault, phase=Phase.PREPARE, attempts=1))
+
     # --- probes -----------------------------------------------------------------------------------------------------
 
-    def probe(self, conversation: Probe[T]) -> T:
+    def probe(self, conversation: Probe[T], timeouts: Timeouts | None = None) -> T:
         """Carry a probe's requests and return what it learnt. Blocks; raises Fault."""
-        timeouts = self.timeouts
+        timeouts = timeouts or self.timeouts
         headers: Mapping[str, str] = {}
         try:
             headers = self.auth_headers()
@@ -177,6 +208,9 @@ class Worker:
                     reply = self._pause(step.seconds, allowed=pauses >= 0)
                 else:
                     reply = self.transport.call(step, headers, timeouts, self.limits.max_probe_body)
+                    if reply.status == UNAUTHORIZED and self.may_differ and headers != (fresh := self.auth_headers()):
+                        headers = fresh  # what the refused one has been replaced by meanwhile
+                        reply = self.transport.call(step, headers, timeouts, self.limits.max_probe_body)
                 step = conversation.send(reply)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
@@ -193,6 +227,11 @@ class Worker:
     def _pause(self, seconds: float, *, allowed: bool) -> Reply:
         if not allowed:
             raise Fault(Reason.CONNECT_TIMEOUT, "what was asked takes longer to find out than Timeouts.probe allows")
+        self.rest(seconds)
+        return NO_REPLY
+
+    def rest(self, seconds: float) -> None:
+        """Let the worker go on for that long. Blocks; closing the adapter ends it: raises Fault."""
         until = time.monotonic() + seconds
         pause = Lifetime(self.timeouts)
         self._pausing[pause] = None
@@ -205,15 +244,13 @@ class Worker:
             self._pausing.pop(pause, None)
         if self._closed:
             raise Fault(Reason.ADAPTER_CLOSED, "the adapter was closed")
-        return NO_REPLY
 
     def ask(self, conversation: Probe[T]) -> T:
         """As `probe`, for a caller: raises WorkerError."""
         try:
             return self.probe(conversation)
         except Fault as fault:
-            # Not from the fault: a traceback would show its message, in which no secret has been redacted yet.
-            raise WorkerError(self.error(fault, phase=Phase.PREPARE, attempts=1)) from None
+            raise self.refusal_of_probe(fault) from None
 
     def target(self, *, scrape: bool = False, deep: bool = False) -> ProbeTarget:
         """What probes may need to know."""
@@ -357,5 +394,5 @@ def _patience(timeouts: Timeouts) -> float:
     return 4 * timeouts.probe
 
 
-def _provider_failed(exc: BaseException) -> Fault:
-    return Fault(Reason.UPSTREAM_AUTH, f"the credentials provider failed: {type(exc).__name__}: {exc}")
+def _provider_failed(what: str, exc: BaseException) -> Fault:
+    return Fault(Reason.UPSTREAM_AUTH, f"the {what} provider failed: {type(exc).__name__}: {exc}")
