@@ -193,7 +193,7 @@ def _six(text: str) -> str:
         socket.inet_pton(socket.AF_INET6, address)
     except OSError:
         raise ValueError("its host is no IPv6 address") from None
-    zone = unquote(zone[2:] if zone.startswith("25") and len(zone) > 2 else zone)
+    zone = unquote(zone.removeprefix("25"))
     if bool(percent) != bool(zone):
         raise ValueError("its host has an empty zone id")
     return f"{address.lower()}{percent}{zone}"

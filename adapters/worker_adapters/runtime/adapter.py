@@ -78,6 +78,7 @@ class EngineAdapter:
             limits=config.limits,
             identity=config.identity,
             headers=config.headers,
+            via=None if config.proxy is None or config.url[:6].lower() == "https:" else config.proxy.where,
             recorder=_recorder(config),
             shared=_reached_alike(config) if self._given_transport is None and config.transport is None else None,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +93,9 @@ class OnDemand:
         return made
 
     def prepare(self) -> None:
-        """See Transport."""
-        self._transport().prepare()
+        """See Transport. What fails then is the stream's to tell."""
+        with contextlib.suppress(Fault):
+            self._transport().prepare()
 
     def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> Steps[Exchange]:
         """See Transport."""

@@ -65,11 +65,15 @@ class Worker:
         limits: Limits,
         identity: Identity,
         headers: Headers | None = None,
+        via: str | None = None,
         recorder: Recorder = NO_METRICS,
         clock: Callable[[], float] = time.monotonic,
         shared: Hashable | None = None,
     ) -> None:
-        """`shared`: what adapters have in common that share the worker's properties; None: nobody else's."""
+        """`via`: a proxy that may answer in the worker's place.
+
+        `shared`: what adapters have in common that share the worker's properties; None: nobody else's.
+        """
         self._dialect = dialect
         self.transport = transport
         self.pool_id = pool_id
@@ -85,6 +89,7 @@ class Worker:
         self._url = url
         self._credentials = credentials
         self._headers = headers
+        self._via = via
         self._closed = False
         self._pausing: dict[Lifetime, None] = {}  # probes on threads that are in a pause
         self._telling: dict[StepsTask, None] = {}
@@ -170,6 +175,9 @@ class Worker:
 
     def error(self, fault: Fault, *, phase: Phase, attempts: int = 0, started: bool = False) -> Error:
         """The envelope of a fault of this worker."""
+        if self._via is not None and fault.upstream is not None and fault.upstream.status is not None:
+            message = f"{fault.message} (it came by way of the proxy {self._via})"
+            fault = Fault(fault.reason, message, upstream=fault.upstream, retry_after=fault.retry_after)
         return envelope(
             fault,
             engine=self.dialect.name,

@@ -8,7 +8,6 @@ is loaded at the first of them: without retries, redirects, or a look at an envi
 from __future__ import annotations
 
 import contextlib
-import errno
 import re
 import socket
 import ssl
@@ -23,7 +22,7 @@ from ..api import TLS, KeepAlive, Phase, Reason, Timeouts, Upstream
 from ..api.address import Origin, Proxy, percent_encoded
 from ..codec import BodyError, CutOffError, EventTooLargeError, SSEDecoder
 from ..dialect import Fault, Payload, Reply, WireRequest
-from ..helpers import imported
+from ..helpers import NO_DESCRIPTORS, has_descriptors, imported
 from ..lifetime import Cause, Interrupted, Lifetime, driven
 from ..waiting import READ, WRITE, Blocked, Steps
 from .base import REFUSAL_BYTES, REFUSAL_SECONDS, too_large
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["HTTPTransport"]
 
 PROXY_AUTH = 407
-NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _breaks = re.compile(r"[\r\n\0]").search
 BROKEN = (CutOffError, BodyError, OSError, ValueError)  # what a body may end with, other than its end
 
@@ -375,7 +373,10 @@ def _refused_by_proxy(proxy: str) -> Fault:
 
 def _no_response(exc: BaseException, where: str) -> Fault:
     """What went wrong before a response head had come."""
-    if isinstance(exc, OSError) and (exc.errno in NO_DESCRIPTORS or _hides_one(exc)):
+    # A look-up that fails for want of a descriptor says that the name is not known.
+    if isinstance(exc, OSError) and (
+        exc.errno in NO_DESCRIPTORS or (isinstance(exc, socket.gaierror) and not has_descriptors())
+    ):
         return Fault(Reason.LOCAL_LIMIT, f"the process has no descriptor left for a connection to {where}")
     if isinstance(exc, socket.gaierror):
         return Fault(Reason.CONNECT, f"the name in {where} can't be resolved: {exc.strerror}")
@@ -390,16 +391,6 @@ def _no_response(exc: BaseException, where: str) -> Fault:
     if isinstance(exc, HeadError):
         return Fault(Reason.PROTOCOL, f"{where} does not answer in HTTP ({exc}): is the port right?")
     return Fault(Reason.CONNECT, f"no connection to {where}: {exc}")
-
-
-def _hides_one(exc: OSError) -> bool:
-    """Whether a look-up failed for want of a descriptor, which the resolver calls a name that is not known."""
-    if isinstance(exc, socket.gaierror):
-        try:
-            socket.socket().close()
-        except OSError as now:
-            return now.errno in NO_DESCRIPTORS
-    return False
 
 
 def _broken_body(exc: Exception) -> Fault:
