@@ -25,7 +25,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds between two looks: a model take
 def health(worker: Worker, *, deep: bool, timeouts: Timeouts | None = None) -> Health:
     """What it says. Blocks; raises Fault where it does not answer."""
     facts = worker.probe(worker.dialect.health(worker.target(deep=deep)), timeouts)
-    return Health(live=True, ready=facts.ready, detail=shown(worker.redactor.clean(facts.detail)), observed_at=time.time())
+    return Health(
+        live=True, ready=facts.ready, detail=shown(worker.redactor.clean(facts.detail)), observed_at=time.time()
+    )
 
 
 def ready(worker: Worker, timeout: float | None, *, deep: bool) -> Health:
