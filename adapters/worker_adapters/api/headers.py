@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from .credentials import FromEnv, fingerprint, require_picklable
+from .credentials import FromEnv, FromFile, fingerprint, require_picklable
 
-__all__ = ["Headers", "HeadersLike"]
+__all__ = ["Headers", "HeadersError", "HeadersLike"]
 
 HeadersLike: TypeAlias = Mapping[str, str | Callable[[], str]] | Callable[[], Mapping[str, str]]
 """Fields by name, a value of which may be a provider, asked for every request; or a provider of them all."""
@@ -20,15 +20,19 @@ REFUSED = frozenset(f"{HOP_BY_HOP} {OURS}".split())
 _token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 
 
+class HeadersError(ValueError):
+    """Fields that can't be sent, or had. Quotes no value."""
+
+
 class Headers:
-    """What was given to `connect()`, as a provider. Raises ValueError for fields that can't be sent, quoting no value."""
+    """What was given to `connect()`, as a provider. Raises HeadersError."""
 
     __slots__ = ("_given", "quick", "rotates")
 
     def __init__(self, given: HeadersLike) -> None:
         """`rotates`: another call may give others. `quick`: asking needs no thread of its own."""
         if not isinstance(given, Mapping) and not callable(given):
-            raise ValueError("headers must be a mapping of names to values, or a function that returns one")  # noqa: TRY004
+            raise HeadersError("headers must be a mapping of names to values, or a function that returns one")
         self._given = dict(given) if isinstance(given, Mapping) else given
         providers: list[Any] = [given]
         if isinstance(given, Mapping):
@@ -38,12 +42,12 @@ class Headers:
         self.quick = all(isinstance(one, FromEnv) for one in providers)
 
     def __call__(self) -> Mapping[str, str]:
-        """The fields now. May block, and raise what a provider raises; ValueError for what can't be sent."""
+        """The fields now. May block, and raise what a provider of the application's raises."""
         given = self._given
         if callable(given):
             fields = dict(given())
         else:
-            fields = {name: value() if callable(value) else value for name, value in given.items()}
+            fields = {name: _asked(name, value) if callable(value) else value for name, value in given.items()}
         _judge(fields)
         return fields
 
@@ -70,6 +74,15 @@ class Headers:
         return clashing(self._given, names)
 
 
+def _asked(name: str, provider: Callable[[], str]) -> str:
+    try:
+        return provider()
+    except (KeyError, OSError) as exc:
+        if isinstance(provider, (FromEnv, FromFile)):
+            raise HeadersError(f"the value of {name} can't be had: {type(exc).__name__}: {exc}") from None
+        raise
+
+
 def clashing(fields: Mapping[str, Any], names: Mapping[str, Any]) -> str | None:
     """The first of the fields that is among the names, whatever its case."""
     lower = {name.lower() for name in names}
@@ -80,12 +93,12 @@ def _judge(fields: Mapping[Any, Any]) -> None:
     seen: set[str] = set()
     for name, value in fields.items():
         if not isinstance(name, str) or not _token(name):
-            raise ValueError("the name of a header must be a token of letters, digits and hyphens")
+            raise HeadersError("the name of a header must be a token of letters, digits and hyphens")
         lower = name.lower()
         if lower in REFUSED or lower.startswith("proxy-"):
-            raise ValueError(f"the header {name} is not the caller's: it frames the message, or is sent already")
+            raise HeadersError(f"the header {name} is not the caller's: it frames the message, or is sent already")
         if lower in seen:
-            raise ValueError(f"the header {name} is given twice")
+            raise HeadersError(f"the header {name} is given twice")
         if not isinstance(value, str) or not value.isascii() or not value.isprintable() or value != value.strip():
-            raise ValueError(f"the value of the header {name} must be printable ASCII text without blanks around it")
+            raise HeadersError(f"the value of the header {name} must be printable ASCII text without blanks around it")
         seen.add(lower)

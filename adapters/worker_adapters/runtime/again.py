@@ -6,8 +6,9 @@ from ..api import Phase, Reason
 from ..dialect import Fault
 from ..lifetime import Interrupted
 from ..waiting import Steps
+from .carried import UNAUTHORIZED
 from .running import Running
-from .worker import UNAUTHORIZED, Worker
+from .worker import Worker
 
 __all__ = ["has_fresh_credentials", "wait_before_next"]
 
@@ -36,12 +37,12 @@ def has_fresh_credentials(failed: Fault, worker: Worker, running: Running) -> St
     """Whether a 401 may be answered, once, with what a provider gives now: what was refused has been replaced meanwhile."""
     refused, running.carried = running.carried, None
     status = None if failed.upstream is None else failed.upstream.status
-    if refused is None or running.started is not None or status != UNAUTHORIZED or not worker.may_differ:
+    if refused is None or running.started is not None or status != UNAUTHORIZED or not worker.carried.may_differ:
         return False
     running.renewed, renewed = True, running.renewed
     running.lifetime.hurry()  # as before an attempt
     try:
-        return not renewed and refused != (yield from worker.auth_steps(running.lifetime))
+        return not renewed and refused != (yield from worker.carried.steps(running.lifetime))
     except Fault:
         return False  # the refusal is the answer
     except Interrupted:

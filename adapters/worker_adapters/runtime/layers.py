@@ -64,7 +64,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     wire = running.wire or (yield from _encoded(worker, running))
     running.wire = None  # of the first attempt only
     running.lifetime.hurry()  # an application's provider may hang
-    running.carried = headers = yield from worker.auth_steps(running.lifetime)
+    running.carried = headers = yield from worker.carried.steps(running.lifetime)
     exchange: Exchange | None = None
     try:
         exchange = yield from worker.transport.open(wire, headers, running.lifetime)

@@ -9,15 +9,15 @@ from typing import TypeVar
 import attrs
 
 from ..api import Error, Identity, Limits, Phase, Properties, Reason, Retry, Timeouts, WorkerError
-from ..api.credentials import Credentials, FromEnv, Literal
+from ..api.credentials import Credentials
 from ..api.headers import Headers
 from ..dialect import Dialect, Fault, Pause, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
-from ..helpers import HELPERS
 from ..lifetime import Cause, Interrupted, Lifetime
 from ..loop import StepsTask
 from ..transport import Transport
 from ..waiting import NOBODY, Steps, current_waker
 from .bounds import bounded, shown
+from .carried import UNAUTHORIZED, Carried
 from .cell import Cell
 from .envelope import envelope, exception_of
 from .facts import Facts
@@ -39,10 +39,8 @@ ILL_SHAPED = (
     TypeError,
     ValueError,
 )  # what strange JSON comes to
-UNAUTHORIZED = 401
 RESOLVE_RETRY = 1.0  # seconds that a failure to resolve is the answer to all who ask
 TELLING = Timeouts(connect=1.0, probe=1.0)  # nobody waits for it but close()
-SHORT = 3  # characters of a header's value that stand in any text, and are no secret
 NO_REPLY = Reply(status=0, headers={}, body=b"")  # what a pause is answered with
 STARTED_WAITS = 0.1  # seconds that `Started` may wait for the version, past the stream's own first frame
 
@@ -87,8 +85,13 @@ class Worker:
         self.redactor = Redactor()
         self.mislabelled = False  # its streams are, and that has been logged
         self._url = url
-        self._credentials = credentials
-        self._headers = headers
+        self.carried = Carried(
+            credentials,
+            headers,
+            url=url,
+            learn=self.redactor.learn,
+            bearing=lambda token: self.dialect.auth_headers(token),  # noqa: PLW0108  -- the dialect of that time
+        )
         self._via = via
         self._closed = False
         self._pausing: dict[Lifetime, None] = {}  # probes on threads that are in a pause
@@ -121,57 +124,6 @@ class Worker:
     def known_version(self) -> str | None:
         """The engine's version as far as it is known by now."""
         return self.known.engine_version
-
-    def auth_headers(self) -> Mapping[str, str]:
-        """The caller's headers, and what carries the credential. Calls providers, which may block.
-
-        Raises Fault where they fail.
-        """
-        headers = {} if self._headers is None else self._provided(self._headers, "headers")
-        for value in headers.values():
-            if len(value) > SHORT:
-                self.redactor.learn(value)
-        if self._credentials is None:
-            return headers
-        return {**headers, **self._carrying(self._provided(self._credentials, "credentials"))}
-
-    def auth_steps(self, lifetime: Lifetime) -> Steps[Mapping[str, str]]:
-        """The same for a stream, which waits for an application's provider no longer than it lives."""
-        quick = self._credentials is None or isinstance(self._credentials, (Literal, FromEnv))
-        if quick and (self._headers is None or self._headers.quick):
-            return self.auth_headers()
-
-        def ask() -> Mapping[str, str]:
-            try:
-                return self.auth_headers()
-            except Fault:
-                raise
-            except (
-                BaseException
-            ) as exc:  # on a helper, an exception that ends processes would end nothing but the helper
-                raise _provider_failed("credentials", exc) from exc
-
-        return (yield from HELPERS.call(("credentials", self._url), ask, lifetime))
-
-    @property
-    def may_differ(self) -> bool:
-        """Whether `auth_headers` may give others when it is asked again."""
-        rotates = self._credentials is not None and not isinstance(self._credentials, Literal)
-        return rotates or (self._headers is not None and self._headers.rotates)
-
-    @staticmethod
-    def _provided(provider: Callable[[], T], what: str) -> T:
-        try:
-            return provider()
-        except (Exception, SystemExit) as exc:  # a provider has no say in when this process ends
-            raise _provider_failed(what, exc) from exc
-
-    def _carrying(self, token: object) -> Mapping[str, str]:
-        # Judged here: a transport would quote in its own exception what it can't put into a header.
-        if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token.strip():
-            raise Fault(Reason.UPSTREAM_AUTH, "the credentials provider must return printable ASCII text, not empty")
-        self.redactor.learn(token)
-        return self.dialect.auth_headers(token)
 
     def error(self, fault: Fault, *, phase: Phase, attempts: int = 0, started: bool = False) -> Error:
         """The envelope of a fault of this worker."""
@@ -208,7 +160,7 @@ class Worker:
         timeouts = timeouts or self.timeouts
         headers: Mapping[str, str] = {}
         try:
-            headers = self.auth_headers()
+            headers = self.carried.now()
             step, pauses = next(conversation), timeouts.probe
             while True:
                 if isinstance(step, Pause):
@@ -216,7 +168,11 @@ class Worker:
                     reply = self._pause(step.seconds, allowed=pauses >= 0)
                 else:
                     reply = self.transport.call(step, headers, timeouts, self.limits.max_probe_body)
-                    if reply.status == UNAUTHORIZED and self.may_differ and headers != (fresh := self.auth_headers()):
+                    if (
+                        reply.status == UNAUTHORIZED
+                        and self.carried.may_differ
+                        and headers != (fresh := self.carried.now())
+                    ):
                         headers = fresh  # what the refused one has been replaced by meanwhile
                         reply = self.transport.call(step, headers, timeouts, self.limits.max_probe_body)
                 step = conversation.send(reply)
@@ -270,7 +226,7 @@ class Worker:
         lifetime = Lifetime(only, time.monotonic() + TELLING.probe)
 
         def steps() -> Steps[None]:
-            headers = yield from self.auth_steps(lifetime)
+            headers = yield from self.carried.steps(lifetime)
             yield from self.transport.exchange(wire, headers, lifetime, self.limits.max_probe_body)
 
         def told() -> None:
@@ -400,7 +356,3 @@ class Worker:
 def _patience(timeouts: Timeouts) -> float:
     """Seconds to wait for what another thread is asking: a probe may take several calls."""
     return 4 * timeouts.probe
-
-
-def _provider_failed(what: str, exc: BaseException) -> Fault:
-    return Fault(Reason.UPSTREAM_AUTH, f"the {what} provider failed: {type(exc).__name__}: {exc}")

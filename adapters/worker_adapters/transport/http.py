@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
@@ -18,28 +17,27 @@ from typing import TYPE_CHECKING
 import attrs
 import urllib3
 
-from ..api import TLS, KeepAlive, Phase, Reason, Timeouts, Upstream
+from ..api import TLS, KeepAlive, Phase, Reason, Timeouts
 from ..api.address import Origin, Proxy, percent_encoded
-from ..codec import BodyError, CutOffError, EventTooLargeError, SSEDecoder
+from ..codec import EventTooLargeError, SSEDecoder
 from ..dialect import Fault, Payload, Reply, WireRequest
-from ..helpers import NO_DESCRIPTORS, has_descriptors, imported
+from ..helpers import imported
 from ..lifetime import Cause, Interrupted, Lifetime, driven
 from ..waiting import READ, WRITE, Blocked, Steps
 from .base import REFUSAL_BYTES, REFUSAL_SECONDS, too_large
 from .body import MOST_READS, Body
 from .coding import Codings, codings_of, undone
 from .connections import USER_AGENT, Connection, Pool, make_pool
-from .head import Head, HeadError, HeadReader
+from .head import Head, HeadReader
 from .link import Link
+from .wrong import BROKEN, PROXY_AUTH, broken_body, no_response, refused_by_proxy, too_late
 
 if TYPE_CHECKING:
     from .control import Control
 
 __all__ = ["HTTPTransport"]
 
-PROXY_AUTH = 407
 _breaks = re.compile(r"[\r\n\0]").search
-BROKEN = (CutOffError, BodyError, OSError, ValueError)  # what a body may end with, other than its end
 
 
 class _Exchange:
@@ -81,7 +79,7 @@ class _Exchange:
         if isinstance(exc, EventTooLargeError):
             return too_large(exc)
         if isinstance(exc, BROKEN):
-            fault = _broken_body(exc)
+            fault = broken_body(exc)
             fault.__cause__ = exc
             return fault
         raise exc
@@ -128,7 +126,7 @@ class _Exchange:
             try:
                 content = yield from self._content()
             except BROKEN as exc:
-                raise _broken_body(exc) from exc
+                raise broken_body(exc) from exc
             if not content:
                 break
             body += content
@@ -248,13 +246,13 @@ class HTTPTransport:
             if head is None:
                 head = yield from _answered(link, reader, lifetime)
             if head.status == PROXY_AUTH and self._asks_proxy:
-                raise _refused_by_proxy(self._hop)  # noqa: TRY301  -- to be closed as what fails
+                raise refused_by_proxy(self._hop)  # noqa: TRY301  -- to be closed as what fails
         except BaseException as exc:
             connection.leave(lifetime)
             connection.close()
             if isinstance(exc, (OSError, ValueError)):
                 where = self._hop if link is None and not isinstance(exc, ssl.SSLError) else self._where
-                raise _no_response(exc, where) from exc
+                raise no_response(exc, where) from exc
             raise
         return _Exchange(head, connection, link, self._pool, lifetime)
 
@@ -284,7 +282,7 @@ class HTTPTransport:
                 lambda fields: driven(self.exchange(wire, fields, lifetime, limit), lifetime),
             )
         except Interrupted as exc:
-            raise _too_late(exc.cause, timeouts, self._where) from exc
+            raise too_late(exc.cause, timeouts, self._where) from exc
         finally:
             self._calls.pop(lifetime, None)
 
@@ -354,49 +352,3 @@ def _control() -> type[Control]:
     from .control import Control  # noqa: PLC0415  -- requests is loaded by the first control call
 
     return Control
-
-
-def _too_late(cause: Cause, timeouts: Timeouts, where: str) -> Fault:
-    """Why a control call ended early; closing the transport ends it, too."""
-    if cause is Cause.CONNECT_TIMEOUT:
-        return Fault(Reason.CONNECT_TIMEOUT, f"no connection to {where} within {timeouts.connect:g} s")
-    return Fault(Reason.CONNECT_TIMEOUT, f"{where} did not answer within {timeouts.probe:g} s")
-
-
-def _refused_by_proxy(proxy: str) -> Fault:
-    return Fault(
-        Reason.UPSTREAM_AUTH,
-        f"{proxy} wants to be told who asks (407): give its user and password in proxy=",
-        upstream=Upstream(status=PROXY_AUTH),
-    )
-
-
-def _no_response(exc: BaseException, where: str) -> Fault:
-    """What went wrong before a response head had come."""
-    # A look-up that fails for want of a descriptor says that the name is not known.
-    if isinstance(exc, OSError) and (
-        exc.errno in NO_DESCRIPTORS or (isinstance(exc, socket.gaierror) and not has_descriptors())
-    ):
-        return Fault(Reason.LOCAL_LIMIT, f"the process has no descriptor left for a connection to {where}")
-    if isinstance(exc, socket.gaierror):
-        return Fault(Reason.CONNECT, f"the name in {where} can't be resolved: {exc.strerror}")
-    if isinstance(exc, ssl.SSLError):
-        return Fault(Reason.CONNECT, f"TLS with {where} failed, check tls= and the certificate: {exc}")
-    if isinstance(exc, ConnectionRefusedError):
-        return Fault(Reason.CONNECT, f"{where} refused the connection: is the server running there?")
-    if isinstance(exc, FileNotFoundError) and where.startswith("unix:"):
-        return Fault(Reason.CONNECT, f"there is no socket at {where}: is the server running there?")
-    if isinstance(exc, ConnectionError):
-        return Fault(Reason.DISCONNECTED, f"{where} closed the connection before it had answered")
-    if isinstance(exc, HeadError):
-        return Fault(Reason.PROTOCOL, f"{where} does not answer in HTTP ({exc}): is the port right?")
-    return Fault(Reason.CONNECT, f"no connection to {where}: {exc}")
-
-
-def _broken_body(exc: Exception) -> Fault:
-    """What went wrong in the middle of a body."""
-    if isinstance(exc, CutOffError):
-        return Fault(Reason.TRUNCATED, "the body was cut off before its end")
-    if isinstance(exc, OSError):
-        return Fault(Reason.DISCONNECTED, f"the connection was lost in the middle of the body: {exc}")
-    return Fault(Reason.PROTOCOL, f"the body is not valid HTTP: {exc}")
