@@ -25,27 +25,38 @@ adapter = connect("vllm", url.replace("127.0.0.1", name), retry=Retry(attempts=1
 if warm == "warm":
     run(adapter), adapter.engine_version(), adapter.health()  # after which nothing is under way
 held = []
-if "descriptors" == os.environ["SHORT_OF"]:
+if os.environ["SHORT_OF"] == "descriptors":
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+real = threading.Thread.start
+
+def start(thread):
+    if thread.name == "worker-adapters-helper":
+        raise RuntimeError("can't start new thread")
+    real(thread)
+
+def take_all():
+    if os.environ["SHORT_OF"] == "threads":
+        threading.Thread.start = start
+        return
     try:
         while True:
             held.append(os.dup(0))
     except OSError:
         pass
-else:
-    real = threading.Thread.start
-    def start(thread):
-        if thread.name == "worker-adapters-helper":
-            raise RuntimeError("can't start new thread")
-        real(thread)
-    threading.Thread.start = start
+
+def without():
+    take_all()
+    last = run(adapter)
+    take_all()  # what was being closed meanwhile
+    return last, adapter.health()
+
 try:
-    show(run(adapter), adapter.health())
+    found = without()
 finally:
     for descriptor in held:
         os.close(descriptor)
-    if not held:
-        threading.Thread.start = real
+    threading.Thread.start = real
+show(*found)
 show(run(adapter), adapter.health())
 adapter.close()
 """
