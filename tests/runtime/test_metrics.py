@@ -17,7 +17,7 @@ from worker_adapters.engines import mock
 from worker_adapters.engines.mock.server import event_bytes
 from worker_adapters.helpers import HELPERS
 from worker_adapters.loop import LOOP
-from worker_adapters.runtime.metrics import VERSION_BUDGET
+from worker_adapters.runtime.metrics import REPLICA_BUDGET, VERSION_BUDGET, PrometheusRecorder
 from worker_adapters.transport.scripted import Hang, Script
 
 from .dialects import until
@@ -55,7 +55,7 @@ def test_the_families_of_a_good_stream(registry: CollectorRegistry) -> None:
     for family in ("latency_first_token_ms", "latency_decode_ms", f"{OWN}inter_token_ms"):
         assert value(f"{family}_count", STREAM) == 1, family
     assert value(f"{OWN}requests_total", {**STREAM, "outcome": "length"}) == 1
-    assert value(f"{OWN}in_flight", WORKER) == 0
+    assert value(f"{OWN}in_flight", WORKER) is None
     assert value(f"{OWN}retries_total", WORKER) is None
     text = generate_latest(registry).decode()
     first_token = {line.split('le="')[1].split('"')[0] for line in text.splitlines() if "first_token_ms_bucket" in line}
@@ -89,7 +89,7 @@ def test_without_a_token_no_latency_is_observed(registry: CollectorRegistry) -> 
     assert registry.get_sample_value("tokens_out_total", STREAM) is None
     assert registry.get_sample_value(f"{OWN}requests_total", {**STREAM, "outcome": "length"}) == 1
     assert registry.get_sample_value(f"{OWN}requests_total", {**STREAM, "outcome": "error"}) == 1
-    assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 0
+    assert registry.get_sample_value(f"{OWN}in_flight", WORKER) is None
 
 
 def test_errors_retries_and_cancels_are_counted(registry: CollectorRegistry) -> None:
@@ -110,7 +110,7 @@ def test_errors_retries_and_cancels_are_counted(registry: CollectorRegistry) -> 
     assert value(f"{OWN}requests_total", {**STREAM, "outcome": "cancelled"}) == 1
     assert value(f"{OWN}requests_total", {**STREAM, "outcome": "error"}) == 2
     assert value("tokens_out_total", STREAM) == 1 + 1 + 2
-    assert value(f"{OWN}in_flight", WORKER) == 0
+    assert value(f"{OWN}in_flight", WORKER) is None
 
 
 @pytest.mark.parametrize("way", ["submit", "stream"])
@@ -138,7 +138,7 @@ def test_a_stream_is_counted_once_whoever_notices_its_end(registry: CollectorReg
                 for thread in threads:
                     thread.join(10)
     assert registry.get_sample_value(f"{OWN}requests_total", {**STREAM, "outcome": "cancelled"}) == 10
-    assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 0
+    assert registry.get_sample_value(f"{OWN}in_flight", WORKER) is None
 
 
 @pytest.mark.parametrize("left_by", ["reading", "close", "cancel", "deadline", "dropping"])
@@ -188,13 +188,67 @@ def test_time_blocked_is_counted_when_the_consumer_ends_it_before_the_loop_has_s
 
 
 def test_slots_and_queue_are_gauges_with_their_age(registry: CollectorRegistry) -> None:
+    value = registry.get_sample_value
     with measured(registry) as adapter:
         properties = adapter.properties()
+        assert adapter.drain(10)
+        assert value(f"{OWN}slots_total", WORKER) == 1
+        assert value(f"{OWN}slots_free", WORKER) == 1
+        assert value(f"{OWN}queue_depth", WORKER) == 0
+        assert value(f"{OWN}observed_timestamp_seconds", WORKER) == properties.observed_at
+
+
+def gauges(registry: CollectorRegistry) -> list[str]:
+    return [
+        sample.name
+        for family in registry.collect()
+        if family.type == "gauge"
+        for sample in family.samples
+        if "replica_id" in sample.labels
+    ]
+
+
+def test_gauges_go_with_a_workers_last_adapter_and_counters_stay(registry: CollectorRegistry) -> None:
+    with measured(registry, good(2)) as first:
+        with measured(registry, good(2)) as second:
+            list(second.stream(request()))
+            second.properties()
+        list(first.stream(request()))
+        assert first.drain(10)
+        assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 0
+        assert registry.get_sample_value(f"{OWN}slots_total", WORKER) == 1
+    assert gauges(registry) == []
+    assert registry.get_sample_value("tokens_out_total", STREAM) == 4
+    first.close()
+    with measured(registry, good(2)) as again:
+        list(again.stream(request()))
+        assert again.drain(10)
+        assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 0
+    assert gauges(registry) == []
+
+
+def test_a_stream_that_outlives_its_adapter_leaves_no_gauge(registry: CollectorRegistry) -> None:
+    recorder = PrometheusRecorder(
+        MetricsOptions(registry=registry), engine="mock", pool_id="a", replica_id="r0", trtllm_version=None
+    )
+    recorder.started()
+    recorder.closed()
+    assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 1
+    recorder.disowned()
+    recorder.observed(Properties(engine="mock", observed_at=1.0, slots_total=3))
+    assert gauges(registry) == []
+
+
+def test_replicas_are_budgeted(registry: CollectorRegistry) -> None:
+    for number in range(REPLICA_BUDGET + 3):
+        recorder = PrometheusRecorder(
+            MetricsOptions(registry=registry), engine="mock", pool_id="a", replica_id=f"r{number}", trtllm_version=None
+        )
+        recorder.retried()
+        recorder.closed()
     value = registry.get_sample_value
-    assert value(f"{OWN}slots_total", WORKER) == 1
-    assert value(f"{OWN}slots_free", WORKER) == 1
-    assert value(f"{OWN}queue_depth", WORKER) == 0
-    assert value(f"{OWN}observed_timestamp_seconds", WORKER) == properties.observed_at
+    assert value(f"{OWN}retries_total", WORKER) == 1
+    assert value(f"{OWN}retries_total", {**WORKER, "replica_id": "other"}) == 3
 
 
 def test_adapters_share_a_registry_and_namespaces_do_not_meet(registry: CollectorRegistry) -> None:
@@ -210,7 +264,7 @@ def test_adapters_share_a_registry_and_namespaces_do_not_meet(registry: Collecto
         ("mine_tokens_out_total", {**STREAM, "priority": "batch"}),
     ):
         assert value(name, labels) == 2, (name, labels)
-    assert value(f"mine_{OWN}in_flight", WORKER) == 0
+    assert value(f"mine_{OWN}in_flight", WORKER) is None
 
 
 def test_versions_are_budgeted(registry: CollectorRegistry) -> None:
@@ -249,7 +303,7 @@ def test_a_registry_that_raises_fails_no_stream(registry: CollectorRegistry, cap
         raise OSError("no space left on device")
 
     with measured(registry, busy(), good(2), good(2), retry=Retry(base=0.0)) as adapter:
-        adapter._worker.recorder = SimpleNamespace(started=fail, tokens=fail, retried=fail, ended=fail)
+        adapter._worker.recorder = SimpleNamespace(started=fail, tokens=fail, retried=fail, ended=fail, closed=fail)
         assert adapter.generate(request()).text == "t0t1"
         assert adapter.submit(request()).result().text == "t0t1"
     assert "OSError" in caplog.text

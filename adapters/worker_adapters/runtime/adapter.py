@@ -88,6 +88,7 @@ class EngineAdapter:
     def _after_fork(self) -> None:
         for running in list(self.places.held):
             running.disown()
+        self._worker.recorder.closed()  # the child's own is another
         self._set_up()
 
     def __repr__(self) -> str:
@@ -285,6 +286,8 @@ class EngineAdapter:
             self.places.wait_until_empty(give_up, but=lambda running: running.driver == me)
         self._worker.close(give_up)
         self._transport.close()  # with which a probe under way is interrupted, wherever it is
+        if self._worker.recorder is not NO_METRICS:
+            REPORTS.add(self._worker.recorder.closed)
         REPORTS.flush(give_up)
 
 

@@ -1,12 +1,14 @@
 """Prometheus families with fixed labels; the only importer of prometheus_client, and only when metrics are on.
 
-No task, prompt or URL is ever a label; versions are budgeted, so that a fleet that rolls forward every day can't grow
-the number of series without bound.
+No task, prompt or URL is ever a label; versions and replicas are budgeted, so that a fleet that rolls forward every day
+can't grow the number of series without bound. Gauges go with a worker's last adapter, counters and histograms stay.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections import Counter as Counted
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -27,6 +29,7 @@ FIRST_TOKEN_MS = (50, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000, 3000)
 DECODE_MS = (250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000)
 INTER_TOKEN_MS = (1, 2, 5, 10, 20, 30, 50, 75, 100, 200, 500, 1000, 5000)
 VERSION_BUDGET = 64
+REPLICA_BUDGET = 1024
 
 
 class Recorder(Protocol):
@@ -50,6 +53,10 @@ class Recorder(Protocol):
 
     def observed(self, properties: Properties) -> None:
         """Properties were read."""
+        ...
+
+    def closed(self) -> None:
+        """Its adapter is."""
         ...
 
     def disowned(self) -> None:
@@ -82,6 +89,8 @@ class _NoMetrics:
     def ended(self, summary: Summary) -> None: ...
 
     def observed(self, properties: Properties) -> None: ...
+
+    def closed(self) -> None: ...
 
     def disowned(self) -> None: ...
 
@@ -120,7 +129,10 @@ class _Families:
         self.queue_depth = gauge("queue_depth", "Requests queued at the worker, when last read.")
         self.observed_at = gauge("observed_timestamp_seconds", "When slots and queue depth were last read (Unix time).")
         self._of_process(registry, namespace)
+        self.open: Counted[tuple[str, ...]] = Counted()  # adapters, by worker
+        self.flying: Counted[tuple[str, ...]] = Counted()  # streams, by worker
         self._versions: set[str] = set()
+        self._replicas: set[str] = set()
         self._lock = threading.Lock()  # held for two look-ups in a set, so that a fork hardly finds it taken
 
     @staticmethod
@@ -142,6 +154,30 @@ class _Families:
             ),
         ):
             Gauge(f"worker_adapter_{name}", text, namespace=namespace, registry=registry).set_function(read)
+
+    def replica_label(self, replica_id: str | None) -> str:
+        """A replica as a label, within the budget: where they come and go, counters of those that went stay."""
+        with self._lock:
+            if replica_id and replica_id not in self._replicas and len(self._replicas) >= REPLICA_BUDGET:
+                return "other"
+            self._replicas.add(replica_id or "")
+            return replica_id or ""
+
+    def opened(self, worker: tuple[str, ...], more: int) -> None:
+        """So many more adapters of a worker."""
+        with self._lock:
+            self.open[worker] += more
+
+    def leave(self, worker: tuple[str, ...]) -> None:
+        """What is known of it now goes, once its adapters are closed and their streams have ended."""
+        with self._lock:
+            gone = self.open[worker] <= 0 and self.flying[worker] <= 0
+            if gone:
+                del self.open[worker], self.flying[worker]
+        if gone:
+            for gauge in (self.in_flight, self.slots_total, self.slots_free, self.queue_depth, self.observed_at):
+                with contextlib.suppress(KeyError):  # it was never set
+                    gauge.remove(*worker)
 
     def version_label(self, version: str | None, *, unknown: str = "unknown") -> str:
         """A version as a label, within the budget."""
@@ -176,7 +212,9 @@ class PrometheusRecorder:
         self, options: MetricsOptions, *, engine: str, pool_id: str, replica_id: str | None, trtllm_version: str | None
     ) -> None:
         self._families = _families_of(options)
-        self._worker = (engine, pool_id, replica_id or "")
+        self._worker = (engine, pool_id, self._families.replica_label(replica_id))
+        self._families.opened(self._worker, 1)
+        self._closed = False
         self._trtllm = self._families.version_label(trtllm_version, unknown="")
 
     def _labels(self, priority: Priority, version: str | None) -> tuple[str, ...]:
@@ -185,7 +223,7 @@ class PrometheusRecorder:
 
     def started(self) -> None:
         """See Recorder."""
-        self._families.in_flight.labels(*self._worker).inc()
+        self._flown(1)
 
     def tokens(self, priority: Priority, version: str | None, *, tokens_in: int, tokens_out: int) -> None:
         """See Recorder."""
@@ -202,7 +240,7 @@ class PrometheusRecorder:
     def ended(self, summary: Summary) -> None:
         """See Recorder."""
         f, labels = self._families, self._labels(summary.priority, summary.version)
-        f.in_flight.labels(*self._worker).dec()
+        self._flown(-1)
         f.requests.labels(*labels, summary.outcome).inc()
         if summary.code is not None and summary.reason is not None:
             f.errors.labels(*labels, str(summary.code), str(summary.reason)).inc()
@@ -217,11 +255,26 @@ class PrometheusRecorder:
 
     def disowned(self) -> None:
         """See Recorder."""
-        self._families.in_flight.labels(*self._worker).dec()
+        self._flown(-1)
+
+    def closed(self) -> None:
+        """See Recorder."""
+        if not self._closed:
+            self._closed = True
+            self._families.opened(self._worker, -1)
+            self._families.leave(self._worker)
+
+    def _flown(self, more: int) -> None:
+        f = self._families
+        f.flying[self._worker] += more
+        f.in_flight.labels(*self._worker).set(max(0, f.flying[self._worker]))
+        f.leave(self._worker)
 
     def observed(self, properties: Properties) -> None:
         """See Recorder."""
         f = self._families
+        if self._closed:
+            return
         for gauge, value in (
             (f.slots_total, properties.slots_total),
             (f.slots_free, properties.slots_free),
