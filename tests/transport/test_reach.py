@@ -760,9 +760,16 @@ def test_wait_ready_of_nobody_says_why():
 
 
 def test_wait_ready_does_not_wait_for_what_waiting_does_not_mend(server):
-    with reach(server.url, headers=provides(OSError("no file"))) as a, pytest.raises(WorkerError) as caught:
-        a.wait_ready(30)
+    asked = []
+
+    def fails():
+        asked.append(1)
+        raise OSError("no file")
+
+    with reach(server.url, headers=fails) as a, pytest.raises(WorkerError) as caught:
+        a.wait_ready(2)
     assert caught.value.reason == "UPSTREAM_AUTH"
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("in_the_middle_of", ["a pause", "a look"])
