@@ -28,6 +28,7 @@ from worker_adapters import (
 )
 from worker_adapters.testing.server import nobody_there
 from worker_adapters.transport import opening
+from worker_adapters.transport.trust import Trust
 
 from ..runtime.dialects import GOOD, kinds, request, until
 from .relays import SocketServer, fields_of, line_of
@@ -485,6 +486,30 @@ def test_headers_are_not_for_the_origin_of_the_metrics(same, server, seen):
 
 
 METRICS = next(SILENT.health(None))
+
+
+def test_adapters_that_reach_a_worker_alike_share_its_properties(monkeypatch):
+    """An engine bears only so many reads; who has other headers, or another proxy, may see another worker."""
+    monkeypatch.setenv("KEY", SECRET)
+    here, same = {"X-Key": FromEnv("KEY"), "X-Tenant": "blue"}, {"X-Tenant": "blue", "X-Key": FromEnv("KEY")}
+    others = [{"headers": {"X-Key": FromEnv("KEY"), "X-Tenant": "red"}}, {"headers": lambda: here}, {}]
+    others.append({"headers": here, "proxy": "http://proxy:3128"})
+    with (
+        connect("vllm", "http://engine.test", headers=here) as a,
+        connect("vllm", "http://engine.test", headers=same) as b,
+    ):
+        assert a._worker._facts is b._worker._facts
+        for more in others:
+            with connect("vllm", "http://engine.test", **more) as c:
+                assert c._worker._facts is not a._worker._facts
+
+
+def test_without_a_bundle_the_systems_certificates_are_trusted(monkeypatch, certificates):
+    """Those that OpenSSL was built to find, whatever SSL_CERT_FILE says."""
+    paths = ssl.get_default_verify_paths()
+    system = paths._replace(openssl_cafile=certificates.ca, openssl_capath="/nowhere")
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: system)
+    assert Trust(TLS()).context().cert_store_stats()["x509_ca"] == 1
 
 
 # --- what rotates -----------------------------------------------------------------------------------------------------

@@ -57,6 +57,13 @@ class Headers:
         shown = (f"{name}: {'from a provider' if callable(v) else fingerprint(v)}" for name, v in self._given.items())
         return f"Headers({', '.join(shown)})"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and self._given == other._given
+
+    def __hash__(self) -> int:
+        # By names: a provider may have no hash.
+        return hash("one for all") if callable(self._given) else hash(frozenset(self._given))
+
     def __reduce__(self) -> Any:
         if not callable(self._given) and any(isinstance(value, str) for value in self._given.values()):
             raise TypeError(
