@@ -51,10 +51,9 @@ class RelayProxy(Server):
             authority, _, path = target.removeprefix("http://").partition("/")
             host, _, port = authority.rpartition(":")
             with socket.create_connection((host.strip("[]"), int(port))) as there:
-                there.sendall(request.replace(target.encode(), b"/" + path.encode(), 1))
-                there.shutdown(socket.SHUT_WR)
-                while data := there.recv(65536):
-                    client.send(data)
+                asked = request.replace(target.encode(), b"/" + path.encode(), 1)
+                there.sendall(asked.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+                self._both_ways(client.sock, there)
             return
 
     @staticmethod

@@ -286,8 +286,6 @@ class EngineAdapter:
             self.places.wait_until_empty(give_up, but=lambda running: running.driver == me)
         self._worker.close(give_up)
         self._transport.close()  # with which a probe under way is interrupted, wherever it is
-        if self._worker.recorder is not NO_METRICS:
-            REPORTS.add(self._worker.recorder.closed)
         REPORTS.flush(give_up)
 
 

@@ -248,6 +248,8 @@ class Worker:
         waker = current_waker()
         while self._telling and (left := give_up - time.monotonic()) > 0:
             waker.wait(min(left, 0.01))
+        if self.recorder is not NO_METRICS:
+            REPORTS.add(self.recorder.closed)
 
     # --- facts ------------------------------------------------------------------------------------------------------
 
