@@ -22,6 +22,8 @@ READMES = (HERE / "README.md", HERE.parent / "README.md")
 OURS = {
     "stream": "**worker-adapters, `stream()`**",
     "submit": "**worker-adapters, `submit()`**",
+    "merge": "**worker-adapters, `merge()`**",
+    "collect": "**worker-adapters, `as_completed()`**",
     "feed": "**worker-adapters, `feed`** (public)",
     "payloads": "**worker-adapters, `payloads`** (internal)",
     "worker_adapters": "**worker_adapters**",
@@ -165,6 +167,26 @@ def cancel(group: Run) -> Iterator[str]:
     yield from table(header, rows)
 
 
+def crowd(group: Run) -> Iterator[str]:
+    """Everybody, at each load; and what collecting costs."""
+    yield f"Many streams at once ({where(group)}):"
+    yield ""
+    keys = ("begun_s", "cpu_us", "p50_us", "p99_us", "threads")
+    rows = []
+    for run in group["runs"].values():
+        for name, one in run["figures"].items():
+            if "streams" in run:
+                cells = [number(one[key]) for key in keys] if one else ["not all begun in a minute", *[""] * 4]
+                rows.append([named(name), f"{run['streams']} × {run['rate']:g}/s", *cells])
+    columns = ["all begun after, s", "CPU µs per token", "p50, µs", "p99, µs", "threads"]
+    yield from table(["", "load", *columns], rows)
+    for run in group["runs"].values():
+        if run.get("collected"):
+            said = ", ".join(f"{named(name)} {number(one['cpu_us'])}" for name, one in run["figures"].items())
+            yield ""
+            yield f"256 × {run['rate']:g}/s, from the first request to the last end, µs of CPU per token: {said}."
+
+
 TABLES: dict[str, Callable[[Run], Iterator[str]]] = {
     "burst": burst,
     "codec": codec,
@@ -172,6 +194,7 @@ TABLES: dict[str, Callable[[Run], Iterator[str]]] = {
     "short": short,
     "import": importing,
     "cancel": cancel,
+    "crowd": crowd,
 }
 
 
@@ -210,6 +233,34 @@ def bars(name: str, figures: dict[str, float], label: str, title: str) -> None:
     pyplot.close(figure)
 
 
+def lines(name: str, runs: dict[str, Run], title: str) -> None:
+    """Streams against time to begin, CPU per token and lateness, a line for each contender."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    loads = [run for run in runs.values() if "streams" in run]
+    labels = [f"{run['streams']} × {run['rate']:g}/s" for run in loads]
+    panels = {"begun_s": "all begun after, s", "cpu_us": "µs of CPU per token", "p99_us": "p99 of the lateness, µs"}
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(13, 4))
+    for axis, (key, label) in zip(axes, panels.items(), strict=True):
+        for one in loads[0]["figures"]:
+            drawn = [run["figures"][one].get(key) for run in loads]
+            points = [(x, y) for x, y in enumerate(drawn) if y]
+            style = "-" if one in OURS else ":"
+            axis.plot(*zip(*points, strict=True), style, marker="o", markersize=3, label=one)
+        axis.set_yscale("log")
+        axis.set_xticks(range(len(labels)), labels, fontsize=7)
+        axis.set_title(label, fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(fontsize=7)
+    figure.suptitle(title)
+    figure.tight_layout()
+    figure.savefig(RESULTS / f"{name}.png", dpi=110)
+    pyplot.close(figure)
+
+
 def draw(name: str, group: Run) -> None:
     """The picture of a group, if it has one."""
     runs = group["runs"]
@@ -225,6 +276,8 @@ def draw(name: str, group: Run) -> None:
     elif name == "paced":
         figures = {one: figures["cpu_us"] for run in runs.values() for one, figures in run["figures"].items()}
         bars(name, figures, "µs of CPU per token", f"Many streams of 20 tokens a second, {group['date']}")
+    elif name == "crowd":
+        lines(name, runs, f"Many streams at once, {group['date']}")
     elif name == "short":
         figures = {one: figures["cpu_us"] for one, figures in runs["short"]["figures"].items()}
         bars(name, figures, "µs of CPU per request", f"Requests of 8 tokens, 16 threads, {group['date']}")

@@ -110,12 +110,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in {"as_completed", "connect", "dump", "engine_names", "merge"}:
-        from . import registry  # noqa: PLC0415  -- the registry pulls in runtime and transport: not at import time
+if not TYPE_CHECKING:  # which would take every name for one that is there
 
-        return getattr(registry, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in {"as_completed", "connect", "dump", "engine_names", "merge"}:
+            from . import registry  # noqa: PLC0415  -- the registry pulls in runtime and transport: not at import time
+
+            return getattr(registry, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

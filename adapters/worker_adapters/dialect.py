@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from enum import Enum, StrEnum
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 import attrs
 import msgspec
@@ -46,6 +47,7 @@ __all__ = [
     "ProbeTarget",
     "Profile",
     "Reply",
+    "Rest",
     "Run",
     "Tally",
     "Traits",
@@ -53,6 +55,7 @@ __all__ = [
     "WorkerFacts",
     "fault_of_status",
     "reason_of_status",
+    "redirected",
     "unchanged",
 ]
 
@@ -163,6 +166,7 @@ _BY_STATUS = {
     501: Reason.UNSUPPORTED,
 }
 SHOWN = 2048  # bytes of an unknown body that a fault carries
+SHOWN_TARGET = 200  # characters of where a redirect leads
 
 
 def reason_of_status(status: int | None) -> Reason:
@@ -170,8 +174,31 @@ def reason_of_status(status: int | None) -> Reason:
     return _BY_STATUS.get(status or 0, Reason.ENGINE_ERROR)
 
 
+def redirected(reply: Reply) -> Fault:
+    """A 3xx, with its target; without what of that may be a credential."""
+    return Fault(
+        Reason.REDIRECT,
+        f"the server redirects ({reply.status}) to {_shown_target(reply.header('location'))}; redirects are not followed: "
+        "pass that URL to connect()",
+        upstream=Upstream(status=reply.status),
+    )
+
+
+def _shown_target(location: str) -> str:
+    try:
+        parts = urlsplit(location.strip())
+    except ValueError:
+        return "what is no URL"
+    where = parts.netloc.rpartition("@")[2]
+    origin = f"{parts.scheme}://{where}" if parts.scheme and where else f"//{where}" if where else ""
+    shown = f"{origin}{parts.path}"[:SHOWN_TARGET]
+    return repr(f"{shown}?…" if parts.query else shown) if shown else "nowhere"
+
+
 def fault_of_status(engine: str, reply: Reply) -> Fault:
     """The fallback of every `parse_error`, for bodies the engine does not write (a proxy's page, an empty 401)."""
+    if 300 <= reply.status < 400:
+        return redirected(reply)
     text = reply.body[:SHOWN].decode("utf-8", "replace")
     return Fault(
         reason_of_status(reply.status),
@@ -188,9 +215,21 @@ class Opened:
     model: str | None = None
 
 
+class Rest(Enum):
+    """What may still follow the sign of the end: nothing of interest, or counts, or text that nobody wants."""
+
+    NOTHING = "nothing"
+    COUNTS = "counts"
+    TEXT = "text"
+
+
 @attrs.frozen(kw_only=True)
 class Finished:
-    """The engine's own sign of the end; nothing follows. Token counts come from the `Tally`."""
+    """The sign of the end, the last item of its run. Token counts come from the `Tally`.
+
+    `rest`: COUNTS are waited for, a tenth of a second at most: until then the decoder goes on, the last Finished counts, and
+    nothing that fails undoes the first. TEXT: it is we who end it, and the engine is left at once, or it would go on.
+    """
 
     finish_reason: FinishReason
     finish_reason_raw: str | None
@@ -199,6 +238,7 @@ class Finished:
     token_ids_tail: tuple[int, ...] | None = None
     token_ids_complete: bool = False
     metrics: Mapping[str, float | int | str] = attrs.field(factory=dict)
+    rest: Rest = Rest.NOTHING
 
 
 Item: TypeAlias = Opened | Token | Metrics | Finished
@@ -232,8 +272,8 @@ class Decoder(Protocol):
         """Frames of one read after another → runs. Raises Fault for an error inside the stream.
 
         Yields once for every batch of frames that is not an error; what a batch holds before an error is yielded before
-        the Fault is raised. The runtime reads no further than `Finished`. Returning without it means that the body ended
-        before the engine said so: the runtime makes TRUNCATED or EMPTY of it.
+        the Fault is raised. The runtime reads no further than `Finished`, but for counts (`Rest`). Returning without it
+        means that the body ended before the engine said so: the runtime makes TRUNCATED or EMPTY of it.
         """
         ...
 

@@ -24,13 +24,17 @@ __all__ = ["Cause", "Interrupted", "Lifetime", "driven"]
 
 
 class Cause(StrEnum):
-    """Why a lifetime was tripped; CONNECT_TIMEOUT ends only an attempt, and trips nothing."""
+    """Why a lifetime was tripped. CONNECT_TIMEOUT ends only an attempt, OVER only a wait: they trip nothing."""
 
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
     CONNECT_TIMEOUT = "connect_timeout"
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"
     IDLE_TIMEOUT = "idle_timeout"
+    OVER = "over"
+
+
+_TRIP_NOTHING = frozenset({Cause.CONNECT_TIMEOUT, Cause.OVER})
 
 
 class Interrupted(Exception):  # noqa: N818  -- control flow inside the runtime, never seen by a caller
@@ -138,8 +142,8 @@ class Lifetime:
         if now >= self.deadline:
             self.trip(Cause.DEADLINE)
         elif now >= self._expiry:
-            if self._expires_as is Cause.CONNECT_TIMEOUT:
-                raise Interrupted(Cause.CONNECT_TIMEOUT)
+            if self._expires_as in _TRIP_NOTHING:
+                raise Interrupted(self._expires_as)
             self.trip(self._expires_as)
         if self.causes:
             raise Interrupted(self.causes[0][0])
@@ -228,6 +232,11 @@ class Lifetime:
     def hurry(self) -> None:
         """The time to connect runs from here: what an attempt does before is part of it."""
         self._arm(Cause.CONNECT_TIMEOUT, self.timeouts.connect)
+
+    def last_words(self, seconds: float) -> None:
+        """The engine has done its part: what it still says is waited for that long, and no other timer runs."""
+        self._budget = self._left = inf
+        self._arm(Cause.OVER, seconds)
 
     def _arm(self, cause: Cause, seconds: float | None) -> None:
         self.fresh, self.retimed = False, True

@@ -8,22 +8,19 @@ from importlib import import_module
 from .api import (
     TLS,
     Adapter,
-    Error,
-    ErrorCode,
     HeadersLike,
     Identity,
-    InvalidRequestError,
     KeepAlive,
     Limits,
     MetricsOptions,
-    Phase,
-    Reason,
     Retry,
     Timeouts,
 )
 from .api.credentials import Credentials, provider
+from .api.errors import invalid
 from .dialect import Dialect
 from .runtime import AdapterConfig, EngineAdapter, as_completed, dump, merge
+from .runtime.configured import require_configured
 from .runtime.origin import reached
 from .transport import Transport
 
@@ -73,23 +70,27 @@ def dialect(engine: str) -> Dialect:
     else:
         from importlib.metadata import entry_points  # noqa: PLC0415  -- as above
 
-        found = next((point.load() for point in entry_points(group=ENTRY_POINTS, name=engine)), None)
+        found = None
+        for point in entry_points(group=ENTRY_POINTS, name=engine):
+            try:
+                found = point.load()
+            except (Exception, SystemExit) as exc:  # noqa: BLE001  -- another distribution's code; what it says may be anything
+                what = f"the entry point {engine!r} ({point.value}) can't be loaded: {type(exc).__name__}"
+                raise invalid(what, engine=engine) from None
+            break
     if not isinstance(found, Dialect):
         what = f"there is no engine {engine!r}" if found is None else f"the entry point {engine!r} is not a Dialect"
-        raise InvalidRequestError(
-            Error(
-                code=ErrorCode.INVALID_PARAMS,
-                reason=Reason.VALIDATION,
-                message=f"{what}; there are: {', '.join(engine_names())}; a Dialect can be passed in place of a name",
-                engine=engine,
-                pool_id="",
-                replica_id=None,
-                retriable=False,
-                phase=Phase.PREPARE,
-                attempts=0,
-            )
+        names = engine_names()
+        meant = {_letters(name): name for name in names}.get(_letters(engine))
+        hint = f", did you mean {meant!r}" if meant else ""
+        raise invalid(
+            f"{what}{hint}; there are: {', '.join(names)}; a Dialect can be passed in place of a name", engine=engine
         )
     return found
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def connect(
@@ -117,6 +118,23 @@ def connect(
     request, or a literal token, with which the adapter can't be pickled. `metrics_url` is for engines that serve metrics
     on a port of their own. `headers` go with every request, as secrets, `proxy` is an HTTP proxy's URL (docs/reach.md).
     """
+    require_configured(
+        engine,
+        {
+            "url": url,
+            "metrics_url": metrics_url,
+            "pool_id": pool_id,
+            "replica_id": replica_id,
+            "model": model,
+            "credentials": credentials,
+            "timeouts": timeouts,
+            "retry": retry,
+            "tls": tls,
+            "limits": limits,
+            "identity": identity,
+            "metrics": metrics,
+        },
+    )
     found = engine if isinstance(engine, Dialect) else dialect(engine)
     config = AdapterConfig(
         dialect=found,

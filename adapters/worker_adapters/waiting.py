@@ -181,15 +181,14 @@ class Waker:
             return _poll_once(((descriptor, events),), seconds, wakes)
         if cooperative():
             return _poll_once(((descriptor, events), (wakes, READ)), seconds, wakes)
-        poll = self._poll
+        poll, self._poll = self._poll, None  # a signal handler that waits within this has one of its own
         if poll is None:
-            poll = self._poll = select.poll()
+            poll = select.poll()
             poll.register(wakes, READ)
         poll.register(descriptor, events)
-        try:
-            ready = poll.poll(seconds * 1000 + 0.999)
-        finally:
-            poll.unregister(descriptor)
+        ready = poll.poll(seconds * 1000 + 0.999)
+        poll.unregister(descriptor)
+        self._poll = poll  # if nothing was raised: else the next wait makes another
         return any(fd == wakes for fd, _ in ready)
 
 

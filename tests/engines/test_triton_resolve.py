@@ -24,7 +24,8 @@ LLMAPI = [
     "sampling_param_seed",
     "stop",
 ]
-EVENT = b'data: {"model_name":"m","model_version":"1","text_output":"a"}\n\n'
+OPEN = b'data: {"model_name":"m","model_version":"1","text_output":"a"}\n\n'
+EVENT = b'data: {"model_name":"m","model_version":"1","text_output":"a","finish_reason":"stop"}\n\n'
 
 
 def triton_with(inputs, *, version="2.51.0", config=None, calls=None):
@@ -134,7 +135,7 @@ def test_a_request_for_another_model_is_refused():
 
 def test_what_the_found_dialect_can_not_express_is_refused_before_the_request():
     (error,), transport = run(triton_with(ENSEMBLE), min_p=0.5)
-    assert (error.code, error.reason, error.phase) == ("INTERNAL", "UNSUPPORTED", "prepare")
+    assert (error.code, error.reason, error.phase) == ("INVALID_PARAMS", "UNSUPPORTED", "prepare")
     (error,), transport = run(triton_with(ENSEMBLE), top_p=0.5)
     assert "no input top_p" in error.message
     assert transport.requests == []
@@ -165,14 +166,14 @@ def test_a_server_that_does_not_is_used(version):
 @pytest.mark.parametrize(("value", "text"), [("true", "ab"), ("false", "aab"), ("", "aab")])
 def test_bls_is_cumulative_where_its_config_says_so(value, text):
     config = {"parameters": {"accumulate_tokens": {"string_value": value}}}
-    steps = [EVENT, EVENT.replace(b'"a"', b'"ab"')]
+    steps = [OPEN, OPEN.replace(b'"a"', b'"ab"')]
     events, _ = run(triton_with(BLS, config=config), steps=steps)
     assert "".join(e.text for e in events if e.kind == "token") == text
 
 
 def test_it_is_asked_once_and_again_after_the_worker_broke():
     calls: list[str] = []
-    broken = [EVENT, Fault(Reason.DISCONNECTED, "gone")]
+    broken = [OPEN, Fault(Reason.DISCONNECTED, "gone")]
     scripts = [Script(steps=s) for s in ([EVENT], [EVENT], broken, [EVENT])]
     transport = ScriptedTransport(scripts, reply=triton_with(VLLM, calls=calls))
     config = AdapterConfig(dialect=triton.DIALECT, url="http://engine.test", model="m", retry=Retry(attempts=1))

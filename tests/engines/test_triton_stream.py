@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import attrs
@@ -119,9 +120,9 @@ def test_zeros_that_nobody_asked_for_are_no_counts():
 
 
 def test_counts_of_events_are_added():
-    end = run(VLLM, [event(text_output=t, num_output_tokens=n, num_input_tokens=5) for t, n in (("a", 2), ("b", 3))])[
-        -1
-    ]
+    pieces = (("a", 2, "None"), ("b", 3, "stop"))
+    said = [event(text_output=t, num_output_tokens=n, num_input_tokens=5, finish_reason=r) for t, n, r in pieces]
+    end = run(VLLM, said)[-1]
     assert (end.tokens_in, end.tokens_out, end.usage_source) == (5, 5, "engine")
 
 
@@ -252,8 +253,15 @@ def test_ids_that_did_not_come_are_not_complete(told):
 
 @pytest.mark.parametrize("told", ["{", "[[]]", '[{"x": {"logprob": 1}}]', "[{}]", '[{"1": {}}]', "7"])
 def test_logprobs_of_another_shape(told):
-    error = run(VLLM, [event(text_output="a", logprobs=told)], logprobs=0)[-1]
-    assert (error.code, error.reason) == ("INTERNAL", "PROTOCOL")
+    """They do not kill the text, but ids that were asked for are read strictly."""
+    last = event(text_output="a", logprobs=told, finish_reason="stop")
+    started, token, *_, end = run(VLLM, [last], logprobs=0)
+    assert (started.kind, token.text, end.kind) == ("started", "a", "end")
+    (logprob,) = token.logprobs
+    assert math.isnan(logprob.logprob) or "x" in told
+    if told != '[{"1": {}}]':
+        error = run(VLLM, [last], return_token_ids=True)[-1]
+        assert (error.code, error.reason) == ("INTERNAL", "PROTOCOL")
 
 
 @pytest.mark.parametrize(

@@ -367,14 +367,18 @@ def page(steps=(1,), running=(1,), waiting=(0,), kv=(0.0,), awake=True, capacity
     return "\n".join(lines).encode()
 
 
+MODELS = b'{"object":"list","data":[{"id":"tiny","object":"model","owned_by":"vllm","max_model_len":512}]}'
+
+
 def deep(*pages: bytes):
-    return converse(DIALECT.health(ProbeTarget(deep=True)), {"/health": b"", "/metrics": list(pages)})
+    replies = {"/health": b"", "/v1/models": MODELS, "/metrics": list(pages)}
+    return converse(DIALECT.health(ProbeTarget(deep=True)), replies)
 
 
 @pytest.mark.req("OC-ADAPT-5020")
 def test_health_asks_no_more_than_it_is_told_to():
-    facts, asked, waited = converse(DIALECT.health(ProbeTarget()), {"/health": b""})
-    assert (facts.ready, asked, waited) == (True, ["/health"], 0.0)
+    facts, asked, waited = converse(DIALECT.health(ProbeTarget()), {"/health": b"", "/v1/models": MODELS})
+    assert (facts.ready, asked, waited) == (True, ["/health", "/v1/models"], 0.0)
 
 
 def test_a_dead_engine_is_not_ready():
@@ -384,7 +388,7 @@ def test_a_dead_engine_is_not_ready():
 
 def test_an_engine_at_rest_is_well_without_a_step():
     facts, asked, waited = deep(page(running=(0,)))
-    assert (facts.ready, asked, waited) == (True, ["/health", "/metrics"], 0.0)
+    assert (facts.ready, asked, waited) == (True, ["/health", "/v1/models", "/metrics"], 0.0)
 
 
 def test_an_engine_at_work_has_to_step():

@@ -66,6 +66,7 @@ class Stress(Uses):
         """Do it until it is over; what may be raised is counted, everything else is a failure."""
         rng = random.Random(self.seed * 1009 + number)
         while not self.over.wait(rng.random() * pause):
+            self.dog.is_out()
             outcome: str | None
             try:
                 outcome = work(rng)

@@ -56,29 +56,33 @@ class Watchdog:
     """Which thread is in which blocking call, and until when it may be."""
 
     def __init__(self) -> None:
-        self.calls: dict[int, tuple[float, str]] = {}
+        self.calls: dict[object, tuple[int, float, str]] = {}
         self.hangs = 0
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     @contextlib.contextmanager
     def limit(self, seconds: float, what: str) -> Iterator[None]:
         """The block takes no longer than that, and `LATE`."""
-        me = threading.get_ident()
-        before = self.calls.get(me)
-        self.calls[me] = (time.monotonic() + seconds + LATE, what)
+        # Each has a key of its own: one whose end was struck is left when its generator goes, long after those around it.
+        key = object()
         try:
+            self.calls[key] = (threading.get_ident(), time.monotonic() + seconds + LATE, what)
             yield
         finally:
-            if before is None:
-                self.calls.pop(me, None)
-            else:
-                self.calls[me] = before
+            self.calls.pop(key, None)
+
+    def is_out(self) -> None:
+        """The calling thread is in no blocking call, whatever was struck."""
+        me = threading.get_ident()
+        for key, (thread, _, _) in list(self.calls.items()):
+            if thread == me:
+                self.calls.pop(key, None)
 
     def _watch(self) -> None:
         while True:
             time.sleep(0.5)
             now = time.monotonic()
-            for thread, (until, what) in list(self.calls.items()):
+            for thread, until, what in list(self.calls.values()):
                 if now > until:
                     self.hangs += 1
                     tell(f"HANG: thread {thread:#x} in {what}, {LATE:g} s after its deadline")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SUBJECTS", "Subject", "chunked"]
 
+REASON = re.compile(rb'"finish_reason":"(stop|length)"')
 TRANSCRIPTS = Path(__file__).parent.parent / "engines" / "transcripts"
 
 
@@ -44,8 +45,9 @@ class Subject:
     @property
     def proof(self) -> int:
         """The frame that is the engine's own sign of the end; where the end of the body is, the one after the last."""
-        if self.dialect.traits.ends_with_body:
-            return len(self.frames)
+        told = next((n for n, frame in enumerate(self.frames) if REASON.search(frame)), None)
+        if self.dialect.traits.ends_with_body:  # of the dialect that is not told yet: two of the three have a reason
+            return len(self.frames) if told is None else told
         proven = self.transcripts.proven(b"".join(self.frames))
         return next(n for n in range(len(self.frames)) if len(b"".join(self.frames[: n + 1])) >= proven)
 

@@ -319,7 +319,7 @@ class Stalls(SoupServer):
     says = b""
     hangs = True
 
-    def _serve(self, connection):
+    def serve(self, connection):
         with connection, contextlib.suppress(OSError):
             self._read(connection)
             connection.sendall(self.says)

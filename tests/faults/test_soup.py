@@ -42,15 +42,16 @@ class SoupServer(ReplayServer):
     soup = b""
     pieces: tuple[int, ...] = ()
     reset = False
+    served = 0
 
-    def _serve(self, connection: socket.socket) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def serve(self, connection: socket.socket) -> None:
         probes = {target for probe in self._transcripts.probes.values() for target in probe["replies"]}
         with connection, contextlib.suppress(OSError):
             while (target := self._read(connection)) is not None:
                 if target in probes:
                     connection.sendall(self._answer(target))
                     continue
+                self.served += 1
                 for start, end in zip((0, *self.pieces), (*self.pieces, len(self.soup)), strict=True):
                     connection.sendall(self.soup[start:end])
                 if self.reset:
@@ -176,6 +177,7 @@ def table(subject: Subject) -> Iterator[tuple[SoupServer, EngineAdapter]]:
         )
         with EngineAdapter(config) as adapter:
             yield server, adapter
+        assert server.served, "nothing of what was to be served was asked for"
 
 
 @pytest.mark.timeout(600 if HELPINGS else 60)

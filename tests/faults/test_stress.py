@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from . import stressed
+
 ROOT = Path(__file__).parents[2]
 HANGS = """
 import time
@@ -37,3 +39,18 @@ def test_a_call_that_hangs_ends_the_run_and_is_shown():
     assert done.returncode == 2
     for shown in ("HANG: ", "a call that does not return", "reports: 0 waiting", "most recent call first"):
         assert shown in done.stdout
+
+
+def test_a_call_whose_end_was_struck_leaves_nothing_of_those_around_it():
+    """Its generator goes with the exception's frames, after the calls around it have ended: no hang is made of that."""
+    dog = stressed.Watchdog()
+    around, within = dog.limit(0.0, "around"), dog.limit(0.0, "within")
+    around.__enter__()
+    within.__enter__()
+    around.__exit__(None, None, None)
+    del within
+    assert not dog.calls
+    late = dog.limit(0.0, "never left")
+    late.__enter__()
+    dog.is_out()
+    assert not dog.calls

@@ -33,6 +33,7 @@ from worker_adapters.dialect import Fault, Reply, WireRequest
 from worker_adapters.engines import mock
 from worker_adapters.helpers import HELPERS
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.runtime.places import Places
 from worker_adapters.simulator import Simulator
 from worker_adapters.transport.scripted import Hang, Script, ScriptedTransport
 
@@ -80,6 +81,58 @@ def in_child(work: Callable[[], None]) -> None:
     killer.cancel()
     killer.join()
     assert os.waitstatus_to_exitcode(status) == 0, told or "the child hung"
+
+
+def test_a_fork_while_another_thread_registers_metrics_leaves_the_child_free():
+    """What one thread of the parent holds, nobody gives back in the child: to make a recorder there would hang it."""
+    inside, go = threading.Event(), threading.Event()
+
+    class Slow(CollectorRegistry):
+        def register(self, collector: Any) -> None:
+            inside.set()
+            go.wait(PATIENCE)
+            super().register(collector)
+
+    def at_work() -> None:
+        made.append(tiny_adapter(metrics=MetricsOptions(registry=Slow())))
+
+    made: list[Any] = []
+    with tiny_adapter(answer=lambda _wire: good_tiny(), metrics=MetricsOptions(registry=CollectorRegistry())) as a:
+        thread = threading.Thread(target=at_work)
+        thread.start()
+        inside.wait(PATIENCE)
+        threading.Timer(0.1, go.set).start()  # a fork may wait for it
+
+        def use() -> None:
+            assert a.generate(request()).text == "ab"
+
+        in_child(use)
+        thread.join()
+        made[0].close()
+
+
+def test_a_stream_that_was_just_ending_at_a_fork_is_over_in_the_child(monkeypatch):
+    """Its place was free, and its end not known yet; the loop, which would have made it known, is the parent's."""
+    inside, go = threading.Event(), threading.Event()
+    free = Places.free
+
+    def freed(self: Places, running: Any) -> None:
+        free(self, running)
+        inside.set()
+        go.wait(PATIENCE)
+
+    monkeypatch.setattr(Places, "free", freed)
+    with tiny_adapter(answer=lambda _wire: good_tiny()) as a:
+        stream = a.submit(request())
+        inside.wait(PATIENCE)
+
+        def read() -> None:
+            go.set()
+            assert kinds(stream)[-1] == "end"
+
+        in_child(read)
+        go.set()
+        assert kinds(stream)[-1] == "end"
 
 
 def use(adapter: Adapter) -> None:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from worker_adapters import TLS, Timeouts
+from worker_adapters import TLS, Retry, Timeouts, connect
 from worker_adapters.api.address import Origin
 from worker_adapters.dialect import WireRequest
 from worker_adapters.lifetime import Lifetime, driven
 from worker_adapters.runtime.cell import Cell
 from worker_adapters.runtime.handle import RunningStream
 from worker_adapters.runtime.many import Merged
+from worker_adapters.simulator import Simulator
 from worker_adapters.testing.server import ReplayServer
 from worker_adapters.transport.http import HTTPTransport
 from worker_adapters.transport.scripted import Hang, Script
@@ -138,6 +139,65 @@ def test_a_handler_that_closes_the_stream_which_its_thread_reads_ends_it_as_canc
         assert kinds(events) == ["started", "token", "end"]
         assert events[-1].finish_reason == "cancelled"
         assert adapter.in_flight == 0
+
+
+@pytest.mark.parametrize("asks", ["health", "another stream"])
+def test_a_handler_may_wait_for_the_engine_within_a_wait(asks: str) -> None:
+    """poll objects are one call's at a time: "concurrent poll() invocation"."""
+    with (
+        Simulator("llamacpp", faults=["stall@head:500ms"], slots=2) as simulator,
+        connect("llamacpp", simulator.url, retry=Retry(attempts=1)) as adapter,
+    ):
+        found: list[Any] = []
+
+        def handler(*_args: object) -> None:
+            found.append(adapter.health().ready if asks == "health" else adapter.generate(request()).end is not None)
+
+        before = signal.signal(signal.SIGUSR1, handler)
+
+        def strike() -> None:
+            simulator.wait_for(faults=1)
+            time.sleep(0.02)  # within the wait itself, most probably; anywhere else it must do as well
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        striker = in_thread(strike)
+        try:
+            events = list(adapter.stream(request()))
+        finally:
+            striker.join(10)
+            signal.signal(signal.SIGUSR1, before)
+    assert found == [True]
+    assert kinds(events)[-1] == "end"
+
+
+def test_a_handler_does_not_read_the_stream_that_its_thread_reads() -> None:
+    """Nor does trying to take anything from it."""
+    hang = Hang()
+    with adapter_of(Script(steps=[tokens(1), hang])) as adapter:
+        stream = adapter.stream(request())
+        refused: list[str] = []
+
+        def handler(*_args: object) -> None:
+            with pytest.raises(RuntimeError, match="this signal handler has interrupted"):
+                next(stream)
+            refused.append("once")
+            stream.close()
+
+        before = signal.signal(signal.SIGUSR1, handler)
+
+        def strike() -> None:
+            hang.reached.wait(10)
+            time.sleep(0.02)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        striker = in_thread(strike)
+        try:
+            events = list(stream)
+        finally:
+            striker.join(10)
+            signal.signal(signal.SIGUSR1, before)
+    assert refused == ["once"]
+    assert kinds(events) == ["started", "token", "end"]
 
 
 def test_a_handle_that_was_struck_while_it_was_made_is_dropped_in_silence() -> None:

@@ -140,7 +140,7 @@ def test_no_stream_has_a_second_run_while_another_waits() -> None:
             waiting.discard(stream.task_id)
             if stream is streams[0]:
                 assert not waiting, f"{waiting} waited while the fast one came twice"
-                waiting = {noted.stream.task_id for noted in merged._streams.ready if has_more(noted.stream)} - {"0"}
+                waiting = {noted.stream().task_id for noted in merged._ready.noted if has_more(noted.stream())} - {"0"}
                 gates[turns % 9][turns // 9 % 20].release()
                 turns += 1
             if turns == 170:
@@ -230,12 +230,12 @@ def test_one_that_filled_up_just_before_the_iterable_is_asked_is_looked_at_first
                 self.looks += 1
                 return merged._gate.open  # type: ignore[union-attr]
 
-        ready, merged._streams.ready = merged._streams.ready, Late()  # type: ignore[assignment]
+        ready, merged._ready.noted = merged._ready.noted, Late()  # type: ignore[assignment]
         merged._add_one()
         assert merged._new == []
-        assert merged._streams.open == {}
+        assert merged._open == {}
         assert not merged._gate.open  # type: ignore[union-attr]
-        merged._streams.ready = ready
+        merged._ready.noted = ready
         assert kinds(event for _, event in merged)[-1] == "end"
 
 
@@ -315,7 +315,7 @@ def test_what_is_there_already_is_taken_at_once() -> None:
         streams = [adapter.submit(request()) for _ in range(4)]
         with merge(streams) as merged:
             next(merged)
-            assert set(merged._streams.open) == set(streams)
+            assert set(merged._open) == set(streams)
         assert adapter.in_flight == 0
 
 

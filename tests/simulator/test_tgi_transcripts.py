@@ -175,5 +175,5 @@ def test_every_transcript_is_looked_at(version):
     assert {path.stem for path in (FOLDER / version).glob("*.bin")} == {
         *index["streams"],
         *index["errors"],
-        *("health", "info", "metrics"),
+        *("health", "info", "metrics", "tokenize"),
     }

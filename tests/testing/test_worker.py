@@ -93,6 +93,7 @@ def test_the_key_is_known_and_not_shown(simulated_worker, engine):
     assert "****" in request.headers.values()
     assert request.carries(SECRET)
     assert not request.carries(SECRET[:-1])
+    assert not request.carries("")
     assert SECRET not in repr(worker.requests) + repr(vars(worker)) + json.dumps(dict(request.headers))
 
 

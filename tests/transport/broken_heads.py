@@ -71,6 +71,7 @@ REASONS = [b" OK", b"", b" ", b" Not\xe9", b"\tOK", b" a\x00b", b" a\rb", b" a\x
 ENDS = [b"\r\n", b"\n", b"\r", b"\r\r\n", b"\r\n ", b"\r\n\t", b"\n \r\n ", b" \r\n", b"\n\r", b"\x0b\r\n"]
 COLONS = [b": ", b":", b" : ", b":\t ", b"\t:", b"", b"\r\n : ", b":\r\n "]
 LENGTHS = [*b"5|0|5, 5|5,6|-5|+5|0x5|05||5,|\xb2|5 5".split(b"|"), b"9" * 18, b"9" * 20, b"9" * 21]
+LENGTHS += [b"9223372036854775807", b"9223372036854775808", b"0" * 25 + b"5"]
 CODINGS = b"chunked|Chunked|gzip, chunked|gzip|chunked, gzip|identity||chunked,|xchunked|chunked, chunked".split(b"|")
 CODINGS += [b'a;b="c, chunked"', b"chunked;q=1", b"\xa0chunked", b"chunked\x85"]
 OPTIONS = b"keep-alive|close|Keep-Alive, CLOSE|upgrade|x-close|closed|,close ,||close\xa0".split(b"|")

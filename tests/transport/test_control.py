@@ -46,6 +46,7 @@ def llama(request):
 
 def test_health(engine, llama):
     engine.get(f"{llama.base}/health", json={"status": "ok"})
+    engine.get(f"{llama.base}/props", json={"build_info": "b1"})
     health = llama.health()
     assert (health.live, health.ready) == (True, True)
 

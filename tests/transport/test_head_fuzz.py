@@ -1,8 +1,8 @@
 """Heads, broken in every way we could think of, as this library reads them and as h11 does.
 
 Where the two differ, a class of `DIFFERENCES` has to name it and say why; a difference that is in no class fails, and so
-does a class that nothing falls into. `WORKER_ADAPTERS_HEAD_FUZZ=100000` in the environment compares so many heads, from a
-seed that a failure tells; without it, the same few thousand each time.
+does a class that nothing falls into. docs/http.md has them. `WORKER_ADAPTERS_HEAD_FUZZ=100000` in the environment compares
+so many heads, from a seed that a failure tells; without it, the same few thousand each time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 import attrs
@@ -20,6 +20,7 @@ from h11._connection import _body_framing, _keep_alive
 
 from worker_adapters.transport.head import MAX_HEAD, HeadError, HeadReader
 
+from . import page
 from .broken_heads import RECORDED, SECRET, heads
 
 ASKED = int(os.environ.get("WORKER_ADAPTERS_HEAD_FUZZ", "0"))
@@ -55,9 +56,8 @@ def tells_no_value(message: str, data: bytes) -> bool:
     """Where an accident has made a name of the secret, or a first line, that is as far as it may be told."""
     if SECRET.decode() not in message:
         return len(message) < 150
-    return (
-        message.startswith("no status line") or re.search(rb"\n[^:\s]*" + SECRET + rb"[^:\s]*[ \t]*:", data) is not None
-    )
+    named = rb"\n[^:\s]*" + SECRET + rb"[^:\s]*(?:(?:\r?\n)?[ \t]+)*:"
+    return message.startswith("no status line") or re.search(named, data) is not None
 
 
 def theirs(data: bytes) -> Verdict:
@@ -178,80 +178,76 @@ def same_but_spelled(case: Case) -> bool:
     return spelled(case.ours.headers) == spelled(case.theirs.headers)
 
 
-@attrs.frozen
-class Difference:
-    """`kind`: what may differ, see Case.kinds. "stricter", "laxer": of ours."""
-
-    name: str
-    kind: str
-    applies: Callable[[Case], bool]
-    reason: str
-
-
 DIFFERENCES = [
-    Difference(
+    page.Difference(
         "told at once",
         "stricter",
         lambda case: case.theirs.what == "more" and not case.unfinished.startswith(b"HTTP/1."[: len(case.unfinished)]),
         "Nothing obliges a client to wait for the end of what can't be a head (RFC 9112, 4), and it may never come.",
     ),
-    Difference(
+    page.Difference(
         "another version",
         "stricter",
         lambda case: any(re.match(rb"HTTP/[02-9]\.", h.raw) for h in case.heads),
         "The syntax of a message depends on the major version (RFC 9110, 2.5); we speak HTTP/1 and asked for that.",
     ),
-    Difference(
+    page.Difference(
         "too long",
         "stricter",
         lambda case: any(len(h.raw) > MAX_HEAD for h in case.heads),
         "A limit is the client's to set (RFC 9110, 5.4). h11 has the same one, but only while the head is unfinished.",
     ),
-    Difference(
+    page.Difference(
         "an enormous length",
         "stricter",
         lambda case: bool(re.search(r"[0-9]{19}", ", ".join(case.last.values("content-length")))),
         "RFC 9110, 8.6 demands care for numbers that overflow: ours fit into 63 bits, h11 takes 20 digits.",
     ),
-    Difference(
+    page.Difference(
+        "zeros before a length",
+        "laxer",
+        lambda case: any(re.match("0[0-9]{20}", v) for h in case.heads for v in h.values("content-length")),
+        "RFC 9110, 8.6: 1*DIGIT. What counts is the number; h11 takes 20 digits.",
+    ),
+    page.Difference(
         "more blanks before the status",
         "laxer",
         lambda case: any(re.match(rb"HTTP/1\.\d  +\d", h.raw) for h in case.heads),
         "RFC 9112, 4: a client may take the words of a status line between any blanks; http.client does.",
     ),
-    Difference(
+    page.Difference(
         "vertical tab and form feed",
         "laxer",
         lambda case: any(re.search(rb"[\x0b\x0c]", h.raw) for h in case.heads),
         "RFC 9110, 5.5: CR, LF and NUL must go, other controls may stay. h11 keeps all but these two, blanks to its regex.",
     ),
-    Difference(
+    page.Difference(
         "other transfer codings",
         "laxer",
         other_codings,
         "RFC 9112, 6.1 and 6.3 (4): a response may have them, and ends with its connection unless chunked is the last. Head."
         "codings shows them to who reads the body; h11 knows none. In 1xx, 204 and 304 they say nothing (6.3, 1).",
     ),
-    Difference(
+    page.Difference(
         "a length that does not count",
         "laxer",
         idle_length,
         "RFC 9112, 6.3: 1xx, 204 and 304 have no body whatever they say (1), and Transfer-Encoding overrides "
         "Content-Length (3): it is looked at only behind these (5). h11 looks always.",
     ),
-    Difference(
+    page.Difference(
         "both framings",
         "closes",
         both_framings,
         "RFC 9112, 6.3 (3): it may be an attempt at splitting responses, so that nothing follows on this connection.",
     ),
-    Difference(
+    page.Difference(
         "a 204 that announces a body",
         "closes",
         lying_204,
         "RFC 9112, 6.1 and RFC 9110, 8.6 forbid it; who does it may send the body, too, and that would begin the next head.",
     ),
-    Difference(
+    page.Difference(
         "spelling",
         "headers",
         same_but_spelled,
@@ -293,6 +289,7 @@ def test_heads_are_read_as_h11_reads_them_or_differently_for_a_reason_that_is_wr
         verdicts[case.ours.what] += 1
         for name in named:
             seen[name] += 1
+    page.tell("heads", verdicts, seen)
     assert all(seen.values()), f"nothing differs any more in {[n for n, count in seen.items() if not count]}"
     assert min(verdicts.values()) > sum(verdicts.values()) / 20, f"one-sided inputs: {verdicts}"
 

@@ -25,11 +25,10 @@ __all__ = [
 
 
 class CancelOutcome(StrEnum):
-    """`closed`: our connection is closed, the engine notices in its own time. `confirmed`: the engine said so."""
+    """`closed`: our connection is closed, the engine notices in its own time. `unknown`: there was nothing to cancel."""
 
     UNKNOWN = "unknown"
     CLOSED = "closed"
-    CONFIRMED = "confirmed"
 
 
 @attrs.frozen(kw_only=True)

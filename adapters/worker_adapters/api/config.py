@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
 import attrs
+
+from .frozen import plain
 
 __all__ = ["TLS", "Identity", "KeepAlive", "Limits", "MetricsOptions", "Retry", "Timeouts"]
 
@@ -17,12 +21,21 @@ def _uniform() -> float:
     return random.random()  # noqa: S311  -- jitter, not a secret
 
 
-def _positive(_: Any, attribute: attrs.Attribute[Any], value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise ValueError(f"{attribute.name} must be greater than 0, got {value!r}")
+def _number(attribute: attrs.Attribute[Any], value: Any, what: str = "a number") -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{attribute.name} must be {what}, got {value!r}")  # noqa: TRY004  -- as all of them
 
 
-def _not_negative(_: Any, attribute: attrs.Attribute[Any], value: float) -> None:
+def _positive(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Seconds, or None."""
+    if value is not None:
+        _number(attribute, value, "a number of seconds, or None")
+        if not value > 0:
+            raise ValueError(f"{attribute.name} must be greater than 0, got {value!r}")
+
+
+def _not_negative(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    _number(attribute, value)
     if not value >= 0:
         raise ValueError(f"{attribute.name} must not be negative, got {value!r}")
 
@@ -30,6 +43,63 @@ def _not_negative(_: Any, attribute: attrs.Attribute[Any], value: float) -> None
 def _statuses(_: Any, attribute: attrs.Attribute[Any], value: frozenset[int]) -> None:
     if not value <= frozenset(range(400, 600)):
         raise ValueError(f"{attribute.name} must be HTTP statuses from 400 to 599, got {sorted(value, key=str)!r}")
+
+
+def _given(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    _number(attribute, value)
+    _positive(_, attribute, value)
+
+
+def _whole(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    _given(_, attribute, value)
+    if not isinstance(value, int):
+        raise ValueError(f"{attribute.name} must be an integer, got {value!r}")  # noqa: TRY004  -- as all of them
+
+
+def _whole_or_none(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None:
+        _whole(_, attribute, value)
+
+
+def _text(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (not isinstance(value, str) or not value):
+        shown = "an empty one" if value == "" else type(value).__name__
+        raise ValueError(f"{attribute.name} must be a string or None, got {shown}")
+
+
+def _switch(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{attribute.name} must be True or False, got {value!r}")  # noqa: TRY004  -- as all of them
+
+
+def _callable(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not callable(value):
+        raise ValueError(f"{attribute.name} must be a function without arguments, got {value!r}")  # noqa: TRY004  -- as all of them
+
+
+# Converters have types, as what they are for: what is of another is kept for the validators to refuse.
+def _seconds(value: float | None) -> float | None:
+    return plain(value)  # type: ignore[no-any-return]  # see above
+
+
+def _figure(value: float) -> float:
+    return plain(value)  # type: ignore[no-any-return]  # see above
+
+
+def _count(value: int) -> int:
+    return plain(value)  # type: ignore[no-any-return]  # see above
+
+
+def _count_or_none(value: int | None) -> int | None:
+    return plain(value)  # type: ignore[no-any-return]  # see above
+
+
+def _bool(value: bool) -> bool:
+    return plain(value)  # type: ignore[no-any-return]  # see above
+
+
+def _path(value: str | os.PathLike[str] | None) -> str | None:
+    return value.__fspath__() if isinstance(value, os.PathLike) else value
 
 
 @attrs.frozen(kw_only=True)
@@ -41,10 +111,10 @@ class Timeouts:
     each of the small calls (health, properties, version).
     """
 
-    connect: float | None = attrs.field(default=5.0, validator=_positive)
-    first_token: float | None = attrs.field(default=60.0, validator=_positive)
-    idle: float | None = attrs.field(default=30.0, validator=_positive)
-    probe: float = attrs.field(default=5.0, validator=_positive)
+    connect: float | None = attrs.field(default=5.0, converter=_seconds, validator=_positive)
+    first_token: float | None = attrs.field(default=60.0, converter=_seconds, validator=_positive)
+    idle: float | None = attrs.field(default=30.0, converter=_seconds, validator=_positive)
+    probe: float = attrs.field(default=5.0, converter=_figure, validator=_given)
 
 
 @attrs.frozen(kw_only=True)
@@ -56,12 +126,12 @@ class Retry:
     and what says that the worker is loading or overloaded always are.
     """
 
-    attempts: int = attrs.field(default=4, validator=_positive)
-    base: float = attrs.field(default=0.1, validator=_not_negative)
-    cap: float = attrs.field(default=2.0, validator=_not_negative)
-    max_retry_after: float = attrs.field(default=30.0, validator=_not_negative)
+    attempts: int = attrs.field(default=4, converter=_count, validator=_whole)
+    base: float = attrs.field(default=0.1, converter=_figure, validator=_not_negative)
+    cap: float = attrs.field(default=2.0, converter=_figure, validator=_not_negative)
+    max_retry_after: float = attrs.field(default=30.0, converter=_figure, validator=_not_negative)
     statuses: frozenset[int] = attrs.field(default=frozenset(), converter=frozenset, validator=_statuses)
-    random: Callable[[], float] = attrs.field(default=_uniform, repr=False)
+    random: Callable[[], float] = attrs.field(default=_uniform, validator=_callable, repr=False)
 
     def delay(self, failed_attempts: int) -> float:
         """Seconds to wait after that many failed attempts."""
@@ -75,11 +145,11 @@ class TLS:
     A file that has changed is read anew for the next connection. Neither SSL_CERT_FILE nor SSLKEYLOGFILE is looked at.
     """
 
-    verify: bool = True
-    ca_bundle: str | None = None
-    client_cert: str | None = None
-    client_key: str | None = attrs.field(default=None, repr=False)
-    server_hostname: str | None = None
+    verify: bool = attrs.field(default=True, converter=_bool, validator=_switch)
+    ca_bundle: str | None = attrs.field(default=None, converter=_path, validator=_text)
+    client_cert: str | None = attrs.field(default=None, converter=_path, validator=_text)
+    client_key: str | None = attrs.field(default=None, converter=_path, validator=_text, repr=False)
+    server_hostname: str | None = attrs.field(default=None, validator=_text)
 
 
 @attrs.frozen(kw_only=True)
@@ -89,9 +159,9 @@ class KeepAlive:
     After `idle` seconds of silence (None: never) `probes` are sent, `interval` seconds apart, in whole seconds.
     """
 
-    idle: float | None = attrs.field(default=60.0, validator=_positive)
-    interval: float = attrs.field(default=15.0, validator=_positive)
-    probes: int = attrs.field(default=4, validator=_positive)
+    idle: float | None = attrs.field(default=60.0, converter=_seconds, validator=_positive)
+    interval: float = attrs.field(default=15.0, converter=_figure, validator=_given)
+    probes: int = attrs.field(default=4, converter=_count, validator=_whole)
 
 
 @attrs.frozen(kw_only=True)
@@ -105,22 +175,22 @@ class Limits:
     echoes the whole prompt.
     """
 
-    max_in_flight: int = attrs.field(default=256, validator=_positive)
-    hand_over: int = attrs.field(default=32, validator=_positive)
-    max_event_size: int | None = attrs.field(default=None, validator=_positive)
-    max_error_body: int = attrs.field(default=65536, validator=_positive)
-    max_probe_body: int = attrs.field(default=16 * 1024 * 1024, validator=_positive)
-    max_collected: int = attrs.field(default=64 * 1024 * 1024, validator=_positive)
-    stall: float = attrs.field(default=10.0, validator=_positive)
+    max_in_flight: int = attrs.field(default=256, converter=_count, validator=_whole)
+    hand_over: int = attrs.field(default=32, converter=_count, validator=_whole)
+    max_event_size: int | None = attrs.field(default=None, converter=_count_or_none, validator=_whole_or_none)
+    max_error_body: int = attrs.field(default=65536, converter=_count, validator=_whole)
+    max_probe_body: int = attrs.field(default=16 * 1024 * 1024, converter=_count, validator=_whole)
+    max_collected: int = attrs.field(default=64 * 1024 * 1024, converter=_count, validator=_whole)
+    stall: float = attrs.field(default=10.0, converter=_figure, validator=_given)
 
 
 @attrs.frozen(kw_only=True)
 class Identity:
     """What an engine can't tell about itself; what it does tell takes precedence."""
 
-    model_digest: str | None = None
-    trtllm_version: str | None = None
-    engine_version: str | None = None
+    model_digest: str | None = attrs.field(default=None, validator=_text)
+    trtllm_version: str | None = attrs.field(default=None, validator=_text)
+    engine_version: str | None = attrs.field(default=None, validator=_text)
 
 
 @attrs.frozen(kw_only=True)
@@ -131,7 +201,12 @@ class MetricsOptions:
     """
 
     registry: Any = attrs.field(default=None, repr=False)
-    namespace: str = ""
+    namespace: str = attrs.field(default="")
+
+    @namespace.validator
+    def _names(self, _attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, str) or (value and not re.fullmatch("[a-zA-Z_:][a-zA-Z0-9_:]*", value)):
+            raise ValueError(f"namespace must be the beginning of a metric's name, such as my_app, got {value!r}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"registry": None, "namespace": self.namespace}

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
+
+if TYPE_CHECKING:
+    from .adapter import Completion
 
 __all__ = [
     "AdapterClosedError",
@@ -26,6 +29,7 @@ __all__ = [
     "code_of",
     "http_headers",
     "http_status",
+    "invalid",
     "is_retriable",
 ]
 
@@ -183,7 +187,7 @@ class WorkerError(Exception):
     `partial` is what had come before the failure (a `Completion`), if the call collects. Survives pickling unchanged.
     """
 
-    def __init__(self, error: Error, partial: Any = None) -> None:
+    def __init__(self, error: Error, partial: Completion | None = None) -> None:
         super().__init__(error, partial)
         self.error = error
         self.partial = partial
@@ -223,7 +227,7 @@ class StreamCancelledError(Exception):
     `partial` is what had come (a `Completion`).
     """
 
-    def __init__(self, partial: Any = None) -> None:
+    def __init__(self, partial: Completion | None = None) -> None:
         super().__init__(partial)
         self.partial = partial
 
@@ -233,6 +237,22 @@ class StreamCancelledError(Exception):
 
 class InvalidRequestError(WorkerError, ValueError):
     """The request or the configuration can't be right, whatever the worker says; nothing was sent."""
+
+
+def invalid(message: str, *, engine: str = "", pool_id: str = "", replica_id: str | None = None) -> InvalidRequestError:
+    """What can't be right in a call or a configuration, before there is an adapter to say so."""
+    error = Error(
+        code=ErrorCode.INVALID_PARAMS,
+        reason=Reason.VALIDATION,
+        message=message,
+        engine=engine,
+        pool_id=pool_id,
+        replica_id=replica_id,
+        retriable=False,
+        phase=Phase.PREPARE,
+        attempts=0,
+    )
+    return InvalidRequestError(error)
 
 
 class AdmissionRejectedError(WorkerError):

@@ -1,15 +1,18 @@
-"""The request, immutable. What can be judged without I/O is judged by `submit`, not by the constructor."""
+"""The request: immutable, hashable, its caller's numbers as Python's own.
+
+What can be judged without I/O is judged by `submit`, not by the constructor.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any
 
 import attrs
 
 from .events import DeterminismLevel
+from .frozen import FrozenDict, frozen, plain
 
 __all__ = ["GenerateRequest", "OnDegraded", "Priority"]
 
@@ -35,45 +38,27 @@ def _new_task_id() -> str:
 
 
 def _strings(value: str | Sequence[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
+    given: Any = plain(value)
+    if isinstance(given, str):
+        return (given,)
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        return given  # type: ignore[return-value]  # for `submit` to refuse
+    return tuple(map(plain, given))
 
 
 def _ids(value: Sequence[int] | None) -> tuple[int, ...] | None:
-    return None if value is None else tuple(value)
-
-
-class _PicklableProxy(Mapping[str, Any]):
-    """A read-only mapping that, unlike MappingProxyType, pickles."""
-
-    __slots__ = ("_view",)
-
-    def __init__(self, data: dict[str, Any]) -> None:
-        self._view = MappingProxyType(data)
-
-    def __getitem__(self, key: str) -> Any:
-        return self._view[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._view)
-
-    def get(self, key: str, default: Any = None) -> Any:  # Mapping's raises and catches
-        return self._view.get(key, default)
-
-    def __len__(self) -> int:
-        return len(self._view)
-
-    def __repr__(self) -> str:
-        return repr(dict(self._view))
-
-    def __reduce__(self) -> tuple[type[_PicklableProxy], tuple[dict[str, Any]]]:
-        return _PicklableProxy, (dict(self._view),)
-
-
-_NOTHING = _PicklableProxy({})
+    given: Any = plain(value)
+    if given is None or isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        return given  # type: ignore[return-value]  # None, or for `submit` to refuse
+    ids = tuple(given)
+    return ids if {*map(type, ids)} <= {int} else tuple(map(plain, ids))
 
 
 def _frozen_mapping(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    return value if type(value) is _PicklableProxy else _PicklableProxy(dict(value))
+    return frozen(value)  # type: ignore[no-any-return]  # what is none is for `submit` to refuse
+
+
+_NOTHING = FrozenDict()
 
 
 def _enum(kind: type[StrEnum], value: Any) -> Any:
@@ -81,8 +66,8 @@ def _enum(kind: type[StrEnum], value: Any) -> Any:
     if type(value) is kind:
         return value
     try:
-        return kind(value)
-    except ValueError:
+        return kind(plain(value))
+    except (TypeError, ValueError):
         return value
 
 
@@ -136,3 +121,16 @@ class GenerateRequest:
     session_id: str | None = None
     correlation_id: str | None = None
     engine_options: Mapping[str, Any] = attrs.field(default=_NOTHING, converter=_frozen_mapping)
+
+    def __attrs_post_init__(self) -> None:
+        for name in _SCALARS:
+            value = getattr(self, name)
+            if (now := plain(value)) is not value:
+                object.__setattr__(self, name, now)
+        if self.json_schema.__class__ is not str and self.json_schema is not None:
+            object.__setattr__(self, "json_schema", frozen(self.json_schema))
+
+
+_SCALARS = tuple(
+    field.name for field in attrs.fields(GenerateRequest) if not field.converter and field.name != "json_schema"
+)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import signal
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -27,7 +26,7 @@ from worker_adapters import (
 from worker_adapters.simulator import FaultSpec, Simulator, parse
 from worker_adapters.simulator import engine_names as simulated_names
 
-from .show import as_json, say, show_stream, show_table, writable
+from .show import give_up_output, is_unicode, prepare_console, read_input, say, show_stream, show_table
 
 __all__ = ["main"]
 
@@ -85,13 +84,13 @@ def _request(options: argparse.Namespace, **changes: Any) -> GenerateRequest:
 
 def _run(options: argparse.Namespace) -> int:
     if options.prompt == "-":
-        options.prompt = sys.stdin.read()
+        options.prompt = read_input()
     with _ready(options) as adapter, adapter.stream(_request(options)) as stream:
         if not options.json:
             return show_stream(stream)
         failed = False
         for event in stream:
-            say(as_json(event_to_dict(event)))
+            say(json.dumps(event_to_dict(event), ensure_ascii=not is_unicode()))
             failed = isinstance(event, Error)
         return int(failed)
 
@@ -245,11 +244,12 @@ def _request_arguments(parser: argparse.ArgumentParser, *, max_tokens: int) -> N
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 1 for what an engine could not do, 2 for what was asked wrongly."""
+    """Run a command; the exit status is 1 for what an engine could not do, 2 for what was asked wrongly.
+
+    Nothing that a console, a pipe or a disk does ends in a traceback.
+    """
+    prepare_console()
     options = _parser().parse_args(arguments)
-    if not writable():
-        say("worker-adapters: standard output is closed", error=True)
-        return 1
     try:
         status: int = options.run(options)
     except WorkerError as error:
@@ -257,10 +257,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         return 130
-    except OSError as error:  # `… | head`, where nobody reads on, or a full disk
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter must not complain at its exit
-        if isinstance(error, BrokenPipeError):
-            return 141
-        say(f"worker-adapters: {error}", error=True)
+    except BrokenPipeError:  # `… | head`: nobody reads on
+        give_up_output()
+        return 141
+    except OSError as error:  # a full disk, a port that is taken
+        give_up_output()
+        say(f"worker-adapters: {error.strerror or error}", error=True)
         return 1
     return status

@@ -2,33 +2,61 @@
 
 from __future__ import annotations
 
+import errno
 import io
-import json
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from worker_adapters import End, Error, Metrics, Started, Stream, Token
 
-__all__ = ["as_json", "say", "show_stream", "show_table", "writable"]
+__all__ = ["give_up_output", "is_unicode", "prepare_console", "read_input", "say", "show_stream", "show_table"]
 
 
-def writable() -> bool:
-    """Whether there is a standard output; what it and stderr can't show is replaced from now on."""
+def prepare_console() -> None:
+    """What a console has no characters for is shown as ?, and never raises."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    return sys.stdout is not None
 
 
-def as_json(value: object) -> str:
-    """As people read it where the console can show everything; else in ASCII, which loses nothing."""
-    return json.dumps(value, ensure_ascii=not (sys.stdout.encoding or "").lower().startswith("utf"))
+def is_unicode() -> bool:
+    """Whether standard output can show every character."""
+    return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").startswith("utf")
+
+
+def read_input() -> str:
+    """Standard input, whole; bytes that are no text become U+FFFD."""
+    if sys.stdin is None:
+        return ""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    return sys.stdin.read()
+
+
+def give_up_output() -> None:
+    """Nothing more goes to standard output: the interpreter must not complain of it at its exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (AttributeError, OSError, ValueError):  # there is none
+        return
 
 
 def say(text: str, *, error: bool = False) -> None:
     """One line, at once."""
-    print(text, file=sys.stderr if error else sys.stdout, flush=True)
+    if error:
+        if sys.stderr is not None:
+            print(text, file=sys.stderr, flush=True)
+        return
+    _write(f"{text}\n")
+
+
+def _write(text: str) -> None:
+    if sys.stdout is None:  # it was closed before we began (>&-)
+        raise OSError(errno.EBADF, "standard output is closed")
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def show_table(rows: Mapping[str, Any]) -> None:
@@ -45,8 +73,7 @@ def show_stream(stream: Stream, *, cancel_after: int | None = None) -> int:
     tokens = 0
     for event in stream:
         if isinstance(event, Token):
-            sys.stdout.write(event.text)
-            sys.stdout.flush()
+            _write(event.text)
             tokens += 1
             if tokens == cancel_after:
                 stream.cancel()

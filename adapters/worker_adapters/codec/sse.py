@@ -98,12 +98,6 @@ def _bare(data: list[bytes]) -> list[bytes | Frame]:
     return [*data]
 
 
-def _judge_payload(frame: Frame, dispatched: bool) -> bytes | Frame | None:
-    if frame.unknown or (dispatched and (frame.retry is not None or frame.event != b"message")):
-        return frame
-    return frame.data if dispatched else None
-
-
 def _judge_tail(frame: Frame, _dispatched: bool) -> Frame:
     return frame
 
@@ -149,6 +143,7 @@ class SSEDecoder:
         "_spans",
         "_state",
         "_window",
+        "undispatched",
     )
 
     def __init__(self, max_event_size: int = 1_048_576) -> None:
@@ -167,6 +162,7 @@ class SSEDecoder:
         self._carry = bytearray()
         self._room: Any = None
         self._window: Any = b""
+        self.undispatched = False  # `payloads` has handed over a block that is no event; whoever looks resets it
         # The largest size that becomes the limit by doubling: growing by realloc in place needs no second buffer.
         most = max_event_size + _lib.SSE_MARGIN
         doublings = max(0, (most - 1) // _FIRST_ROOM).bit_length()
@@ -209,7 +205,7 @@ class SSEDecoder:
         owned = chunk if type(chunk) is bytes else _own(chunk)
         found: list[bytes | Frame] = []
         status = _native.take(self._address, owned, found)
-        return self._drain(owned, status, _bare, _judge_payload, found) if status else found
+        return self._drain(owned, status, _bare, self._judge_payload, found) if status else found
 
     def puller(
         self,
@@ -240,7 +236,7 @@ class SSEDecoder:
     ) -> list[bytes | Frame] | _Item | None:
         """Adds what a read brings that is not plain frames alone. What the call comes to; None: read on."""
         if status > _NOT_A_READ:
-            if self._drain(content, status, _bare, _judge_payload, found):
+            if self._drain(content, status, _bare, self._judge_payload, found):
                 return found
             # Blocks that only set the id may come without end.
             return None if status & _GROW or wire.over else nothing_yet(WIRE_MORE)
@@ -296,6 +292,13 @@ class SSEDecoder:
             frames[0] = replace(frames[0], unknown=self._held)
             self._held = ()
         return frames
+
+    def _judge_payload(self, frame: Frame, dispatched: bool) -> bytes | Frame | None:
+        if frame.unknown and not dispatched:
+            self.undispatched = True
+        if frame.unknown or (dispatched and (frame.retry is not None or frame.event != b"message")):
+            return frame
+        return frame.data if dispatched else None
 
     def _judge_frame(self, frame: Frame, dispatched: bool) -> Frame | None:
         if not dispatched:

@@ -20,7 +20,7 @@ _surrogate_in = re.compile(r"[\ud800-\udfff]").search
 
 
 class TextAssembler:
-    """The text of one stream. Feed it through one of `text`, `token_bytes` and `cumulative`, then call `finish`.
+    """The text of one stream. Feed it through `text` and `token_bytes`, or through `cumulative`, then call `finish`.
 
     The stop string whose occurrence *ends* first wins, because that is where an engine that looks after every character
     would have stopped; of those that end together the longest. So the cut does not depend on how the text was split.
@@ -41,6 +41,11 @@ class TextAssembler:
         self._whole = ""  # of cumulative texts: the part that can't change any more
         self.stop_text: str | None = None
 
+    @property
+    def holds(self) -> bool:
+        """Whether what comes next has to go through here: something waits for it."""
+        return bool(self._half or self._rest or self._held)
+
     def text(self, delta: str, *, special: bool = False) -> str:
         """A delta that the engine has decoded. U+FFFD in it is the engine's last word and stays.
 
@@ -48,6 +53,8 @@ class TextAssembler:
         """
         if special:
             return ""
+        if self._rest:  # the bytes of a character that is not going to be whole any more
+            delta, self._rest = utf_8_decode(self._rest, "replace", True)[0] + delta, b""
         if self._half or not (delta.isascii() or _surrogate_in(delta) is None):
             delta = self._half + delta
             self._half = delta[-1:] if "\ud800" <= delta[-1:] <= "\udbff" else ""
@@ -60,6 +67,8 @@ class TextAssembler:
             return ""
         data = self._rest + delta
         text, used = utf_8_decode(data, "replace", False)
+        if self._half:
+            text, self._half = REPLACEMENT + text, ""
         self._rest = data[used:]
         return self._cut(text) if self._stop else text
 

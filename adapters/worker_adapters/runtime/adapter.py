@@ -31,6 +31,7 @@ from ..lifetime import Cause, Lifetime
 from ..loop import LOOP
 from ..transport import Transport
 from .bounds import shown
+from .configured import require_timeouts
 from .dump import describe
 from .handle import RunningStream
 from .layers import layered
@@ -38,7 +39,7 @@ from .metrics import NO_METRICS, PrometheusRecorder, Recorder
 from .origin import AdapterConfig, OnDemand
 from .places import Places
 from .readiness import health, ready
-from .report import begun
+from .report import begun, closed, turned_away
 from .reports import REPORTS
 from .running import Running
 from .stream import Direct, Submitted
@@ -57,6 +58,9 @@ class EngineAdapter:
     def __init__(self, config: AdapterConfig, transport: Transport | None = None) -> None:
         self._config = config
         self._given_transport = transport
+        self._recorder = _recorder(
+            config
+        )  # a child goes on with it: to make one takes locks that nobody there gives back
         self._set_up()
         _adapters.add(self)
 
@@ -79,16 +83,16 @@ class EngineAdapter:
             identity=config.identity,
             headers=config.headers,
             via=None if config.proxy is None or config.url[:6].lower() == "https:" else config.proxy.where,
-            recorder=_recorder(config),
+            recorder=self._recorder,
             shared=_reached_alike(config) if self._given_transport is None and config.transport is None else None,
         )
         for secret in () if config.proxy is None else config.proxy.secrets:
             worker.redactor.learn(secret)
 
     def _after_fork(self) -> None:
-        for running in list(self.places.held):
+        for running in self.places.unended():
             running.disown()
-        self._worker.recorder.closed()  # the child's own is another
+        closed(self._worker)  # and a new one begins at nothing
         self._set_up()
 
     def __repr__(self) -> str:
@@ -164,6 +168,7 @@ class EngineAdapter:
         """The owner of a stream to be. Raises WorkerError for what can be judged without I/O."""
         submitted_at = time.monotonic()
         worker = self._worker
+        require_timeouts(timeouts)
         try:
             validate(request, self._config.dialect)
         except Fault as fault:
@@ -202,7 +207,9 @@ class EngineAdapter:
             source.start()
         except Fault as fault:
             running.abolish()
-            raise self._worker.refusal(fault) from None
+            refusal = self._worker.refusal(fault)
+            turned_away(running, refusal.error)
+            raise refusal from None
         except RuntimeError as exc:  # threading's, for the loop
             running.end(running.cancelled())
             no_thread = Fault(Reason.LOCAL_LIMIT, f"no thread could be started: {exc}")
@@ -286,6 +293,7 @@ class EngineAdapter:
             self.places.wait_until_empty(give_up, but=lambda running: running.driver == me)
         self._worker.close(give_up)
         self._transport.close()  # with which a probe under way is interrupted, wherever it is
+        closed(self._worker)
         REPORTS.flush(give_up)
 
 

@@ -165,9 +165,10 @@ class Channel:
         hand = self.next_hand()
         if hand is not None:
             return hand
-        self._waiter = waker = self._waker or self._own_waker()
+        waker = self._waker or self._own_waker()
         try:
             while True:
+                self._waiter = waker  # anew each time: a signal handler that reads within this takes it away
                 hand = self.next_hand()
                 if hand is not None or running.lifetime.cancelled:
                     return hand

@@ -10,6 +10,7 @@ from ..api import (
     AdapterClosedError,
     AdmissionRejectedError,
     Error,
+    ErrorCode,
     InvalidRequestError,
     Phase,
     Reason,
@@ -54,6 +55,8 @@ def envelope(
     """The envelope of a fault, with its code, its context and without its secrets."""
     code, reason = code_of(fault.reason, started=started)
     upstream = fault.upstream
+    if reason is Reason.UNSUPPORTED and upstream is None and not attempts:
+        code = ErrorCode.INVALID_PARAMS  # judged by us: the request is what can't be, whatever the worker says
     if upstream is not None:
         upstream = attrs.evolve(
             upstream,
@@ -99,5 +102,5 @@ def fault_of_cause(cause: Cause, lifetime: Lifetime, deadline: float | None) -> 
             return Fault(Reason.FIRST_TOKEN_TIMEOUT, f"no content within {t.first_token:g} s (Timeouts.first_token)")
         case Cause.IDLE_TIMEOUT:
             return Fault(Reason.IDLE_TIMEOUT, f"no content for {t.idle:g} s (Timeouts.idle)")
-        case Cause.CANCELLED:
-            return Fault(Reason.BUG, "a cancelled stream has no error")
+        case Cause.CANCELLED | Cause.OVER:
+            return Fault(Reason.BUG, "a stream that was cancelled, or is over, has no error")

@@ -9,6 +9,7 @@ from math import inf
 from threading import get_ident
 from types import TracebackType
 from typing import Self
+from weakref import ref
 
 from ..api import (
     CancelOutcome,
@@ -27,7 +28,8 @@ from ..lifetime import Cause
 from .channel import Gate, Hand, Waiter
 from .envelope import exception_of
 from .running import Running
-from .stream import Source, Submitted
+from .source import Source
+from .stream import Submitted
 
 __all__ = ["RunningStream"]
 
@@ -137,6 +139,7 @@ class RunningStream:
     def __init__(self, running: Running, source: Source, *, collect: bool) -> None:
         self._running = running
         self._source = source
+        source.handle = ref(self)
         self._handed = _Handed(running, source)
         self._events = chain.from_iterable(self._handed)
         self._kept: list[Event] | None = [] if collect else None

@@ -15,9 +15,9 @@ from functools import partial
 from math import inf
 from typing import cast
 
-from ..api import End, Error, ErrorCode, Event, Metrics, Properties, Reason, Started, Token, Upstream
+from ..api import End, Error, ErrorCode, Event, Metrics, Properties, Reason, Started, Token
 from ..codec import SSEDecoder
-from ..dialect import Fault, Finished, Item, Opened, Run, WireRequest
+from ..dialect import Fault, Finished, Item, Opened, Rest, Run, WireRequest
 from ..helpers import HELPERS
 from ..lifetime import Cause, Interrupted
 from ..loop import LOOP
@@ -25,11 +25,12 @@ from ..transport import Exchange
 from ..waiting import BLOCKED, Blocked, Steps
 from .again import has_fresh_credentials, wait_before_next
 from .bounds import MODEL, count, figures, name
+from .concluding import broken_off, concluded, require_proof, taken, unfinished
 from .envelope import fault_of_cause
 from .grade import Grade
-from .leaving import leaving
+from .leaving import leaving, left
 from .redact import secrets_of
-from .reply import refused, require_event_stream
+from .reply import refused, require_event_stream, said
 from .report import progress, retried
 from .reports import REPORTS, described
 from .running import Running
@@ -41,7 +42,6 @@ __all__ = ["bug_of", "error_of", "layered"]
 
 _log = logging.getLogger("worker_adapters")
 
-DRAIN_SECONDS = 0.1  # a keep-alive server's chunk terminator follows its end sign at once, or not soon
 MIB = 1024 * 1024
 LARGEST_EVENT = 1024 * MIB  # the codec's own bound
 
@@ -72,7 +72,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
             raise (yield from refused(exchange, worker.dialect, worker.limits.max_error_body))
         yield from require_event_stream(exchange, worker)
         running.exchange = exchange
-        last, events = yield from _received(worker, running, grade, exchange, len(wire.body))
+        last = yield from _received(worker, running, grade, exchange, len(wire.body))
     except (RecursionError, OverflowError) as exc:  # JSON can be made to do that to whoever reads it
         raise Fault(Reason.PROTOCOL, f"the answer can't be read ({type(exc).__name__})") from exc
     except Fault as fault:
@@ -82,9 +82,8 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
         running.exchange = None
         if exchange is not None:
             exchange.close()
-    running.finished = end = _end(running, last)
-    if events:
-        yield events
+    end = running.finished
+    assert end is not None  # noqa: S101  -- for mypy: what `_received` has left there
     yield _with_figures(running, last, end)
 
 
@@ -101,19 +100,19 @@ def _encoded(worker: Worker, running: Running) -> Steps[WireRequest]:
 
 def _received(  # noqa: PLR0912, PLR0915  -- the way of a token, in one place: each function more costs a cache miss
     worker: Worker, running: Running, grade: Grade, exchange: Exchange, encoded: int
-) -> Generator[list[Event] | Blocked, None, tuple[Finished, list[Event]]]:
-    """The runs but for the last, which is returned with the engine's sign of the end. Raises Fault, Interrupted."""
+) -> Generator[list[Event] | Blocked, None, Finished]:
+    """The runs but for the last; returns the engine's sign of the end, and leaves the End. Raises Fault, Interrupted."""
     dialect, lifetime, tally, clock = worker.dialect, running.lifetime, running.tally, running.lifetime.clock
     decoder = SSEDecoder(_event_limit(worker, encoded))
     pull, feed = exchange.puller(decoder), Feed()
-    counted, framed = 0, False
+    counted, framed, strange = 0, False, False
     decoded = dialect.decode(feed, request=running.request, tally=tally)
     while True:
         if not feed.over:
             try:
                 batch = pull()
             except Exception as exc:  # noqa: BLE001  -- sorted there
-                feed.broke(exc, exchange)
+                broken_off(exc, exchange, dialect, decoder, feed)
             else:
                 if batch is BLOCKED:
                     yield BLOCKED
@@ -123,9 +122,12 @@ def _received(  # noqa: PLR0912, PLR0915  -- the way of a token, in one place: e
                     raise Interrupted(lifetime.causes[0][0])
                 feed.batch = batch
                 feed.over = not batch
+                if decoder.undispatched:
+                    decoder.undispatched = False
+                    strange = feed.unframed(batch, lambda text: said(text, exchange, dialect))
         run = next(decoded, None)
         if run is None:
-            raise _unfinished(exchange, decoder, framed=framed)
+            raise unfinished(exchange, dialect, decoder, feed, framed=framed)
         if len(run) == 1 and type(alone := run[0]) is Token and alone.index == running.tokens_seen > 0:
             # What most of a stream's life is made of, and all of it in one place: each function that a wake-up has to go
             # through costs it up to a microsecond of cold caches (benchmarks/bench_paced.py).
@@ -137,7 +139,7 @@ def _received(  # noqa: PLR0912, PLR0915  -- the way of a token, in one place: e
             lifetime.fresh = True
             yield run  # type: ignore[misc]  # of Tokens alone
             continue
-        framed = True
+        framed, strange = framed or not strange, False
         begun: list[Event] = []
         if run and running.started is None:
             begun = [(yield from _begun(worker, running, grade, run.pop(0)))]
@@ -149,57 +151,34 @@ def _received(  # noqa: PLR0912, PLR0915  -- the way of a token, in one place: e
         if not run and tally.tokens_out == counted:
             lifetime.check()
             continue  # a sign of life, and no content
-        counted = tally.tokens_out
-        last = _taken(run)
+        content, counted, seen = tally.tokens_out > counted, tally.tokens_out, running.tokens_seen
+        last = taken(run)
         events = begun + (_checked(worker, running, run) if run else [])
         if last is not None:
             if feed.over and dialect.traits.ends_with_body:
-                _require_proof(exchange, decoder)
-            lifetime.disarm()  # the engine has done its part: how long the consumer takes is not charged to it
-            yield from exchange.settle(DRAIN_SECONDS)
-            return last, events
-        lifetime.content()
-        if events:
+                require_proof(exchange, dialect, decoder)
+            if last.rest is Rest.TEXT:  # the engine would go on
+                exchange.close()
+                left(worker, running)
+            running.finished = _end(running, last)
+            last = yield from concluded(running, exchange, pull, feed, decoded, last, events)
+            running.finished = _end(running, last)
+            return last
+        if content or running.tokens_seen > seen:
+            lifetime.content()
+            if events:
+                yield events
+            continue
+        lifetime.check()
+        if events:  # of Metrics alone
+            lifetime.pause()
             yield events
-
-
-def _taken(run: Run) -> Finished | None:
-    """The Finished of the last run, which it loses."""
-    if run and type(run[-1]) is Finished:
-        last = run.pop()
-        assert isinstance(last, Finished)  # noqa: S101  -- for mypy
-        return last
-    return None
+            lifetime.resume()
 
 
 def _event_limit(worker: Worker, encoded: int) -> int:
     """llama-server's last event echoes the whole prompt, in JSON that may escape it: 8 times, and room for the rest."""
     return min(worker.limits.max_event_size or min(max(MIB, 8 * encoded + 256 * 1024), 64 * MIB), LARGEST_EVENT)
-
-
-def _unfinished(exchange: Exchange, decoder: SSEDecoder, *, framed: bool) -> Fault:
-    """What it means that the body ended here."""
-    shown = b""
-    if (tail := decoder.close()) is not None:
-        # A first event that was cut short, within its data or within the word itself.
-        framed = framed or bool(tail.data) or any(b"data".startswith(name) for name, _ in tail.unknown)
-        fields = (b": ".join(field) for field in tail.unknown)
-        shown = b"\n".join((tail.data, *fields)).strip()[:2048]
-    upstream = Upstream(message=shown.decode("utf-8", "replace")) if shown else None
-    if framed:
-        return Fault(Reason.TRUNCATED, "the body ended before the engine's own sign of the end", upstream=upstream)
-    if exchange.content and not decoder.comments:
-        return Fault(
-            Reason.PROTOCOL, "the body holds no server-sent event: is this URL the engine's?", upstream=upstream
-        )
-    return Fault(Reason.EMPTY, "the engine answered 200 without a single event", upstream=upstream)
-
-
-def _require_proof(exchange: Exchange, decoder: SSEDecoder) -> None:
-    """Raise Fault unless the end of the body, which was taken for the end of the stream, can be nothing else."""
-    tail = decoder.close()
-    if not exchange.framed or (tail is not None and (tail.data or tail.unknown)):
-        raise Fault(Reason.TRUNCATED, "the body ended in a way that does not prove the end of the stream")
 
 
 def _unlawful(worker: Worker, what: str) -> Fault:
@@ -259,7 +238,7 @@ def _started(worker: Worker, running: Running, grade: Grade, opened: Opened, kno
         task_id=request.task_id,
         engine=worker.dialect.name,
         engine_version=known.engine_version,
-        model=name(opened.model, MODEL) or request.model or known.model,
+        model=name(opened.model, MODEL) or known.model,  # what the engine says; a wish is no fact
         model_digest=known.model_digest,
         trtllm_version=known.trtllm_version,
         seed=request.seed or 0,

@@ -8,7 +8,7 @@ from .running import Running
 from .runs import Runs
 from .worker import Worker
 
-__all__ = ["leaving"]
+__all__ = ["leaving", "left"]
 
 _SENT = frozenset({Phase.QUEUE, Phase.FIRST_TOKEN, Phase.DECODE})
 
@@ -18,8 +18,6 @@ def leaving(worker: Worker, running: Running, attempt: Runs) -> Runs:
 
     Not after a failure of the engine's or of the connection: there may be nobody to tell. Not by a forked child, either.
     """
-    abort, number = worker.dialect.abort, running.attempts
-    assert abort is not None  # noqa: S101  -- for mypy: an attempt of another dialect has nobody to tell
     try:
         yield from attempt
     except Fault:
@@ -27,5 +25,11 @@ def leaving(worker: Worker, running: Running, attempt: Runs) -> Runs:
     except BaseException:
         lifetime = running.lifetime
         if running.finished is None and lifetime.phase in _SENT and not lifetime.disowned:
-            worker.tell(abort(running.request, attempt=number))
+            left(worker, running)
         raise
+
+
+def left(worker: Worker, running: Running) -> None:
+    """Tell the engine that the attempt is over for us, where it has a word for that."""
+    if (abort := worker.dialect.abort) is not None:
+        worker.tell(abort(running.request, attempt=running.attempts))

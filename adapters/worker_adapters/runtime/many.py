@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice, repeat
 from math import inf
 from typing import Any, Self, TypeVar
+from weakref import ref
 
 from ..api import Event, Stream
 from ..waiting import Waker, current_waker
@@ -27,20 +28,23 @@ T = TypeVar("T")
 class _Noted:
     """What a stream wakes when it has something: the stream is noted, once, and the thread that merges is woken."""
 
-    __slots__ = ("_gathering", "_noted", "stream")
+    __slots__ = ("_noted", "_ready", "stream")
 
-    def __init__(self, stream: RunningStream, gathering: _Streams) -> None:
-        self.stream = stream
-        self._gathering = gathering
+    def __init__(self, stream: RunningStream, ready: _Ready) -> None:
+        self.stream = ref(stream)  # what runs refers to this, and must not keep the handle of a merge that was dropped
+        self._ready = ready
         self._noted = False
 
     def note(self) -> Waker | None:
-        """See Waiter. Two threads that note it at the same moment only have it looked at twice."""
-        if self._noted:
-            return None
-        self._noted = True
-        self._gathering.ready.append(self)
-        return self._gathering.waker
+        """See Waiter. Two threads that note it at the same moment only have it looked at twice.
+
+        Who merges is woken in any case: whoever has noted it may have been struck before it could do that, or before
+        it was in the queue.
+        """
+        if not self._noted:
+            self._noted = True
+            self._ready.noted.append(self)
+        return self._ready.waker
 
     def wake(self) -> None:
         """See Waiter."""
@@ -53,26 +57,20 @@ class _Noted:
         self._noted = False
 
 
-class _Streams:
-    """The streams that are looked after, and which of them have something. They refer to this, and not to who reads."""
+class _Ready:
+    """Those that have something, and who is to look. The streams refer to this, and not to who reads."""
 
     def __init__(self) -> None:
-        self.ready: deque[_Noted] = deque()
-        self.open: dict[RunningStream, _Noted] = {}
+        self.noted: deque[_Noted] = deque()
         self.waker: Waker | None = None  # the thread's that reads, while it waits
-
-    def let_go(self, stream: RunningStream) -> None:
-        """Look after it no more. Idempotent."""
-        noted = self.open.pop(stream, None)
-        if noted is not None:
-            stream.tell_no_more(noted)
 
 
 class _Gathering(Iterator[T]):
     """Streams, and the iterable that gives more: a collection at once, others lazily, when nothing else has come."""
 
     def __init__(self, streams: Iterable[Stream], gate: Gate | None) -> None:
-        self._streams = _Streams()
+        self._ready = _Ready()
+        self._open: dict[RunningStream, _Noted] = {}  # that are looked after
         self._more: Iterator[Stream] | None = iter(streams)
         self._at_once = isinstance(streams, Collection)  # they are there already
         self._gate = gate
@@ -88,16 +86,22 @@ class _Gathering(Iterator[T]):
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # it was struck while it was made, and has none
-            for stream in list(self._streams.open):  # a finalizer: it only says so
+            for stream in list(self._open):  # a finalizer: it only says so
                 stream.cancel()
 
     def close(self) -> None:
         """Cancel the streams that are left, and take no more. Idempotent."""
         self._more = None
-        for stream in [*self._new, *self._streams.open]:
+        for stream in [*self._new, *self._open]:
             stream.close()
-            self._streams.let_go(stream)
+            self._let_go(stream)
         self._new.clear()
+
+    def _let_go(self, stream: RunningStream) -> None:
+        """Look after it no more. Idempotent."""
+        noted = self._open.pop(stream, None)
+        if noted is not None:
+            stream.tell_no_more(noted)
 
     def _begin(self) -> None:
         """Before each look. One thread reads; after an exception everything is looked at."""
@@ -105,32 +109,37 @@ class _Gathering(Iterator[T]):
         if self._reader.setdefault("by", me) != me:
             raise RuntimeError("many streams are read by one thread: another one reads these already")
         if not self._whole:
-            streams = self._streams
-            streams.ready.clear()
-            for noted in list(streams.open.values()):
-                noted.is_looked_at()
-                noted.wake()
+            self._note_all()
         self._whole = False
 
-    def _next_noted(self) -> _Noted | None:
+    def _note_all(self) -> None:
+        self._ready.noted.clear()
+        for noted in list(self._open.values()):
+            noted.is_looked_at()
+            noted.note()
+
+    def _next_noted(self) -> tuple[RunningStream, _Noted] | None:
         """The next stream that has something, or may have. Blocks; None at the end."""
-        streams = self._streams
+        ready = self._ready
         while True:
-            if self._new or (self._more is not None and (self._at_once or not streams.ready)):
+            if self._new or (self._more is not None and (self._at_once or not ready.noted)):
                 self._add_one()
                 continue
-            if not streams.ready:
-                if not streams.open:
+            if not ready.noted:
+                if not self._open:
                     return None
-                streams.waker = waker = current_waker()  # then look again: who notes something looks for it
-                if not streams.ready:
+                ready.waker = waker = current_waker()  # then look again: who notes something looks for it
+                if not ready.noted:
                     waker.wait(inf)
-                streams.waker = None
+                ready.waker = None
+                if not ready.noted:  # woken by somebody who was struck before it could say what for
+                    self._note_all()
                 continue
-            noted = streams.ready.popleft()
-            if noted.stream in streams.open:
+            noted = ready.noted.popleft()
+            stream = noted.stream()
+            if stream is not None and stream in self._open:
                 noted.is_looked_at()  # before it is: what comes meanwhile notes it anew
-                return noted
+                return stream, noted
 
     def _add_one(self) -> None:
         """Take a stream from the iterable, which may submit it, and wait for a place.
@@ -143,7 +152,7 @@ class _Gathering(Iterator[T]):
             try:
                 if gate is not None:
                     gate.open = True
-                if self._streams.ready and not self._at_once:
+                if self._ready.noted and not self._at_once:
                     return
                 new.extend(islice(self._more or (), 1))  # in one go: an exception after it finds the stream there
             except Exception:  # the iterable's: this is the end of it
@@ -166,15 +175,15 @@ class _Gathering(Iterator[T]):
     def _look_after(self, stream: Any, *, again: bool) -> None:
         if not isinstance(stream, RunningStream):
             raise TypeError(f"streams are merged, not {type(stream).__name__}")
-        noted = self._streams.open.get(stream)
+        noted = self._open.get(stream)
         if noted is not None and not again:
             raise RuntimeError("a stream is merged once")
         if noted is None:
-            noted = self._streams.open[stream] = _Noted(stream, self._streams)
+            noted = self._open[stream] = _Noted(stream, self._ready)
         try:
             stream.tell(noted, self._gate)
         except (TypeError, RuntimeError):
-            del self._streams.open[stream]
+            del self._open[stream]
             raise
         noted.wake()  # whatever came before
 
@@ -184,7 +193,7 @@ class Merged(_Gathering[tuple[Stream, Event]]):
 
     def __init__(self, streams: Iterable[Stream]) -> None:
         super().__init__(streams, Gate())
-        self._now: tuple[_Noted, Hand] | None = None  # the run that is being given
+        self._now: tuple[RunningStream, _Noted, Hand] | None = None  # the run that is being given
         self._pairs: Iterator[tuple[Stream, Event]] = iter(())
 
     def __iter__(self) -> Iterator[tuple[Stream, Event]]:
@@ -201,22 +210,22 @@ class Merged(_Gathering[tuple[Stream, Event]]):
         """The next run of a stream, each event with the stream."""
         self._begin()
         if self._now is not None:
-            noted, hand = self._now
+            stream, noted, hand = self._now
             if not hand.is_done:  # an exception came before it was received
-                return self._given(noted.stream, hand)
-            if noted.stream.is_over:
-                self._streams.let_go(noted.stream)
-            elif noted.stream.has_more():  # after everybody else's turn
+                return self._given(stream, hand)
+            if stream.is_over:
+                self._let_go(stream)
+            elif stream.has_more():  # after everybody else's turn
                 noted.note()
             self._now = None
-        while (noted_now := self._next_noted()) is not None:
-            stream = noted_now.stream
+        while (found := self._next_noted()) is not None:
+            stream, noted = found
             next_hand = stream.hand_now()
             if next_hand is not None and not next_hand.is_done:
-                self._now = (noted_now, next_hand)
+                self._now = (stream, noted, next_hand)
                 return self._given(stream, next_hand)
             if stream.is_over:
-                self._streams.let_go(stream)
+                self._let_go(stream)
         self._whole = True
         raise StopIteration
 
@@ -248,14 +257,15 @@ class Completed(_Gathering[Stream]):
     def __next__(self) -> Stream:
         self._begin()
         while not self._done:
-            noted = self._next_noted()
-            if noted is None:
+            found = self._next_noted()
+            if found is None:
                 self._whole = True
                 raise StopIteration
-            if noted.stream.done():
-                self._done.append(noted.stream)
+            stream, _ = found
+            if stream.done():
+                self._done.append(stream)
         for stream in list(self._done):
-            self._streams.let_go(stream)
+            self._let_go(stream)
         self._whole = True
         for stream in iter(self._done.popleft, None):  # taken and returned with nothing in between
             return stream

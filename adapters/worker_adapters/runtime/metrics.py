@@ -1,12 +1,13 @@
 """Prometheus families with fixed labels; the only importer of prometheus_client, and only when metrics are on.
 
-No task, prompt or URL is ever a label; versions and replicas are budgeted, so that a fleet that rolls forward every day
-can't grow the number of series without bound. Gauges go with a worker's last adapter, counters and histograms stay.
+No task, prompt or URL is ever a label; versions are budgeted, so that a fleet that rolls forward every day can't grow
+the number of series without bound.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import Counter as Counted
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +16,7 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from ..api import ErrorCode, MetricsOptions, Priority, Properties, Reason
+from ..api.errors import invalid
 from ..helpers import HELPERS
 from ..loop import LOOP
 
@@ -29,7 +31,7 @@ FIRST_TOKEN_MS = (50, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000, 3000)
 DECODE_MS = (250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000)
 INTER_TOKEN_MS = (1, 2, 5, 10, 20, 30, 50, 75, 100, 200, 500, 1000, 5000)
 VERSION_BUDGET = 64
-REPLICA_BUDGET = 1024
+CLOSED_BUDGET = 8  # workers whose series stay after their adapters are closed: the last ones, long enough to be scraped
 
 
 class Recorder(Protocol):
@@ -55,8 +57,12 @@ class Recorder(Protocol):
         """Properties were read."""
         ...
 
+    def refused(self, priority: Priority, version: str | None, code: ErrorCode, reason: Reason) -> None:
+        """A stream was turned away by our own limits, before it began."""
+        ...
+
     def closed(self) -> None:
-        """Its adapter is."""
+        """The adapter is: what is now is not any more, what was counted stays for a while."""
         ...
 
     def disowned(self) -> None:
@@ -90,6 +96,8 @@ class _NoMetrics:
 
     def observed(self, properties: Properties) -> None: ...
 
+    def refused(self, priority: Priority, version: str | None, code: ErrorCode, reason: Reason) -> None: ...
+
     def closed(self) -> None: ...
 
     def disowned(self) -> None: ...
@@ -104,14 +112,19 @@ class _Families:
     def __init__(self, registry: CollectorRegistry, namespace: str) -> None:
         from prometheus_client import Counter, Gauge, Histogram  # noqa: PLC0415  -- loaded only if metrics are on
 
+        made: list[Counter | Gauge | Histogram] = []
+
         def counter(name: str, text: str, labels: tuple[str, ...] = LABELS) -> Counter:
-            return Counter(name, text, labels, namespace=namespace, registry=registry)
+            made.append(one := Counter(name, text, labels, namespace=namespace, registry=None))
+            return one
 
         def histogram(name: str, text: str, buckets: tuple[int, ...]) -> Histogram:
-            return Histogram(name, text, LABELS, namespace=namespace, registry=registry, buckets=buckets)
+            made.append(one := Histogram(name, text, LABELS, namespace=namespace, registry=None, buckets=buckets))
+            return one
 
         def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"worker_adapter_{name}", text, WORKER_LABELS, namespace=namespace, registry=registry)
+            made.append(one := Gauge(f"worker_adapter_{name}", text, WORKER_LABELS, namespace=namespace, registry=None))
+            return one
 
         self.tokens_in = counter("tokens_in_total", "Prompt tokens, as the engine counts them.")
         self.tokens_out = counter("tokens_out_total", "Generated tokens; a lower bound while a stream runs.")
@@ -128,18 +141,20 @@ class _Families:
         self.slots_free = gauge("slots_free", "Free slots of the worker, when last read.")
         self.queue_depth = gauge("queue_depth", "Requests queued at the worker, when last read.")
         self.observed_at = gauge("observed_timestamp_seconds", "When slots and queue depth were last read (Unix time).")
-        self._of_process(registry, namespace)
-        self.open: Counted[tuple[str, ...]] = Counted()  # adapters, by worker
-        self.flying: Counted[tuple[str, ...]] = Counted()  # streams, by worker
+        made += self._of_process(namespace)
+        _register(registry, made)
+        self.now = (self.in_flight, self.slots_total, self.slots_free, self.queue_depth, self.observed_at)
+        self._adapters: Counted[tuple[str, ...]] = Counted()
+        self._series: dict[tuple[str, ...], set[tuple[Any, tuple[str, ...]]]] = {}
+        self._closed: dict[tuple[str, ...], None] = {}
         self._versions: set[str] = set()
-        self._replicas: set[str] = set()
-        self._lock = threading.Lock()  # held for two look-ups in a set, so that a fork hardly finds it taken
 
     @staticmethod
-    def _of_process(registry: CollectorRegistry, namespace: str) -> None:
+    def _of_process(namespace: str) -> list[Counter | Gauge | Histogram]:
         """What all adapters of the process share; read when it is scraped."""
         from prometheus_client import Gauge  # noqa: PLC0415  -- loaded only if metrics are on
 
+        made: list[Counter | Gauge | Histogram] = []
         for name, text, read in (
             (
                 "loop_lag_seconds",
@@ -153,53 +168,98 @@ class _Families:
                 lambda: HELPERS.abandoned,
             ),
         ):
-            Gauge(f"worker_adapter_{name}", text, namespace=namespace, registry=registry).set_function(read)
+            made.append(one := Gauge(f"worker_adapter_{name}", text, namespace=namespace, registry=None))
+            one.set_function(read)
+        return made
 
-    def replica_label(self, replica_id: str | None) -> str:
-        """A replica as a label, within the budget: where they come and go, counters of those that went stay."""
-        with self._lock:
-            if replica_id and replica_id not in self._replicas and len(self._replicas) >= REPLICA_BUDGET:
-                return "other"
-            self._replicas.add(replica_id or "")
-            return replica_id or ""
+    def opened(self, worker: tuple[str, ...]) -> None:
+        """One more adapter is bound to it."""
+        with _lock:
+            self._adapters[worker] += 1
+            self._closed.pop(worker, None)
 
-    def opened(self, worker: tuple[str, ...], more: int) -> None:
-        """So many more adapters of a worker."""
-        with self._lock:
-            self.open[worker] += more
+    def labelled(self, worker: tuple[str, ...], family: Any, *labels: str) -> Any:
+        """The series of a worker."""
+        with _lock:
+            self._series.setdefault(worker, set()).add((family, labels))
+        return family.labels(*labels)
 
-    def leave(self, worker: tuple[str, ...]) -> None:
-        """What is known of it now goes, once its adapters are closed and their streams have ended."""
-        with self._lock:
-            gone = self.open[worker] <= 0 and self.flying[worker] <= 0
-            if gone:
-                del self.open[worker], self.flying[worker]
-        if gone:
-            for gauge in (self.in_flight, self.slots_total, self.slots_free, self.queue_depth, self.observed_at):
-                with contextlib.suppress(KeyError):  # it was never set
-                    gauge.remove(*worker)
+    def left(self, worker: tuple[str, ...]) -> None:
+        """An adapter is closed: with the last one go the gauges, and with the last of the closed workers all the rest."""
+        with _lock:
+            self._adapters[worker] -= 1
+            if self._adapters[worker] > 0:
+                return
+            del self._adapters[worker]
+            self._closed[worker] = None
+            known = self._series.get(worker, set())
+            gone = {one for one in known if one[0] in self.now}
+            known -= gone
+            while len(self._closed) > CLOSED_BUDGET:
+                oldest = next(iter(self._closed))
+                del self._closed[oldest]
+                gone |= self._series.pop(oldest, set())
+        for family, labels in gone:
+            with contextlib.suppress(KeyError):
+                family.remove(*labels)
 
     def version_label(self, version: str | None, *, unknown: str = "unknown") -> str:
         """A version as a label, within the budget."""
         if not version:
             return unknown
-        with self._lock:
+        with _lock:
             if version not in self._versions and len(self._versions) >= VERSION_BUDGET:
                 return "other"
             self._versions.add(version)
             return version
 
 
-_families: WeakKeyDictionary[Any, dict[str, _Families]] = WeakKeyDictionary()
-_families_lock = threading.Lock()
+def _register(registry: CollectorRegistry, made: list[Any]) -> None:
+    """All of them or none, so that it can be tried again."""
+    registered: list[Any] = []
+    try:
+        for one in made:
+            registry.register(one)
+            registered.append(one)
+    except Exception as exc:  # noqa: BLE001  -- an application's registry
+        for one in registered:
+            with contextlib.suppress(Exception):
+                registry.unregister(one)
+        taken = "a name is taken there: give MetricsOptions(namespace=…)" if isinstance(exc, ValueError) else ""
+        raise invalid(f"metrics can't be registered ({taken or type(exc).__name__})") from None
+
+
+KEPT = "_worker_adapters_families"  # with the registry, which they live as long as
+# Over a fork, too: in the child nobody would give it back. Reentrant, as a signal handler may connect, or fork.
+_lock = threading.RLock()
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+_families: WeakKeyDictionary[Any, dict[str, _Families]] = WeakKeyDictionary()  # of one that takes no attribute
+_making = threading.RLock()  # while families are registered; a child that is forked meanwhile has its own
+
+
+def _forked() -> None:
+    global _making  # noqa: PLW0603  -- as above
+    _making = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _kept_by(registry: Any) -> dict[str, _Families]:
+    try:
+        kept: dict[str, _Families] = vars(registry).setdefault(KEPT, {})
+    except TypeError:
+        return _families.setdefault(registry, {})
+    return kept
 
 
 def _families_of(options: MetricsOptions) -> _Families:
     from prometheus_client import REGISTRY  # noqa: PLC0415  -- loaded only if metrics are on
 
     registry = REGISTRY if options.registry is None else options.registry
-    with _families_lock:
-        by_namespace = _families.setdefault(registry, {})
+    with _making:
+        by_namespace = _kept_by(registry)
         if options.namespace not in by_namespace:
             by_namespace[options.namespace] = _Families(registry, options.namespace)
         return by_namespace[options.namespace]
@@ -212,74 +272,77 @@ class PrometheusRecorder:
         self, options: MetricsOptions, *, engine: str, pool_id: str, replica_id: str | None, trtllm_version: str | None
     ) -> None:
         self._families = _families_of(options)
-        self._worker = (engine, pool_id, self._families.replica_label(replica_id))
-        self._families.opened(self._worker, 1)
-        self._closed = False
+        self._worker = (engine, pool_id, replica_id or "")
+        self._open = True
+        self._families.opened(self._worker)
         self._trtllm = self._families.version_label(trtllm_version, unknown="")
 
     def _labels(self, priority: Priority, version: str | None) -> tuple[str, ...]:
         engine, pool_id, replica_id = self._worker
         return engine, self._families.version_label(version), pool_id, replica_id, str(priority), self._trtllm
 
+    def _series(self, family: Any, *labels: str) -> Any:
+        return self._families.labelled(self._worker, family, *labels)
+
+    def closed(self) -> None:
+        """See Recorder."""
+        if self._open:
+            self._open = False
+            self._families.left(self._worker)
+
     def started(self) -> None:
         """See Recorder."""
-        self._flown(1)
+        if self._open:
+            self._series(self._families.in_flight, *self._worker).inc()
 
     def tokens(self, priority: Priority, version: str | None, *, tokens_in: int, tokens_out: int) -> None:
         """See Recorder."""
         labels = self._labels(priority, version)
         if tokens_in > 0:
-            self._families.tokens_in.labels(*labels).inc(tokens_in)
+            self._series(self._families.tokens_in, *labels).inc(tokens_in)
         if tokens_out > 0:
-            self._families.tokens_out.labels(*labels).inc(tokens_out)
+            self._series(self._families.tokens_out, *labels).inc(tokens_out)
 
     def retried(self) -> None:
         """See Recorder."""
-        self._families.retries.labels(*self._worker).inc()
+        self._series(self._families.retries, *self._worker).inc()
 
     def ended(self, summary: Summary) -> None:
         """See Recorder."""
-        f, labels = self._families, self._labels(summary.priority, summary.version)
-        self._flown(-1)
-        f.requests.labels(*labels, summary.outcome).inc()
+        labels = self._labels(summary.priority, summary.version)
+        if self._open:
+            self._series(self._families.in_flight, *self._worker).dec()
+        self._series(self._families.requests, *labels, summary.outcome).inc()
         if summary.code is not None and summary.reason is not None:
-            f.errors.labels(*labels, str(summary.code), str(summary.reason)).inc()
+            self._series(self._families.errors, *labels, str(summary.code), str(summary.reason)).inc()
         if summary.first_token_ms is not None:
-            f.first_token.labels(*labels).observe(summary.first_token_ms)
+            self._series(self._families.first_token, *labels).observe(summary.first_token_ms)
         if summary.decode_ms is not None:
-            f.decode.labels(*labels).observe(summary.decode_ms)
+            self._series(self._families.decode, *labels).observe(summary.decode_ms)
         if summary.inter_token_ms is not None:
-            f.inter_token.labels(*labels).observe(summary.inter_token_ms)
+            self._series(self._families.inter_token, *labels).observe(summary.inter_token_ms)
         if summary.blocked_seconds:
-            f.blocked.labels(*self._worker).inc(summary.blocked_seconds)
+            self._series(self._families.blocked, *self._worker).inc(summary.blocked_seconds)
+
+    def refused(self, priority: Priority, version: str | None, code: ErrorCode, reason: Reason) -> None:
+        """See Recorder."""
+        labels = self._labels(priority, version)
+        self._series(self._families.requests, *labels, "refused").inc()
+        self._series(self._families.errors, *labels, str(code), str(reason)).inc()
 
     def disowned(self) -> None:
         """See Recorder."""
-        self._flown(-1)
-
-    def closed(self) -> None:
-        """See Recorder."""
-        if not self._closed:
-            self._closed = True
-            self._families.opened(self._worker, -1)
-            self._families.leave(self._worker)
-
-    def _flown(self, more: int) -> None:
-        f = self._families
-        f.flying[self._worker] += more
-        f.in_flight.labels(*self._worker).set(max(0, f.flying[self._worker]))
-        f.leave(self._worker)
+        if self._open:
+            self._series(self._families.in_flight, *self._worker).dec()
 
     def observed(self, properties: Properties) -> None:
         """See Recorder."""
         f = self._families
-        if self._closed:
-            return
         for gauge, value in (
             (f.slots_total, properties.slots_total),
             (f.slots_free, properties.slots_free),
             (f.queue_depth, properties.queue_depth),
             (f.observed_at, properties.observed_at),
         ):
-            if value is not None:
-                gauge.labels(*self._worker).set(value)
+            if value is not None and self._open:
+                self._series(gauge, *self._worker).set(value)

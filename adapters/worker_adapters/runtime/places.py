@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -56,15 +57,16 @@ class Places:
         give_up = running.lifetime.deadline if block else running.lifetime.clock() + LETTING_GO
         stall = _Stall(self.held, self._limits.stall)
         waker = current_waker()
-        self._waiting.append(waker)
         try:
+            self._waiting.append(waker)
             while not self._taken(running):
                 left = give_up - running.lifetime.clock()
                 if left <= 0:
                     raise self._full("none became free before the deadline" if block else "pass block=True to wait")
                 waker.wait(min(left, stall.patience()))
         finally:
-            self._waiting.remove(waker)
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(waker)
             self._next()
 
     def _full(self, why: str) -> Fault:
@@ -99,6 +101,10 @@ class Places:
     def find(self, task_id: str) -> Running | None:
         """The last stream of that task, if anybody still has it."""
         return self._by_task.get(task_id)
+
+    def unended(self) -> list[Running]:
+        """Those in flight, and those of which another thread is just making the end known."""
+        return [running for running in {**self.held, **dict.fromkeys(self._by_task.values())} if not running.over]
 
     def close(self) -> list[Running]:
         """Give no more; what is in flight. For signal handlers, too."""

@@ -15,8 +15,9 @@ from .reports import REPORTS
 
 if TYPE_CHECKING:
     from .running import Running
+    from .worker import Worker
 
-__all__ = ["begun", "disowned", "ended", "progress", "retried"]
+__all__ = ["begun", "closed", "disowned", "ended", "progress", "retried", "turned_away"]
 
 _log = logging.getLogger("worker_adapters")
 _log.addHandler(logging.NullHandler())  # a library says nothing unless its application configures logging
@@ -38,11 +39,25 @@ def disowned(running: Running) -> None:
         REPORTS.add(recorder.disowned)
 
 
+def closed(worker: Worker) -> None:
+    """An adapter is."""
+    recorder = worker.recorder
+    if recorder is not NO_METRICS:
+        REPORTS.add(lambda: recorder.closed())  # noqa: PLW0108  -- looked up when it is told, as all that is an application's
+
+
 def retried(running: Running) -> None:
     """An attempt failed, and another follows."""
     recorder = running.worker.recorder
     if recorder is not NO_METRICS:
         REPORTS.add(recorder.retried)
+
+
+def turned_away(running: Running, error: Error) -> None:
+    """It got no place: it never began, and counts among what failed."""
+    recorder = running.worker.recorder
+    if recorder is not NO_METRICS:
+        REPORTS.add(recorder.refused, running.request.priority, running.worker.known_version, error.code, error.reason)
 
 
 def progress(running: Running) -> None:

@@ -86,12 +86,16 @@ class Running:
             ended(self, self._once["terminal"])
 
     def _tell(self) -> None:
-        while self._callbacks:
-            try:
-                callback = self._callbacks.popleft()
-            except IndexError:
-                return
-            REPORTS.add(callback)
+        for _ in list(self._callbacks):
+            REPORTS.add(self._call_back)
+
+    def _call_back(self) -> None:
+        """One of them. Taken out here, where no signal strikes: each is called once, however often that was asked for."""
+        try:
+            callback = self._callbacks.popleft()
+        except IndexError:
+            return
+        callback()
 
     def add_callback(self, callback: Callable[[], None]) -> None:
         """Have it called once this is over, among the reports. At once if it is."""

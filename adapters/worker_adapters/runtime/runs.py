@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import GeneratorType
 from typing import TypeAlias
 
 from ..api import End, Error, Event, Reason
 from ..codec import EventTooLargeError
-from ..dialect import Fault, Payload
+from ..dialect import Fault, Frame, Payload
 from ..transport import Exchange
 from ..waiting import Blocked
 
-__all__ = ["TERMINAL", "Driven", "Feed", "Runs"]
+__all__ = ["TERMINAL", "Driven", "Feed", "Pull", "Runs", "plain_text"]
 
+Pull: TypeAlias = Callable[[], "Sequence[Payload] | Blocked"]
 Runs: TypeAlias = Generator[list[Event] | Blocked, None, None]
 Driven: TypeAlias = "GeneratorType[list[Event] | Blocked, None, None]"
 """The outermost layer, whose driver looks at how far it is."""
 
 TERMINAL = (End, Error)
+
+
+def plain_text(frame: Frame) -> bytes:
+    """A block that is no event as it stood there, but for white space: lines, each cut at its first colon."""
+    return b"\n".join((frame.data, *(name + b":" + value if value else name for name, value in frame.unknown))).strip()
 
 
 class Feed:
@@ -28,12 +34,13 @@ class Feed:
     yielded a run for the first is told that it breaks the contract (`dialect.Decoder`), instead of hanging the loop.
     """
 
-    __slots__ = ("_faults", "batch", "over")
+    __slots__ = ("batch", "faults", "over", "strange")
 
     def __init__(self) -> None:
         self.batch: Sequence[Payload] = ()
-        self._faults: list[Fault] = []
+        self.faults: list[Fault] = []  # raised within the decoder, after what was complete before
         self.over = False  # there is nothing more to be read
+        self.strange = b""  # the first block that was no event
 
     def broke(self, exc: Exception, exchange: Exchange) -> None:
         """Reading raised this: after what was complete before, it is raised within the decoder, as a Fault.
@@ -42,8 +49,23 @@ class Feed:
         """
         if isinstance(exc, EventTooLargeError):
             self.batch = exc.frames
-        self._faults.append(exchange.fault_of(exc))
+        self.faults.append(exchange.fault_of(exc))
         self.over = True
+
+    def unframed(self, batch: Sequence[Payload], said: Callable[[bytes], Fault | None]) -> bool:
+        """Look at blocks that are no event: an engine's error ends the stream there. Whether the batch has nothing else."""
+        dispatched = 0
+        for at, payload in enumerate(batch):
+            if isinstance(payload, bytes) or payload.data:
+                dispatched += 1
+                continue
+            text = plain_text(payload)
+            self.strange = self.strange or text
+            if (fault := said(text)) is not None:
+                self.batch, self.over = batch[:at], True
+                self.faults.append(fault)
+                break
+        return not dispatched
 
     def __iter__(self) -> Feed:
         return self
@@ -53,8 +75,8 @@ class Feed:
         if batch:
             self.batch = ()
             return batch
-        if self._faults:
-            raise self._faults.pop()
+        if self.faults:
+            raise self.faults.pop()
         if self.over:
             raise StopIteration
         raise Fault(

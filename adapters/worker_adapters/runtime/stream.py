@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from functools import partial
 from math import inf
 from threading import get_ident
-from typing import Protocol
 
 from ..api import End, Error, Event, Reason
 from ..dialect import Fault
@@ -25,36 +25,10 @@ from .reports import REPORTS
 from .running import Running
 from .runs import TERMINAL, Driven
 
-__all__ = ["Direct", "Source", "Submitted"]
+__all__ = ["Direct", "Submitted"]
 
 _log = logging.getLogger("worker_adapters")
 _told_slow: set[str] = set()  # dialects
-
-
-class Source(Protocol):
-    """Where a consumer's events come from."""
-
-    def take(self, until: float = inf) -> Hand | None:
-        """The next run, None where there is none any more: the stream's terminal event is next. Blocks.
-
-        Raises TimeoutError at that point on the lifetime's clock, and what a signal handler raised meanwhile.
-        """
-        ...
-
-    def collect(self, events: list[Event], until: float) -> None:
-        """Add all that is left before the terminal event. Blocks; raises as `take`."""
-        ...
-
-    def abandon(self) -> None:
-        """The consumer wants no more: the place is free when this returns, the connection soon.
-
-        Idempotent; does not block.
-        """
-        ...
-
-    def drop(self) -> None:
-        """There is no consumer any more. For finalizers: takes no lock, starts no thread."""
-        ...
 
 
 class Direct:
@@ -66,7 +40,7 @@ class Direct:
     the lifetime's waker.
     """
 
-    __slots__ = ("__weakref__", "_hand", "_limit", "_running", "_runs", "_turn", "_waker", "dropped")
+    __slots__ = ("__weakref__", "_hand", "_limit", "_running", "_runs", "_turn", "_waker", "dropped", "handle")
 
     def __init__(self, running: Running, runs: Driven, *, max_collected: int) -> None:
         self._running = running
@@ -76,6 +50,7 @@ class Direct:
         self._hand: Hand | None = None
         self._waker: Waker | None = None
         self.dropped = False  # there is no handle any more, so nobody can be inside of `take`
+        self.handle: Callable[[], object] = _somebody
 
     def start(self) -> None:
         """Have the loop look after it. Raises RuntimeError where no thread can be started."""
@@ -85,18 +60,18 @@ class Direct:
 
     # --- the consumer's -----------------------------------------------------------------------------------------------
 
-    def take(self, until: float = inf) -> Hand | None:
+    def take(self, until: float = inf) -> Hand | None:  # noqa: PLR0912  -- every call more is paid for with each run
         """See Source."""
         running, lifetime, me = self._running, self._running.lifetime, get_ident()
-        running.driver = me  # as long as it may have the turn: a handler that closes the adapter does not wait for it
-        if self._turn.setdefault("by", me) != me:
-            running.driver = None
-            self._wait_for_the_end(until)
-            return None
-        runs = self._runs
-        if runs.gi_running:
+        if running.driver == me and self._turn == {"by": me}:
             raise RuntimeError("the stream is being iterated by the code that this signal handler has interrupted")
+        runs = self._runs
+        running.driver = me  # as long as it may have the turn: a handler that closes the adapter does not wait for it
         try:
+            if self._turn.setdefault("by", me) != me:
+                running.driver = None
+                self._wait_for_the_end(until)
+                return None
             hand = self._hand
             if hand is not None and hand.events.__length_hint__():  # type: ignore[attr-defined]  # a list's iterator
                 return hand  # an exception came before it was received
@@ -124,12 +99,13 @@ class Direct:
             self._end(running.cancelled())
             raise
         finally:
-            lifetime.waker = self
-            running.waits_for_consumer = True
-            self._turn.pop("by", None)
-            running.driver = None
-            if lifetime.causes and not running.over:
-                LOOP.look_soon(self)  # tripped while the waker was this thread's
+            if self._turn == {"by": me}:  # compared, not asked with a call: after that a signal could strike
+                lifetime.waker = self
+                running.waits_for_consumer = True
+                self._turn.pop("by", None)
+                running.driver = None
+                if lifetime.causes and not running.over:
+                    LOOP.look_soon(self)  # tripped while the waker was this thread's
 
     def _own_waker(self) -> Waker:
         """The one thread's that reads this."""
@@ -182,13 +158,13 @@ class Direct:
         running = self._running
         running.lifetime.trip(Cause.CANCELLED)
         me = get_ident()
-        within = running.driver == me  # a signal handler, which has struck a `take`: the turn stays with that
-        if self._turn.setdefault("by", me) != me:
-            return  # another thread drives, and sees to it
+        # A signal handler, which has struck a `take`: the turn stays with that.
+        within = running.driver == me and self._turn == {"by": me}
         try:
-            self._end(running.cancelled())
+            if self._turn.setdefault("by", me) == me:  # else another thread drives, and sees to it
+                self._end(running.cancelled())
         finally:
-            if not within:
+            if not within and self._turn == {"by": me}:
                 self._turn.pop("by", None)
 
     def drop(self) -> None:
@@ -209,8 +185,8 @@ class Direct:
             ):  # it runs: a signal handler has called from within, and it sees the cause
                 self._runs.close()
         finally:
-            LOOP.forget(self)
             running.end(terminal)
+            LOOP.forget(self)  # last: what an exception leaves undone here, the loop does at its next look
 
     # --- the lifetime's waker while nobody drives -----------------------------------------------------------------------
 
@@ -224,9 +200,12 @@ class Direct:
     def look(self, now: float) -> float:
         """On the loop: see Watched."""
         running, lifetime = self._running, self._running.lifetime
-        if running.over:
+        if running.terminal is not None:
+            running.end(running.terminal)
             LOOP.forget(self)
             return inf
+        if self.handle() is None and not self.dropped:
+            self.drop()
         if now >= lifetime.deadline and not lifetime.causes:
             lifetime.trip(Cause.DEADLINE)
         if lifetime.causes and (self._turn.setdefault("by", 0) == 0 or self.dropped):
@@ -251,7 +230,7 @@ class Direct:
 class Submitted(Task):
     """A stream that the loop drives."""
 
-    __slots__ = ("_limit", "_running", "_runs", "channel")
+    __slots__ = ("_limit", "_running", "_runs", "channel", "handle")
 
     def __init__(self, running: Running, runs: Driven, *, size: int, max_collected: int) -> None:
         super().__init__(running.lifetime)
@@ -261,6 +240,7 @@ class Submitted(Task):
         self.channel = Channel(running, size)
         self.channel.room = partial(LOOP.wake, self)
         self.channel.wake_soon = LOOP.wake_after_turn
+        self.handle: Callable[[], object] = _somebody
 
     def wake(self) -> None:
         """See Task. The consumer looks, too: perhaps it is cancelled."""
@@ -272,9 +252,11 @@ class Submitted(Task):
         driven = self._running.places.driven
         try:
             driven[self] = None
+            LOOP.watch(self)
             super().start()
         except BaseException:  # out of threads, or Ctrl-C: who let it begin ends it
             driven.pop(self, None)
+            LOOP.forget(self)
             raise
 
     # --- the loop's -----------------------------------------------------------------------------------------------------
@@ -313,6 +295,7 @@ class Submitted(Task):
             self.channel.put(run)
         self._running.end(terminal)
         self.channel.wake()
+        LOOP.forget(self)
         self._running.places.driven.pop(self, None)
 
     def _park(self) -> bool:
@@ -346,6 +329,14 @@ class Submitted(Task):
             _told_slow.add(name)
             words = "a step of a stream of %s took %.0f ms on the loop, where all others wait: is its decode slow?"
             REPORTS.add(_log.warning, words, name, seconds * 1000)
+
+    def look(self, _now: float) -> float:
+        """On the loop: see Watched."""
+        if self._running.over:
+            LOOP.forget(self)
+        elif self.handle() is None:
+            self.drop()
+        return inf
 
     def failed(self, exc: BaseException) -> None:
         """See Task."""
@@ -381,6 +372,11 @@ class Submitted(Task):
     def drop(self) -> None:
         """See Source."""
         self._running.lifetime.trip(Cause.CANCELLED)
+
+
+def _somebody() -> bool:
+    """Who has made a source by hand holds it."""
+    return True
 
 
 def _too_much(limit: int) -> Fault:

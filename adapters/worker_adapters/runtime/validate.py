@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Mapping
@@ -9,12 +10,16 @@ from enum import StrEnum
 from typing import Any
 
 from ..api import DeterminismLevel, GenerateRequest, OnDegraded, Priority, Reason
+from ..api.frozen import DEEPEST
 from ..dialect import Dialect, Fault
 
 __all__ = ["validate"]
 
 MAX_STOP = 4
-MAX_NUMBER = sys.float_info.max
+MAX_NUMBER = 3.4e38  # engines hold them in 32 bits
+MAX_SECONDS = sys.float_info.max
+MAX_NAME = 512  # characters of a task id, which goes into headers and log lines
+INTEGERS = (-(2**63), 2**64 - 1)  # as JSON is read by engines
 PROFILES = frozenset({"v1"})
 
 
@@ -24,21 +29,73 @@ def _refuse(message: str) -> Fault:
 
 def _integer(name: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise _refuse(f"{name} must be an integer from {low} to {high}, got {value!r}")
+        raise _refuse(f"{name} must be an integer from {low} to {high}, got {_shown(value)}")
 
 
-def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
+def _shown(value: Any) -> str:
+    """What was given, of a length that an error can hold: a number of 300 digits says enough by its type."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  -- a caller's own object; or an int that has too many digits to be written
+        text = ""
+    return text if 0 < len(text) <= 80 else f"a {type(value).__name__}"
+
+
+def _number(
+    name: str, value: Any, low: float, high: float, *, open_low: bool = False, most: float = MAX_NUMBER
+) -> None:
     # Written as comparisons because isfinite() raises OverflowError for an int beyond the range of floats.
-    good = isinstance(value, int | float) and not isinstance(value, bool) and -MAX_NUMBER <= value <= MAX_NUMBER
+    good = isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most
     if not good or not low <= value <= high or (open_low and value == low):
         bounds = f"greater than {low:g}" if open_low else f"at least {low:g}"
         bounds += "" if high == math.inf else f" and at most {high:g}"
-        raise _refuse(f"{name} must be a finite number {bounds}, got {value!r}")
+        why = "" if high != math.inf else " (engines hold numbers in 32 bits)"
+        raise _refuse(f"{name} must be a finite number {bounds}{why}, got {_shown(value)}")
 
 
 def _text(name: str, value: Any) -> None:
     if not isinstance(value, str) or not value:
-        raise _refuse(f"{name} must be a non-empty string, got {value!r}")
+        raise _refuse(f"{name} must be a non-empty string, got {_shown(value)}")
+
+
+def _line(name: str, value: Any) -> None:
+    """A name, for headers and log lines: nothing in it may begin another line."""
+    _text(name, value)
+    if not value.isprintable() or len(value) > MAX_NAME:
+        raise _refuse(
+            f"{name} must be one line of printable text, of at most {MAX_NAME} characters, got {_shown(value)}"
+        )
+
+
+def _switch(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise _refuse(f"{name} must be True or False, got {_shown(value)}")
+
+
+def _json(name: str, value: Any, depth: int = 0) -> None:
+    """What can be written as JSON, and read by an engine."""
+    if depth > DEEPEST:
+        raise _refuse(f"{name} is nested deeper than {DEEPEST} levels, or holds itself")
+    if value is None or isinstance(value, (str, bool)):
+        return
+    if isinstance(value, int):
+        if not INTEGERS[0] <= value <= INTEGERS[1]:
+            raise _refuse(f"{name} must be an integer of 64 bits, got {_shown(value)}")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise _refuse(f"{name} must be a finite number: JSON has no {value}")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise _refuse(f"the keys of {name} must be strings, got {_shown(key)}")
+            _json(f"{name}[{key[:40]!r}]", item, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for n, item in enumerate(value):
+            _json(f"{name}[{n}]", item, depth + 1)
+    else:
+        raise _refuse(
+            f"{name} must be JSON (a mapping, a list, text, a number, True, False, None), got {_shown(value)}"
+        )
 
 
 def _is_unicode(text: str) -> bool:
@@ -59,29 +116,70 @@ def _all_unicode(request: GenerateRequest) -> None:
 
 def _member(name: str, value: Any, kind: type[StrEnum]) -> None:
     if not isinstance(value, kind):
-        raise _refuse(f"{name} must be one of {', '.join(kind)}, got {value!r}")
+        raise _refuse(f"{name} must be one of {', '.join(kind)}, got {_shown(value)}")
 
 
 def validate(request: GenerateRequest, dialect: Dialect) -> None:
     """Raise Fault (VALIDATION, UNSUPPORTED) for what can't be right, whatever the worker says."""
+    if not isinstance(request, GenerateRequest):
+        raise _refuse(f"a GenerateRequest is wanted, such as GenerateRequest(prompt=…), got {_shown(request)}")
     _sampling(request)
     _integer("seed", 0 if request.seed is None else request.seed, 0, dialect.max_seed)
     if request.deadline is not None:
-        _number("deadline", request.deadline, 0.0, math.inf, open_low=True)
+        _number("deadline", request.deadline, 0.0, math.inf, open_low=True, most=MAX_SECONDS)
     _prompt(request, dialect)
     _stop(request)
     _member("determinism", request.determinism, DeterminismLevel)
     _member("on_degraded", request.on_degraded, OnDegraded)
     _member("priority", request.priority, Priority)
-    _text("task_id", request.task_id)
+    _labels(request)
+    _constraints(request)
     _all_unicode(request)
-    if request.sampler_profile_version not in PROFILES:
-        raise _refuse(
-            f"sampler_profile_version must be one of {', '.join(sorted(PROFILES))}, got {request.sampler_profile_version!r}"
-        )
+    profile = request.sampler_profile_version
+    if profile not in tuple(PROFILES):
+        raise _refuse(f"sampler_profile_version must be one of {', '.join(sorted(PROFILES))}, got {_shown(profile)}")
     _features(request, dialect)
     _options(request, dialect)
-    dialect.check(request)
+    try:
+        dialect.check(request)
+    except RecursionError:
+        raise _refuse("the request is nested too deeply: look at json_schema and engine_options") from None
+    _schema(request.json_schema)
+
+
+def _labels(request: GenerateRequest) -> None:
+    _line("task_id", request.task_id)
+    for name in ("model", "session_id", "correlation_id"):
+        if getattr(request, name) is not None:
+            _line(name, getattr(request, name))
+    _switch("ignore_eos", request.ignore_eos)
+    _switch("return_token_ids", request.return_token_ids)
+
+
+def _constraints(request: GenerateRequest) -> None:
+    for name in ("regex", "grammar"):
+        if getattr(request, name) is not None:
+            _text(name, getattr(request, name))
+    if not isinstance(request.json_schema, str | Mapping | None):
+        raise _refuse(f"json_schema must be a mapping, or its JSON as a string, got {_shown(request.json_schema)}")
+
+
+def _schema(given: Any) -> None:
+    """Read after the dialect, which may have rules of its own for it."""
+    schema = given
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema, parse_constant=_no_json)
+        except (ValueError, RecursionError) as exc:
+            why = "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
+            raise _refuse(f"json_schema is not valid JSON: {why}") from None
+        if not isinstance(schema, (dict, bool)):
+            raise _refuse(f"json_schema must be a mapping, or its JSON as a string, got {_shown(given)}")
+    _json("json_schema", schema)
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"JSON has no {constant}")
 
 
 def _sampling(request: GenerateRequest) -> None:
@@ -103,6 +201,8 @@ def _prompt(request: GenerateRequest, dialect: Dialect) -> None:
     if request.prompt is not None and not isinstance(request.prompt, str):
         raise _refuse(f"prompt must be a string, got {type(request.prompt).__name__}; token ids go into prompt_tokens")
     if request.prompt_tokens is not None:
+        if not isinstance(request.prompt_tokens, tuple):
+            raise _refuse(f"prompt_tokens must be a sequence of token ids, got {_shown(request.prompt_tokens)}")
         if not dialect.features.prompt_tokens:
             raise Fault(Reason.UNSUPPORTED, f"{dialect.name} takes no token ids: pass prompt as text")
         if not request.prompt_tokens:
@@ -112,6 +212,8 @@ def _prompt(request: GenerateRequest, dialect: Dialect) -> None:
 
 
 def _stop(request: GenerateRequest) -> None:
+    if not isinstance(request.stop, tuple):
+        raise _refuse(f"stop must be a string or a sequence of strings, got {_shown(request.stop)}")
     if len(request.stop) > MAX_STOP:
         raise _refuse(f"at most {MAX_STOP} stop strings are allowed, got {len(request.stop)}")
     for text in request.stop:
@@ -136,6 +238,8 @@ def _features(request: GenerateRequest, dialect: Dialect) -> None:
 
 
 def _options(request: GenerateRequest, dialect: Dialect) -> None:
+    if not isinstance(request.engine_options, Mapping):
+        raise _refuse(f"engine_options must be a mapping, got {_shown(request.engine_options)}")
     if not request.engine_options:
         return
     known = dialect.features.engine_options
@@ -148,3 +252,4 @@ def _options(request: GenerateRequest, dialect: Dialect) -> None:
         )
     if not isinstance(request.engine_options.get("unchecked", {}), Mapping):
         raise _refuse("engine_options['unchecked'] must be a mapping")
+    _json("engine_options", request.engine_options)

@@ -11,7 +11,7 @@ import attrs
 from ..api import Error, Identity, Limits, Phase, Properties, Reason, Retry, Timeouts, WorkerError
 from ..api.credentials import Credentials
 from ..api.headers import Headers
-from ..dialect import Dialect, Fault, Pause, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
+from ..dialect import Dialect, Fault, Pause, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts, redirected
 from ..lifetime import Cause, Interrupted, Lifetime
 from ..loop import StepsTask
 from ..transport import Transport
@@ -159,6 +159,7 @@ class Worker:
         """Carry a probe's requests and return what it learnt. Blocks; raises Fault."""
         timeouts = timeouts or self.timeouts
         headers: Mapping[str, str] = {}
+        reply = NO_REPLY
         try:
             headers = self.carried.now()
             step, pauses = next(conversation), timeouts.probe
@@ -178,9 +179,11 @@ class Worker:
                 step = conversation.send(reply)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
-        except Fault as fault:
+        except Fault as caught:
+            # Whatever the dialect makes of a redirect.
+            fault = redirected(reply) if 300 <= reply.status < 400 else caught
             self.redactor.clean_fault(fault, secrets_of(headers))
-            raise
+            raise fault from None
         except ILL_SHAPED as exc:
             raise Fault(
                 Reason.PROTOCOL, f"{self.dialect.name} did not answer a probe as expected ({type(exc).__name__})"
@@ -214,7 +217,8 @@ class Worker:
         try:
             return self.probe(conversation)
         except Fault as fault:
-            raise self.refusal_of_probe(fault) from None
+            ours = fault.reason is Reason.UNSUPPORTED and fault.upstream is None  # judged before anything was asked
+            raise WorkerError(self.error(fault, phase=Phase.PREPARE, attempts=0 if ours else 1)) from None
 
     def target(self, *, scrape: bool = False, deep: bool = False) -> ProbeTarget:
         """What probes may need to know."""
@@ -248,8 +252,6 @@ class Worker:
         waker = current_waker()
         while self._telling and (left := give_up - time.monotonic()) > 0:
             waker.wait(min(left, 0.01))
-        if self.recorder is not NO_METRICS:
-            REPORTS.add(self.recorder.closed)
 
     # --- facts ------------------------------------------------------------------------------------------------------
 
@@ -310,7 +312,6 @@ class Worker:
             engine_version=properties.engine_version or identity.engine_version,
             trtllm_version=properties.trtllm_version or identity.trtllm_version,
             model_digest=properties.model_digest or identity.model_digest,
-            model=properties.model or self.model,
         )
 
     # --- version ----------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def _recorded(request: Request, *, generates: bool) -> RecordedRequest:
         headers={name: HIDDEN if SECRET.search(name) else value for name, value in request.headers.items()},
         body=request.body,
         generates=generates,
-        secrets=frozenset(_digest(text) for value in hidden for text in (value, value.partition(" ")[2])),
+        secrets=frozenset(_digest(text) for value in hidden for text in (value, value.partition(" ")[2]) if text),
     )
 
 

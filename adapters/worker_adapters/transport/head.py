@@ -20,7 +20,7 @@ import attrs
 __all__ = ["Head", "HeadError", "HeadReader", "read_head"]
 
 MAX_HEAD = 65536  # bytes: what http.client allows one line
-MAX_INTERIM = 16 * MAX_HEAD  # bytes of all the heads of 1xx before a final one
+MAX_INTERIM = 4 * MAX_HEAD  # bytes of all the heads of 1xx before a final one
 MAX_LENGTH = 2**63 - 1  # what the decoders in C can count
 MAX_DIGITS = len(str(MAX_LENGTH))  # int() takes quadratic time, and no more than a few thousand
 SWITCHING = 101  # the one 1xx that is final, and that nobody asked for

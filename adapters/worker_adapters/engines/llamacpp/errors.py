@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from ...api import Reason, Upstream
 from ...dialect import Fault, Reply, fault_of_status, reason_of_status
+from ...wordings import error_body, reason_said, said_by
 
 __all__ = ["fault_of_error", "parse_error"]
-
-
-class _Error(msgspec.Struct):
-    message: str = ""
-    type: str = ""
-    code: int | None = None
-    n_prompt_tokens: int | None = None
-    n_ctx: int | None = None
-
-
-class _ErrorBody(msgspec.Struct):
-    error: msgspec.Raw
 
 
 # The engine's own type first; its 500 is also what it says to malformed JSON, so the message decides there.
@@ -57,25 +44,18 @@ _ADVICE = {
 
 def parse_error(reply: Reply) -> Fault:
     """A reply that is not a stream."""
-    try:
-        raw = bytes(msgspec.json.decode(reply.body, type=_ErrorBody).error)
-    except ValueError:
-        return fault_of_status("llama-server", reply)
-    return fault_of_error(raw, status=reply.status)
+    error = error_body(reply.body).get("error")
+    return fault_of_status("llama-server", reply) if error is None else fault_of_error(error, status=reply.status)
 
 
-def fault_of_error(raw: bytes, status: int | None) -> Fault:
+def fault_of_error(error: object, status: int | None) -> Fault:
     """The fault of an `error` object, from a reply's body or from inside a stream (no status)."""
-    try:
-        error = msgspec.json.decode(raw, type=_Error)
-    except ValueError:
-        error = _Error(message=raw[:2048].decode("utf-8", "replace"))
-    code = status if status is not None else error.code
-    reason = next((reason for text, reason in _BY_MESSAGE if text in error.message), None)
-    if reason is None:
-        reason = _BY_TYPE.get(error.type) or reason_of_status(code)
-    message = error.message or f"llama-server answered {code}"
-    advice = next((advice for text, advice in _ADVICE_BY_MESSAGE.items() if text in error.message), _ADVICE.get(reason))
+    said = said_by(error)
+    code = status if status is not None or not isinstance(said.code, int) else said.code
+    reason = next((reason for text, reason in _BY_MESSAGE if text in said.message), None)
+    reason = reason or reason_said(said.message) or _BY_TYPE.get(said.type) or reason_of_status(code)
+    message = said.message or f"llama-server answered {code}"
+    advice = next((advice for text, advice in _ADVICE_BY_MESSAGE.items() if text in said.message), _ADVICE.get(reason))
     if advice:
         message = f"{message} ({advice})"
-    return Fault(reason, message, upstream=Upstream(status=code, type=error.type or None, message=error.message))
+    return Fault(reason, message, upstream=Upstream(status=code, type=said.type or None, message=said.message))

@@ -13,6 +13,7 @@ from ...answers import Tokens, json_of
 from ...api import Properties, Reason
 from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
 from ...exposition import samples
+from ...lenient import mapped
 from .errors import parse_error
 from .request import JSON
 
@@ -20,6 +21,7 @@ __all__ = ["apply_template", "detokenize", "health", "identify", "properties", "
 
 NAME = "llamacpp"
 DEFERRED = "llamacpp:requests_deferred"
+MOST_SHOWN = 200  # characters
 
 
 def _get(path: str, target: ProbeTarget) -> WireRequest:
@@ -53,8 +55,11 @@ def _post(path: str, body: Mapping[str, Any], target: ProbeTarget, kind: Any) ->
     return (yield from _ask(WireRequest(method="POST", target=path, headers=JSON, body=encoded), kind))
 
 
-def health(_target: ProbeTarget) -> Probe[HealthFacts]:
-    """`/health`: 503 while loading. It never touches the engine's loop, so 200 does not mean that tokens will flow."""
+def health(target: ProbeTarget) -> Probe[HealthFacts]:
+    """`/health`: 503 while loading. It never touches the engine's loop, so 200 does not mean that tokens will flow.
+
+    It asks for no key; `/props` does, and is llama-server's own. It does not wake a server that sleeps.
+    """
     reply = yield WireRequest(target="/health")
     if reply.status != 200:
         return HealthFacts(ready=False, detail=parse_error(reply).message)
@@ -62,7 +67,15 @@ def health(_target: ProbeTarget) -> Probe[HealthFacts]:
         status = json_of(reply.body)["status"]
     except (ValueError, LookupError, TypeError):  # a web server's page, say
         return HealthFacts(ready=False, detail="/health did not answer as llama-server does: is this its base URL?")
-    return HealthFacts(ready=status == "ok", detail=str(status))
+    if status != "ok":
+        return HealthFacts(ready=False, detail=str(status)[:MOST_SHOWN])
+    try:
+        props = mapped((yield from _ask(_get("/props", target))))
+    except Fault as fault:
+        return HealthFacts(ready=False, detail=fault.message)
+    if {"role", "build_info", "total_slots", "default_generation_settings"}.isdisjoint(props):
+        return HealthFacts(ready=False, detail="/props did not answer as llama-server does: is this its base URL?")
+    return HealthFacts(ready=True, detail="ok")
 
 
 def properties(target: ProbeTarget) -> Probe[WorkerFacts]:

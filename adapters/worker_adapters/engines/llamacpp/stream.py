@@ -2,103 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 import msgspec
 
 from ...api import FinishReason, GenerateRequest, Reason, Token, TokenLogprob, UsageSource
+from ...determinism import TextAssembler
 from ...dialect import Fault, Finished, Opened, Payload, Run, Tally
+from ...lenient import count, figures, likelihood, listed, loads, mapped, reader, told
 from .errors import fault_of_error
 
 __all__ = ["decode"]
 
 
-NO_ERROR = msgspec.Raw()
-
-
-class _Probability(msgspec.Struct, gc=False):
-    id: int = -1
-    token: str = ""
-    logprob: float = 0.0
-    top_logprobs: list[_Probability] = []
-
-
 class _Chunk(msgspec.Struct, gc=False):
     content: str = ""
-    tokens: list[int] = []
+    tokens: Any = None
     stop: bool = False
-    tokens_predicted: int = 0
-    tokens_evaluated: int = 0
-    completion_probabilities: list[_Probability] | None = None
-    error: msgspec.Raw = NO_ERROR
+    index: int | None = 0
+    tokens_predicted: Any = None
+    tokens_evaluated: Any = None
+    completion_probabilities: Any = msgspec.UNSET
+    error: Any = None
+    stop_type: Any = None  # these three of the last one
+    stopping_word: Any = None
+    timings: Any = None
 
 
 class _Delta(msgspec.Struct, gc=False):
     """What nearly every event is: text, and nothing to think about. Whatever else there is fails to decode as one."""
 
     content: Annotated[str, msgspec.Meta(min_length=1)]
-    tokens_predicted: int
+    tokens_predicted: Annotated[int, msgspec.Meta(ge=0)]
+    index: Annotated[int, msgspec.Meta(ge=0, le=0)] = 0
     stop: bool = False
     error: None = None
 
 
-class _Final(msgspec.Struct):
-    stop_type: str = "none"
-    stopping_word: str = ""
-    truncated: bool = False
-    timings: dict[str, float | int] = {}
-
-
 _decode_delta = msgspec.json.Decoder(_Delta).decode
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
-_decode_final = msgspec.json.Decoder(_Final).decode
+_decode_chunk = reader(_Chunk)
 
 
 def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
     """Content events until `stop: true`; native streams have no [DONE], and end of input proves nothing."""
-    wants_ids, wants_logprobs = request.return_token_ids, request.logprobs is not None
-    only_text = not (wants_ids or wants_logprobs)
-    index, ids_seen, opened = 0, 0, False
-    ids: list[int] = []
-    probabilities: list[_Probability] = []
+    stream = _Stream(request, tally)
     for batch in batches:
-        if opened and only_text and (run := _plain_run(batch, index, tally)):
-            index += len(run)
+        if stream.plain and (run := stream.plain_run(batch)):
             yield run
             continue
         run = []
         try:
             for payload in batch:
                 data = payload if type(payload) is bytes else _unusual(payload)
-                if data is None or data == b"null":  # opens streams of several prompts: completion_two_prompts
-                    continue
-                chunk = _parse(data)
-                if not opened:
-                    opened = True
-                    tally.tokens_in, tally.usage_source = chunk.tokens_evaluated, UsageSource.ENGINE
-                    run.append(Opened(tokens_in=chunk.tokens_evaluated))
-                tally.tokens_out = chunk.tokens_predicted
-                if wants_ids:
-                    ids += chunk.tokens
-                    ids_seen += len(chunk.tokens)
-                if wants_logprobs and chunk.completion_probabilities:
-                    probabilities += chunk.completion_probabilities
-                if chunk.content:
-                    run.append(
-                        Token(
-                            index=index,
-                            text=chunk.content,
-                            token_ids=tuple(ids) if wants_ids else None,
-                            logprobs=_logprobs(probabilities) if wants_logprobs else None,
-                        )
-                    )
-                    index += 1
-                    ids, probabilities = [], []
-                if chunk.stop:
-                    # The ids of a character that came in pieces are lost but for the last (completion_stream_emoji_200).
-                    complete = wants_ids and ids_seen == chunk.tokens_predicted
-                    run.append(_finished(data, tuple(ids) if wants_ids else None, complete))
+                # null opens streams of several prompts (completion_two_prompts).
+                if data and data != b"null" and stream.read(data, run):
                     break
         except Fault:
             if run:
@@ -107,17 +65,99 @@ def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest,
         yield run
 
 
-def _plain_run(batch: Sequence[Payload], index: int, tally: Tally) -> Run:
-    """The run of a batch that holds deltas only; empty if it holds anything else, and has to be looked at closely."""
-    try:
-        deltas = list(map(_decode_delta, batch))  # type: ignore[arg-type]  # a Frame is a TypeError
-    except (ValueError, TypeError):
-        return []
-    run: Run = [Token(index=i, text=delta.content) for i, delta in enumerate(deltas, index) if not delta.stop]
-    if len(run) != len(deltas):
-        return []
-    tally.tokens_out = deltas[-1].tokens_predicted
-    return run
+class _Stream:
+    """What is known of a stream between its events."""
+
+    def __init__(self, request: GenerateRequest, tally: Tally) -> None:
+        self.tally = tally
+        self.wants_ids = request.return_token_ids
+        self.wants_logprobs = request.logprobs is not None
+        self.text = TextAssembler()  # halves of a character may come apart behind a gateway
+        self.index = 0
+        self.pieces = 0
+        self.opened = False
+        self.plain = False  # it is open, and nothing but its text is of interest
+        self.ids: list[int] = []  # since the last Token
+        self.ids_seen = 0
+        self.logprobs: list[TokenLogprob] = []
+
+    def plain_run(self, batch: Sequence[Payload]) -> Run:
+        """The run of a batch that holds deltas only; empty if it holds anything else, and has to be looked at closely."""
+        try:
+            deltas = list(map(_decode_delta, batch))  # type: ignore[arg-type]  # a Frame is a TypeError
+        except (ValueError, TypeError):
+            return []
+        run: Run = [Token(index=i, text=delta.content) for i, delta in enumerate(deltas, self.index) if not delta.stop]
+        if len(run) != len(deltas):
+            return []
+        self.index += len(run)
+        self.pieces += len(run)
+        self.tally.tokens_out, self.tally.usage_source = deltas[-1].tokens_predicted, UsageSource.ENGINE
+        return run
+
+    def read(self, data: bytes, run: Run) -> bool:
+        """Add what one event says to the run; true if it is the last. Raises Fault."""
+        chunk = _parse(data)
+        if chunk.index:
+            raise Fault(Reason.PROTOCOL, "llama-server sends several completions: a stream is of one (n_cmpl=1)")
+        if not self.opened:
+            self.opened = True
+            self.tally.tokens_in = count(chunk.tokens_evaluated)
+            run.append(Opened(tokens_in=self.tally.tokens_in))
+        self.count(chunk)
+        self.take(chunk)
+        text = self.text.text(chunk.content)
+        if chunk.stop:
+            text += self.text.finish()
+        if text:
+            run.append(
+                Token(
+                    index=self.index,
+                    text=text,
+                    token_ids=tuple(self.ids) if self.wants_ids else None,
+                    logprobs=tuple(self.logprobs) if self.wants_logprobs else None,
+                )
+            )
+            self.index += 1
+            self.ids, self.logprobs = [], []
+        if chunk.stop:
+            run.append(self.finished(chunk))
+        self.plain = not (self.wants_ids or self.wants_logprobs or chunk.stop or self.text.holds)
+        return chunk.stop
+
+    def count(self, chunk: _Chunk) -> None:
+        """The server's own count, else that of its events."""
+        self.pieces += bool(chunk.content)
+        if (predicted := count(chunk.tokens_predicted)) is not None:
+            self.tally.tokens_out, self.tally.usage_source = predicted, UsageSource.ENGINE
+        elif self.tally.usage_source is not UsageSource.ENGINE:
+            self.tally.tokens_out = self.pieces
+
+    def take(self, chunk: _Chunk) -> None:
+        """Ids and logprobs. Raises Fault."""
+        if self.wants_ids and chunk.tokens is not None:
+            if not isinstance(chunk.tokens, list) or not all(type(one) is int for one in chunk.tokens):
+                raise Fault(Reason.PROTOCOL, "llama-server sends tokens that are no list of numbers")
+            self.ids += chunk.tokens
+            self.ids_seen += len(chunk.tokens)
+        if self.wants_logprobs and chunk.completion_probabilities is not msgspec.UNSET:
+            found = listed(chunk.completion_probabilities)
+            if not found and chunk.content:  # of another type, or null
+                found = [{"token": chunk.content}]
+            self.logprobs += _logprobs(found)
+
+    def finished(self, chunk: _Chunk) -> Finished:
+        """The end. The ids of a character that came in pieces are lost but for the last (completion_stream_emoji_200)."""
+        kind = told(chunk.stop_type) or "none"
+        word = chunk.stopping_word
+        return Finished(
+            finish_reason=FinishReason.LENGTH if kind == "limit" else FinishReason.STOP,
+            finish_reason_raw=kind,
+            stop_text=word if isinstance(word, str) and word else None,
+            token_ids_tail=tuple(self.ids) if self.wants_ids else None,
+            token_ids_complete=self.wants_ids and self.ids_seen == self.tally.tokens_out,
+            metrics=figures(chunk.timings),
+        )
 
 
 def _unusual(payload: Payload) -> bytes | None:
@@ -125,8 +165,15 @@ def _unusual(payload: Payload) -> bytes | None:
     assert not isinstance(payload, bytes)  # noqa: S101  -- tells mypy what the caller checked
     for name, value in payload.unknown:
         if name == b"error":
-            raise fault_of_error(value, status=None)
+            raise fault_of_error(_told(value), status=None)
     return payload.data or None
+
+
+def _told(value: bytes) -> object:
+    try:
+        return loads(value, "replace")
+    except ValueError:
+        return value.decode("utf-8", "replace")
 
 
 def _parse(data: bytes) -> _Chunk:
@@ -134,8 +181,8 @@ def _parse(data: bytes) -> _Chunk:
         chunk = _decode_chunk(data)
     except ValueError as exc:
         raise _wrong(data, exc) from exc
-    if chunk.error is not NO_ERROR:
-        raise fault_of_error(bytes(chunk.error), status=None)
+    if chunk.error is not None:
+        raise fault_of_error(chunk.error, status=None)
     return chunk
 
 
@@ -144,23 +191,16 @@ def _wrong(data: bytes, exc: ValueError) -> Fault:
     return Fault(Reason.PROTOCOL, f"llama-server sent an event that is not its JSON ({exc}): {shown}")
 
 
-def _logprobs(probabilities: list[_Probability]) -> tuple[TokenLogprob, ...]:
-    return tuple(
-        TokenLogprob(token=p.token, logprob=p.logprob, token_id=p.id, top=_logprobs(p.top_logprobs))
-        for p in probabilities
-    )
+def _logprobs(probabilities: list[Any]) -> tuple[TokenLogprob, ...]:
+    """In line with the tokens: what is no number is NaN."""
+    return tuple(_logprob(mapped(one)) for one in probabilities)
 
 
-def _finished(data: bytes, tail: tuple[int, ...] | None, complete: bool) -> Finished:
-    try:
-        final = _decode_final(data)
-    except ValueError as exc:
-        raise _wrong(data, exc) from exc
-    return Finished(
-        finish_reason=FinishReason.LENGTH if final.stop_type == "limit" else FinishReason.STOP,
-        finish_reason_raw=final.stop_type,
-        stop_text=final.stopping_word or None,
-        token_ids_tail=tail,
-        token_ids_complete=complete,
-        metrics=final.timings,
+def _logprob(told: Mapping[str, Any]) -> TokenLogprob:
+    token, number = told.get("token"), told.get("id")
+    return TokenLogprob(
+        token=token if isinstance(token, str) else "",
+        logprob=likelihood(told.get("logprob")),
+        token_id=number if type(number) is int else None,
+        top=_logprobs(listed(told.get("top_logprobs"))),
     )

@@ -31,6 +31,7 @@ from ...dialect import (
     WorkerFacts,
     fault_of_status,
 )
+from ...lenient import count
 
 __all__ = [
     "PROFILE",
@@ -84,15 +85,16 @@ class _Error(msgspec.Struct):
 
 class _Event(msgspec.Struct, gc=False):
     t: str = ""
-    n: int = 0
-    ids: list[int] = []
-    tokens_in: int | None = msgspec.field(name="in", default=None)
+    n: Any = None
+    ids: Any = None
+    tokens_in: Any = msgspec.field(name="in", default=None)
     end: str | None = None
     stop_text: str | None = None
     error: _Error | None = None
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
+ENDS = frozenset({"stop", "length"})
 
 
 def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
@@ -102,17 +104,18 @@ def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest,
         run: Run = []
         try:
             for payload in batch:
-                event = _parse(payload)
+                data = payload if isinstance(payload, bytes) else payload.data
+                if not data:
+                    continue
+                event = _parse(data)
                 if not opened:
                     opened = True
-                    tally.usage_source = UsageSource.ENGINE
-                    run.append(Opened(tokens_in=event.tokens_in))
-                tally.tokens_out, tally.tokens_in = event.n, event.tokens_in or tally.tokens_in
+                    run.append(Opened(tokens_in=count(event.tokens_in)))
+                _count(event, tally)
                 if event.t:
-                    ids = tuple(event.ids) if request.return_token_ids else None
-                    run.append(Token(index=index, text=event.t, token_ids=ids))
+                    run.append(Token(index=index, text=event.t, token_ids=_ids(event, request)))
                     index += 1
-                if event.end is not None:
+                if event.end:
                     run.append(_finished(event, request))
                     break
         except Fault:
@@ -122,8 +125,24 @@ def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest,
         yield run
 
 
-def _parse(payload: Payload) -> _Event:
-    data = payload if isinstance(payload, bytes) else payload.data
+def _count(event: _Event, tally: Tally) -> None:
+    if (tokens_out := count(event.n)) is not None:
+        tally.tokens_out, tally.usage_source = tokens_out, UsageSource.ENGINE
+    elif event.t and tally.usage_source is not UsageSource.ENGINE:
+        tally.tokens_out += 1
+    tally.tokens_in = count(event.tokens_in) or tally.tokens_in
+
+
+def _ids(event: _Event, request: GenerateRequest) -> tuple[int, ...] | None:
+    if not request.return_token_ids:
+        return None
+    ids = event.ids if event.ids is not None else []
+    if not isinstance(ids, list) or not all(type(one) is int for one in ids):
+        raise Fault(Reason.PROTOCOL, "the mock sent ids that are no list of numbers")
+    return tuple(ids)
+
+
+def _parse(data: bytes) -> _Event:
     try:
         event = _decode_event(data)
     except ValueError as exc:
@@ -134,11 +153,13 @@ def _parse(payload: Payload) -> _Event:
 
 
 def _finished(event: _Event, request: GenerateRequest) -> Finished:
+    if event.end not in ENDS:
+        raise Fault(Reason.PROTOCOL, f"the mock sent an end that is none of its own: {event.end}")
     return Finished(
         finish_reason=FinishReason(str(event.end)),
         finish_reason_raw=event.end,
         stop_text=event.stop_text,
-        token_ids_tail=tuple(event.ids) if request.return_token_ids else None,
+        token_ids_tail=() if event.t else _ids(event, request),
         token_ids_complete=request.return_token_ids,
     )
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Mapping
+from typing import Any
 
 from ...api import Reason, Upstream
-from ...dialect import SHOWN, Fault, Reply, fault_of_status, reason_of_status
+from ...dialect import Fault, Reply, fault_of_status, reason_of_status
+from ...wordings import error_body, reason_said, said_by
 
 __all__ = ["fault_of_event", "parse_error"]
 
-
-class _Error(msgspec.Struct):
-    error: msgspec.Raw
-    error_type: str = ""
-
-
-_decode = msgspec.json.Decoder(_Error).decode
 
 # The type decides, never the status: on /generate_stream all of these come under a 200 (error_first_overloaded).
 _BY_TYPE = {
@@ -46,10 +41,9 @@ _ADVICE = {
 
 def parse_error(reply: Reply) -> Fault:
     """A reply that is not a stream. What its web framework refuses is plain text, and a wrong key is an empty 401."""
-    try:
-        return _fault(_decode(reply.body), reply.status)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        pass
+    body = error_body(reply.body)
+    if body.get("error") is not None:
+        return _fault(body, reply.status)
     reason = reason_of_status(reply.status)
     if reply.body or reason not in _ADVICE:
         return fault_of_status("TGI", reply)
@@ -58,23 +52,17 @@ def parse_error(reply: Reply) -> Fault:
 
 def fault_of_event(data: bytes) -> Fault | None:
     """The fault of an event inside a stream, or None if it tells of none."""
-    try:
-        return _fault(_decode(data), None)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+    body = error_body(data)
+    return None if body.get("error") is None else _fault(body, None)
 
 
-def _fault(error: _Error, status: int | None) -> Fault:
-    try:
-        message = msgspec.json.decode(error.error, type=str)
-    except (msgspec.DecodeError, UnicodeDecodeError):  # an object, as on the OpenAI routes, or a proxy's
-        message = bytes(error.error)[:SHOWN].decode("utf-8", "replace")
-    reason = next((reason for text, reason in _BY_MESSAGE if text in message), None)
-    if reason is None:
-        reason = _BY_TYPE.get(error.error_type) or reason_of_status(status)
-    shown = message or f"TGI answered {status}"
+def _fault(body: Mapping[str, Any], status: int | None) -> Fault:
+    said = said_by(body["error"])  # an object on the OpenAI routes, or a proxy's
+    kind = body.get("error_type")
+    kind = kind if isinstance(kind, str) else said.type
+    reason = next((reason for text, reason in _BY_MESSAGE if text in said.message), None) or reason_said(said.message)
+    reason = reason or _BY_TYPE.get(kind) or reason_of_status(status)
+    shown = said.message or f"TGI answered {status}"
     if advice := _ADVICE.get(reason):
         shown = f"{shown} ({advice})"
-    return Fault(
-        reason, shown, upstream=Upstream(status=status, type=error.error_type or None, message=message or None)
-    )
+    return Fault(reason, shown, upstream=Upstream(status=status, type=kind or None, message=said.message or None))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from ...api import TokenLogprob
+from ...lenient import likelihood, listed, mapped, reader
 
 __all__ = ["Event", "FullEvent", "decode_event", "decode_full", "logprob_of"]
 
@@ -23,16 +25,8 @@ class FullToken(msgspec.Struct, gc=False):
 
     text: str
     special: bool = False
-    id: int = -1
-    logprob: float | None = None
-
-
-class Details(msgspec.Struct, gc=False):
-    """Of the last event."""
-
-    finish_reason: str = ""
-    generated_tokens: int | None = None
-    input_length: int | None = None  # since 2.3.0
+    id: Any = -1
+    logprob: Any = None
 
 
 class Event(msgspec.Struct, gc=False):
@@ -40,7 +34,7 @@ class Event(msgspec.Struct, gc=False):
 
     token: Text
     generated_text: str | None = None
-    details: Details | None = None
+    details: Any = None  # of the last event
 
 
 class FullEvent(msgspec.Struct, gc=False):
@@ -48,19 +42,27 @@ class FullEvent(msgspec.Struct, gc=False):
 
     token: FullToken
     generated_text: str | None = None
-    details: Details | None = None
-    top_tokens: list[FullToken] = []
+    details: Any = None  # of the last event
+    top_tokens: Any = None
 
 
-decode_event = msgspec.json.Decoder(Event).decode
-decode_full = msgspec.json.Decoder(FullEvent).decode
+decode_event = reader(Event)
+decode_full = reader(FullEvent)
 
 
-def logprob_of(token: FullToken, top: list[FullToken]) -> TokenLogprob:
+def logprob_of(token: FullToken, top: object) -> TokenLogprob:
     """As an event's; TGI's NaN comes as null."""
+    return _logprob(token.text, token.logprob, token.id, tuple(_other(mapped(other)) for other in listed(top)))
+
+
+def _other(told: Mapping[str, Any]) -> TokenLogprob:
+    return _logprob(told.get("text"), told.get("logprob"), told.get("id"), ())
+
+
+def _logprob(text: object, value: object, number: object, top: tuple[TokenLogprob, ...]) -> TokenLogprob:
     return TokenLogprob(
-        token=token.text,
-        logprob=math.nan if token.logprob is None else token.logprob,
-        token_id=token.id,
-        top=tuple(logprob_of(other, []) for other in top),
+        token=text if isinstance(text, str) else "",
+        logprob=likelihood(value),
+        token_id=number if type(number) is int else None,
+        top=top,
     )

@@ -12,6 +12,7 @@ from ...answers import Id, json_of
 from ...api import Properties, Reason
 from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
 from ...exposition import samples
+from ...lenient import mapped
 from .errors import parse_error
 from .request import JSON
 
@@ -48,13 +49,22 @@ def _post(path: str, body: Mapping[str, Any], kind: Any) -> Probe[Any]:
 def health(_target: ProbeTarget) -> Probe[HealthFacts]:
     """`/health`: asks the device while all is well, and prefills one token after an error. 503: unhealthy.
 
-    A server that is loading refuses connections: its port opens after the warm-up.
+    A server that is loading refuses connections: its port opens after the warm-up. No key is asked for by either this or
+    `/info`, which tells whose server it is; so the tokenizer is, which costs next to nothing.
     """
     reply = yield WireRequest(target="/health")
     if reply.status != 200:
         return HealthFacts(ready=False, detail=parse_error(reply).message)
     if reply.body:  # a web server's page, say: TGI's own answer is empty
         return HealthFacts(ready=False, detail="/health did not answer as TGI does: is this its base URL?")
+    try:
+        if not isinstance(mapped((yield from _ask(WireRequest(target="/info")))).get("model_id"), str):
+            return HealthFacts(ready=False, detail="/info did not answer as TGI does: is this its base URL?")
+    except Fault as fault:
+        return HealthFacts(ready=False, detail=fault.message)
+    reply = yield WireRequest(method="POST", target="/tokenize", headers=JSON, body=b'{"inputs":"a"}')
+    if reply.status in (401, 403):
+        return HealthFacts(ready=False, detail=parse_error(reply).message)
     return HealthFacts(ready=True, detail="ok")
 
 

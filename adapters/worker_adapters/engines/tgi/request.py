@@ -48,7 +48,7 @@ def _check_schema(request: GenerateRequest) -> None:
         try:
             json.loads(request.json_schema)
         except ValueError as exc:
-            raise _refused(f"grammar is not valid: {exc}") from exc
+            raise _refused(f"grammar is not valid: {exc}", "json_schema must be JSON") from exc
 
 
 def _check_options(request: GenerateRequest) -> None:

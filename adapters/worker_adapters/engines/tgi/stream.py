@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
-import msgspec
-
 from ...api import FinishReason, FinishReasonSource, GenerateRequest, Reason, Token, TokenLogprob, UsageSource
 from ...determinism import TextAssembler
-from ...dialect import Fault, Finished, Opened, Payload, Run, Tally
+from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
+from ...lenient import count, mapped, told
 from .errors import fault_of_event
 from .frames import Event, FullEvent, decode_event, decode_full, logprob_of
 
@@ -18,7 +17,6 @@ __all__ = ["decode"]
 # The one thing that a decoder can't tell its caller by yielding it: see `_Stream.torn`.
 _log = logging.getLogger("worker_adapters")
 REPLACEMENT = "\ufffd"
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
@@ -44,8 +42,7 @@ class _Stream:
         self.tally = tally
         self.wants_ids = request.return_token_ids
         self.wants_logprobs = request.logprobs is not None
-        # Without stop strings a delta is a Token: TGI sends whole characters, and nothing has to be held back.
-        self.assembler = TextAssembler(request.stop) if request.stop else None
+        self.assembler = TextAssembler(request.stop)
         self.opened = False
         self.index = 0
         self.said: list[str] = []  # as the engine sent it, for `torn`
@@ -62,36 +59,33 @@ class _Stream:
     def read(self, batch: Sequence[Payload], run: Run) -> None:
         """The events of one read, text alone. The hot path: a decode, two looks and a Token for each."""
         index, said, assembler = self.index, self.said, self.assembler
-        tally, count, limit = self.tally, self.tally.tokens_out, self.request.max_tokens
+        tally, seen, limit = self.tally, self.tally.tokens_out, self.request.max_tokens
         try:
             for payload in batch:
                 data = payload if type(payload) is bytes else payload.data  # type: ignore[union-attr]  # see Payload
                 try:
                     event = decode_event(data)
-                except UNREADABLE as exc:
+                except ValueError as exc:
                     if not data:  # a block of other fields than data: no event by the standard
                         continue
                     raise _unreadable(data, exc) from exc
                 if not self.opened:
                     self.open(run)
-                count += 1
+                seen += 1
                 token = event.token
                 if token.text and not token.special:
-                    text = token.text
-                    said.append(text)
-                    if assembler is not None:
-                        text = assembler.text(text)
-                    if text:
+                    said.append(token.text)
+                    if text := assembler.text(token.text):
                         run.append(Token(index=index, text=text))
                         index += 1
-                stopped = assembler is not None and assembler.stop_text is not None
-                if event.generated_text is not None or count >= limit or stopped:
-                    tally.tokens_out, self.index = count, index
-                    self.end(event, run)
-                    count = tally.tokens_out
-                    return
+                if event.generated_text is not None or seen >= limit or assembler.stop_text is not None:
+                    tally.tokens_out, self.index = seen, index
+                    if self.is_over(event):
+                        self.end(event, run)
+                        seen = tally.tokens_out
+                        return
         finally:
-            tally.tokens_out, self.index = count, index
+            tally.tokens_out, self.index = seen, index
 
     def read_full(self, batch: Sequence[Payload], run: Run) -> None:
         """The events of one read, with ids and logprobs."""
@@ -101,7 +95,7 @@ class _Stream:
                 continue
             try:
                 event = decode_full(data)
-            except UNREADABLE as exc:
+            except ValueError as exc:
                 raise _unreadable(data, exc) from exc
             if not self.opened:
                 self.open(run)
@@ -110,15 +104,22 @@ class _Stream:
             text = "" if event.token.special else event.token.text
             if text:
                 self.said.append(text)
-                self.tell(self.assembler.text(text) if self.assembler else text, run)
-            stopped = self.assembler is not None and self.assembler.stop_text is not None
-            if event.generated_text is not None or self.tally.tokens_out >= self.request.max_tokens or stopped:
+                self.tell(self.assembler.text(text), run)
+            if self.is_over(event):
                 self.end(event, run)
                 return
 
+    def is_over(self, event: Event | FullEvent) -> bool:
+        """Whether TGI ends it, or we do. An empty `generated_text` alone, as gateways may put into each event, is no end."""
+        if _ended(event) or self.assembler.stop_text is not None:
+            return True
+        return self.tally.tokens_out >= self.request.max_tokens
+
     def take(self, event: FullEvent) -> None:
-        """The id and the logprobs of one token, special or not."""
+        """The id and the logprobs of one token, special or not. Raises Fault."""
         if self.wants_ids:
+            if type(event.token.id) is not int:
+                raise Fault(Reason.PROTOCOL, "TGI sent a token whose id is no number")
             self.ids.append(event.token.id)
             self.ids_seen += 1
         if self.wants_logprobs:
@@ -146,8 +147,8 @@ class _Stream:
         brings more hides it. And it counts in legs: of 1500 tokens the second has 1024 again (router/src/infer/mod.rs).
         It would go on; what ends here closes the connection (tests/simulator, "runs past", "past the limit").
         """
-        stop_text = self.assembler.stop_text if self.assembler else None
-        rest = self.assembler.finish() if self.assembler else ""
+        stop_text = self.assembler.stop_text
+        rest = self.assembler.finish()
         if self.torn(event):
             rest += REPLACEMENT
         if stop_text is None:
@@ -164,19 +165,18 @@ class _Stream:
                 stop_text=stop_text,
                 token_ids_tail=tuple(self.ids) if self.wants_ids else None,
                 token_ids_complete=self.wants_ids and self.ids_seen == self.tally.tokens_out,
+                rest=Rest.NOTHING if _ended(event) else Rest.TEXT,
             )
         )
 
     def count(self, event: Event | FullEvent) -> str | None:
         """TGI's own counts; returns its finish reason."""
-        details = event.details
-        if details is None:
-            return None
-        if details.generated_tokens is not None:
-            self.tally.tokens_out, self.tally.usage_source = details.generated_tokens, UsageSource.ENGINE
-        if details.input_length is not None:
-            self.tally.tokens_in = details.input_length
-        return details.finish_reason or None
+        details = mapped(event.details)
+        if (generated := count(details.get("generated_tokens"))) is not None:
+            self.tally.tokens_out, self.tally.usage_source = generated, UsageSource.ENGINE
+        if (tokens_in := count(details.get("input_length"))) is not None:  # since 2.3.0
+            self.tally.tokens_in = tokens_in
+        return told(details.get("finish_reason"))
 
     def torn(self, event: Event | FullEvent) -> bool:
         """Whether it ended inside a character; any other difference of the tokens' text to `generated_text` is logged.
@@ -198,6 +198,10 @@ class _Stream:
             len(said),
         )
         return False
+
+
+def _ended(event: Event | FullEvent) -> bool:
+    return bool(event.generated_text) or (event.generated_text is not None and isinstance(event.details, dict))
 
 
 def _unreadable(data: bytes, exc: Exception) -> Fault:

@@ -11,13 +11,26 @@ from functools import partial
 import attrs
 
 from ...api import Features, GenerateRequest
-from . import llmapi, resolve, trtllm, vllm
+from ...dialect import Dialect
+from . import llmapi, probes, resolve, trtllm, vllm
 
 __all__ = ["DIALECT", "LLMAPI", "TRTLLM", "VLLM"]
 
-VLLM = attrs.evolve(vllm.VLLM, resolve=partial(resolve.resolve, named=resolve.VLLM))
-TRTLLM = attrs.evolve(trtllm.TRTLLM, resolve=partial(resolve.resolve, named=resolve.TRTLLM))
-LLMAPI = attrs.evolve(llmapi.LLMAPI, resolve=partial(resolve.resolve, named=resolve.LLMAPI))
+
+def _named(dialect: Dialect, name: str) -> Dialect:
+    """Held to what the caller calls it, whose model has a name by default: for streams and probes alike."""
+    default = resolve.DEFAULT_MODELS[name]
+    return attrs.evolve(
+        dialect,
+        resolve=partial(resolve.resolve, named=name),
+        health=partial(probes.health, default=default),
+        properties=partial(probes.properties, default=default),
+    )
+
+
+VLLM = _named(vllm.VLLM, resolve.VLLM)
+TRTLLM = _named(trtllm.TRTLLM, resolve.TRTLLM)
+LLMAPI = _named(llmapi.LLMAPI, resolve.LLMAPI)
 
 
 def _judged_later(_request: GenerateRequest) -> None:
@@ -27,7 +40,7 @@ def _judged_later(_request: GenerateRequest) -> None:
 # What any of the three can express, and the least that all promise; the one found judges again. The table of knobs is
 # that of vLLM's backend because it has them all; nothing is encoded from it.
 DIALECT = attrs.evolve(
-    VLLM,
+    vllm.VLLM,
     resolve=resolve.resolve,
     traits=TRTLLM.traits,
     features=Features(

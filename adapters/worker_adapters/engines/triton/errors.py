@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from ...api import Reason, Upstream
 from ...dialect import SHOWN, Fault, Reply, fault_of_status, reason_of_status
+from ...wordings import error_body, reason_said, said_by
 
-__all__ = ["fault_of_message", "message_of", "not_a_stream", "parse_error"]
-
-
-class _Body(msgspec.Struct):
-    error: str
+__all__ = ["fault_of_error", "fault_of_message", "message_of", "not_a_stream", "parse_error"]
 
 
 # The first that is found decides, in lower case. Ensembles and request ids put words in front, never behind.
@@ -69,16 +64,19 @@ def not_a_stream(reply: Reply) -> Fault | None:
 
 def message_of(data: bytes) -> str | None:
     """What `{"error": …}` says; None if the bytes are something else."""
-    try:
-        return msgspec.json.decode(data.decode("utf-8", "replace"), type=_Body).error
-    except msgspec.DecodeError:
-        return None
+    error = error_body(data).get("error")
+    return None if error is None else said_by(error).message
+
+
+def fault_of_error(error: object, *, status: int | None) -> Fault:
+    """The fault of an event's `error`, which is a string unless a gateway wrote it."""
+    return fault_of_message(said_by(error).message, status=status)
 
 
 def fault_of_message(message: str, *, status: int | None, in_event: bool = True) -> Fault:
     """The fault of an error. In an event the model speaks, and what it says is no verdict on the request (B4)."""
     said = message.lower()
-    reason = next((reason for words, reason in _BY_MESSAGE if words in said), None)
+    reason = next((reason for words, reason in _BY_MESSAGE if words in said), None) or reason_said(message)
     if reason is None:
         reason = Reason.ENGINE_ERROR if in_event else reason_of_status(status)
     advice = _ADVICE.get(reason)

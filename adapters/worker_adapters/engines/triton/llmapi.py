@@ -15,7 +15,7 @@ from .errors import not_a_stream, parse_error
 from .probes import NAME, health, identify, properties
 from .request import UNSAFE, against_unchecked, post, refuse_missing, wire_id
 from .routes import model_path
-from .stream import Grow, appended, decode, replaced
+from .stream import Grow, Piece, appended, decode, replaced, shown
 
 __all__ = ["LLMAPI", "fitted", "is_mine"]
 
@@ -43,7 +43,8 @@ PROFILE = Profile(
         Knob(wire=NO_ECHO, neutral=True, note="unset, the prompt would stand in front of the text"),
     ),
 )
-OUTPUTS = {"streaming": True, "return_finish_reason": True, "return_stop_reason": True}
+REASON = "return_finish_reason"
+OUTPUTS = {"streaming": True, REASON: True, "return_stop_reason": True}
 
 
 def is_mine(inputs: Collection[str]) -> bool:
@@ -64,8 +65,9 @@ def mode(request: GenerateRequest, *, echoes: bool = False) -> Grow:
     known: list[str] = []
     echo = 0
 
-    def growing(text: TextAssembler, piece: str, last: bool) -> str:
+    def growing(text: TextAssembler, raw: Piece, last: bool) -> str:
         nonlocal grow, echo
+        piece = shown(raw)
         if echoes and not known and request.prompt and piece.startswith(request.prompt):
             echo = len(request.prompt)
         cut = last and known[:1] and known[0].startswith(piece)  # a stop string, of which the beginning had come
@@ -73,7 +75,7 @@ def mode(request: GenerateRequest, *, echoes: bool = False) -> Grow:
             grow, echo = appended(request), 0
         if len(known) < 2:
             known.append(piece)
-        return grow(text, piece[echo:], last)
+        return grow(text, piece[echo:] if echo else raw, last)
 
     return growing
 
@@ -113,7 +115,8 @@ def fitted(inputs: Collection[str]) -> Dialect:
         LLMAPI,
         encode=partial(encode, inputs=inputs),
         # An answer may begin with the words of its prompt: taken for an echo only where no input could forbid one.
-        decode=partial(decode, mode=partial(mode, echoes=NO_ECHO not in inputs)),
+        decode=partial(decode, mode=partial(mode, echoes=NO_ECHO not in inputs), reasoned=REASON in inputs),
+        traits=attrs.evolve(LLMAPI.traits, ends_with_body=REASON not in inputs),
         check=partial(_check, inputs=inputs),
         abort=abort if "stop" in inputs else None,
     )
@@ -122,14 +125,14 @@ def fitted(inputs: Collection[str]) -> Dialect:
 LLMAPI = Dialect(
     name=NAME,
     encode=encode,
-    decode=partial(decode, mode=mode),
+    decode=partial(decode, mode=mode, reasoned=True),
     parse_error=parse_error,
     not_a_stream=not_a_stream,
     health=health,
     properties=properties,
     identify=identify,
     features=Features(engine_options=frozenset({"unchecked", "text", UNSAFE})),
-    traits=Traits(cancel=CancelNotice.NEXT_WRITE, ends_with_body=True, keep_alive=60.0, probe_interval=1.0),
+    traits=Traits(cancel=CancelNotice.NEXT_WRITE, keep_alive=60.0, probe_interval=1.0),
     profile=PROFILE,
     max_seed=2**63 - 1,
     check=check,

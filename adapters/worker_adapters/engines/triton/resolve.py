@@ -13,7 +13,7 @@ from ...answers import json_of
 from ...api import GenerateRequest, Reason
 from ...dialect import Dialect, Fault, Probe, ProbeTarget, WireRequest
 from . import llmapi, trtllm, vllm
-from .probes import models_of
+from .probes import health, models_of, properties
 from .request import UNSAFE
 from .routes import ask, model_path
 
@@ -52,7 +52,12 @@ def resolve(target: ProbeTarget, named: str | None = None) -> Probe[Dialect]:
         found = trtllm.fitted(inputs, accumulates=_accumulates(config), engine=(yield from _stoppable(config)))
     else:
         found = (llmapi if name == LLMAPI else vllm).fitted(inputs)
-    return attrs.evolve(found, check=partial(_check, check=found.check, model=model, version=str(version)[:LONGEST]))
+    return attrs.evolve(
+        found,
+        check=partial(_check, check=found.check, model=model, version=str(version)[:LONGEST]),
+        health=partial(health, default=model),
+        properties=partial(properties, default=model),
+    )
 
 
 def _stoppable(config: Any) -> Probe[str | None]:

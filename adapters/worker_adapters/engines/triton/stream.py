@@ -1,8 +1,7 @@
-"""Streams: an event per response, and the clean end of the body as the only sign of the end."""
+"""Streams: an event per response, until its finish reason; of backends that have none, until the clean end of the body."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -19,11 +18,12 @@ from ...api import (
     UsageSource,
 )
 from ...determinism import TextAssembler
-from ...dialect import Fault, Finished, Opened, Payload, Run, Tally
-from .errors import fault_of_message
+from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
+from ...lenient import count, loads, told
+from .errors import fault_of_error
 from .likelihood import of_trtllm, of_vllm
 
-__all__ = ["Event", "Grow", "Mode", "appended", "decode", "replaced"]
+__all__ = ["Event", "Grow", "Mode", "Piece", "appended", "decode", "replaced", "shown"]
 
 NO_REASON = (None, "None", "")  # the string "None": vLLM's backend, until the last event
 _ENDED = {"length": FinishReason.LENGTH, "stop": FinishReason.STOP, "eos_token": FinishReason.STOP}
@@ -35,30 +35,37 @@ class Event(msgspec.Struct, gc=False):
     Old TensorRT-LLM backends fill what nobody asked for with zeros: a count of 0 is none.
     """
 
-    text_output: str | list[str] | None = None
+    text_output: Any = None
     finish_reason: str | list[str] | None = None
-    stop_reason: str | list[str] | None = None
-    num_input_tokens: int | list[int] | None = None
-    num_output_tokens: int | list[int] | None = None
-    logprobs: str | list[str] | None = None
+    stop_reason: Any = None
+    num_input_tokens: Any = None
+    num_output_tokens: Any = None
+    logprobs: Any = None
     output_log_probs: Any = None
-    error: str | None = None
+    sequence_index: Any = None
+    model_name: Any = None
+    error: Any = None
 
 
-Grow: TypeAlias = Callable[[TextAssembler, str, bool], str]
+Piece: TypeAlias = str | bytes
+"""The text of an event; bytes where it is no UTF-8: characters may be spread over events (stream_bls_raw_bytes)."""
+Grow: TypeAlias = Callable[[TextAssembler, Piece, bool], str]
 """What the text of an event adds to the stream's, of which it may be the last."""
 Mode: TypeAlias = Callable[[GenerateRequest], Grow]
 _decode_event = msgspec.json.Decoder(Event).decode
 
 
-def _appended(text: TextAssembler, delta: str, _last: bool) -> str:
-    # Bytes of a character may be spread over events (stream_bls_raw_bytes); `_loose` has smuggled them through as
-    # surrogates. Going on with bytes costs little beside the JSON and keeps one state for what is incomplete.
-    return text.token_bytes(_bytes(delta))
+def _appended(text: TextAssembler, delta: Piece, _last: bool) -> str:
+    return text.token_bytes(delta) if isinstance(delta, bytes) else text.text(delta)
 
 
-def _replaced(text: TextAssembler, whole: str, last: bool) -> str:
-    return text.cumulative(_bytes(whole).decode("utf-8", "replace"), last=last)
+def _replaced(text: TextAssembler, whole: Piece, last: bool) -> str:
+    return text.cumulative(shown(whole), last=last)
+
+
+def shown(piece: Piece) -> str:
+    """With U+FFFD for what is no character."""
+    return piece.decode("utf-8", "replace") if isinstance(piece, bytes) else piece
 
 
 def appended(_request: GenerateRequest) -> Grow:
@@ -79,11 +86,13 @@ def decode(
     tally: Tally,
     mode: Mode = appended,
     accumulates: bool = False,
+    reasoned: bool = False,
 ) -> Iterator[Run]:
-    """Events until the body ends, which the transport lets happen only where it ends as HTTP says; or until a stop string.
+    """Events until a finish reason, or a stop string; else until the body ends, which is proof where there are no reasons.
 
     The backends leave a stop string in the text (BLS), or were not told of it: it is cut here. `accumulates`: numbers of
-    tokens are repeated in each event, as their text is.
+    tokens are repeated in each event, as their text is. `reasoned`: the backend was asked for its finish reason, and has
+    one: a body that ends without was cut, and a proxy has made a clean end of it.
     """
     stream = _Stream(request, tally, mode(request), accumulates=accumulates)
     for batch in batches:
@@ -93,16 +102,17 @@ def decode(
                 data = payload if isinstance(payload, bytes) else payload.data
                 if data:
                     stream.read(data, run)
-                if stream.text.stop_text is not None:
+                if stream.over:
                     break
         except Fault:
             if run:
                 yield run
             raise
-        if stream.text.stop_text is not None:
+        if stream.over:
+            stream.add(stream.text.finish(), run)
             run.append(stream.finished())
         yield run
-    if stream.opened:
+    if stream.opened and (stream.reason is not None or not reasoned):
         run = []
         stream.add(stream.text.finish(), run)
         run.append(stream.finished())
@@ -118,6 +128,7 @@ class _Stream:
         self.wants_ids = request.return_token_ids
         self.accumulates = accumulates
         self.told = 0  # tokens whose likelihood has come
+        self.ids_seen = 0
         self.logprobs: list[TokenLogprob] = []  # of tokens whose text has not gone out yet
         self.text = TextAssembler(request.stop)
         self.tally = tally
@@ -128,24 +139,31 @@ class _Stream:
         self.reason: str | None = None
         self.stop_reason: str | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether the engine has said so in a word that is known to mean it, or the text is cut here."""
+        return self.reason in _ENDED or self.text.stop_text is not None
+
     def read(self, data: bytes, run: Run) -> None:
         """Add what one event says to the run. Raises Fault."""
         event = _parse(data)
         if event.error is not None:
-            raise fault_of_message(event.error, status=None)
-        tally, count = self.tally, _one(event.num_output_tokens)
+            raise fault_of_error(event.error, status=None)
+        if _several(event):
+            raise Fault(Reason.PROTOCOL, "Triton sends several answers: a stream is of one (n=1, one beam)")
+        tally, tokens = self.tally, count(_one(event.num_output_tokens))
         if not self.opened:
             self.opened = True
-            tally.tokens_in = _one(event.num_input_tokens) or None
-            run.append(Opened(tokens_in=tally.tokens_in))
-        piece, reason = _one(event.text_output), _one(event.finish_reason)
+            tally.tokens_in = count(_one(event.num_input_tokens)) or None
+            run.append(Opened(tokens_in=tally.tokens_in, model=told(event.model_name)))
+        piece, reason = _piece(event), _one(event.finish_reason)
         if self.listed is not None or self.wants_ids:
-            self.weigh(event, piece)
+            self.weigh(event, piece, tokens)
         last = reason not in NO_REASON
-        if count:
+        if tokens:
             if tally.usage_source is not UsageSource.ENGINE:
                 tally.tokens_out, tally.usage_source = 0, UsageSource.ENGINE
-            tally.tokens_out += count
+            tally.tokens_out += tokens
         if piece:
             self.pieces += 1
             if tally.usage_source is not UsageSource.ENGINE:
@@ -155,18 +173,22 @@ class _Stream:
         if last:
             if reason in ("abort", "cancelled", "timeout"):
                 raise Fault(Reason.ABORTED, f"the engine ended the request: {reason}", upstream=Upstream(type=reason))
-            self.reason, self.stop_reason = reason, _one(event.stop_reason)
+            word = _one(event.stop_reason)
+            self.reason, self.stop_reason = reason, word if isinstance(word, str) else None
 
-    def weigh(self, event: Event, piece: str | None) -> None:
-        """Take in what an event tells of its tokens."""
-        if (told := _one(event.logprobs)) is not None:
-            found = of_vllm(told, self.listed or 0)
-        elif event.output_log_probs is not None:
-            text = "" if self.accumulates else piece or ""
+    def weigh(self, event: Event, piece: Piece | None, tokens: int | None) -> None:
+        """Take in what an event tells of its tokens. Raises Fault."""
+        text = "" if self.accumulates else shown(piece or "")
+        if event.output_log_probs is not None:
             found = of_trtllm(event.output_log_probs, text, self.told if self.accumulates else 0)
         else:
-            return
+            due = tokens if tokens is not None else int(bool(piece))
+            said = _one(event.logprobs)
+            found = of_vllm(said, self.listed or 0, text, due)
+            if self.wants_ids and said not in (None, "null") and any(known.token_id is None for known in found):
+                raise Fault(Reason.PROTOCOL, f"Triton sent logprobs without token ids: {str(said)[:200]}")
         self.told += len(found)
+        self.ids_seen += sum(known.token_id is not None for known in found)
         self.logprobs += found
 
     def add(self, text: str, run: Run) -> None:
@@ -200,7 +222,7 @@ class _Stream:
                 finish_reason_raw=self.reason,
                 stop_text=said,
                 token_ids_tail=self.ids(),
-                token_ids_complete=self.wants_ids and self.told == self.tally.tokens_out,
+                token_ids_complete=self.wants_ids and self.ids_seen == self.tally.tokens_out,
             )
         full = stopped is None and self.tally.tokens_out >= self.max_tokens
         return Finished(
@@ -209,7 +231,21 @@ class _Stream:
             finish_reason_source=FinishReasonSource.INFERRED,
             stop_text=stopped,
             token_ids_tail=self.ids(),
+            rest=Rest.NOTHING if stopped is None or self.reason is not None else Rest.TEXT,
         )
+
+
+def _several(event: Event) -> bool:
+    """Of several answers each has a text of its own in one tensor, or a number of its own in an event."""
+    texts = event.text_output
+    return (isinstance(texts, list) and len(texts) > 1) or bool(count(_one(event.sequence_index)))
+
+
+def _piece(event: Event) -> Piece | None:
+    piece = _one(event.text_output)
+    if piece is not None and not isinstance(piece, str | bytes):
+        raise Fault(Reason.PROTOCOL, f"Triton sent a text_output that is no text: {str(piece)[:200]}")
+    return piece
 
 
 def _one(value: Any) -> Any:
@@ -220,21 +256,34 @@ def _one(value: Any) -> Any:
 def _parse(data: bytes) -> Event:
     try:
         return _decode_event(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, ValueError):
         return _loose(data)
 
 
 def _loose(data: bytes) -> Event:
-    """JSON as Triton's writer may write it: with NaN and Infinity, and with bytes in strings that are no UTF-8."""
+    """JSON as Triton's writer may write it: with NaN and Infinity, and with bytes in strings that are no UTF-8.
+
+    Those are told from halves of a character that are escaped by whether the event as a whole is UTF-8.
+    """
+    raw = not _is_utf8(data)
     try:
-        return msgspec.convert(json.loads(data.decode("utf-8", "surrogateescape")), Event)
-    except (ValueError, RecursionError) as exc:
-        shown = data[:200].decode("utf-8", "replace")
-        raise Fault(Reason.PROTOCOL, f"Triton sent an event that is not its JSON ({exc}): {shown}") from exc
+        event = msgspec.convert(loads(data, "surrogateescape" if raw else "strict"), Event)
+        if raw:
+            texts = event.text_output
+            event.text_output = [_bytes(text) for text in texts] if isinstance(texts, list) else _bytes(texts)
+    except (msgspec.ValidationError, ValueError, RecursionError) as exc:
+        start = data[:200].decode("utf-8", "replace")
+        raise Fault(Reason.PROTOCOL, f"Triton sent an event that is not its JSON ({exc}): {start}") from exc
+    return event
 
 
-def _bytes(text: str) -> bytes:
+def _is_utf8(data: bytes) -> bool:
     try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half a pair, escaped in the JSON: no UTF-8 can say it
-        return text.encode("utf-8", "replace")
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _bytes(text: Any) -> Any:
+    return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text

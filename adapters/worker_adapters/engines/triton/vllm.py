@@ -20,7 +20,7 @@ from .stream import decode
 __all__ = ["VLLM", "fitted", "is_mine"]
 
 MODEL = "vllm_model"
-SAMPLING, LOGPROBS = "sampling_parameters", "return_logprobs"
+SAMPLING, LOGPROBS, REASON = "sampling_parameters", "return_logprobs", "return_finish_reason"
 
 
 def _all_as_minus_one(top_k: int) -> int:
@@ -59,7 +59,7 @@ PROFILE = Profile(
 OUTPUTS = {
     "stream": True,
     "exclude_input_in_output": True,
-    "return_finish_reason": True,
+    REASON: True,
     "return_num_input_tokens": True,
     "return_num_output_tokens": True,
 }
@@ -98,13 +98,19 @@ def _check(request: GenerateRequest, inputs: Collection[str]) -> None:
 
 def fitted(inputs: Collection[str]) -> Dialect:
     """The dialect for a model with these inputs: releases of 2024 have no return_*."""
-    return attrs.evolve(VLLM, encode=partial(encode, inputs=inputs), check=partial(_check, inputs=inputs))
+    return attrs.evolve(
+        VLLM,
+        encode=partial(encode, inputs=inputs),
+        check=partial(_check, inputs=inputs),
+        decode=partial(decode, reasoned=REASON in inputs),
+        traits=attrs.evolve(VLLM.traits, ends_with_body=REASON not in inputs),
+    )
 
 
 VLLM = Dialect(
     name=NAME,
     encode=encode,
-    decode=decode,
+    decode=partial(decode, reasoned=True),
     parse_error=parse_error,
     not_a_stream=not_a_stream,
     health=health,
@@ -114,7 +120,7 @@ VLLM = Dialect(
         min_p=True, logprobs=True, token_ids=True, ignore_eos=True, engine_options=frozenset({"unchecked", UNSAFE})
     ),
     # A closed connection is noticed when the next response is written to it; before the first there is none.
-    traits=Traits(cancel=CancelNotice.NEXT_WRITE, ends_with_body=True, keep_alive=60.0, probe_interval=1.0),
+    traits=Traits(cancel=CancelNotice.NEXT_WRITE, keep_alive=60.0, probe_interval=1.0),
     profile=PROFILE,
     max_seed=2**63 - 1,
     against_strict=against_unchecked,

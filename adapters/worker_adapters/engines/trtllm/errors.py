@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from ...api import Reason, Upstream
 from ...dialect import SHOWN, Fault, Reply, fault_of_status, reason_of_status
+from ...wordings import Said, error_body, reason_said, said_by
 
 __all__ = ["fault_of_error", "not_a_stream", "parse_error"]
-
-
-class _Error(msgspec.Struct):
-    message: str = ""
-    type: str | None = None
-    object: str = ""
-
-
-class _Body(msgspec.Struct):
-    error: msgspec.Raw | None = None
-    message: str | None = None
-    type: str | None = None
-    detail: msgspec.Raw | None = None
 
 
 _BY_MESSAGE = (
@@ -48,16 +34,14 @@ _BY_TYPE = {
 
 def parse_error(reply: Reply) -> Fault:
     """A reply that is not a stream: `{"error": "…"}`, `{"object": "error", "message": …}`, or `{"error": {…}}`."""
-    try:
-        body = msgspec.json.decode(reply.body, type=_Body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    body = error_body(reply.body)
+    if not body:
         text = reply.body[:SHOWN].decode("utf-8", "replace")
-        known = _said(text)
-        return _fault(_Error(message=text), reply.status) if known else fault_of_status("trtllm-serve", reply)
-    if body.message is not None:
-        return _fault(_Error(message=body.message, type=body.type), reply.status)
-    raw = body.detail if body.error is None else body.error
-    return fault_of_status("trtllm-serve", reply) if raw is None else fault_of_error(bytes(raw), status=reply.status)
+        return _fault(Said(message=text), reply.status) if _said(text) else fault_of_status("trtllm-serve", reply)
+    if isinstance(body.get("message"), str):
+        return _fault(said_by(body), reply.status)
+    error = body.get("detail") if body.get("error") is None else body["error"]
+    return fault_of_status("trtllm-serve", reply) if error is None else fault_of_error(error, status=reply.status)
 
 
 def not_a_stream(reply: Reply) -> Fault | None:
@@ -71,24 +55,21 @@ def not_a_stream(reply: Reply) -> Fault | None:
     )
 
 
-def fault_of_error(raw: bytes, status: int | None) -> Fault:
-    """The fault of an `error`: a string, or an object."""
-    try:
-        error = msgspec.json.decode(raw, type=_Error | str)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        error = raw[:SHOWN].decode("utf-8", "replace")
-    return _fault(_Error(message=error) if isinstance(error, str) else error, status)
+def fault_of_error(error: object, status: int | None) -> Fault:
+    """The fault of an `error`: a string, or an object; inside a stream there is no status but its code."""
+    said = said_by(error)
+    return _fault(said, said.code if status is None and isinstance(said.code, int) else status)
 
 
 def _said(message: str) -> Reason | None:
     said = message.lower()
-    return next((reason for words, reason in _BY_MESSAGE if words in said), None)
+    return next((reason for words, reason in _BY_MESSAGE if words in said), None) or reason_said(message)
 
 
-def _fault(error: _Error, status: int | None) -> Fault:
-    reason = _said(error.message) or _BY_TYPE.get(error.type or "") or reason_of_status(status)
+def _fault(said: Said, status: int | None) -> Fault:
+    reason = _said(said.message) or _BY_TYPE.get(said.type) or reason_of_status(status)
     return Fault(
         reason,
-        error.message[:SHOWN] or f"trtllm-serve answered {status}",
-        upstream=Upstream(status=status, type=error.type, message=error.message[:SHOWN] or None),
+        said.message or f"trtllm-serve answered {status}",
+        upstream=Upstream(status=status, type=said.type or None, message=said.message or None),
     )

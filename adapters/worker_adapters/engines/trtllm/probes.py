@@ -11,12 +11,14 @@ from ...answers import Tokens, json_of
 from ...api import Properties, Reason
 from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
 from ...exposition import samples
+from ...lenient import listed, mapped, told
 from .errors import parse_error
 from .request import JSON
 
 __all__ = ["NAME", "health", "identify", "properties", "tokenize"]
 
 NAME = "trtllm"
+OTHERS = frozenset({"llamacpp", "sglang", "vllm"})  # as `owned_by`; TGI gives the model's own name
 RUNNING, WAITING = "trtllm_num_requests_running", "trtllm_num_requests_waiting"
 SLOTS, KV_USAGE = "trtllm_max_num_active_requests", "trtllm_kv_cache_utilization"
 _NAMES = frozenset({RUNNING, WAITING, SLOTS, KV_USAGE})
@@ -33,13 +35,29 @@ def _ask(wire: WireRequest, kind: Any = Any) -> Probe[Any]:
 
 
 def health(_target: ProbeTarget) -> Probe[HealthFacts]:
-    """`/health`: 200, or 503 of an engine that is gone. Old releases always say 200. /health_generate costs a slot."""
+    """`/health`: 200, or 503 of an engine that is gone. Old releases always say 200. /health_generate costs a slot.
+
+    So does any other engine: `/v1/models` tells whose server it is, and whether a key before it is refused.
+    """
     reply = yield WireRequest(target="/health")
-    ready = reply.status == 200
-    return HealthFacts(ready=ready, detail="ok" if ready else parse_error(reply).message)
+    if reply.status != 200:
+        return HealthFacts(ready=False, detail=parse_error(reply).message)
+    if reply.body.strip():  # of another engine, or a web server's page
+        return HealthFacts(ready=False, detail="/health did not answer as trtllm-serve does: is this its base URL?")
+    try:
+        models = listed(mapped((yield from _ask(WireRequest(target="/v1/models")))).get("data"))
+    except Fault as fault:
+        return HealthFacts(ready=False, detail=fault.message)
+    for card in map(mapped, models):
+        owner = card.get("owned_by")
+        if owner in OTHERS or owner == card.get("id"):
+            return HealthFacts(
+                ready=False, detail=f"the server is no trtllm-serve: its models are owned by {told(owner)}"
+            )
+    return HealthFacts(ready=True, detail="ok")
 
 
-def identify(target: ProbeTarget) -> Probe[Properties]:
+def identify(_target: ProbeTarget) -> Probe[Properties]:
     """`/version`, TensorRT-LLM's, and `/v1/models`: the name of the model's folder."""
     version = (yield from _ask(WireRequest(target="/version")))["version"]
     models = (yield from _ask(WireRequest(target="/v1/models")))["data"]
@@ -48,7 +66,7 @@ def identify(target: ProbeTarget) -> Probe[Properties]:
         observed_at=0.0,
         engine_version=version,
         trtllm_version=version,
-        model=target.model or models[0]["id"],
+        model=models[0]["id"],
     )
 
 

@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from ...api import FinishReason, GenerateRequest, Reason, Token, Upstream, UsageSource
 from ...determinism import TextAssembler
-from ...dialect import Fault, Finished, Opened, Payload, Run, Tally
+from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
+from ...lenient import count, mapped, reader, told
 from .errors import fault_of_error
 
 __all__ = ["decode"]
 
-NO_ERROR = msgspec.Raw()
 DONE = b"[DONE]"
 ENDS = {"length": FinishReason.LENGTH, "stop": FinishReason.STOP}
 
 
 class _Choice(msgspec.Struct, gc=False):
     text: str = ""
+    index: int | None = 0
     finish_reason: str | None = None
-    stop_reason: str | int | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
+    stop_reason: Any = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    model: str | None = None
-    error: msgspec.Raw = NO_ERROR
+    choices: list[_Choice] | msgspec.UnsetType | None = msgspec.UNSET
+    usage: Any = None
+    model: Any = None
+    error: Any = None
 
 
 class _PlainChoice(msgspec.Struct, gc=False):
     text: Annotated[str, msgspec.Meta(min_length=1)]
     finish_reason: None
+    index: Annotated[int, msgspec.Meta(ge=0, le=0)] = 0
 
 
 class _Plain(msgspec.Struct, gc=False):
@@ -50,36 +47,34 @@ class _Plain(msgspec.Struct, gc=False):
     error: None = None
 
 
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_decode_chunk = reader(_Chunk)
 _decode_plain = msgspec.json.Decoder(_Plain).decode
 
 
 def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
-    """Events until the usage that follows a finish_reason, which alone is proof: a body cut between them has ended."""
+    """Events until the usage that follows a finish_reason, which alone is proof: what is cut after it has ended."""
     stream = _Stream(request, tally)
-    try:
-        for batch in batches:
-            if stream.plain and (run := stream.plain_run(batch)):
-                yield run
-                continue
-            run = []
-            try:
-                for payload in batch:
-                    data = payload if isinstance(payload, bytes) else payload.data
-                    if data and stream.read(data, run):
-                        break
-            except Fault:
+    for batch in batches:
+        if stream.plain and (run := stream.plain_run(batch)):
+            yield run
+            continue
+        run = []
+        try:
+            for payload in batch:
+                data = payload if isinstance(payload, bytes) else payload.data
+                if data and stream.read(data, run):
+                    break
+        except Fault:
+            if stream.finish is None:
                 if run:
                     yield run
                 raise
-            yield run
-            if stream.over:
-                break
-    except Fault:
-        if stream.finish is None:
-            raise
-    if stream.finish is not None:
-        yield [stream.finished(stream.finish)]
+            stream.over = True
+        if stream.finish is not None:
+            run.append(stream.finished(stream.finish))
+        yield run
+        if stream.over:
+            return
 
 
 class _Stream:
@@ -101,7 +96,7 @@ class _Stream:
             events = list(map(_decode_plain, batch))  # type: ignore[arg-type]  # a Frame is a TypeError
         except (ValueError, TypeError):
             return []
-        # As they are: msgspec refuses half a surrogate pair, which alone would have to wait for the other half.
+        # As they are: half a surrogate pair is not read by this decoder, and while one waits nothing is plain.
         run: Run = [Token(index=i, text=event.choices[0].text) for i, event in enumerate(events, self.index)]
         self.index += len(run)
         if self.tally.usage_source is not UsageSource.ENGINE:
@@ -117,53 +112,65 @@ class _Stream:
             self.over = True
             return True
         chunk = _parse(data)
-        if chunk.usage is not None:
-            self.tally.tokens_in, self.tally.usage_source = chunk.usage.prompt_tokens, UsageSource.ENGINE
-            self.tally.tokens_out = chunk.usage.completion_tokens or 0
-        if chunk.choices is None:
-            raise _strange(data, "it has neither choices nor an error")
-        if chunk.choices and self.finish is None:
-            self.choice(chunk.choices[0], chunk.model, run)
-        self.over = self.finish is not None and not chunk.choices
+        usage = mapped(chunk.usage)
+        if (tokens_in := count(usage.get("prompt_tokens"))) is not None:
+            self.tally.tokens_in = tokens_in
+        if (tokens_out := count(usage.get("completion_tokens"))) is not None:
+            self.tally.tokens_out, self.tally.usage_source = tokens_out, UsageSource.ENGINE
+        if chunk.choices is msgspec.UNSET:
+            if not usage:
+                raise _strange(data, "it has neither choices nor an error")
+        elif chunk.choices and self.finish is None:
+            if len(chunk.choices) > 1:
+                raise _several()
+            self.choice(chunk.choices[0], told(chunk.model), run)
+        self.over = self.finish is not None and not chunk.choices and bool(usage)
         return self.over
 
     def choice(self, choice: _Choice, model: str | None, run: Run) -> None:
         """Text, and perhaps the end. Empty texts carry tokens that are no character yet."""
-        raw = choice.finish_reason
+        if choice.index:
+            raise _several()
+        raw = choice.finish_reason or None  # gateways send an empty one in each event, which is none
         if raw is not None and raw not in ENDS:
             raise Fault(Reason.ABORTED, f"trtllm-serve ended the request: {raw}", upstream=Upstream(type=raw))
         if not self.opened:
             self.opened = True
-            self.plain = not self.cuts
             run.append(Opened(model=model))
         if self.tally.usage_source is not UsageSource.ENGINE and choice.text:
             self.tally.tokens_out += 1
         text = self.text.text(choice.text)
         if raw is not None:
-            self.finish, self.plain = choice, False
+            self.finish = choice
             text += self.text.finish()
+        self.plain = not (self.cuts or self.finish or self.text.holds)
         if text:
             run.append(Token(index=self.index, text=text))
             self.index += 1
 
     def finished(self, last: _Choice) -> Finished:
         """The end, with whatever count there is by now."""
-        told = last.stop_reason if isinstance(last.stop_reason, str) else None
+        said = last.stop_reason if isinstance(last.stop_reason, str) else None
         return Finished(
             finish_reason=ENDS[last.finish_reason or "stop"],
             finish_reason_raw=last.finish_reason,
-            stop_text=self.text.stop_text or told,
+            stop_text=self.text.stop_text or said,
+            rest=Rest.NOTHING if self.over else Rest.COUNTS,
         )
 
 
 def _parse(data: bytes) -> _Chunk:
     try:
         chunk = _decode_chunk(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except ValueError as exc:
         raise _strange(data, str(exc)) from exc
-    if chunk.error is not NO_ERROR:
-        raise fault_of_error(bytes(chunk.error), status=None)
+    if chunk.error is not None:
+        raise fault_of_error(chunk.error, status=None)
     return chunk
+
+
+def _several() -> Fault:
+    return Fault(Reason.PROTOCOL, "trtllm-serve sends several choices: a stream is of one (n=1)")
 
 
 def _strange(data: bytes, why: str) -> Fault:

@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from ...api import Reason, Upstream
-from ...dialect import SHOWN, Fault, Reply, fault_of_status, reason_of_status
+from ...dialect import Fault, Reply, fault_of_status, reason_of_status
+from ...wordings import Said, error_body, reason_said, said_by
 
-__all__ = ["ABSENT", "fault_of_error", "parse_error"]
-
-
-ABSENT = msgspec.Raw()  # Raw | None would only ever accept null
-
-
-class _Error(msgspec.Struct):
-    message: str = ""
-    type: str = ""
-    param: str | None = None
-    code: int | str | None = None
-
-
-class _Body(msgspec.Struct):
-    error: msgspec.Raw = ABSENT
-    detail: msgspec.Raw = ABSENT  # FastAPI's own: err_404_path, err_405_get
-    object: str = ""  # "error": the error itself, without an envelope, until 2025
-
+__all__ = ["fault_of_error", "parse_error"]
 
 _BY_PARAM = {
     "input_tokens": Reason.CONTEXT_TOO_LONG,  # err_chat_ctx_too_long, with the numbers in its message only
@@ -55,38 +37,32 @@ _ADVICE = {
 
 def parse_error(reply: Reply) -> Fault:
     """A reply that is not a stream."""
-    try:
-        body = msgspec.json.decode(reply.body, type=_Body)
-    except ValueError:
-        return fault_of_status("vLLM", reply)
-    if body.object == "error":
-        return fault_of_error(reply.body, status=reply.status)
-    raw = bytes(body.error) or bytes(body.detail)
-    return fault_of_error(raw, status=reply.status) if raw else fault_of_status("vLLM", reply)
+    body = error_body(reply.body)
+    if body.get("object") == "error":  # the error itself, without an envelope, until 2025
+        return fault_of_error(body, status=reply.status)
+    # `detail` is FastAPI's own: err_404_path, err_405_get
+    error = body.get("detail") if body.get("error") is None else body["error"]
+    return fault_of_status("vLLM", reply) if error is None else fault_of_error(error, status=reply.status)
 
 
-def fault_of_error(raw: bytes, status: int | None) -> Fault:
+def fault_of_error(error: object, status: int | None) -> Fault:
     """The fault of an `error` (an object or a string) or a `detail`; inside a stream there is no status but its code."""
-    try:
-        error = msgspec.json.decode(raw, type=_Error | str)
-    except ValueError:
-        error = raw[:SHOWN].decode("utf-8", "replace")
-    if isinstance(error, str):
-        error = _Error(message=error)
-    if status is None and isinstance(error.code, int):
-        status = error.code
-    message = error.message or f"vLLM answered {status}"
-    reason = _reason(error, status)
+    said = said_by(error)
+    if status is None and isinstance(said.code, int):
+        status = said.code
+    message = said.message or f"vLLM answered {status}"
+    reason = _reason(said, status)
     advice = _ADVICE.get(reason)
     return Fault(
         reason,
         f"{message} ({advice})" if advice else message,
-        upstream=Upstream(status=status, type=error.type or None, message=error.message or None),
+        upstream=Upstream(status=status, type=said.type or None, message=said.message or None),
     )
 
 
-def _reason(error: _Error, status: int | None) -> Reason:
-    if error.param in _BY_PARAM:
-        return _BY_PARAM[error.param]
-    said = next((reason for text, reason in _BY_MESSAGE if text in error.message), None)
-    return said or _BY_TYPE.get(error.type) or reason_of_status(status)
+def _reason(said: Said, status: int | None) -> Reason:
+    if said.param in _BY_PARAM:
+        return _BY_PARAM[said.param]
+    found = next((reason for text, reason in _BY_MESSAGE if text in said.message), None)
+    found = found or reason_said(said.message) or reason_said(str(said.code))
+    return found or _BY_TYPE.get(said.type) or reason_of_status(status)

@@ -2,56 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import msgspec
 
-from .errors import ABSENT
+from ...api import TokenLogprob
+from ...lenient import likelihood, listed, mapped, reader
 
-__all__ = ["Choice", "Chunk", "Logprobs", "Usage", "decode_chunk", "decode_plain"]
+__all__ = ["Choice", "Chunk", "decode_chunk", "decode_plain", "logprobs_of"]
 
-
-class Logprobs(msgspec.Struct, gc=False):
-    """In parallel lists, an element per token; of a prompt that is echoed the first has no logprob."""
-
-    tokens: list[str] = []
-    token_logprobs: list[float | None] = []
-    top_logprobs: list[dict[str, float] | None] | None = None
+ID_PREFIX = "token_id:"
 
 
 class Choice(msgspec.Struct, gc=False):
     """One of an event, which may stand for several tokens; ids come when they are asked for."""
 
     text: str = ""
-    index: int = 0
+    index: int | None = 0
     finish_reason: str | None = None
-    stop_reason: str | int | None = None
-    token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
-    logprobs: Logprobs | None = None
-
-
-class PromptDetails(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-
-
-class Usage(msgspec.Struct, gc=False):
-    """The engine's own counts: of the last event, or of each with continuous_usage_stats."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
-    prompt_tokens_details: PromptDetails | None = None
+    stop_reason: Any = None
+    token_ids: Any = None
+    prompt_token_ids: Any = None
+    logprobs: Any = None
 
 
 class Chunk(msgspec.Struct, gc=False):
-    """Any event of a stream, errors included."""
+    """Any event of a stream, errors included. What is no text, id or sign of the end may be anything."""
 
-    choices: list[Choice] | None = None
-    usage: Usage | None = None
-    model: str | None = None
-    metrics: dict[str, float | None] | None = None
-    system_fingerprint: str | None = None
-    error: msgspec.Raw = ABSENT
+    choices: list[Choice] | msgspec.UnsetType | None = msgspec.UNSET
+    usage: Any = None
+    model: Any = None
+    metrics: Any = None
+    system_fingerprint: Any = None
+    error: Any = None
 
 
 class PlainChoice(msgspec.Struct, gc=False):
@@ -69,4 +53,39 @@ class Plain(msgspec.Struct, gc=False):
 
 
 decode_plain = msgspec.json.Decoder(Plain).decode
-decode_chunk = msgspec.json.Decoder(Chunk).decode
+decode_chunk = reader(Chunk)
+
+
+def logprobs_of(given: object, ids: list[int] | None, text: str) -> Iterator[TokenLogprob]:
+    """Per token; an alternative without text is part of a character, under whose name several would hide one another.
+
+    In parallel lists, an element per token. What is no number is NaN: they stay in line with the tokens, which are counted
+    by their ids where there are any.
+    """
+    told = mapped(given)
+    tokens, values, tops = (listed(told.get(name)) for name in ("tokens", "token_logprobs", "top_logprobs"))
+    known = len(ids) if ids is not None else len(tokens) or bool(text)
+    for at in range(known):
+        token = _at(tokens, at)
+        if not isinstance(token, str):
+            token = text if known == 1 else ""
+        yield TokenLogprob(
+            token=token,
+            logprob=likelihood(_at(values, at)),
+            token_id=ids[at] if ids is not None else _id_in(token),
+            top=tuple(
+                TokenLogprob(token=other, logprob=likelihood(value), token_id=_id_in(other))
+                for other, value in mapped(_at(tops, at)).items()
+                if other
+            ),
+        )
+
+
+def _at(values: list[Any], at: int) -> Any:
+    return values[at] if at < len(values) else None
+
+
+def _id_in(token: str) -> int | None:
+    """With return_tokens_as_token_ids, here or as a flag of the server, a token is `token_id:323`."""
+    number = token.removeprefix(ID_PREFIX)
+    return int(number) if number != token and number.isascii() and number.isdecimal() and len(number) < 19 else None

@@ -11,6 +11,7 @@ import msgspec
 from ...answers import Tokens, json_of
 from ...api import Properties, Reason
 from ...dialect import Fault, HealthFacts, Pause, Probe, ProbeTarget, WireRequest, WorkerFacts
+from ...lenient import listed, mapped, told
 from .errors import parse_error
 from .gauges import NO_GAUGES, Gauges, read_gauges
 from .request import JSON
@@ -18,6 +19,8 @@ from .request import JSON
 __all__ = ["detokenize", "health", "identify", "properties", "tokenize"]
 
 NAME = "vllm"
+OTHERS = frozenset({"llamacpp", "sglang", "tensorrt_llm"})  # as `owned_by`; TGI gives the model's own name
+MOST_SHOWN = 300  # characters
 # Seconds between two looks at the heartbeat. A step of a large model takes some 50 ms, of a long prompt about a second.
 LOOKS = (0.1, 0.4, 1.0, 2.0)
 
@@ -50,18 +53,38 @@ def _metrics() -> Probe[Gauges]:
 
 
 def health(target: ProbeTarget) -> Probe[HealthFacts]:
-    """`/health`: 200 also of an engine that sleeps or hangs. Deep: its sleep state and its heartbeat too.
+    """`/health`: 200 also of an engine that sleeps or hangs, and without a key. Deep: its sleep state and heartbeat too.
 
-    A server that is loading refuses connections.
+    So `/v1/models` is asked too: it needs the key, and tells whose server it is and which models a request may name. A
+    server that is loading refuses connections.
     """
     reply = yield WireRequest(target="/health")
     if reply.status != 200:
         return HealthFacts(
             ready=False, detail="the engine is dead" if reply.status == 503 else parse_error(reply).message
         )
+    if reply.body.strip():  # of another engine, or a web server's page: vLLM's own is empty
+        return HealthFacts(ready=False, detail="/health did not answer as vLLM does: is this its base URL?")
+    if unfit := (yield from _unfit(target)):
+        return HealthFacts(ready=False, detail=unfit)
     if not target.deep:
         return HealthFacts(ready=True, detail="ok")
     return (yield from _vital_signs())
+
+
+def _unfit(target: ProbeTarget) -> Probe[str]:
+    """What rules out that a request would be taken: the key is refused, the engine is another, the model is not there."""
+    try:
+        models = listed(mapped((yield from _ask(WireRequest(target="/v1/models")))).get("data"))
+    except Fault as fault:
+        return fault.message
+    cards = [mapped(model) for model in models]
+    if any(card.get("owned_by") in OTHERS or card.get("owned_by") == card.get("id") for card in cards):
+        return f"the server is no vLLM: its models are owned by {told(cards[0].get('owned_by')) or 'another'}"
+    names = [str(card.get("id")) for card in cards]
+    if target.model is not None and target.model not in names:
+        return f"the model {target.model} is not among those that are served: {', '.join(names)[:MOST_SHOWN] or 'none'}"
+    return ""
 
 
 def _vital_signs() -> Probe[HealthFacts]:

@@ -2,48 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
 
 from ...api import FinishReason, GenerateRequest, Reason, Token, TokenLogprob, Upstream, UsageSource
-from ...dialect import Fault, Finished, Opened, Payload, Run, Tally
-from .errors import ABSENT, fault_of_error
-from .frames import Choice, Chunk, Logprobs, Usage, decode_chunk, decode_plain
+from ...determinism import TextAssembler
+from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
+from ...lenient import Figures, count, figures, mapped, told
+from .errors import fault_of_error
+from .frames import Choice, Chunk, decode_chunk, decode_plain, logprobs_of
 
 __all__ = ["decode"]
 
 DONE = b"[DONE]"
-ID_PREFIX = "token_id:"
 BROKEN = frozenset({"abort", "error"})
 
 
 def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
     """Events until the usage that follows a finish_reason.
 
-    The finish_reason is the proof of the end: a body that breaks off between it and the usage is a finished stream whose
-    tokens are counted by their ids, or by events.
+    The finish_reason is the proof of the end: without the usage after it tokens are counted by their ids, or by events.
     """
     stream = _Stream(request, tally)
-    try:
-        for batch in batches:
-            if stream.plain and (run := stream.plain_run(batch)):
-                yield run
-                continue
-            run = []
-            try:
-                for payload in batch:
-                    data = payload if isinstance(payload, bytes) else payload.data
-                    if data and not (stream.plain and stream.is_plain(data, run)) and stream.read(data, run):
-                        break
-            except Fault:
+    for batch in batches:
+        if stream.plain and (run := stream.plain_run(batch)):
+            yield run
+            continue
+        run = []
+        try:
+            for payload in batch:
+                data = payload if isinstance(payload, bytes) else payload.data
+                if data and not (stream.plain and stream.is_plain(data, run)) and stream.read(data, run):
+                    break
+        except Fault:
+            if stream.finish is None:
                 if run:
                     yield run
                 raise
-            yield run
-    except Fault:
-        if stream.finish is None:
-            raise
-    if stream.finish is not None:
-        yield [stream.finished()]
+            stream.over = True
+        if stream.finish is not None:
+            run.append(stream.finished())
+        yield run
+        if stream.over:
+            return
 
 
 class _Stream:
@@ -60,8 +63,10 @@ class _Stream:
         self.ids_complete = self.wants_ids
         self.logprobs: list[TokenLogprob] = []
         self.plain = False  # it is open, and nothing but its text is of interest
+        self.text = TextAssembler()  # halves of a character may come apart
         self.finish: Choice | None = None
-        self.metrics: dict[str, float | int | str] = {}
+        self.over = False  # nothing of interest follows
+        self.metrics: Figures = {}
 
     def plain_run(self, batch: Sequence[Payload]) -> Run:
         """The run of a batch of plain text; empty if it holds anything else, and has to be looked at closely."""
@@ -89,80 +94,90 @@ class _Stream:
 
     def read(self, data: bytes, run: Run) -> bool:
         """Add what one event says to the run; true if it was the last one of interest. Raises Fault."""
-        if data == DONE:
+        if data.strip() == DONE:
             if self.finish is None:
                 raise self.unproven()
+            self.over = True
             return True
         chunk = _parse(data)
-        if chunk.system_fingerprint:  # of the server's configuration, not of its weights: no model_digest
-            self.metrics["system_fingerprint"] = chunk.system_fingerprint
-        if chunk.usage is not None:
-            self.count(chunk.usage)
-            for name, value in (chunk.metrics or {}).items():  # --enable-per-request-metrics
-                if value is not None:
-                    self.metrics[name] = value
-        if chunk.choices:
-            if self.finish is None:
-                self.text_event(chunk, run)
-        elif chunk.choices is None:
-            raise _strange(data, "it has neither choices nor an error")
-        return self.finish is not None and not chunk.choices  # the usage event: it follows the last choice
+        usage = mapped(chunk.usage)
+        if fingerprint := told(
+            chunk.system_fingerprint
+        ):  # of the server's configuration, not of its weights: no digest
+            self.metrics["system_fingerprint"] = fingerprint
+        if usage:
+            self.count(usage)
+            self.metrics.update(figures(chunk.metrics))  # --enable-per-request-metrics
+        if chunk.choices is msgspec.UNSET:
+            if not usage:
+                raise _strange(data, "it has neither choices nor an error")
+        elif chunk.choices and self.finish is None:
+            self.text_event(chunk, chunk.choices, run)
+        self.over = self.finish is not None and not chunk.choices and bool(usage)  # it follows the last choice
+        return self.over
 
-    def text_event(self, chunk: Chunk, run: Run) -> None:
+    def text_event(self, chunk: Chunk, choices: list[Choice], run: Run) -> None:
         """One choice: text, and what came with it."""
-        assert chunk.choices  # noqa: S101  -- tells mypy what the caller checked
-        choice = chunk.choices[0]
-        if len(chunk.choices) > 1 or choice.index:
+        choice = choices[0]
+        if len(choices) > 1 or choice.index:
             raise Fault(Reason.PROTOCOL, "vLLM sends several choices: a stream is of one (n=1)")
         if not self.opened:
             if choice.finish_reason in BROKEN:
                 raise _broken(choice.finish_reason)
             self.opened = True
-            self.plain = not (self.wants_ids or self.wants_logprobs)
-            if choice.prompt_token_ids is not None:
+            if isinstance(choice.prompt_token_ids, list):
                 self.tally.tokens_in = len(choice.prompt_token_ids)
-            run.append(Opened(tokens_in=self.tally.tokens_in, model=chunk.model))
-        self.take_ids(choice)
-        if self.wants_logprobs and choice.logprobs is not None:
-            self.logprobs += _logprobs(choice.logprobs, choice.token_ids)
-        if choice.text:
+            run.append(Opened(tokens_in=self.tally.tokens_in, model=told(chunk.model)))
+        ids = self.take_ids(choice)
+        if self.wants_logprobs and (choice.logprobs is not None or ids or choice.text):
+            self.logprobs += logprobs_of(choice.logprobs, ids, choice.text)
+        text = self.text.text(choice.text)
+        if choice.finish_reason:  # gateways send an empty one in each event, which is none
+            text += self.text.finish()
+        if text:
             run.append(
                 Token(
                     index=self.index,
-                    text=choice.text,
+                    text=text,
                     token_ids=tuple(self.ids) if self.wants_ids else None,
                     logprobs=tuple(self.logprobs) if self.wants_logprobs else None,
                 )
             )
             self.index += 1
             self.ids, self.logprobs = [], []
-        if choice.finish_reason is not None:
+        if choice.finish_reason:
             if choice.finish_reason in BROKEN:
                 raise _broken(choice.finish_reason)
-            self.finish, self.plain = choice, False
+            self.finish = choice
+        self.plain = not (self.wants_ids or self.wants_logprobs or self.finish or self.text.holds)
 
-    def take_ids(self, choice: Choice) -> None:
-        """Count by ids where they come, else by events, each of which is of one token at least."""
-        tally, ids = self.tally, choice.token_ids
+    def take_ids(self, choice: Choice) -> list[int] | None:
+        """Count by ids where they come, else by events, each of which is of one token at least. Raises Fault."""
+        tally, ids = self.tally, _ids(choice.token_ids)
         if ids is None:
+            if self.wants_ids and choice.token_ids is not None:
+                raise Fault(Reason.PROTOCOL, "vLLM sends token_ids that are no list of numbers")
             self.ids_complete = False
             if tally.usage_source is UsageSource.DELTAS:
                 tally.tokens_out += 1
-            return
+            return None
         self.ids_seen += len(ids)
         if self.wants_ids:
             self.ids += ids
         if tally.usage_source is not UsageSource.ENGINE:
             tally.tokens_out, tally.usage_source = self.ids_seen, UsageSource.TOKEN_IDS
+        return ids
 
-    def count(self, usage: Usage) -> None:
+    def count(self, usage: Mapping[str, Any]) -> None:
         """The engine's own count; in every event if continuous usage is asked for."""
         tally = self.tally
-        tally.tokens_in = usage.prompt_tokens
-        tally.tokens_out = usage.completion_tokens or 0
-        tally.usage_source = UsageSource.ENGINE
-        if usage.prompt_tokens_details is not None and usage.prompt_tokens_details.cached_tokens is not None:
-            self.metrics["cached_tokens"] = usage.prompt_tokens_details.cached_tokens
+        if (tokens_in := count(usage.get("prompt_tokens"))) is not None:
+            tally.tokens_in = tokens_in
+        if (tokens_out := count(usage.get("completion_tokens"))) is not None:
+            tally.tokens_out, tally.usage_source = tokens_out, UsageSource.ENGINE
+        cached = count(mapped(usage.get("prompt_tokens_details")).get("cached_tokens"))
+        if cached is not None:
+            self.metrics["cached_tokens"] = cached
 
     def finished(self) -> Finished:
         """The end, with whatever count there is by now."""
@@ -176,6 +191,7 @@ class _Stream:
             token_ids_tail=tuple(self.ids) if self.wants_ids else None,
             token_ids_complete=self.ids_complete and counted,
             metrics=self.metrics,
+            rest=Rest.NOTHING if self.over else Rest.COUNTS,
         )
 
     def unproven(self) -> Fault:
@@ -191,9 +207,13 @@ def _parse(data: bytes) -> Chunk:
         chunk = decode_chunk(data)
     except ValueError as exc:
         raise _strange(data, str(exc)) from exc
-    if chunk.error is not ABSENT and bytes(chunk.error) != b"null":
-        raise fault_of_error(bytes(chunk.error), status=None)
+    if chunk.error is not None:
+        raise fault_of_error(chunk.error, status=None)
     return chunk
+
+
+def _ids(value: object) -> list[int] | None:
+    return value if isinstance(value, list) and all(type(one) is int for one in value) else None
 
 
 def _strange(data: bytes, why: str) -> Fault:
@@ -209,27 +229,3 @@ def _broken(finish_reason: str | None) -> Fault:
             upstream=Upstream(type=finish_reason),
         )
     return Fault(Reason.ENGINE_ERROR, "vLLM gave up the request", upstream=Upstream(type=finish_reason))
-
-
-def _logprobs(given: Logprobs, ids: list[int] | None) -> Iterator[TokenLogprob]:
-    """Per token; an alternative without text is part of a character, under whose name several would hide one another."""
-    tops = given.top_logprobs or [None] * len(given.tokens)
-    for at, (token, logprob, top) in enumerate(zip(given.tokens, given.token_logprobs, tops, strict=False)):
-        if logprob is None:  # of an echoed prompt's first token
-            continue
-        yield TokenLogprob(
-            token=token,
-            logprob=logprob,
-            token_id=ids[at] if ids is not None and at < len(ids) else _id_in(token),
-            top=tuple(
-                TokenLogprob(token=text, logprob=value, token_id=_id_in(text))
-                for text, value in (top or {}).items()
-                if text
-            ),
-        )
-
-
-def _id_in(token: str) -> int | None:
-    """With return_tokens_as_token_ids, here or as a flag of the server, a token is `token_id:323`."""
-    number = token.removeprefix(ID_PREFIX)
-    return int(number) if number != token and number.isdecimal() else None

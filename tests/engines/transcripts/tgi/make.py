@@ -223,10 +223,19 @@ def write(version: str, space: str, *, counts_input: bool, limit: str) -> None:
         index["errors"][name] = [code, reason]
     info = info_of(version, limit)
     page = b"tgi_batch_max_total_tokens 4096\ntgi_batch_current_size 2\ntgi_batch_current_max_tokens 1024\n"
-    for name, kind, body in (("health", "", b""), ("info", js, compact(info)), ("metrics", "text/plain", page)):
+    tokens_of_a = [{"id": 301, "text": "a", "start": 0, "stop": 1}]
+    for name, kind, body in (
+        ("health", "", b""),
+        ("info", js, compact(info)),
+        ("tokenize", js, compact(tokens_of_a)),
+        ("metrics", "text/plain", page),
+    ):
         (folder / f"{name}.bin").write_bytes(reply(200, kind, body))
     index["probes"] = {
-        "health": {"replies": {"/health": "health"}, "facts": {"ready": True}},
+        "health": {
+            "replies": {"/health": "health", "/info": "info", "/tokenize": "tokenize"},
+            "facts": {"ready": True},
+        },
         "properties": {
             "replies": {"/info": "info", "/metrics": "metrics"},
             "facts": {

@@ -1,0 +1,94 @@
+"""What comes beside the text (usage, timings, logprobs, metrics): read as far as it can be, and unknown where it can't.
+
+Only text, ids that were asked for, errors and the sign of the end are read strictly, by the dialects. JSON is taken as
+engines and gateways write it: with NaN, and with a character escaped as two halves in two events.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+
+__all__ = ["Figures", "count", "figures", "likelihood", "listed", "loads", "mapped", "reader", "told"]
+
+T = TypeVar("T")
+Figures: TypeAlias = dict[str, float | int | str]
+
+MOST = 2**53  # of what is counted
+MOST_FIGURES = 64
+LONGEST = 200  # characters of a name or a word beside the text
+
+
+def loads(data: bytes, errors: str = "strict") -> Any:
+    """JSON as Python reads it: NaN, Infinity and lone surrogates are taken. Raises ValueError. `errors`: of bytes.decode."""
+    try:
+        return json.loads(data.decode("utf-8", errors))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def reader(kind: type[T]) -> Callable[[bytes], T]:
+    """What makes a `kind` of JSON: at msgspec's speed where it is JSON by the book. Raises ValueError."""
+    strict = msgspec.json.Decoder(kind).decode
+
+    def read(data: bytes) -> T:
+        try:
+            return strict(data)
+        except (msgspec.DecodeError, ValueError, RecursionError) as exc:
+            why = str(exc)
+        try:
+            return msgspec.convert(loads(data), kind)
+        except (msgspec.ValidationError, ValueError, RecursionError):
+            raise ValueError(why) from None
+
+    return read
+
+
+def count(value: object) -> int | None:
+    """A number of things."""
+    return value if type(value) is int and 0 <= value < MOST else None
+
+
+def likelihood(value: object) -> float:
+    """A logprob: NaN where there is none, so that they stay in line with the tokens."""
+    try:
+        return float(value) if type(value) in (int, float) else math.nan  # type: ignore[arg-type]  # a number
+    except OverflowError:
+        return math.nan
+
+
+def told(value: object) -> str | None:
+    """A name or a word."""
+    return value if isinstance(value, str) and 0 < len(value) <= LONGEST and value.isprintable() else None
+
+
+def listed(value: object) -> list[Any]:
+    """A list; empty where it is none."""
+    return value if isinstance(value, list) else []
+
+
+def mapped(value: object) -> Mapping[str, Any]:
+    """A mapping; empty where it is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def figures(value: object) -> Figures:
+    """Measurements: numbers that are finite, and words; what is nested, or more than there can be of them, is left out."""
+    found: Figures = {}
+    for name, one in mapped(value).items():
+        if len(found) == MOST_FIGURES:
+            break
+        known = told(one) if isinstance(one, str) else _number(one)
+        if known is not None and told(name):
+            found[name] = known
+    return found
+
+
+def _number(value: object) -> float | int | None:
+    if type(value) is int:
+        return value if abs(value) < MOST else None
+    return value if type(value) is float and math.isfinite(value) else None

@@ -1,0 +1,41 @@
+"""What a handle reads: where a stream's events come from, whichever way it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Protocol
+
+from ..api import Event
+from .channel import Hand
+
+__all__ = ["Source"]
+
+
+class Source(Protocol):
+    """Where a consumer's events come from."""
+
+    handle: Callable[[], object]
+    """None once there is no consumer any more: looked at now and then, as a signal may strike the finalizer that says so."""
+
+    def take(self, until: float = inf) -> Hand | None:
+        """The next run, None where there is none any more: the stream's terminal event is next. Blocks.
+
+        Raises TimeoutError at that point on the lifetime's clock, and what a signal handler raised meanwhile.
+        """
+        ...
+
+    def collect(self, events: list[Event], until: float) -> None:
+        """Add all that is left before the terminal event. Blocks; raises as `take`."""
+        ...
+
+    def abandon(self) -> None:
+        """The consumer wants no more: the place is free when this returns, the connection soon.
+
+        Idempotent; does not block.
+        """
+        ...
+
+    def drop(self) -> None:
+        """There is no consumer any more. For finalizers: takes no lock, starts no thread."""
+        ...
