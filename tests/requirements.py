@@ -38,6 +38,9 @@ REQUIREMENTS = {
     "ADAPT-3005": Requirement("bounded time; capped, jittered retries"),
     "ADAPT-3101": Requirement("one decoder for all, low on allocations; cancel closes the body"),
     "ADAPT-3200": Requirement("many streams: merge, as_completed, streams as futures"),
+    "ADAPT-3300": Requirement(
+        "how a worker is reached: headers, proxy, Unix sockets, names, paths, what rotates, wait_ready"
+    ),
     "OC-ADAPT-5001": Requirement(
         "health, properties (slots), completion over SSE, cancel, on the native API", "llamacpp"
     ),

@@ -8,20 +8,24 @@ returns.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
+from .api import Reason
+from .dialect import Fault
 from .lifetime import Lifetime
 from .waiting import Steps
 
-__all__ = ["HELPERS", "Helpers", "imported"]
+__all__ = ["HELPERS", "NO_DESCRIPTORS", "Helpers", "has_descriptors", "imported"]
 
 T = TypeVar("T")
 
 MOST = 32
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 PER_KEY = 2
 
 
@@ -74,11 +78,17 @@ class Helpers:
         return sum(job.abandoned for job in list(self._running))
 
     def call(self, key: Hashable, work: Callable[[], T], lifetime: Lifetime) -> Steps[T]:
-        """What work returns or raises, on a helper. `key`: whose calls are counted together. Raises Interrupted."""
+        """What work returns or raises, on a helper. `key`: whose calls are counted together.
+
+        Raises Interrupted, and Fault (LOCAL_LIMIT) where no thread can be started.
+        """
         job = _Job(key, work, lifetime)
         try:
             self._waiting.append(job)
-            self._start()
+            try:
+                self._start()
+            except RuntimeError as exc:
+                raise Fault(Reason.LOCAL_LIMIT, f"no thread could be started: {exc}") from exc
             while not job.done:
                 yield from lifetime.wait()
         finally:
@@ -146,9 +156,24 @@ def imported(load: Callable[[], T]) -> T:
     """What `load` imports, late.
 
     Where Ctrl-C strikes another thread's import, CPython gives who has waited for it half a module, once: then again.
+    Raises Fault (LOCAL_LIMIT) where no descriptor is left to read a module with.
     """
     with _importing:
         try:
             return load()
         except ImportError:
-            return load()
+            if has_descriptors():
+                return load()
+        except OSError:
+            if has_descriptors():
+                raise
+        raise Fault(Reason.LOCAL_LIMIT, "the process has no descriptor left to load a module with")
+
+
+def has_descriptors() -> bool:
+    """Whether one could be had just now. For failures that have lost their reason on the way."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as exc:
+        return exc.errno not in NO_DESCRIPTORS
+    return True

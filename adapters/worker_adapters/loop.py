@@ -28,7 +28,7 @@ from math import inf
 from typing import Any, Protocol
 
 from .lifetime import Lifetime
-from .waiting import BLOCKED, READ, Resident, Steps, Waker, poller
+from .waiting import BLOCKED, READ, SLICE, Resident, Steps, Waker, poller
 
 __all__ = ["LOOP", "Loop", "StepsTask", "Task", "Watched"]
 
@@ -156,6 +156,7 @@ class Loop:
         # An epoll is shared with the parent, too: only this copy of it is closed, with the object.
         self._poller: Any = None
         self._poll: Any = None
+        self._deaf = False  # no descriptor was left to be woken by
         self._asleep = False  # or about to be: who puts something into the inbox has to wake it
         self._next_look = self._wake_at = 0.0
         self._dense = False  # many tasks, and something comes all the time
@@ -238,9 +239,12 @@ class Loop:
                 return
 
     def _open(self) -> None:
-        if self._poller is None:
+        if self._poller is None or (self._deaf and not self._by_fd):
             self._poller = poller()
-            self._poller.register(self._waker.polls(), READ)
+            wakes = self._waker.polls()
+            self._deaf = wakes < 0
+            if not self._deaf:
+                self._poller.register(wakes, READ)
             self._poll = self._poller.ready
         # Its thread is another one each time: nobody's wakes are for the main thread here.
         self._waker.patience = inf
@@ -255,6 +259,8 @@ class Loop:
         self._asleep = True
         waits_from = self._clock()
         seconds = 0.0 if inbox else self._wake_at - waits_from
+        if self._deaf and seconds > SLICE:
+            seconds = SLICE
         found = self._poll(seconds if seconds > 0.0 else 0.0)
         self._dense = len(self._tasks) >= MANY and self._clock() - waits_from < GATHER
         for descriptor, _events in found:

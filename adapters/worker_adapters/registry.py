@@ -8,7 +8,9 @@ from importlib import import_module
 from .api import (
     TLS,
     Adapter,
+    HeadersLike,
     Identity,
+    KeepAlive,
     Limits,
     MetricsOptions,
     Retry,
@@ -19,6 +21,7 @@ from .api.errors import invalid
 from .dialect import Dialect
 from .runtime import AdapterConfig, EngineAdapter, as_completed, dump, merge
 from .runtime.configured import require_configured
+from .runtime.origin import reached
 from .transport import Transport
 
 __all__ = ["ENTRY_POINTS", "as_completed", "connect", "dialect", "dump", "engine_names", "merge"]
@@ -105,12 +108,15 @@ def connect(
     identity: Identity | None = None,
     metrics: MetricsOptions | None = None,
     metrics_url: str | None = None,
+    headers: HeadersLike | None = None,
+    proxy: str | None = None,
+    keepalive: KeepAlive | None = None,
 ) -> Adapter:
     """An adapter for one worker. Does no I/O: whether the worker is there shows at the first call.
 
     Raises InvalidRequestError for an unknown engine or an unusable URL. `credentials` is a provider, called for every
     request, or a literal token, with which the adapter can't be pickled. `metrics_url` is for engines that serve metrics
-    on a port of their own.
+    on a port of their own. `headers` go with every request, as secrets, `proxy` is an HTTP proxy's URL (docs/reach.md).
     """
     require_configured(
         engine,
@@ -130,21 +136,20 @@ def connect(
         },
     )
     found = engine if isinstance(engine, Dialect) else dialect(engine)
-    return EngineAdapter(
-        AdapterConfig(
-            dialect=found,
-            url=url,
-            transport=_TRANSPORTS.get(found.name),
-            pool_id=pool_id,
-            replica_id=replica_id,
-            model=model,
-            credentials=provider(credentials),
-            timeouts=timeouts or Timeouts(),
-            retry=retry or Retry(),
-            tls=tls or TLS(),
-            limits=limits or Limits(),
-            identity=identity or Identity(),
-            metrics=metrics,
-            metrics_url=metrics_url,
-        )
+    config = AdapterConfig(
+        dialect=found,
+        url=url,
+        transport=_TRANSPORTS.get(found.name),
+        pool_id=pool_id,
+        replica_id=replica_id,
+        model=model,
+        credentials=provider(credentials),
+        timeouts=timeouts or Timeouts(),
+        retry=retry or Retry(),
+        tls=tls or TLS(),
+        limits=limits or Limits(),
+        identity=identity or Identity(),
+        metrics=metrics,
+        metrics_url=metrics_url,
     )
+    return EngineAdapter(reached(config, headers=headers, proxy=proxy, keepalive=keepalive))

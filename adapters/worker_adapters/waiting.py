@@ -28,6 +28,7 @@ __all__ = [
     "BLOCKED",
     "NOBODY",
     "READ",
+    "SLICE",
     "WRITE",
     "Blocked",
     "Resident",
@@ -56,6 +57,7 @@ READ, WRITE = select.POLLIN, select.POLLOUT
 # A signal that lands between the last look at what it sets and the wait itself wakes nobody: on the main thread, where
 # Python's handlers run, no wait is longer.
 MAIN_THREAD_SECONDS = 0.5
+SLICE = 0.05  # seconds of a wait that nobody can end early
 LONGEST = 86400.0  # seconds; poll counts milliseconds in an int
 
 
@@ -135,9 +137,15 @@ class Waker:
         self.woken = False
 
     def polls(self) -> int:
-        """The descriptor to poll beside another, from now on: readable when woken. The owner's thread only."""
+        """The descriptor to poll beside another, from now on: readable when woken. The owner's thread only.
+
+        -1 where the process has none left: its owner waits in short slices then, and looks in between.
+        """
         if self._reads < 0:
-            self._open()
+            try:
+                self._open()
+            except OSError:
+                return -1
         self.polling = True
         return self._reads
 
@@ -161,7 +169,7 @@ class Waker:
         if self.woken:
             self.woken = False
             return
-        seconds = max(0.0, min(seconds, self.patience, LONGEST))
+        seconds = max(0.0, min(seconds, self.patience, LONGEST if wakes >= 0 else SLICE))
         # Read only if it says so: a wake-up that is just being written is seen by the next wait.
         if self._is_ready(wakes, descriptor, events, seconds):
             self.forget()
@@ -169,6 +177,8 @@ class Waker:
 
     def _is_ready(self, wakes: int, descriptor: int, events: int, seconds: float) -> bool:
         """Wait for either; whether it is the first."""
+        if wakes < 0:
+            return _poll_once(((descriptor, events),), seconds, wakes)
         if cooperative():
             return _poll_once(((descriptor, events), (wakes, READ)), seconds, wakes)
         poll, self._poll = self._poll, None  # a signal handler that waits within this has one of its own
@@ -295,8 +305,11 @@ class _Polls:
 
 
 def poller() -> _Epoll | _Polls:
-    """What the loop waits at."""
-    return _Epoll() if hasattr(select, "epoll") and not cooperative() else _Polls()
+    """What the loop waits at. Without a descriptor to spare it is slower, and works."""
+    if hasattr(select, "epoll") and not cooperative():
+        with contextlib.suppress(OSError):
+            return _Epoll()
+    return _Polls()
 
 
 class Resident:

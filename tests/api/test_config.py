@@ -8,7 +8,7 @@ import random
 import attrs
 import pytest
 
-from worker_adapters import TLS, Identity, Limits, MetricsOptions, Retry, Timeouts
+from worker_adapters import TLS, Identity, KeepAlive, Limits, MetricsOptions, Retry, Timeouts
 
 NAN = float("nan")
 POSITIVE = [
@@ -24,10 +24,19 @@ POSITIVE = [
     (Limits, "max_probe_body"),
     (Limits, "max_collected"),
     (Limits, "stall"),
+    (KeepAlive, "idle"),
+    (KeepAlive, "interval"),
+    (KeepAlive, "probes"),
 ]
 NOT_NEGATIVE = [(Retry, "base"), (Retry, "cap"), (Retry, "max_retry_after")]
-MAY_BE_OFF = [(Timeouts, "connect"), (Timeouts, "first_token"), (Timeouts, "idle"), (Limits, "max_event_size")]
-KINDS = [Timeouts, Retry, TLS, Limits, Identity, MetricsOptions]
+MAY_BE_OFF = [
+    (Timeouts, "connect"),
+    (Timeouts, "first_token"),
+    (Timeouts, "idle"),
+    (Limits, "max_event_size"),
+    (KeepAlive, "idle"),
+]
+KINDS = [Timeouts, Retry, TLS, Limits, Identity, MetricsOptions, KeepAlive]
 
 
 @pytest.mark.parametrize("value", [0, -1, -0.5, NAN])
@@ -50,8 +59,15 @@ def test_what_is_no_number_is_refused(kind, name):
         kind(**{name: "soon"})
 
 
+@pytest.mark.parametrize("statuses", [{399}, {600}, {"529"}, {None}, [408, 200], 529])
+def test_a_status_to_retry_is_one_of_a_failure(statuses):
+    with pytest.raises((TypeError, ValueError), match=r"statuses|iterable"):
+        Retry(statuses=statuses)
+
+
 def test_every_number_of_these_records_is_checked():
-    numbers = {(k, a.name) for k in (Timeouts, Limits, Retry) for a in attrs.fields(k)} - {(Retry, "random")}
+    numbers = {(k, a.name) for k in (Timeouts, Limits, Retry, KeepAlive) for a in attrs.fields(k)}
+    numbers -= {(Retry, "random"), (Retry, "statuses")}
     assert numbers == {*POSITIVE, *NOT_NEGATIVE}
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from worker_adapters import TLS, Retry, Timeouts, connect
+from worker_adapters.api.address import Origin
 from worker_adapters.dialect import WireRequest
 from worker_adapters.lifetime import Lifetime, driven
 from worker_adapters.runtime.cell import Cell
@@ -219,7 +220,7 @@ def test_half_a_module_is_imported_again(monkeypatch: pytest.MonkeyPatch) -> Non
     subject = next(s for s in SUBJECTS if s.name.startswith("vllm"))
     target = next(iter(subject.transcripts.probes["health"]["replies"]))
     with ReplayServer(subject.transcripts) as server:
-        transport = HTTPTransport(_split(server.url), TLS(), pool_size=1, keep_alive=0.0)
+        transport = HTTPTransport(Origin.of(server.url), TLS(), pool_size=1, keep_alive=0.0)
         monkeypatch.setitem(sys.modules, name, Half(name))
         reply = transport.call(WireRequest(target=target), {}, Timeouts(), 1 << 20)
         transport.close()
@@ -262,9 +263,3 @@ def test_a_child_forked_in_the_middle_of_a_late_import_can_import(tmp_path: Path
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50, cwd=tmp_path
     )
     assert (done.stdout, done.stderr) == ("1", "")
-
-
-def _split(url: str) -> Any:
-    from urllib.parse import urlsplit  # noqa: PLC0415
-
-    return urlsplit(url)

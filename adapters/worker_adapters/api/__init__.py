@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .adapter import Adapter, CancelOutcome, Completion, Features, Health, Properties, Stream
-from .config import TLS, Identity, Limits, MetricsOptions, Retry, Timeouts
+from .config import TLS, Identity, KeepAlive, Limits, MetricsOptions, Retry, Timeouts
 from .credentials import Credentials, FromEnv, FromFile
 from .errors import (
     AdapterClosedError,
@@ -32,6 +32,7 @@ from .events import (
     UsageSource,
     event_to_dict,
 )
+from .headers import HeadersLike
 from .request import GenerateRequest, OnDegraded, Priority
 
 __all__ = [
@@ -53,9 +54,11 @@ __all__ = [
     "FromEnv",
     "FromFile",
     "GenerateRequest",
+    "HeadersLike",
     "Health",
     "Identity",
     "InvalidRequestError",
+    "KeepAlive",
     "Limits",
     "Metrics",
     "MetricsOptions",

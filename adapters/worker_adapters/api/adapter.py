@@ -234,6 +234,14 @@ class Adapter(Protocol):
         """
         ...
 
+    def wait_ready(self, timeout: float | None = None, *, deep: bool = False) -> Health:
+        """Block until the worker is ready, for that many seconds at most; closing the adapter ends it.
+
+        What the worker says meanwhile (loading, how far) is logged when it changes. Raises WorkerError: POOL_UNREADY with
+        its last words, why it can't be reached, or at once what waiting does not mend, such as a refused credential.
+        """
+        ...
+
     def properties(self, *, scrape: bool = False) -> Properties:
         """Ask the worker, no more often than its dialect allows: a call that comes too soon gets the last answer.
 

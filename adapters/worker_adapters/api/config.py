@@ -12,7 +12,7 @@ import attrs
 
 from .frozen import plain
 
-__all__ = ["TLS", "Identity", "Limits", "MetricsOptions", "Retry", "Timeouts"]
+__all__ = ["TLS", "Identity", "KeepAlive", "Limits", "MetricsOptions", "Retry", "Timeouts"]
 
 
 def _uniform() -> float:
@@ -38,6 +38,11 @@ def _not_negative(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     _number(attribute, value)
     if not value >= 0:
         raise ValueError(f"{attribute.name} must not be negative, got {value!r}")
+
+
+def _statuses(_: Any, attribute: attrs.Attribute[Any], value: frozenset[int]) -> None:
+    if not value <= frozenset(range(400, 600)):
+        raise ValueError(f"{attribute.name} must be HTTP statuses from 400 to 599, got {sorted(value, key=str)!r}")
 
 
 def _given(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -117,12 +122,15 @@ class Retry:
     """Attempts before `Started`, with full jitter: rand(0, min(`cap`, `base`·2ⁿ)) seconds before attempt n + 1.
 
     A `Retry-After` of the engine is waited for if it is at most `max_retry_after`. `random` returns floats in [0, 1).
+    `statuses`: HTTP statuses that are tried again, too, such as 408, 425, 529, or a gateway's 520 to 524; 502, 503, 504
+    and what says that the worker is loading or overloaded always are.
     """
 
     attempts: int = attrs.field(default=4, converter=_count, validator=_whole)
     base: float = attrs.field(default=0.1, converter=_figure, validator=_not_negative)
     cap: float = attrs.field(default=2.0, converter=_figure, validator=_not_negative)
     max_retry_after: float = attrs.field(default=30.0, converter=_figure, validator=_not_negative)
+    statuses: frozenset[int] = attrs.field(default=frozenset(), converter=frozenset, validator=_statuses)
     random: Callable[[], float] = attrs.field(default=_uniform, validator=_callable, repr=False)
 
     def delay(self, failed_attempts: int) -> float:
@@ -132,13 +140,28 @@ class Retry:
 
 @attrs.frozen(kw_only=True)
 class TLS:
-    """Verification is on; the CA bundle (a PEM file) defaults to the system's. `client_cert` and `client_key` are paths."""
+    """Verification is on; the CA bundle (a PEM file) defaults to the system's. `client_cert` and `client_key` are paths.
+
+    A file that has changed is read anew for the next connection. Neither SSL_CERT_FILE nor SSLKEYLOGFILE is looked at.
+    """
 
     verify: bool = attrs.field(default=True, converter=_bool, validator=_switch)
     ca_bundle: str | None = attrs.field(default=None, converter=_path, validator=_text)
     client_cert: str | None = attrs.field(default=None, converter=_path, validator=_text)
     client_key: str | None = attrs.field(default=None, converter=_path, validator=_text, repr=False)
     server_hostname: str | None = attrs.field(default=None, validator=_text)
+
+
+@attrs.frozen(kw_only=True)
+class KeepAlive:
+    """TCP's own, which tells a peer that is gone from one that is silent, and keeps middleboxes from forgetting.
+
+    After `idle` seconds of silence (None: never) `probes` are sent, `interval` seconds apart, in whole seconds.
+    """
+
+    idle: float | None = attrs.field(default=60.0, converter=_seconds, validator=_positive)
+    interval: float = attrs.field(default=15.0, converter=_figure, validator=_given)
+    probes: int = attrs.field(default=4, converter=_count, validator=_whole)
 
 
 @attrs.frozen(kw_only=True)

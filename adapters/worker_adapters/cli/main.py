@@ -44,7 +44,30 @@ def _adapter(options: argparse.Namespace) -> Adapter:
         model=options.model,
         credentials=FromEnv(options.credentials_env) if options.credentials_env else None,
         timeouts=Timeouts(),
+        headers={name: FromEnv(variable) for name, variable in options.header} or None,
+        proxy=options.proxy,
     )
+
+
+def _ready(options: argparse.Namespace) -> Adapter:
+    """An adapter, after the wait that was asked for."""
+    adapter = _adapter(options)
+    if options.wait is not None:
+        try:
+            adapter.wait_ready(options.wait)
+        except BaseException:
+            adapter.close()
+            raise
+    return adapter
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, equals, variable = text.partition("=")
+    if not (name and equals and variable):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=ENV, a header and the environment variable of its value"
+        )
+    return name, variable
 
 
 def _request(options: argparse.Namespace, **changes: Any) -> GenerateRequest:
@@ -62,7 +85,7 @@ def _request(options: argparse.Namespace, **changes: Any) -> GenerateRequest:
 def _run(options: argparse.Namespace) -> int:
     if options.prompt == "-":
         options.prompt = read_input()
-    with _adapter(options) as adapter, adapter.stream(_request(options)) as stream:
+    with _ready(options) as adapter, adapter.stream(_request(options)) as stream:
         if not options.json:
             return show_stream(stream)
         failed = False
@@ -73,14 +96,14 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _health(options: argparse.Namespace) -> int:
-    with _adapter(options) as adapter:
+    with _ready(options) as adapter:
         health = adapter.health()
         show_table(attrs.asdict(health))
         return 0 if health.ready else 1
 
 
 def _properties(options: argparse.Namespace) -> int:
-    with _adapter(options) as adapter:
+    with _ready(options) as adapter:
         show_table(attrs.asdict(adapter.properties(scrape=options.scrape)))
         return 0
 
@@ -132,7 +155,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _demo_on(options: argparse.Namespace) -> int:
-    with _adapter(options) as adapter:
+    with _ready(options) as adapter:
         say(f"\n1. A completion, token by token, from {options.engine} at {options.url}:\n")
         with adapter.submit(_request(options)) as stream:
             if show_stream(stream):
@@ -198,6 +221,18 @@ def _worker_arguments(parser: argparse.ArgumentParser, engine: str | None = None
     parser.add_argument("--url", required=url_required, help="the engine's base URL, such as http://127.0.0.1:8080")
     parser.add_argument("--model", help="the model, where the server has several")
     parser.add_argument("--credentials-env", metavar="NAME", help="environment variable that holds the API key")
+    parser.add_argument(
+        "--header",
+        type=_header,
+        action="append",
+        default=[],
+        metavar="NAME=ENV",
+        help="a header of every request, and the environment variable that holds its value; may be given several times",
+    )
+    parser.add_argument(
+        "--proxy", metavar="URL", help="an HTTP proxy to go through, such as http://user:password@proxy:3128"
+    )
+    parser.add_argument("--wait", type=float, metavar="SECONDS", help="wait that long for the worker to be ready")
 
 
 def _request_arguments(parser: argparse.ArgumentParser, *, max_tokens: int) -> None:

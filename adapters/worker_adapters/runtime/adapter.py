@@ -20,12 +20,10 @@ from ..api import (
     Features,
     GenerateRequest,
     Health,
-    Phase,
     Properties,
     Reason,
     Stream,
     Timeouts,
-    WorkerError,
 )
 from ..determinism import derive_seed
 from ..dialect import Fault, WireRequest
@@ -40,6 +38,7 @@ from .layers import layered
 from .metrics import NO_METRICS, PrometheusRecorder, Recorder
 from .origin import AdapterConfig, OnDemand
 from .places import Places
+from .readiness import health, ready
 from .report import begun, turned_away
 from .reports import REPORTS
 from .running import Running
@@ -70,7 +69,7 @@ class EngineAdapter:
         config = self._config
         self.places = Places(config.limits)
         self._transport = self._given_transport or (config.transport or OnDemand)(config)
-        self._worker = Worker(
+        self._worker = worker = Worker(
             dialect=config.dialect,
             transport=self._transport,
             url=config.url,
@@ -82,9 +81,13 @@ class EngineAdapter:
             retry=config.retry,
             limits=config.limits,
             identity=config.identity,
+            headers=config.headers,
+            via=None if config.proxy is None or config.url[:6].lower() == "https:" else config.proxy.where,
             recorder=self._recorder,
             shared=_reached_alike(config) if self._given_transport is None and config.transport is None else None,
         )
+        for secret in () if config.proxy is None else config.proxy.secrets:
+            worker.redactor.learn(secret)
 
     def _after_fork(self) -> None:
         for running in self.places.unended():
@@ -222,13 +225,18 @@ class EngineAdapter:
         """See Adapter."""
         worker = self._open_worker()
         try:
-            facts = worker.probe(worker.dialect.health(worker.target(deep=deep)))
+            return health(worker, deep=deep)
         except Fault as fault:
-            return Health(
-                live=False, ready=False, detail=shown(worker.redactor.clean(fault.message)), observed_at=time.time()
-            )
-        detail = shown(worker.redactor.clean(facts.detail))
-        return Health(live=True, ready=facts.ready, detail=detail, observed_at=time.time())
+            detail = shown(worker.redactor.clean(fault.message))
+            return Health(live=False, ready=False, detail=detail, observed_at=time.time())
+
+    def wait_ready(self, timeout: float | None = None, *, deep: bool = False) -> Health:
+        """See Adapter."""
+        worker = self._open_worker()
+        try:
+            return ready(worker, timeout, deep=deep)
+        except Fault as fault:
+            raise worker.refusal_of_probe(fault) from None
 
     def properties(self, *, scrape: bool = False) -> Properties:
         """See Adapter."""
@@ -236,8 +244,7 @@ class EngineAdapter:
         try:
             return worker.facts(scrape=scrape).properties
         except Fault as fault:
-            # Not from the fault: a traceback would show its message, in which no secret has been redacted yet.
-            raise WorkerError(worker.error(fault, phase=Phase.PREPARE, attempts=1)) from None
+            raise worker.refusal_of_probe(fault) from None
 
     def engine_version(self) -> str | None:
         """See Adapter."""
@@ -296,7 +303,8 @@ def _reached_alike(config: AdapterConfig) -> Hashable:
         hash(credentials)
     except TypeError:  # an application's own callable
         credentials = id(credentials)
-    return config.dialect.name, config.url, config.model, config.metrics_url, credentials
+    way = (config.metrics_url, config.headers, config.proxy, config.tls)
+    return config.dialect.name, config.url, config.model, credentials, way
 
 
 def _recorder(config: AdapterConfig) -> Recorder:

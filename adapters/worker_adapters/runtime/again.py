@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from ..api import Phase, Reason
 from ..dialect import Fault
+from ..lifetime import Interrupted
+from ..waiting import Steps
+from .carried import UNAUTHORIZED
 from .running import Running
 from .worker import Worker
 
-__all__ = ["wait_before_next"]
+__all__ = ["has_fresh_credentials", "wait_before_next"]
 
 _RETRIED = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.LOADING, Reason.OVERLOADED})
 _RETRIED_STATUS = frozenset({502, 503, 504})
@@ -16,7 +19,11 @@ _RETRIED_STATUS = frozenset({502, 503, 504})
 def wait_before_next(failed: Fault, worker: Worker, running: Running) -> float | None:
     """Seconds until the next attempt, or None if this failure is the answer."""
     retry = worker.retry
-    if running.started is not None or running.attempts >= retry.attempts or not _is_worth_retrying(failed, running):
+    if (
+        running.started is not None
+        or running.attempts >= retry.attempts
+        or not _is_worth_retrying(failed, running, retry.statuses)
+    ):
         return None
     wait = retry.delay(running.attempts)
     if failed.retry_after is not None:
@@ -26,7 +33,27 @@ def wait_before_next(failed: Fault, worker: Worker, running: Running) -> float |
     return wait if wait < running.lifetime.remaining() else None
 
 
-def _is_worth_retrying(failed: Fault, running: Running) -> bool:
+def has_fresh_credentials(failed: Fault, worker: Worker, running: Running) -> Steps[bool]:
+    """Whether a 401 may be answered, once, with what a provider gives now: what was refused has been replaced meanwhile."""
+    refused, running.carried = running.carried, None
+    status = None if failed.upstream is None else failed.upstream.status
+    if refused is None or running.started is not None or status != UNAUTHORIZED or not worker.carried.may_differ:
+        return False
+    running.renewed, renewed = True, running.renewed
+    running.lifetime.hurry()  # as before an attempt
+    try:
+        return not renewed and refused != (yield from worker.carried.steps(running.lifetime))
+    except Fault:
+        return False  # the refusal is the answer
+    except Interrupted:
+        if running.lifetime.causes:
+            raise
+        return False
+
+
+def _is_worth_retrying(failed: Fault, running: Running, statuses: frozenset[int]) -> bool:
+    if failed.upstream is not None and failed.upstream.status in statuses:
+        return True
     if failed.reason is Reason.DISCONNECTED:
         return running.lifetime.phase in (
             Phase.PREPARE,

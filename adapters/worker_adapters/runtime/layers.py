@@ -23,7 +23,7 @@ from ..lifetime import Cause, Interrupted
 from ..loop import LOOP
 from ..transport import Exchange
 from ..waiting import BLOCKED, Blocked, Steps
-from .again import wait_before_next
+from .again import has_fresh_credentials, wait_before_next
 from .bounds import MODEL, count, figures, name
 from .concluding import broken_off, concluded, require_proof, taken, unfinished
 from .envelope import fault_of_cause
@@ -64,7 +64,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     wire = running.wire or (yield from _encoded(worker, running))
     running.wire = None  # of the first attempt only
     running.lifetime.hurry()  # an application's provider may hang
-    headers = yield from worker.auth_steps(running.lifetime)
+    running.carried = headers = yield from worker.carried.steps(running.lifetime)
     exchange: Exchange | None = None
     try:
         exchange = yield from worker.transport.open(wire, headers, running.lifetime)
@@ -326,7 +326,9 @@ def _try_again(failed: Fault, worker: Worker, running: Running) -> Steps[None]:
     """Wait for the next attempt. Raises the failure where it is the answer, and Interrupted."""
     wait = wait_before_next(failed, worker, running)
     if wait is None:
-        raise failed
+        if not (yield from has_fresh_credentials(failed, worker, running)):
+            raise failed
+        wait = 0.0
     running.lifetime.next_attempt()
     retried(running)
     yield from running.lifetime.sleep(wait)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
 
 import attrs
 
-from ..api import TLS, Identity, InvalidRequestError, Limits, MetricsOptions, Phase, Reason, Retry, Timeouts
+from ..api import TLS, Identity, InvalidRequestError, KeepAlive, Limits, MetricsOptions, Phase, Reason, Retry, Timeouts
+from ..api.address import Origin, Proxy
 from ..api.credentials import Credentials, require_picklable
+from ..api.headers import Headers, HeadersLike
 from ..dialect import Dialect, Fault, Reply, WireRequest
 from ..helpers import imported
 from ..lifetime import Lifetime
@@ -22,7 +23,7 @@ from .redact import Redactor
 if TYPE_CHECKING:
     from ..transport.http import HTTPTransport
 
-__all__ = ["AdapterConfig", "OnDemand"]
+__all__ = ["AdapterConfig", "OnDemand", "reached"]
 
 
 @attrs.frozen(kw_only=True)
@@ -45,6 +46,9 @@ class AdapterConfig:
     identity: Identity = attrs.field(factory=Identity)
     metrics: MetricsOptions | None = None
     metrics_url: str | None = None
+    headers: Headers | None = None
+    proxy: Proxy | None = None
+    keepalive: KeepAlive = attrs.field(factory=KeepAlive)
     transport: Callable[[AdapterConfig], Transport] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -65,7 +69,7 @@ class OnDemand:
 
     def __init__(self, config: AdapterConfig) -> None:
         self._config = config
-        self._base = _parse_url(config)
+        self._origin = _origin(config)
         self._made: dict[str, Transport] = {}
         self._closed = False
         url = config.metrics_url
@@ -76,10 +80,12 @@ class OnDemand:
         if made is None:
             config = self._config
             made = imported(_http)(
-                self._base,
+                self._origin,
                 config.tls,
                 pool_size=config.limits.max_in_flight,
                 keep_alive=config.dialect.traits.keep_alive,
+                proxy=config.proxy,
+                tcp=config.keepalive,
             )
             made = self._made.setdefault("one", made)
             if self._closed:
@@ -87,8 +93,9 @@ class OnDemand:
         return made
 
     def prepare(self) -> None:
-        """See Transport."""
-        self._transport().prepare()
+        """See Transport. What fails then is the stream's to tell."""
+        with contextlib.suppress(Fault):
+            self._transport().prepare()
 
     def open(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime) -> Steps[Exchange]:
         """See Transport."""
@@ -104,8 +111,9 @@ class OnDemand:
             return self._transport().call(wire, headers, timeouts, limit)
         if self._metrics is None:
             return Reply(status=404, headers={}, body=b"connect(metrics_url=...) was not given")
-        # A port of its own is another origin: the credentials are not for it.
-        return self._metrics.call(attrs.evolve(wire, target="", to_metrics=False), {}, timeouts, limit)
+        # A port of its own is another origin: neither the credentials nor the caller's headers are for it.
+        allowed = headers if self._metrics._origin.site == self._origin.site else {}  # noqa: SLF001  -- its own kind
+        return self._metrics.call(attrs.evolve(wire, target="", to_metrics=False), allowed, timeouts, limit)
 
     def close(self) -> None:
         """See Transport."""
@@ -122,29 +130,50 @@ def _http() -> type[HTTPTransport]:
     return HTTPTransport
 
 
-def _parse_url(config: AdapterConfig) -> SplitResult:
+def reached(
+    config: AdapterConfig, *, headers: HeadersLike | None, proxy: str | None, keepalive: KeepAlive | None
+) -> AdapterConfig:
+    """The same, with what `connect()` was told of the way to the worker. Raises InvalidRequestError."""
     try:
-        base = urlsplit(config.url)
-        bad = None if base.hostname and (base.port is None or base.port > 0) else "it names no host"
+        fields = None if headers is None else Headers(headers)
     except ValueError as exc:
-        base, bad = urlsplit(""), str(exc)
-    if not bad and base.scheme not in ("http", "https"):
-        bad = "it must begin with http:// or https://"
-    if not bad and (base.username is not None or base.password is not None):
-        bad = "it holds a user or password: pass credentials= instead"
-    if not bad and (base.query or base.fragment):
-        bad = "it has a query or a fragment: pass the base URL"
-    if bad:
-        shown = "the URL" if "@" in config.url else f"the URL {re.split('[?#]', config.url)[0]!r}"
-        fault = Fault(Reason.VALIDATION, f"{shown} can't be used: {bad}; expected something like http://10.0.0.7:8000")
-        raise InvalidRequestError(
-            envelope(
-                fault,
-                engine=config.dialect.name,
-                pool_id=config.pool_id,
-                replica_id=config.replica_id,
-                phase=Phase.PREPARE,
-                redactor=Redactor(),
-            )
+        raise _unusable(config, f"headers= can't be used: {exc}") from None
+    if fields and config.credentials is not None and (name := fields.clash(config.dialect.auth_headers("token"))):
+        raise _unusable(
+            config, f"headers= can't be used: {name} carries what credentials= gives: leave out one of them"
         )
-    return base
+    try:
+        by = None if proxy is None else Proxy(proxy)
+    except (ValueError, AttributeError, TypeError) as exc:
+        what = str(exc) if isinstance(exc, ValueError) else "it is no text"
+        raise _unusable(config, f"proxy= can't be used: {what}; expected http://user:password@host:port") from None
+    if not isinstance(keepalive, KeepAlive | None):
+        raise _unusable(config, f"keepalive= must be a KeepAlive, not {type(keepalive).__name__}")
+    return attrs.evolve(config, headers=fields, proxy=by, keepalive=keepalive or KeepAlive())
+
+
+def _origin(config: AdapterConfig) -> Origin:
+    try:
+        origin = Origin.of(config.url)
+    except ValueError as exc:
+        bad = str(exc)
+    else:
+        if origin.socket is None or config.proxy is None:
+            return origin
+        bad = "a Unix socket is not reached through a proxy="
+    shown = "the URL" if set("@?") & set(config.url) else f"the URL {config.url!r}"
+    raise _unusable(config, f"{shown} can't be used: {bad}; expected something like http://10.0.0.7:8000")
+
+
+def _unusable(config: AdapterConfig, message: str) -> InvalidRequestError:
+    """What `connect()` raises for what it can't use."""
+    return InvalidRequestError(
+        envelope(
+            Fault(Reason.VALIDATION, message),
+            engine=config.dialect.name,
+            pool_id=config.pool_id,
+            replica_id=config.replica_id,
+            phase=Phase.PREPARE,
+            redactor=Redactor(),
+        )
+    )

@@ -8,7 +8,7 @@ what an exception that struck in the middle left undone. The caller's handle is 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -41,6 +41,8 @@ class Running:
     worker: Worker
     places: Places
     way: str = "stream"
+    carried: Mapping[str, str] | None = attrs.field(default=None, repr=False)  # the headers of the attempt
+    renewed: bool = False  # the one retry with fresh ones was made
     wire: WireRequest | None = None  # of the first attempt, where it was made by whoever submitted
     exchange: Exchange | None = None  # while its body is read
     tally: Tally = attrs.field(factory=Tally)

@@ -9,14 +9,15 @@ from typing import TypeVar
 import attrs
 
 from ..api import Error, Identity, Limits, Phase, Properties, Reason, Retry, Timeouts, WorkerError
-from ..api.credentials import Credentials, FromEnv, FromFile, Literal
+from ..api.credentials import Credentials
+from ..api.headers import Headers
 from ..dialect import Dialect, Fault, Pause, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts, redirected
-from ..helpers import HELPERS
 from ..lifetime import Cause, Interrupted, Lifetime
 from ..loop import StepsTask
 from ..transport import Transport
 from ..waiting import NOBODY, Steps, current_waker
 from .bounds import bounded, shown
+from .carried import UNAUTHORIZED, Carried
 from .cell import Cell
 from .envelope import envelope, exception_of
 from .facts import Facts
@@ -61,11 +62,16 @@ class Worker:
         retry: Retry,
         limits: Limits,
         identity: Identity,
+        headers: Headers | None = None,
+        via: str | None = None,
         recorder: Recorder = NO_METRICS,
         clock: Callable[[], float] = time.monotonic,
         shared: Hashable | None = None,
     ) -> None:
-        """`shared`: what adapters have in common that share the worker's properties; None: nobody else's."""
+        """`via`: a proxy that may answer in the worker's place.
+
+        `shared`: what adapters have in common that share the worker's properties; None: nobody else's.
+        """
         self._dialect = dialect
         self.transport = transport
         self.pool_id = pool_id
@@ -79,7 +85,14 @@ class Worker:
         self.redactor = Redactor()
         self.mislabelled = False  # its streams are, and that has been logged
         self._url = url
-        self._credentials = credentials
+        self.carried = Carried(
+            credentials,
+            headers,
+            url=url,
+            learn=self.redactor.learn,
+            bearing=lambda token: self.dialect.auth_headers(token),  # noqa: PLW0108  -- the dialect of that time
+        )
+        self._via = via
         self._closed = False
         self._pausing: dict[Lifetime, None] = {}  # probes on threads that are in a pause
         self._telling: dict[StepsTask, None] = {}
@@ -112,40 +125,11 @@ class Worker:
         """The engine's version as far as it is known by now."""
         return self.known.engine_version
 
-    def auth_headers(self) -> Mapping[str, str]:
-        """The headers that carry the credential. Calls its provider, which may block. Raises Fault where that fails."""
-        if self._credentials is None:
-            return {}
-        try:
-            token: object = self._credentials()
-        except (Exception, SystemExit) as exc:  # noqa: BLE001  -- a provider has no say in when this process ends
-            raise _provider_failed(exc, ours=isinstance(self._credentials, (FromEnv, FromFile))) from None
-        return self._carrying(token)
-
-    def auth_steps(self, lifetime: Lifetime) -> Steps[Mapping[str, str]]:
-        """The same for a stream, which waits for an application's provider no longer than it lives."""
-        credentials = self._credentials
-        if credentials is None or isinstance(credentials, (Literal, FromEnv)):
-            return self.auth_headers()
-
-        def ask() -> object:
-            try:
-                return credentials()
-            except BaseException as exc:  # noqa: BLE001  -- SystemExit, for one: on a helper it would end nothing but the helper
-                raise _provider_failed(exc, ours=isinstance(credentials, FromFile)) from None
-
-        token = yield from HELPERS.call(("credentials", self._url), ask, lifetime)
-        return self._carrying(token)
-
-    def _carrying(self, token: object) -> Mapping[str, str]:
-        # Judged here: a transport would quote in its own exception what it can't put into a header.
-        if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token.strip():
-            raise Fault(Reason.UPSTREAM_AUTH, "the credentials provider must return printable ASCII text, not empty")
-        self.redactor.learn(token)
-        return self.dialect.auth_headers(token)
-
     def error(self, fault: Fault, *, phase: Phase, attempts: int = 0, started: bool = False) -> Error:
         """The envelope of a fault of this worker."""
+        if self._via is not None and fault.upstream is not None and fault.upstream.status is not None:
+            message = f"{fault.message} (it came by way of the proxy {self._via})"
+            fault = Fault(fault.reason, message, upstream=fault.upstream, retry_after=fault.retry_after)
         return envelope(
             fault,
             engine=self.dialect.name,
@@ -162,15 +146,22 @@ class Worker:
         """What to raise for a fault found before any I/O."""
         return exception_of(self.error(fault, phase=Phase.PREPARE))
 
+    def refusal_of_probe(self, fault: Fault) -> WorkerError:
+        """What to raise for a probe that failed.
+
+        From None: a traceback would show the fault's message, in which no secret has been redacted yet.
+        """
+        return WorkerError(self.error(fault, phase=Phase.PREPARE, attempts=1))
+
     # --- probes -----------------------------------------------------------------------------------------------------
 
-    def probe(self, conversation: Probe[T]) -> T:
+    def probe(self, conversation: Probe[T], timeouts: Timeouts | None = None) -> T:
         """Carry a probe's requests and return what it learnt. Blocks; raises Fault."""
-        timeouts = self.timeouts
+        timeouts = timeouts or self.timeouts
         headers: Mapping[str, str] = {}
         reply = NO_REPLY
         try:
-            headers = self.auth_headers()
+            headers = self.carried.now()
             step, pauses = next(conversation), timeouts.probe
             while True:
                 if isinstance(step, Pause):
@@ -178,6 +169,13 @@ class Worker:
                     reply = self._pause(step.seconds, allowed=pauses >= 0)
                 else:
                     reply = self.transport.call(step, headers, timeouts, self.limits.max_probe_body)
+                    if (
+                        reply.status == UNAUTHORIZED
+                        and self.carried.may_differ
+                        and headers != (fresh := self.carried.now())
+                    ):
+                        headers = fresh  # what the refused one has been replaced by meanwhile
+                        reply = self.transport.call(step, headers, timeouts, self.limits.max_probe_body)
                 step = conversation.send(reply)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
@@ -196,6 +194,11 @@ class Worker:
     def _pause(self, seconds: float, *, allowed: bool) -> Reply:
         if not allowed:
             raise Fault(Reason.CONNECT_TIMEOUT, "what was asked takes longer to find out than Timeouts.probe allows")
+        self.rest(seconds)
+        return NO_REPLY
+
+    def rest(self, seconds: float) -> None:
+        """Let the worker go on for that long. Blocks; closing the adapter ends it: raises Fault."""
         until = time.monotonic() + seconds
         pause = Lifetime(self.timeouts)
         self._pausing[pause] = None
@@ -208,7 +211,6 @@ class Worker:
             self._pausing.pop(pause, None)
         if self._closed:
             raise Fault(Reason.ADAPTER_CLOSED, "the adapter was closed")
-        return NO_REPLY
 
     def ask(self, conversation: Probe[T]) -> T:
         """As `probe`, for a caller: raises WorkerError."""
@@ -228,7 +230,7 @@ class Worker:
         lifetime = Lifetime(only, time.monotonic() + TELLING.probe)
 
         def steps() -> Steps[None]:
-            headers = yield from self.auth_steps(lifetime)
+            headers = yield from self.carried.steps(lifetime)
             yield from self.transport.exchange(wire, headers, lifetime, self.limits.max_probe_body)
 
         def told() -> None:
@@ -364,9 +366,3 @@ class Worker:
 def _patience(timeouts: Timeouts) -> float:
     """Seconds to wait for what another thread is asking: a probe may take several calls."""
     return 4 * timeouts.probe
-
-
-def _provider_failed(exc: BaseException, *, ours: bool) -> Fault:
-    """What it says may hold the secret: only ours is quoted, of which is known what it says."""
-    said = f": {exc}" if ours and isinstance(exc, (KeyError, OSError)) else ""
-    return Fault(Reason.UPSTREAM_AUTH, f"the credentials provider failed: {type(exc).__name__}{said}")

@@ -1,34 +1,36 @@
 """Connections of one origin, kept between requests in urllib3's pool.
 
-urllib3 keeps what it is good at: the pool with its key, the settings of its connections, TLS contexts. Connecting and
-talking is ours (opening.py, link.py), because nothing may block. A connection belongs to the stream that took it until
-that gives it back; idle ones belong to the pool, and the loop closes those that have been idle for too long, or that
-the server has closed.
+urllib3 keeps what it is good at: the pool. Connecting and talking is ours (opening.py, trust.py, link.py), because nothing
+may block. A connection belongs to the stream that took it until that gives it back; idle ones belong to the pool, and the
+loop closes those that have been idle for too long, or that the server has closed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
-import ssl
 import time
 from collections import deque
 from queue import Empty
 from typing import Any, cast
-from urllib.parse import SplitResult
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection
-from urllib3.util.ssl_ import create_urllib3_context
 
-from ..api import TLS
+from ..api import TLS, KeepAlive
+from ..api.about import VERSION
+from ..api.address import Origin, Proxy
 from ..lifetime import Lifetime
 from ..loop import LOOP
 from ..waiting import Steps
 from .link import Link
-from .opening import Target, opened
+from .opening import Target, Tunnel, opened
+from .trust import Trust
 
-__all__ = ["Connection", "Pool", "make_pool"]
+__all__ = ["USER_AGENT", "Connection", "Pool", "make_pool"]
+
+USER_AGENT = f"worker-adapters/{VERSION}"
+MOST_PROBES, MOST_SECONDS = 127, 32767  # that Linux takes
 
 SWEEP = 1.0  # seconds between two looks at the idle ones
 
@@ -117,6 +119,7 @@ class Pool(HTTPConnectionPool):
     ConnectionCls: Any = Connection
     QueueCls = cast(Any, _Kept)
     target: Target
+    trust: Trust | None = None
     keep_alive = 0.0
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -125,9 +128,9 @@ class Pool(HTTPConnectionPool):
 
     def prepare(self) -> None:
         """Read the certificates, if there are any to read. What is wrong with them is a failure to connect."""
-        if self.target.context is not None:
+        if self.trust is not None:
             with contextlib.suppress(OSError, ValueError):
-                self.target.context()
+                self.trust.context()
 
     def take(self) -> Connection:
         """A kept one, or one that is yet to connect. Raises urllib3's ClosedPoolError."""
@@ -177,33 +180,42 @@ class TLSPool(Pool, HTTPSConnectionPool):
     ConnectionCls: Any = Connection
 
 
-def _context_of(tls: TLS) -> ssl.SSLContext:
-    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED if tls.verify else ssl.CERT_NONE)
-    if tls.ca_bundle is not None:
-        context.load_verify_locations(cafile=tls.ca_bundle)
-    elif tls.verify:
-        context.load_default_certs()
-    if tls.client_cert is not None:
-        context.load_cert_chain(tls.client_cert, tls.client_key)
-    return context
-
-
-def make_pool(base: SplitResult, tls: TLS, size: int) -> Pool:
-    """The pool of one origin, which keeps at most `size` idle connections."""
-    host, secure = cast(str, base.hostname), base.scheme == "https"
-    pool = (TLSPool if secure else Pool)(host, base.port, maxsize=size, block=False)
-    made: list[ssl.SSLContext] = []
-
-    def context() -> ssl.SSLContext:  # at the first connection: a bundle that can't be read is a failure to connect
-        if not made:
-            made.append(_context_of(tls))
-        return made[0]
-
+def make_pool(origin: Origin, tls: TLS, size: int, proxy: Proxy | None, keepalive: KeepAlive) -> Pool:
+    """The pool of one origin, reached in one way, which keeps at most `size` idle connections."""
+    pool = (TLSPool if origin.secure else Pool)("localhost", origin.port, maxsize=size, block=False)
+    pool.trust = Trust(tls) if origin.secure else None
+    hop = proxy or origin
     pool.target = Target(
-        host=host,
-        port=base.port or (443 if secure else 80),
-        options=HTTPConnection.default_socket_options,
-        context=context if secure else None,
-        server_hostname=tls.server_hostname or host,
+        host=hop.host,
+        port=hop.port,
+        socket=origin.socket,
+        options=_options(keepalive),
+        tunnel=_tunnel(origin, proxy) if proxy is not None and origin.secure else None,
+        context=None if pool.trust is None else pool.trust.steps,
+        server_hostname=tls.server_hostname or origin.host.partition("%")[0].rstrip("."),
     )
     return pool
+
+
+def _tunnel(origin: Origin, proxy: Proxy) -> Tunnel:
+    to = origin.where_to
+    lines = [f"CONNECT {to} HTTP/1.1", f"Host: {to}", f"User-Agent: {USER_AGENT}"]
+    if proxy.authorization is not None:
+        lines.append(f"Proxy-Authorization: {proxy.authorization}")
+    request = "\r\n".join([*lines, "", ""]).encode("ascii")
+    return Tunnel(request=request, proxy=f"the proxy {proxy.where}", to=origin.where)
+
+
+def _options(keepalive: KeepAlive) -> list[tuple[int, int, int]]:
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+    if keepalive.idle is not None:
+        options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
+        idle = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"  # macOS's name
+        for name, value, most in (
+            (idle, keepalive.idle, MOST_SECONDS),
+            ("TCP_KEEPINTVL", keepalive.interval, MOST_SECONDS),
+            ("TCP_KEEPCNT", keepalive.probes, MOST_PROBES),
+        ):
+            if hasattr(socket, name):
+                options.append((socket.IPPROTO_TCP, getattr(socket, name), math.ceil(min(value, most))))
+    return options

@@ -71,7 +71,8 @@ class Control:
         session = requests.Session()
         session.trust_env = False  # no proxy, no .netrc, no CA bundle from the environment
         session.headers.clear()
-        session.mount(self._origin, _Adapter(carry))
+        for scheme in ("http://", "https://"):  # whatever requests makes of the URL, nothing else of its carries it
+            session.mount(scheme, _Adapter(carry))
         try:
             response = session.request(
                 wire.method,

@@ -8,21 +8,18 @@ is loaded at the first of them: without retries, redirects, or a look at an envi
 from __future__ import annotations
 
 import contextlib
-import errno
 import re
-import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult
 
 import attrs
 import urllib3
 
-from ..api import TLS, Phase, Reason, Timeouts
-from ..api.about import VERSION
-from ..codec import BodyError, CutOffError, EventTooLargeError, SSEDecoder
+from ..api import TLS, KeepAlive, Phase, Reason, Timeouts
+from ..api.address import Origin, Proxy, percent_encoded
+from ..codec import EventTooLargeError, SSEDecoder
 from ..dialect import Fault, Payload, Reply, WireRequest
 from ..helpers import imported
 from ..lifetime import Cause, Interrupted, Lifetime, driven
@@ -30,18 +27,17 @@ from ..waiting import READ, WRITE, Blocked, Steps
 from .base import REFUSAL_BYTES, REFUSAL_SECONDS, too_large
 from .body import MOST_READS, Body
 from .coding import Codings, codings_of, undone
-from .connections import Connection, Pool, make_pool
-from .head import Head, HeadError, HeadReader
+from .connections import USER_AGENT, Connection, Pool, make_pool
+from .head import Head, HeadReader
 from .link import Link
+from .wrong import BROKEN, PROXY_AUTH, broken_body, no_response, refused_by_proxy, too_late
 
 if TYPE_CHECKING:
     from .control import Control
 
 __all__ = ["HTTPTransport"]
 
-USER_AGENT = f"worker-adapters/{VERSION}"
 _breaks = re.compile(r"[\r\n\0]").search
-BROKEN = (CutOffError, BodyError, OSError, ValueError)  # what a body may end with, other than its end
 
 
 class _Exchange:
@@ -83,7 +79,7 @@ class _Exchange:
         if isinstance(exc, EventTooLargeError):
             return too_large(exc)
         if isinstance(exc, BROKEN):
-            fault = _broken_body(exc)
+            fault = broken_body(exc)
             fault.__cause__ = exc
             return fault
         raise exc
@@ -130,7 +126,7 @@ class _Exchange:
             try:
                 content = yield from self._content()
             except BROKEN as exc:
-                raise _broken_body(exc) from exc
+                raise broken_body(exc) from exc
             if not content:
                 break
             body += content
@@ -170,13 +166,31 @@ class _Exchange:
 class HTTPTransport:
     """One origin's connections. Thread-safe; a forked child must make its own."""
 
-    def __init__(self, base: SplitResult, tls: TLS, *, pool_size: int, keep_alive: float) -> None:
-        self._base = base
-        self._prefix = base.path.rstrip("/")
-        self._where = f"{base.hostname}:{base.port or (443 if base.scheme == 'https' else 80)}"
-        self._pool = make_pool(base, tls, pool_size)
+    def __init__(
+        self,
+        origin: Origin,
+        tls: TLS,
+        *,
+        pool_size: int,
+        keep_alive: float,
+        proxy: Proxy | None = None,
+        tcp: KeepAlive | None = None,
+    ) -> None:
+        """`keep_alive`: seconds that an idle connection is kept. `tcp`: how the kernel looks after those in use."""
+        self._origin = origin
+        self._pool = make_pool(origin, tls, pool_size, proxy, tcp or KeepAlive())
         self._pool.keep_alive = keep_alive
-        self._fields = {"Host": _host(base), "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+        self._fields = {"Host": origin.authority, "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+        self._hop = self._where = origin.where  # who is connected to, and who is meant
+        self._before = origin.prefix  # what stands before each target
+        self._asks_proxy = proxy is not None and not origin.secure
+        if proxy is not None:
+            self._hop = f"the proxy {proxy.where}"
+        if self._asks_proxy:
+            self._before = origin.url
+            self._where = f"{origin.where} (through {self._hop})"
+            if proxy is not None and proxy.authorization is not None:
+                self._fields["Proxy-Authorization"] = proxy.authorization
         self._calls: dict[Lifetime, None] = {}
         self._control: Control | None = None
 
@@ -206,10 +220,16 @@ class HTTPTransport:
 
     def _written(self, wire: WireRequest, headers: Mapping[str, str]) -> bytes:
         """The request as it goes over the wire."""
-        fields = {**self._fields, **wire.headers, **headers}
+        fields = {**self._fields, **wire.headers}
         if wire.body:
             fields["Content-Length"] = str(len(wire.body))
-        lines = [f"{wire.method} {self._prefix}{wire.target} HTTP/1.1"]
+        sent = {name.lower(): value for name, value in fields.items()}
+        for name, value in headers.items():
+            if sent.get(name.lower(), value) != value:
+                raise Fault(Reason.VALIDATION, f"the header {name} is sent already, with another value")
+            if name.lower() not in sent:
+                fields[name] = value
+        lines = [f"{wire.method} {self._before}{percent_encoded(wire.target)} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
         head = "\r\n".join(lines)
         if any(_breaks(line) for line in lines):
@@ -217,6 +237,7 @@ class HTTPTransport:
         return f"{head}\r\n\r\n".encode("latin-1") + wire.body
 
     def _open(self, request: bytes, connection: Connection, reader: HeadReader, lifetime: Lifetime) -> Steps[_Exchange]:
+        link: Link | None = None
         try:
             link = yield from connection.connect(lifetime)
             lifetime.enter(Phase.QUEUE)
@@ -224,11 +245,14 @@ class HTTPTransport:
             head = yield from _sent(request, link, reader, lifetime)
             if head is None:
                 head = yield from _answered(link, reader, lifetime)
+            if head.status == PROXY_AUTH and self._asks_proxy:
+                raise refused_by_proxy(self._hop)  # noqa: TRY301  -- to be closed as what fails
         except BaseException as exc:
             connection.leave(lifetime)
             connection.close()
             if isinstance(exc, (OSError, ValueError)):
-                raise _no_response(exc, self._where) from exc
+                where = self._hop if link is None and not isinstance(exc, ssl.SSLError) else self._where
+                raise no_response(exc, where) from exc
             raise
         return _Exchange(head, connection, link, self._pool, lifetime)
 
@@ -247,8 +271,7 @@ class HTTPTransport:
     def call(self, wire: WireRequest, headers: Mapping[str, str], timeouts: Timeouts, limit: int) -> Reply:
         """See Transport."""
         if self._control is None:
-            origin = f"{self._base.scheme}://{self._base.netloc}{self._prefix}"
-            self._control = imported(_control)(origin, self._where, USER_AGENT)
+            self._control = imported(_control)(self._origin.url, self._where, USER_AGENT)
         only = Timeouts(connect=timeouts.connect, first_token=None, idle=None)
         lifetime = Lifetime(only, Lifetime(only).clock() + timeouts.probe)
         self._calls[lifetime] = None
@@ -259,7 +282,7 @@ class HTTPTransport:
                 lambda fields: driven(self.exchange(wire, fields, lifetime, limit), lifetime),
             )
         except Interrupted as exc:
-            raise _too_late(exc.cause, timeouts, self._where) from exc
+            raise too_late(exc.cause, timeouts, self._where) from exc
         finally:
             self._calls.pop(lifetime, None)
 
@@ -329,42 +352,3 @@ def _control() -> type[Control]:
     from .control import Control  # noqa: PLC0415  -- requests is loaded by the first control call
 
     return Control
-
-
-def _too_late(cause: Cause, timeouts: Timeouts, where: str) -> Fault:
-    """Why a control call ended early; closing the transport ends it, too."""
-    if cause is Cause.CONNECT_TIMEOUT:
-        return Fault(Reason.CONNECT_TIMEOUT, f"no connection to {where} within {timeouts.connect:g} s")
-    return Fault(Reason.CONNECT_TIMEOUT, f"{where} did not answer within {timeouts.probe:g} s")
-
-
-def _host(base: SplitResult) -> str:
-    """What the Host header says: without user and password, and without the scheme's own port."""
-    name = base.netloc.rpartition("@")[2]
-    return name.removesuffix(":443" if base.scheme == "https" else ":80")
-
-
-def _no_response(exc: BaseException, where: str) -> Fault:
-    """What went wrong before a response head had come."""
-    if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
-        return Fault(Reason.LOCAL_LIMIT, f"no descriptor is left for a connection to {where}: {exc.strerror}")
-    if isinstance(exc, socket.gaierror):
-        return Fault(Reason.CONNECT, f"the name in {where} can't be resolved: {exc.strerror}")
-    if isinstance(exc, ssl.SSLError):
-        return Fault(Reason.CONNECT, f"TLS with {where} failed, check tls= and the certificate: {exc}")
-    if isinstance(exc, ConnectionRefusedError):
-        return Fault(Reason.CONNECT, f"{where} refused the connection: is the server running there?")
-    if isinstance(exc, ConnectionError):
-        return Fault(Reason.DISCONNECTED, f"{where} closed the connection before it had answered")
-    if isinstance(exc, HeadError):
-        return Fault(Reason.PROTOCOL, f"{where} does not answer in HTTP ({exc}): is the port right?")
-    return Fault(Reason.CONNECT, f"no connection to {where}: {exc}")
-
-
-def _broken_body(exc: Exception) -> Fault:
-    """What went wrong in the middle of a body."""
-    if isinstance(exc, CutOffError):
-        return Fault(Reason.TRUNCATED, "the body was cut off before its end")
-    if isinstance(exc, OSError):
-        return Fault(Reason.DISCONNECTED, f"the connection was lost in the middle of the body: {exc}")
-    return Fault(Reason.PROTOCOL, f"the body is not valid HTTP: {exc}")

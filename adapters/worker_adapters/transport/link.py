@@ -97,9 +97,11 @@ class TLSLink(PlainLink):
 
     __slots__ = ("_at", "_in", "_object", "_out", "_unsent")
 
-    def __init__(self, sock: Socket, context: ssl.SSLContext, server_hostname: str) -> None:
+    def __init__(self, sock: Socket, context: ssl.SSLContext, server_hostname: str, came: bytes = b"") -> None:
+        """`came`: what was read from the socket before."""
         super().__init__(sock)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._in.write(came)
         self._object = context.wrap_bio(self._in, self._out, server_hostname=server_hostname)
         self._unsent, self._at = b"", 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -17,43 +18,125 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from ..api import Reason, Upstream
+from ..dialect import Fault
 from ..helpers import HELPERS
 from ..lifetime import Lifetime
 from ..waiting import READ, WRITE, Steps, poller
+from .head import Head, HeadError, HeadReader
 from .link import Link, PlainLink, Socket, TLSLink
 
-__all__ = ["Target", "opened"]
+__all__ = ["Target", "Tunnel", "opened"]
 
 STAGGER = 0.25  # seconds before the next address is tried as well: RFC 8305, 8
+FULL = 0.05  # seconds after which a Unix socket whose backlog is full is tried again: it can't be waited for
+REFUSAL = 2048  # bytes of a proxy's page that an error carries
 PENDING = frozenset({0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN})
 Address: TypeAlias = tuple[int, int, int, Any]  # family, kind, protocol, where
 
 
 @attrs.frozen(kw_only=True)
+class Tunnel:
+    """What a proxy is asked for once it is connected to (RFC 9110, 9.3.6). `proxy`, `to`: what errors call the two."""
+
+    request: bytes = attrs.field(repr=False)
+    proxy: str
+    to: str
+
+
+@attrs.frozen(kw_only=True)
 class Target:
-    """Where to connect. `options`: of the socket, as (level, name, value). `context`: with TLS, for `server_hostname`."""
+    """Where to connect: a host, or the path of a Unix socket. `options`: of the socket, as (level, name, value).
+
+    `tunnel`: the host is a proxy. `context`: with TLS, for `server_hostname`, at the end of it all.
+    """
 
     host: str
     port: int
+    socket: str | None = None
     options: Sequence[tuple[int, int, int]] = ()
-    context: Callable[[], ssl.SSLContext] | None = None
+    tunnel: Tunnel | None = None
+    context: Callable[[Lifetime], Steps[ssl.SSLContext]] | None = None
     server_hostname: str = ""
 
 
 def opened(target: Target, lifetime: Lifetime) -> Steps[Link]:
-    """A connection. Raises OSError (gaierror, ssl.SSLError), Interrupted."""
+    """A connection. Raises OSError (gaierror, ssl.SSLError), Fault (a proxy's refusal), Interrupted."""
+    if target.socket is not None:
+        return PlainLink((yield from _connected_to_socket(target.socket, lifetime)))
     addresses = yield from _looked_up(target, lifetime)
     sock = yield from _connected(addresses, target.options, lifetime)
     if target.context is None:
         return PlainLink(sock)
     try:
-        link = TLSLink(sock, target.context(), target.server_hostname)
+        rest = b"" if target.tunnel is None else (yield from _tunnelled(PlainLink(sock), target.tunnel, lifetime))
+        context = yield from target.context(lifetime)
+        link = TLSLink(sock, context, target.server_hostname, rest)
         yield from link.handshake(lifetime)
     except BaseException:
         lifetime.waker.leave(sock.fileno())
         PlainLink(sock).close()
         raise
     return link
+
+
+def _connected_to_socket(path: str, lifetime: Lifetime) -> Steps[Socket]:
+    """Connected at once, or not: with a full backlog it says EAGAIN, and nothing to wait for."""
+    while True:
+        sock = Socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        failed = errno.EINTR
+        try:
+            failed = sock.connect_ex(path)
+        finally:
+            if failed:
+                sock.close()
+        if not failed:
+            return sock
+        if failed != errno.EAGAIN:
+            raise OSError(failed, os.strerror(failed))
+        yield from lifetime.sleep(FULL)
+
+
+def _tunnelled(link: PlainLink, tunnel: Tunnel, lifetime: Lifetime) -> Steps[bytes]:
+    """Through the proxy to the worker; what came behind the proxy's consent is the worker's already. Raises Fault."""
+    fd, rest, reader = link.sock.fileno(), memoryview(tunnel.request), HeadReader("CONNECT")
+    head: Head | None = None
+    try:
+        while rest.nbytes:
+            rest = rest[link.send(rest) :]
+            if rest.nbytes:
+                yield from lifetime.wait(fd, WRITE)
+        while head is None:
+            data = link.recv()
+            if data is None:
+                yield from lifetime.wait(fd, READ)
+            elif not data:
+                raise reader.closed()
+            else:
+                head = reader.feed(data)
+    except (ConnectionError, HeadError) as exc:
+        what = f"does not answer in HTTP ({exc})" if isinstance(exc, HeadError) else "closed the connection"
+        raise Fault(Reason.CONNECT, f"{tunnel.proxy}, asked for {tunnel.to}, {what}") from exc
+    if not 200 <= head.status < 300:
+        raise _no_tunnel(head, tunnel)
+    return head.rest
+
+
+_REFUSALS = {401: Reason.UPSTREAM_AUTH, 403: Reason.UPSTREAM_AUTH, 407: Reason.UPSTREAM_AUTH, 429: Reason.OVERLOADED}
+_REFUSALS |= {405: Reason.UNSUPPORTED, 501: Reason.UNSUPPORTED}
+
+
+def _no_tunnel(head: Head, tunnel: Tunnel) -> Fault:
+    """The proxy's own refusal. That it can't reach the worker (502, 504), or is at a loss, is a failure to connect."""
+    reason = Reason.REDIRECT if 300 <= head.status < 400 else _REFUSALS.get(head.status, Reason.CONNECT)
+    wait = head.headers.get("retry-after", "")
+    hint = ": give its user and password in proxy=" if head.status == 407 else ""
+    return Fault(
+        reason,
+        f"{tunnel.proxy} refused a tunnel to {tunnel.to} with {head.status}{hint}",
+        upstream=Upstream(status=head.status, message=head.rest[:REFUSAL].decode("utf-8", "replace") or None),
+        retry_after=float(wait) if re.fullmatch("[0-9]{1,5}", wait) else None,
+    )
 
 
 def _looked_up(target: Target, lifetime: Lifetime) -> Steps[list[Address]]:
