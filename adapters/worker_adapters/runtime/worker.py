@@ -181,11 +181,11 @@ class Worker:
                 step = conversation.send(reply)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
-        except Fault:
-            if 300 <= reply.status < 400:  # whatever the dialect makes of one
-                fault = redirected(reply)
+        except Fault as found:
+            # Whatever the dialect makes of a redirect.
+            fault = redirected(reply) if 300 <= reply.status < 400 else found
             self.redactor.clean_fault(fault, secrets_of(headers))
-            raise fault from None
+            raise fault from found.__cause__
         except ILL_SHAPED as exc:
             raise Fault(
                 Reason.PROTOCOL, f"{self.dialect.name} did not answer a probe as expected ({type(exc).__name__})"
