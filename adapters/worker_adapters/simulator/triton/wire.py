@@ -23,19 +23,9 @@ JSON = (("Content-Type", "application/json"),)
 PLAIN = (("Content-Type", "text/plain"),)
 SSE = (("Content-Type", "text/event-stream; charset=utf-8"),)
 EXTENSIONS = [
-    "classification",
-    "sequence",
-    "model_repository",
-    "model_repository(unload_dependents)",
-    "schedule_policy",
-    "model_configuration",
-    "system_shared_memory",
-    "cuda_shared_memory",
-    "binary_tensor_data",
-    "parameters",
-    "statistics",
-    "trace",
-    "logging",
+    *("classification", "sequence", "model_repository", "model_repository(unload_dependents)", "schedule_policy"),
+    *("model_configuration", "system_shared_memory", "cuda_shared_memory", "binary_tensor_data", "parameters"),
+    *("statistics", "trace", "logging"),
 ]
 NOT_READY = "Model version not ready"
 OWN_PHRASES = PHRASES | {405: "Not Allowed"}
