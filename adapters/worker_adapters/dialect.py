@@ -345,6 +345,9 @@ class WorkerFacts:
     against_strict: tuple[str, ...] = ()
 
 
+NO_KNOBS = Profile()
+
+
 def _nothing_against(_request: GenerateRequest) -> tuple[str, ...]:
     return ()
 
@@ -386,7 +389,7 @@ class Dialect:
     identify: Callable[[ProbeTarget], Probe[Properties]]
     features: Features
     traits: Traits
-    profile: Profile = Profile()
+    profile: Profile = NO_KNOBS
     max_seed: int = 2**32 - 2
     not_a_stream: Callable[[Reply], Fault | None] = _no_opinion
     check: Callable[[GenerateRequest], None] = _nothing_to_refuse
