@@ -27,7 +27,7 @@ from .api import (
     Upstream,
     UsageSource,
 )
-from .knobs import AS_ASKED, Knob, Profile, unchanged
+from .knobs import AS_ASKED, NO_KNOBS, Knob, Profile, unchanged
 
 __all__ = [
     "AS_ASKED",
@@ -343,9 +343,6 @@ class WorkerFacts:
 
     properties: Properties
     against_strict: tuple[str, ...] = ()
-
-
-NO_KNOBS = Profile()
 
 
 def _nothing_against(_request: GenerateRequest) -> tuple[str, ...]:

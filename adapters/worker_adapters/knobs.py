@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import attrs
 
-__all__ = ["AS_ASKED", "Knob", "Profile", "unchanged"]
+__all__ = ["AS_ASKED", "NO_KNOBS", "Knob", "Profile", "unchanged"]
 
 
 class _Choice(Enum):
@@ -54,3 +54,6 @@ class Profile:
 
     version: str = "v1"
     knobs: tuple[Knob, ...] = ()
+
+
+NO_KNOBS = Profile()
