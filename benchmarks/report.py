@@ -171,14 +171,14 @@ def crowd(group: Run) -> Iterator[str]:
     """Everybody, at each load; and what collecting costs."""
     yield f"Many streams at once ({where(group)}):"
     yield ""
-    keys = ("begun_s", "cpu_us", "p50_us", "p99_us", "threads")
+    keys = ("begun_s", "cpu_us", "p50_us", "p99_us", "rss_kib", "threads")
     rows = []
     for run in group["runs"].values():
         for name, one in run["figures"].items():
             if "streams" in run:
-                cells = [number(one[key]) for key in keys] if one else ["not all begun in a minute", *[""] * 4]
+                cells = [number(one[key]) for key in keys] if one else ["not all begun in a minute", *[""] * 5]
                 rows.append([named(name), f"{run['streams']} × {run['rate']:g}/s", *cells])
-    columns = ["all begun after, s", "CPU µs per token", "p50, µs", "p99, µs", "threads"]
+    columns = ["all begun after, s", "CPU µs per token", "p50, µs", "p99, µs", "RSS per stream, KiB", "threads"]
     yield from table(["", "load", *columns], rows)
     for run in group["runs"].values():
         if run.get("collected"):
