@@ -158,6 +158,7 @@ def _received(  # noqa: PLR0912, PLR0915  -- the way of a token, in one place: e
             if feed.over and dialect.traits.ends_with_body:
                 require_proof(exchange, dialect, decoder)
             if last.rest is Rest.TEXT:  # the engine would go on
+                running.exchange = None  # which nobody waits for any more
                 exchange.close()
                 left(worker, running)
             running.finished = _end(running, last)

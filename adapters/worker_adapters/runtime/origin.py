@@ -161,7 +161,7 @@ def _origin(config: AdapterConfig) -> Origin:
         if origin.socket is None or config.proxy is None:
             return origin
         bad = "a Unix socket is not reached through a proxy="
-    shown = "the URL" if set("@?") & set(config.url) else f"the URL {config.url!r}"
+    shown = "the URL" if set("@?#") & set(config.url) else f"the URL {config.url!r}"
     raise _unusable(config, f"{shown} can't be used: {bad}; expected something like http://10.0.0.7:8000")
 
 

@@ -180,13 +180,17 @@ class Direct:
         if running.lifetime.disowned:
             return
         try:
-            with contextlib.suppress(
-                ValueError
-            ):  # it runs: a signal handler has called from within, and it sees the cause
-                self._runs.close()
+            self._close_runs()
         finally:
             running.end(terminal)
-            LOOP.forget(self)  # last: what an exception leaves undone here, the loop does at its next look
+            if (
+                self._runs.gi_frame is None
+            ):  # else an exception has left that undone, and the loop does it at its next look
+                LOOP.forget(self)
+
+    def _close_runs(self) -> None:
+        with contextlib.suppress(ValueError):  # it runs: a signal handler has called from within, and it sees the cause
+            self._runs.close()
 
     # --- the lifetime's waker while nobody drives -----------------------------------------------------------------------
 
@@ -201,8 +205,8 @@ class Direct:
         """On the loop: see Watched."""
         running, lifetime = self._running, self._running.lifetime
         if running.terminal is not None:
-            running.end(running.terminal)
-            LOOP.forget(self)
+            if self._runs.gi_frame is None or self._turn.setdefault("by", 0) == 0:
+                self._end(running.terminal)
             return inf
         if self.handle() is None and not self.dropped:
             self.drop()
