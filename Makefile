@@ -31,8 +31,8 @@ $(VENV)/.installed: $(BIN)/python $(SOURCES)
 demo: $(VENV)/.installed ## tokens from an embedded simulated engine; ENGINE=llamacpp URL=http://… for a real one
 	@$(BIN)/worker-adapters demo --engine $(ENGINE) $(if $(URL),--url $(URL))
 
-test: $(VENV)/.installed-test ## every test that needs no real engine; of products of cases, each case once
-	@$(BIN)/python -m pytest -m "not live and not matrix" -n auto --dist worksteal
+test: $(VENV)/.installed-test ## every test that needs no real engine; of products of cases, each case once; half of it waits
+	@$(BIN)/python -m pytest -m "not live and not matrix" -n $$(($$(nproc) * 3 / 2)) --dist worksteal
 
 matrix: $(VENV)/.installed-test ## the products in full: faults × dialects × ways; twice the processes, as most of it waits
 	@$(BIN)/python -m pytest -m product -n $$((2 * $$(nproc))) --dist worksteal

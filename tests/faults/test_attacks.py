@@ -32,7 +32,6 @@ def attacking(row: Attack):
                     client.sock.sendall(row.again)
                     if row.pause:
                         time.sleep(row.pause)
-                client.until_gone()
 
     return serve
 
