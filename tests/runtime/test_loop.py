@@ -274,35 +274,34 @@ def test_what_a_call_raises_is_raised_where_it_is_waited_for():
     assert driven(HELPERS.call("returns", lambda: 7, lifetime), lifetime) == 7
 
 
-@pytest.mark.parametrize(("tasks", "gathers"), [(MANY - 1, False), (MANY, True)])
-def test_many_tasks_that_keep_the_loop_busy_are_woken_together(loop, monkeypatch, tasks, gathers):
-    slept, stop = threading.Event(), threading.Event()
+@pytest.mark.parametrize(
+    ("tasks", "waited", "put", "sleeps"),
+    [
+        (MANY, GATHER / 2, False, 1),
+        (MANY - 1, GATHER / 2, False, 0),
+        (MANY, GATHER, False, 0),  # it is not busy
+        (MANY, GATHER / 2, True, 0),  # somebody wants to be looked at now
+    ],
+)
+def test_many_tasks_that_keep_the_loop_busy_are_woken_together(monkeypatch, tasks, waited, put, sleeps):
+    """Turns by hand, on a clock of the test's: what the second does depends on how long the first has waited."""
+    now, slept = [0.0], []
+    loop = Loop(clock=lambda: now[0])
+    loop._open()
 
-    class Chatters(Task):
-        """Woken by a thread of the test, all the time."""
+    def poll(_seconds):
+        now[0] += waited
+        return []
 
-        def step(self):
-            self.over = stop.is_set()
-            return False
-
-    def sleep(seconds):
-        assert seconds == GATHER
-        slept.set()
-
-    monkeypatch.setattr(f"{loop_module}.time.sleep", sleep)
-    chatters = [Chatters(Lifetime(NONE), loop) for _ in range(tasks)]
-    for one in chatters:
-        one.start()
-    rounds = 0
-    while not slept.is_set() and rounds < 2000:
-        rounds += 1
-        for one in chatters:
-            one.wake()
-    stop.set()
-    for one in chatters:
-        one.wake()
-    until(lambda: not loop.counts()[0])
-    assert slept.is_set() == gathers
+    monkeypatch.setattr(f"{loop_module}.time.sleep", slept.append)
+    loop._poll = poll
+    loop._tasks.update(Waits(loop) for _ in range(tasks))
+    loop._turn()
+    if put:
+        loop._inbox.append(next(iter(loop._tasks)))
+    loop._turn()
+    assert slept == [GATHER] * sleeps
+    loop.reset()
 
 
 def test_the_longest_turn_is_remembered_for_a_while(loop):
