@@ -21,9 +21,15 @@ SECONDS = 2
 LOADS = [(64, 20.0), (256, 20.0), (1000, 4.0), (1000, 10.0)]  # streams, tokens a second of each
 NAMES = ["stream", "submit", "merge", "recv threads", "epoll", "epoll + SimpleQueue"]
 PEERS = ["aiohttp", "openai, async", "openai"]
+# What bare loops cost, and half of it for all that they lack.
 PROMISED = {
-    (256, 20.0): [("merge", 1.0, "recv threads"), ("submit", 1.15, "epoll + SimpleQueue")],
-    (1000, 4.0): [("submit", 1.25, "epoll + SimpleQueue")],
+    (256, 20.0): [
+        ("merge", 1.5, "recv threads"),
+        ("merge", 0.7, "submit"),
+        ("merge", 0.7, "aiohttp"),
+        ("submit", 1.5, "epoll + SimpleQueue"),
+    ],
+    (1000, 4.0): [("submit", 1.5, "epoll + SimpleQueue")],
 }
 WHOLE = ["collect", "merge", "recv threads", "epoll"]
 
@@ -66,4 +72,4 @@ def test_collected(benchmark) -> None:
     benchmark.group = "crowd"
     figures = benchmark.pedantic(run, rounds=1)
     benchmark.extra_info.update(rate=20.0, collected=True, figures=figures)
-    hold(figures, "cpu_us", [("collect", 0.9, "recv threads")])
+    hold(figures, "cpu_us", [("collect", 1.2, "recv threads")])

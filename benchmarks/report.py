@@ -241,6 +241,8 @@ def lines(name: str, runs: dict[str, Run], title: str) -> None:
     from matplotlib import pyplot
 
     loads = [run for run in runs.values() if "streams" in run]
+    if len(loads) < 2:
+        return
     labels = [f"{run['streams']} × {run['rate']:g}/s" for run in loads]
     panels = {"begun_s": "all begun after, s", "cpu_us": "µs of CPU per token", "p99_us": "p99 of the lateness, µs"}
     figure, axes = pyplot.subplots(1, len(panels), figsize=(13, 4))
