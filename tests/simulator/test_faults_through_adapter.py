@@ -179,7 +179,7 @@ CASES = [
 def test_a_body_that_breaks_off_after_the_finish_reason_has_ended(fault, engine):
     events, fired = meet(fault, "stream", engine=engine, timeouts=SLOW)
     assert isinstance(events[-1], End), events[-1]
-    assert sum(fired.values()) == 1
+    assert sum(fired.values()) <= 1  # where the reason is the end, the client may have left before
 
 
 @product("fault, engine, way", CASES)
