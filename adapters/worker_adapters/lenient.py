@@ -13,12 +13,24 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-__all__ = ["Figures", "count", "figures", "likelihood", "listed", "loads", "mapped", "reader", "told"]
+__all__ = [
+    "MOST",
+    "MOST_FIGURES",
+    "Figures",
+    "count",
+    "figures",
+    "likelihood",
+    "listed",
+    "loads",
+    "mapped",
+    "reader",
+    "told",
+]
 
 T = TypeVar("T")
 Figures: TypeAlias = dict[str, float | int | str]
 
-MOST = 2**53  # of what is counted
+MOST = 2**53  # as far as a JSON number counts, for whoever reads our events
 MOST_FIGURES = 64
 LONGEST = 200  # characters of a name or a word beside the text
 
@@ -61,9 +73,9 @@ def likelihood(value: object) -> float:
         return math.nan
 
 
-def told(value: object) -> str | None:
-    """A name or a word."""
-    return value if isinstance(value, str) and 0 < len(value) <= LONGEST and value.isprintable() else None
+def told(value: object, longest: int = LONGEST) -> str | None:
+    """A name or a word: one line of printable text."""
+    return value if isinstance(value, str) and 0 < len(value) <= longest and value.isprintable() else None
 
 
 def listed(value: object) -> list[Any]:

@@ -37,8 +37,8 @@ _log = logging.getLogger("worker_adapters")
 LINGER = 1.0  # seconds with nothing to do before the thread leaves: none is left behind, none is started per request
 TICK = 1.0  # seconds between two looks at what is watched, at most
 # Where so many tasks keep it so busy that it would hardly sleep, the loop sleeps for so long before it looks who is ready:
-# to be woken once for several tokens costs half of what a wake-up for each does, and half a millisecond is nothing beside
-# the tens that an engine takes for a token (benchmarks/bench_crowd.py). Network drivers do the same.
+# it is woken once for several tokens, and half a millisecond is little beside the tens that an engine takes for a token
+# (benchmarks/bench_crowd.py has both). Network drivers do the same.
 SLOW = 0.05  # seconds of one step, in which nothing else of the process goes on
 WINDOW = 15.0  # seconds of which the longest turn is remembered, and told for as long again: a scrape finds it
 MANY = 32

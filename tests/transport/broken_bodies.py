@@ -6,6 +6,8 @@ import random
 
 import attrs
 
+from .broken_heads import mutated
+
 __all__ = ["Body", "bodies"]
 
 USUAL = 20  # of so many choices, all but one fall on the first
@@ -105,22 +107,6 @@ def chunked(rng: random.Random) -> bytes:
     return b"".join(made) + mostly(ENDS)
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    made = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        at, size = rng.randrange(len(made) + 1), rng.choice((1, 1, 2, 9, 40))
-        match rng.randrange(5):
-            case 0:
-                made[at : at + 1] = bytes([rng.randrange(256)])
-            case 1:
-                del made[at : at + size]
-            case 2:
-                made[at:at] = made[at : at + size]
-            case _:
-                made[at:at] = rng.choice(ACCIDENTS)
-    return bytes(made)
-
-
 def bodies(rng: random.Random) -> Body:
     """What a server might send behind a head, and what follows it."""
     kind, closed = rng.random(), rng.random() < 0.45
@@ -131,7 +117,7 @@ def bodies(rng: random.Random) -> Body:
         return Body(max(0, len(data) + rng.choice((0, 0, 0, -7, -1, 1, 2**40, 2**63 - 1 - len(data)))), data, closed)
     data = bytes(rng.choices(b"0123af\r\n; x:", k=rng.randrange(40))) if kind < 0.3 else chunked(rng)
     if rng.random() < 0.3:
-        data = mutated(data, rng)
+        data = mutated(data, rng, ACCIDENTS)
     if rng.random() < 0.15:
         return Body("chunked", data[: rng.randrange(len(data) + 1)], closed)
     return Body("chunked", data + rng.choice((b"", b"", b"HTTP/1.1 200 OK\r\n\r\n", b"\r\n")), closed)

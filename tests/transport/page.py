@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-__all__ = ["PATH", "Difference", "rendered", "tell"]
+__all__ = ["PATH", "Difference", "explained", "rendered", "tell"]
 
 PATH = Path(__file__).parents[2] / "docs" / "http.md"
 KINDS = {"stricter": "refuse", "laxer": "accept", "closes": "close", "headers": "give as sent"}
@@ -25,6 +25,16 @@ class Difference:
     kind: str
     applies: Callable[[Any], bool]
     reason: str
+
+
+def explained(case: Any, differences: Iterable[Difference]) -> list[str]:
+    """The classes that nothing but they explain a kind of difference of the case by. Fails where none explains it."""
+    named: list[str] = []
+    for kind in case.kinds():
+        classes = [d.name for d in differences if d.kind == kind and d.applies(case)]
+        assert classes, f"{kind} and no reason: {case.ours} here, {case.theirs} in h11"
+        named += classes if len(classes) == 1 else []
+    return named
 
 
 def tell(what: str, verdicts: Mapping[str, int], seen: Mapping[str, int]) -> None:

@@ -182,12 +182,7 @@ def compared(body: Body, *pieces: bytes) -> tuple[Case, list[str]]:
     whole = ours(body, body.data)
     assert ours(body, *pieces) == whole, "it depends on where it is cut"
     case = Case(body, whole, theirs(body.framing, body.data, closed=body.closed))
-    named = []
-    for kind in case.kinds():
-        classes = [d.name for d in DIFFERENCES if d.kind == kind and d.applies(case)]
-        assert classes, f"{kind} and no reason: {case.ours} here, {case.theirs} in h11"
-        named += classes if len(classes) == 1 else []
-    return case, named
+    return case, page.explained(case, DIFFERENCES)
 
 
 def inputs(seed: int, number: int) -> Iterator[tuple[str, Body, list[bytes]]]:

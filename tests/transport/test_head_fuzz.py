@@ -261,12 +261,7 @@ def compared(data: bytes, *pieces: bytes) -> tuple[Case, list[str]]:
     whole = ours(data)
     assert ours(*pieces) == whole, "it depends on where it is cut"
     case = Case(data, whole, theirs(data), *loosely(data))
-    named = []
-    for kind in case.kinds():
-        classes = [d.name for d in DIFFERENCES if d.kind == kind and d.applies(case)]
-        assert classes, f"{kind} and no reason: {case.ours} here, {case.theirs} in h11"
-        named += classes if len(classes) == 1 else []
-    return case, named
+    return case, page.explained(case, DIFFERENCES)
 
 
 def inputs(seed: int, number: int) -> Iterator[tuple[str, bytes, list[bytes]]]:

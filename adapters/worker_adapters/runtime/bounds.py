@@ -12,22 +12,21 @@ from typing import Any
 import attrs
 
 from ..api import Properties
+from ..lenient import MOST, MOST_FIGURES, told
+from ..lenient import count as whole
 
 __all__ = ["bounded", "count", "figures", "name", "shown"]
 
 NAME = 256  # characters of a version or a digest
 MODEL = 1024  # of a model: a path, with some
 SHOWN = 500  # of words for people
-FIGURES = 64  # of an open mapping
-MOST = 2**53  # as far as a JSON number counts, for whoever reads our events
 
 Clean = Callable[[str], str]
 
 
 def name(value: Any, longest: int = NAME) -> str | None:
     """A name by which something is known: one line of printable text."""
-    good = isinstance(value, str) and 0 < len(value) <= longest and value.isprintable()
-    return value if good else None
+    return told(value, longest)
 
 
 def shown(text: Any) -> str:
@@ -39,16 +38,14 @@ def shown(text: Any) -> str:
 
 def count(value: Any) -> int | None:
     """How many of something there are: a float where an engine counts in floats."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and 0 <= value <= MOST else None
+    return whole(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def figures(values: Any) -> dict[str, float | int | str]:
     """An open mapping of figures; what is none is left out."""
     kept: dict[str, float | int | str] = {}
     for key, value in values.items() if isinstance(values, Mapping) else ():
-        if len(kept) == FIGURES:
+        if len(kept) == MOST_FIGURES:
             break
         if name(key) is None:
             continue

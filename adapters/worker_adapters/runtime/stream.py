@@ -179,18 +179,14 @@ class Direct:
         running = self._running
         if running.lifetime.disowned:
             return
+        runs = self._runs
         try:
-            self._close_runs()
+            with contextlib.suppress(ValueError):  # it runs: a handler has called from within, and it sees the cause
+                runs.close()
         finally:
             running.end(terminal)
-            if (
-                self._runs.gi_frame is None
-            ):  # else an exception has left that undone, and the loop does it at its next look
+            if runs.gi_frame is None:  # else that was struck, and the loop does it at its next look
                 LOOP.forget(self)
-
-    def _close_runs(self) -> None:
-        with contextlib.suppress(ValueError):  # it runs: a signal handler has called from within, and it sees the cause
-            self._runs.close()
 
     # --- the lifetime's waker while nobody drives -----------------------------------------------------------------------
 

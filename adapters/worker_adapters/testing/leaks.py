@@ -67,7 +67,7 @@ def no_leaks(*, files: bool = False) -> Iterator[None]:
 
 
 def _join(thread: threading.Thread, give_up: float) -> None:
-    """Join one that may be listed and not have begun yet, as one that the reaper is just starting."""
+    """Join one that may be listed and not have begun yet, as one that is just being started."""
     while True:
         try:
             return thread.join(max(0.0, give_up - time.monotonic()))
