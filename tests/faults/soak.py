@@ -63,6 +63,8 @@ PATIENCE = 60.0  # seconds: a stream that takes longer hangs
 TIMEOUTS = Timeouts(connect=5.0, first_token=0.3, idle=0.3, probe=2.0)
 WARM = 0.3  # of the streams: caches, pools and arenas fill
 GROWTH_MIB = 3.0  # over the rest; a leak of half a kilobyte per stream is more in ten thousand
+FILLED = 5_000  # streams until the heap has met its largest moments by chance; until then its size says little
+PER_STREAM = 1.0  # blocks of Python memory over the rest: one forgotten object each is as many
 # glibc gives each new thread one of several arenas, whose gaps add up as threads come and go: 12 MiB in 10,000 streams that
 # are in use nowhere (tracemalloc finds none of it). With one arena, what is left of growth is real.
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
@@ -116,6 +118,7 @@ class Sample:
 
     streams: int
     mib: float
+    blocks: int  # of memory that Python objects hold
     threads: int
     descriptors: int
 
@@ -126,6 +129,7 @@ class Sample:
         return cls(
             streams=streams,
             mib=pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+            blocks=sys.getallocatedblocks(),
             threads=sum(thread.name not in RESIDENTS for thread in threading.enumerate()),
             descriptors=len(list(Path("/proc/self/fd").iterdir())),
         )
@@ -144,10 +148,14 @@ class Report:
         warm = [s for s in self.samples if s.streams >= WARM * self.samples[-1].streams]
         first, last = warm[: max(1, len(warm) // 3)], warm[-max(1, len(warm) // 3) :]
         growth = statistics.median([s.mib for s in last]) - statistics.median([s.mib for s in first])
+        blocks = statistics.median([s.blocks for s in last]) - statistics.median([s.blocks for s in first])
+        between = statistics.median([s.streams for s in last]) - statistics.median([s.streams for s in first])
         kept = AT_ONCE * len(ENGINES)  # connections that pools may hold
         before = self.samples[0]
         said = []
-        if growth > GROWTH_MIB:
+        if blocks > PER_STREAM * between:
+            said.append(f"{blocks / between:.1f} blocks of memory per stream were kept")
+        if growth > GROWTH_MIB and self.samples[-1].streams >= FILLED:
             said.append(f"memory grew by {growth:.1f} MiB")
         if max(s.threads for s in warm) > before.threads:
             said.append(f"{max(s.threads for s in warm)} threads, {before.threads} before")
@@ -257,7 +265,7 @@ def soak(
             samples.append(_quiet(start + batch, samples[0]))
             last = samples[-1]
             tell(
-                f"{last.streams:7,} streams {time.monotonic() - began:6.1f} s   {last.mib:6.1f} MiB"
+                f"{last.streams:7,} streams {time.monotonic() - began:6.1f} s   {last.mib:6.1f} MiB   {last.blocks:,} blocks"
                 f"   {last.threads} threads   {last.descriptors} descriptors"
             )
     return Report(samples, outcomes, time.monotonic() - began)
