@@ -8,7 +8,7 @@ from typing import TypeAlias, cast
 
 from .seam import Wire
 
-__all__ = ["ENGINES", "ENTRY_POINTS", "Build", "build_of", "engine_names"]
+__all__ = ["ENGINES", "ENTRY_POINTS", "Build", "build_of", "engine_names", "model_of"]
 
 ENTRY_POINTS = "worker_adapters.simulators"
 
@@ -27,6 +27,19 @@ _BUILT_IN: Mapping[str, str] = {
 
 ENGINES = tuple(_BUILT_IN)
 """Our own."""
+
+# Where the model is part of the path, its name is the one that the engine's own examples give it, and that a client which
+# names none asks for.
+_MODELS: Mapping[str, str] = {
+    "triton-llmapi": "tensorrt_llm",
+    "triton-trtllm": "ensemble",
+    "triton-vllm": "vllm_model",
+}
+
+
+def model_of(engine: str | Build) -> str:
+    """What a simulated engine calls its model when it is told no name."""
+    return _MODELS.get(engine, "sim-model") if isinstance(engine, str) else "sim-model"
 
 
 def engine_names() -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import attrs
 from ..faults import FaultScript, FaultSpec
 from .exchange import BadRequestError, BrokenError, GoneError, Out, Split, alive, left, read_request
 from .jobs import Pace, Performance
-from .registry import Build, build_of
+from .registry import Build, build_of, model_of
 from .seam import Head, Job, Reply, Request, Setup, Wire
 from .slots import Slots, State, StoppedError
 from .source import TokenSource, WordSource
@@ -48,7 +48,8 @@ class Simulator:
       stream share one chunk.
     - `faults`: what goes wrong and when, as docs/simulator.md says; one that can't be read raises ValueError. A request
       may also bring its own in a header X-Simulator-Fault, which then replace the script's.
-    - `api_key`: required of clients, in the engine's own way. `model`: the name the engine gives its model.
+    - `api_key`: required of clients, in the engine's own way. `model`: the name the engine gives its model; by default one
+      that `connect()` needs not be told.
     - `load_time`: seconds for which the engine says that it is loading; `finish_loading()` ends that early.
     - `keep_alive_s`: seconds an idle connection stays open, and one that is to be closed waits for its client.
     - `seen`: told of each request once it is read, before faults and engine are, on its connection's thread.
@@ -72,7 +73,7 @@ class Simulator:
         coalesce: int = 1,
         faults: Sequence[FaultSpec | str] = (),
         api_key: str | None = None,
-        model: str = "sim-model",
+        model: str | None = None,
         load_time: float = 0.0,
         keep_alive_s: float = 5.0,
         seen: Callable[[Request], object] | None = None,
@@ -83,8 +84,9 @@ class Simulator:
                 f"rate must be above 0 (or None), slots and coalesce at least 1: {rate}, {slots}, {coalesce}"
             )
         build = build_of(engine) if isinstance(engine, str) else engine
+        self.model = model_of(engine) if model is None else model
         setup = Setup(
-            model=model,
+            model=self.model,
             slots=slots,
             ctx=ctx,
             seed=seed,

@@ -24,7 +24,7 @@ from .. import registry
 from ..api import Adapter
 from ..dialect import Dialect
 from ..simulator import Ask, ScriptedSource, Simulator, Token, TokenSource, WordSource
-from ..simulator.registry import Build, build_of
+from ..simulator.registry import Build, build_of, model_of
 from ..simulator.seam import Job, Reply, Request, Setup, Slots, Wire
 
 __all__ = ["RecordedRequest", "SimulatedWorker"]
@@ -115,7 +115,7 @@ class SimulatedWorker(Simulator):
         says: Sequence[Token | int | str | bytes] | None = None,
         source: TokenSource | None = None,
         seed: int = 1,
-        model: str = "sim-model",
+        model: str | None = None,
         api_key: str | None = None,
         **options: Any,
     ) -> None:
@@ -123,7 +123,7 @@ class SimulatedWorker(Simulator):
             raise ValueError("says and source both tell what the worker says: give one of them")
         usual = source or (WordSource(seed=seed) if says is None else ScriptedSource(says))
         self.engine = engine
-        self.model = model
+        model = model_of(engine) if model is None else model
         self._credentials = None if api_key is None else lambda: api_key
         self._told = _Told(usual)
         self._replies: deque[Reply] = deque()

@@ -1,0 +1,168 @@
+"""What the command line shows. Data go to standard output, everything else to standard error.
+
+Tables are drawn by rich on a terminal (`pip install worker-adapters[cli]`), and are plain columns without one or without
+rich; rich heeds NO_COLOR. An output that is full, closed or short of characters never ends in a traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "complain",
+    "emit",
+    "emit_json",
+    "emit_record",
+    "emit_table",
+    "flush",
+    "give_up_output",
+    "is_unicode",
+    "note",
+    "note_record",
+    "prepare_console",
+    "read_input",
+    "terminal",
+]
+
+
+def prepare_console() -> None:
+    """What a console has no characters for is shown as ?, and never raises."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def is_unicode() -> bool:
+    """Whether standard output can show every character."""
+    return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").startswith("utf")
+
+
+def terminal(*, error: bool = False) -> Console | None:
+    """rich's console for standard output (or error), where that is a terminal and rich is installed; else None."""
+    stream = sys.stderr if error else sys.stdout
+    try:
+        if stream is None or not stream.isatty():
+            return None
+        from rich.console import Console  # noqa: PLC0415  -- an extra, and dear to import
+    except (ImportError, ValueError):  # ValueError: it is closed
+        return None
+    return Console(file=stream, highlight=False)
+
+
+def read_input() -> str:
+    """Standard input, whole; bytes that are no text become U+FFFD."""
+    if sys.stdin is None:
+        return ""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    return sys.stdin.read()
+
+
+def emit(text: str) -> None:
+    """Data to standard output, as they are and at once. Raises OSError where it takes nothing."""
+    if sys.stdout is None:  # it was closed before we began (>&-)
+        raise OSError(errno.EBADF, "standard output is closed")
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def emit_json(value: Any) -> None:
+    """One line of JSON to standard output, in ASCII where that has no Unicode; what JSON has no word for, as text."""
+    emit(json.dumps(value, ensure_ascii=not is_unicode(), default=str) + "\n")
+
+
+def emit_record(rows: Mapping[str, Any], *, as_json: bool = False) -> None:
+    """What is known of one thing, name by name: two columns, or an object of JSON. None shows as -."""
+    if as_json:
+        emit_json(rows)
+    elif (console := terminal()) is not None:
+        _draw(console, (), [(name, _shown(value)) for name, value in rows.items()])
+    else:
+        emit(_two_columns(rows))
+
+
+def emit_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, as_json: bool = False) -> None:
+    """Several things of a kind: a table, or an object of JSON for each, a line apiece."""
+    if as_json:
+        for row in rows:
+            emit_json(dict(zip(columns, row, strict=True)))
+        return
+    texts = [[_shown(value) for value in row] for row in rows]
+    if (console := terminal()) is not None:
+        _draw(console, columns, texts)
+        return
+    lines = [list(columns), *texts]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    emit("".join(_line(line, widths) for line in lines))
+
+
+def note(text: str) -> None:
+    """A line for people, on standard error; where that takes nothing, nobody reads."""
+    complaint = f"{text}\n"
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(complaint)
+            sys.stderr.flush()
+    except (OSError, ValueError):  # full, or closed
+        return
+
+
+def note_record(rows: Mapping[str, Any]) -> None:
+    """Two columns for people, on standard error."""
+    if (console := terminal(error=True)) is not None:
+        _draw(console, (), [(name, _shown(value)) for name, value in rows.items()])
+    else:
+        note(_two_columns(rows).rstrip("\n"))
+
+
+def complain(text: str) -> None:
+    """What went wrong and what to do: one line on standard error, in the name of the program."""
+    note(f"worker-adapters: {text}")
+
+
+def flush() -> None:
+    """Raise now what the interpreter would only complain of at its exit."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def give_up_output() -> None:
+    """Nothing more goes to standard output: the interpreter must not complain of it at its exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (AttributeError, OSError, ValueError):  # there is none
+        return
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _two_columns(rows: Mapping[str, Any]) -> str:
+    width = max(map(len, rows), default=0)
+    return "".join(f"  {name:<{width}}  {_shown(value)}\n" for name, value in rows.items())
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip() + "\n"
+
+
+def _draw(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table  # noqa: PLC0415  -- as in `terminal`
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(*columns, show_header=bool(columns), box=None, pad_edge=False, padding=(0, 2))
+    if not columns:
+        table.add_column(style="bold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # Text: brackets of a worker's are no markup
+    console.print(table)
