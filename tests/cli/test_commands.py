@@ -115,7 +115,9 @@ def test_text_is_standard_output_and_all_else_is_not():
 
 
 def test_the_options_of_a_request_reach_it():
-    words = "--max-tokens 4 --temperature 0 --top-k 3 --seed 5 --stop a --stop b --ignore-eos --determinism strict --engine-option"
+    words = (
+        "--max-tokens 4 --temperature 0 --top-k 3 --seed 5 --stop a --ignore-eos --determinism strict --engine-option"
+    )
     status, out, err = called(
         *(
             "run",
