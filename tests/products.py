@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 
-__all__ = ["product", "rotation"]
+__all__ = ["in_parts", "product", "rotation"]
 
 
 def product(names: str, options: Sequence[tuple[Any, ...]]) -> pytest.MarkDecorator:
     """Parametrize with these combinations, whose first value is the case; marked `matrix` what the rotation leaves out."""
-    chosen = rotation([tuple(_named(value) for value in values) for values in options])
+    return _marked(names, options, rotation([tuple(_named(value) for value in values) for values in options]))
+
+
+def in_parts(names: str, options: Sequence[tuple[Any, ...]], parts: int) -> pytest.MarkDecorator:
+    """Parametrize with these cases and a `part` of each, of so many: the rotation has one part of each case."""
+    split = [(*values, part) for values in options for part in range(parts)]
+    return _marked(f"{names}, part", split, {n * parts + n % parts for n in range(len(options))})
+
+
+def _marked(names: str, options: Sequence[tuple[Any, ...]], chosen: set[int]) -> pytest.MarkDecorator:
     params = [
         pytest.param(
             *values,
@@ -54,4 +63,4 @@ def rotation(options: Sequence[tuple[str, ...]]) -> set[int]:
 
 
 def _named(value: Any) -> str:
-    return str(getattr(value, "name", value))
+    return str(getattr(value, "name", None) or getattr(value, "__name__", value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 
@@ -10,6 +11,7 @@ import pytest
 from worker_adapters import GenerateRequest, Retry, Started, Timeouts, WorkerError, connect
 from worker_adapters.simulator import Simulator
 
+from ..products import product
 from ..transport.servers import Server, chunk, head
 from .wires import CHUNKED, WIRES, adapter_of, data, events_of, page, served, texts_of
 
@@ -180,9 +182,7 @@ STALLING = {
 }
 
 
-@pytest.mark.parametrize("name", STALLING)
-@pytest.mark.parametrize("way", ["stream", "submit"])
-@every()
+@product("wire, name, way", [*itertools.product(WIRES.values(), STALLING, ["stream", "submit"])])
 def test_a_refusal_counts_though_its_body_stalls(wire, way, name):
     """The status and Retry-After stand in the head, and the words that came count, too."""
     status, body, code, reason = STALLING[name]

@@ -20,6 +20,7 @@ import pytest
 from worker_adapters import End, Error, GenerateRequest, Limits, Retry, Timeouts, Token, WorkerError
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 
+from ..products import product
 from .matrix import RECORDED
 from .subjects import SUBJECTS, Subject, chunked
 from .test_soup import SoupServer, table
@@ -356,8 +357,7 @@ def stalling(subject: Subject, says: bytes, *, hangs: bool, timeouts: Timeouts =
 
 
 @pytest.mark.req("ADAPT-3002", "ADAPT-3005", socket=True)
-@pytest.mark.parametrize("body", BODIES)
-@subjects
+@product("subject, body", [*itertools.product(SUBJECTS, BODIES)])  # each waits a second
 def test_the_status_of_a_refusal_whose_body_does_not_come_counts(subject, body):
     """Its bound is a second, above the timers here: who has answered is not late."""
     rest, hangs = BODIES[body]

@@ -19,6 +19,14 @@ from .world import MODULES, World
 SCENARIOS = {**PARTS, **STREAMS}
 if os.environ.get("WORKER_ADAPTERS_SCHEDULES") == "all":
     SCENARIOS |= MORE
+LARGEST = {
+    "stream, the adapter is closed",
+    "stream, cancel, at the turn",
+    "stream, cancel, at the lifetime",
+    "submit, deadline, at the hand-over",
+    "submit, cancel and deadline",
+    "helpers, one is left",
+}
 
 
 def explored(name, changes=None):
@@ -27,7 +35,16 @@ def explored(name, changes=None):
     return explore(world.scheduler, scenario(world))
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+assert SCENARIOS.keys() > LARGEST
+
+
+def named():
+    """Their names; the largest of them are left to make matrix, where make test has others of their kind."""
+    left = [pytest.mark.product, pytest.mark.matrix]
+    return [pytest.param(name, marks=left if name in LARGEST else []) for name in SCENARIOS]
+
+
+@pytest.mark.parametrize("name", named())
 def test_every_schedule_keeps_the_promises(name, record_property, capsys):
     found = explored(name)
     record_property("explored", str(found))

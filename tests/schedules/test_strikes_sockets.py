@@ -5,15 +5,14 @@ from __future__ import annotations
 import gc
 import sys
 
-import pytest
-
 from worker_adapters.testing.leaks import open_files
 
+from ..products import in_parts
 from ..runtime.dialects import request
 from ..transport.servers import Server
 from ..transport.test_idle import Serving, used
 from ..transport.test_streams import adapter
-from .strikes import Strike, places, shown, strike
+from .strikes import PARTS, Strike, places, shown, strike
 from .test_strikes import frozen, patiently
 
 __all__ = ["frozen"]
@@ -94,13 +93,13 @@ def once_at(case, place):
     return found, struck
 
 
-@pytest.mark.parametrize(("kind", "way"), CASES)
-def test_no_connection_is_left_after_a_strike_and_a_close(kind, way, capsys):
+@in_parts("kind, way", CASES, PARTS)
+def test_no_connection_is_left_after_a_strike_and_a_close(kind, way, part, capsys):
     found: dict = {}
     for _ in range(2):
         found |= dict.fromkeys(once(kind, way)[0])
     struck, wrong = 0, []
-    for place in found:
+    for place in [*found][part::PARTS]:
         try:
             struck += once(kind, way, place)[1]
         except AssertionError as exc:
