@@ -1,7 +1,8 @@
 """The loop: one thread of the process that drives whatever nobody else does, and keeps the time.
 
 It drives tasks: submitted streams, and what is done beside a stream. It looks after watched things: streams whose
-consumer drives them, between two of its calls, and pools of idle connections. It takes what finalizers leave.
+consumer drives them, between two of its calls, and pools of idle connections. It takes what finalizers leave. What dies,
+and by whose death a task is over, puts itself into `_dead`: so nothing is looked at only because it may have died.
 
 Rules
 - Tasks, descriptors and the heap are the loop thread's alone. Others talk to it through `_inbox` (a deque: appending is
@@ -28,9 +29,9 @@ from math import inf
 from typing import Any, Protocol
 
 from .lifetime import Lifetime
-from .waiting import BLOCKED, READ, SLICE, Resident, Steps, Waker, poller
+from .waiting import READ, SLICE, Resident, Waker, poller
 
-__all__ = ["LOOP", "Loop", "StepsTask", "Task", "Watched"]
+__all__ = ["LOOP", "Loop", "Task", "Watched"]
 
 _log = logging.getLogger("worker_adapters")
 
@@ -92,43 +93,15 @@ class Task:
     def failed(self, exc: BaseException) -> None:
         """A step raised this, which nobody expected; `over` is set already. On the loop."""
 
+    def lives_alone(self) -> None:
+        """See `Loop.lives_with`. On the loop."""
+
     def was_slow(self, seconds: float) -> None:
         """A step has taken so long that others had to wait. On the loop."""
 
     def leave(self, descriptor: int) -> None:
         """The descriptor is about to be closed, or given to somebody else. On the loop."""
         self._loop.unregister(self, descriptor)
-
-
-class StepsTask(Task):
-    """Steps that are done beside everything else. `done` is told that they are over, whatever they came to."""
-
-    __slots__ = ("_done", "_steps")
-
-    def __init__(
-        self, steps: Steps[Any], lifetime: Lifetime, done: Callable[[], None], loop: Loop | None = None
-    ) -> None:
-        super().__init__(lifetime, loop)
-        self._steps = steps
-        self._done = done
-
-    def step(self) -> bool:
-        """See Task."""
-        try:
-            if next(self._steps) is BLOCKED:
-                return False
-        except StopIteration:
-            pass
-        except Exception:  # noqa: BLE001, S110  -- best effort: who is told may be gone
-            pass
-        self.over = True
-        self._steps.close()
-        self._done()
-        return False
-
-    def failed(self, _exc: BaseException) -> None:
-        """See Task."""
-        self._done()
 
 
 class Loop:
@@ -148,6 +121,8 @@ class Loop:
         self._inbox: deque[Any] = deque()
         self._due: dict[Waker, None] = {}
         self._watched: dict[Watched, None] = {}
+        self._dead: deque[weakref.ref[Any]] = deque()
+        self._living: dict[weakref.ref[Any], Task] = {}
         self._tasks: set[Task] = set()
         self._by_fd: dict[int, Task] = {}
         self._heap: list[tuple[float, int, weakref.ref[Task]]] = []  # a timer keeps nothing that is over
@@ -188,6 +163,18 @@ class Loop:
     def forget(self, watched: Watched) -> None:
         """Look at it no more. Idempotent."""
         self._watched.pop(watched, None)
+
+    def living(self, one: object) -> weakref.ref[Any]:
+        """For `lives_with`. Its callback is all in C, where no signal strikes."""
+        return weakref.ref(one, self._dead.append)
+
+    def lives_with(self, living: weakref.ref[Any], task: Task) -> None:
+        """Tell a task within `TICK` once what is referred to has died, unless that is forgotten (`outlives`)."""
+        self._living[living] = task
+
+    def outlives(self, living: weakref.ref[Any]) -> None:
+        """Idempotent."""
+        self._living.pop(living, None)
 
     def look_soon(self, watched: Watched) -> None:
         """Have something looked at now, be it watched or not. Takes no lock and starts no thread: for finalizers."""
@@ -310,6 +297,9 @@ class Loop:
             heapq.heapify(heap)
         if now >= self._window_ends:
             self._longest_before, self._longest, self._window_ends = self._longest, 0.0, now + WINDOW
+        while self._dead:
+            if (widowed := self._living.pop(self._dead.popleft(), None)) is not None:
+                widowed.lives_alone()
         if now >= self._next_look:
             self._next_look = min([self._looked(watched, now) for watched in list(self._watched)], default=now + TICK)
         self._wake_at = min(heap[0][0] if heap else inf, self._next_look)

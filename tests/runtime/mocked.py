@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from worker_adapters import Error, GenerateRequest, Reason, Retry, Token
@@ -12,7 +14,7 @@ from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.transport.scripted import Script, ScriptedTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from worker_adapters import Event
     from worker_adapters.transport.scripted import Scripted, Step
@@ -24,6 +26,7 @@ __all__ = [
     "error_event",
     "errors",
     "good",
+    "in_child",
     "in_thread",
     "kinds",
     "request",
@@ -33,6 +36,9 @@ __all__ = [
     "transport_of",
     "waiting",
 ]
+
+
+PATIENCE = 20.0
 
 
 def request(**fields: Any) -> GenerateRequest:
@@ -103,3 +109,27 @@ def in_thread(work: Any, *args: Any) -> threading.Thread:
     thread = threading.Thread(target=work, args=args, daemon=True)
     thread.start()
     return thread
+
+
+def in_child(work: Callable[[], None]) -> None:
+    """Fork, run it there; raises what it raised. The child leaves without pytest's own end."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:  # noqa: BLE001  -- told to the parent
+            os.write(write, traceback.format_exc().encode()[-4000:])
+        finally:
+            os._exit(code)
+    os.close(write)
+    killer = threading.Timer(PATIENCE, os.kill, (child, 9))
+    killer.start()
+    with os.fdopen(read, "rb") as pipe:
+        told = pipe.read().decode()
+    _, status = os.waitpid(child, 0)
+    killer.cancel()
+    killer.join()
+    assert os.waitstatus_to_exitcode(status) == 0, told or "the child hung"

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,7 +40,7 @@ from ..transport.servers import BlackHole
 from .dialects import adapter as tiny_adapter
 from .dialects import frames, until
 from .dialects import good as good_tiny
-from .mocked import good, in_thread, kinds, request
+from .mocked import good, in_child, in_thread, kinds, request
 from .test_leaving import STOPPABLE, told
 
 if TYPE_CHECKING:
@@ -57,30 +56,6 @@ def simulator() -> Iterator[Simulator]:
 
 
 # --- fork -----------------------------------------------------------------------------------------------------------------
-
-
-def in_child(work: Callable[[], None]) -> None:
-    """Fork, run it there; raises what it raised. The child leaves without pytest's own end."""
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException:  # noqa: BLE001  -- told to the parent
-            os.write(write, traceback.format_exc().encode()[-4000:])
-        finally:
-            os._exit(code)
-    os.close(write)
-    killer = threading.Timer(PATIENCE, os.kill, (child, 9))
-    killer.start()
-    with os.fdopen(read, "rb") as pipe:
-        told = pipe.read().decode()
-    _, status = os.waitpid(child, 0)
-    killer.cancel()
-    killer.join()
-    assert os.waitstatus_to_exitcode(status) == 0, told or "the child hung"
 
 
 def test_a_fork_while_another_thread_registers_metrics_leaves_the_child_free():

@@ -16,6 +16,7 @@ from worker_adapters import TLS, Retry, Timeouts, connect
 from worker_adapters.api.address import Origin
 from worker_adapters.dialect import WireRequest
 from worker_adapters.lifetime import Lifetime, driven
+from worker_adapters.loop import LOOP, Loop
 from worker_adapters.runtime.cell import Cell
 from worker_adapters.runtime.handle import RunningStream
 from worker_adapters.runtime.many import Merged
@@ -25,6 +26,7 @@ from worker_adapters.transport.http import HTTPTransport
 from worker_adapters.transport.scripted import Hang, Script
 
 from ..faults.subjects import SUBJECTS
+from .dialects import until
 from .mocked import adapter_of, in_thread, kinds, request, tokens
 
 if TYPE_CHECKING:
@@ -263,3 +265,35 @@ def test_a_child_forked_in_the_middle_of_a_late_import_can_import(tmp_path: Path
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50, cwd=tmp_path
     )
     assert (done.stdout, done.stderr) == ("1", "")
+
+
+def test_a_dropped_handle_whose_finalizer_was_struck_is_noticed_by_its_death_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Submitted streams are not looked at now and then: what that took grew with their number."""
+    looked: list[Any] = []
+    keep_time = Loop._looked
+    monkeypatch.setattr(
+        Loop, "_looked", lambda self, watched, now: looked.append(watched) or keep_time(self, watched, now)
+    )
+
+    def struck(_handle: Any) -> None:
+        raise Ctrl
+
+    monkeypatch.setattr(RunningStream, "__del__", struck)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _args: None)
+    with adapter_of(*[Script(steps=[tokens(1), Hang()]) for _ in range(20)]) as adapter:
+        streams = [adapter.submit(request()) for _ in range(20)]
+        for stream in streams:
+            assert next(stream).kind == "started"
+        del stream
+        dropped = streams[::2]
+        del streams[::2]
+        assert adapter.in_flight == 20
+        dropped.clear()
+        until(lambda: adapter.in_flight == 10, 5.0)
+        assert not [one for one in looked if getattr(one, "channel", None)]
+        monkeypatch.undo()
+        for stream in streams:
+            stream.close()
+    assert not LOOP._living

@@ -41,7 +41,7 @@ def test_one_line_per_stream_with_these_fields(way, caplog):
         for _ in range(2):
             list(getattr(a, way)(request(task_id="id", session_id="s", correlation_id="c", seed=3)))
         assert a.drain(5)
-    one, two = (record for record in caplog.records if record.name == "worker_adapters")
+    one, two = (record for record in caplog.records if getattr(record, "task_id", None) == "id")
     for record in (one, two):
         assert vars(record).keys() >= FIELDS
     expected = ("id", "s", "c", "tiny", "v9", "a", "r", 5, 1, 3, "v1", 1)

@@ -14,8 +14,9 @@ import pytest
 from worker_adapters import Timeouts
 from worker_adapters.helpers import HELPERS, MOST, PER_KEY
 from worker_adapters.lifetime import Cause, Interrupted, Lifetime, driven
-from worker_adapters.loop import GATHER, MANY, Loop, StepsTask, Task
+from worker_adapters.loop import GATHER, MANY, Loop, Task
 from worker_adapters.loop import __name__ as loop_module
+from worker_adapters.runtime.beside import StepsTask
 
 from .dialects import until
 

@@ -34,7 +34,7 @@ from worker_adapters.runtime.metrics import CLOSED_BUDGET, VERSION_BUDGET
 from worker_adapters.transport.scripted import Hang, Script
 
 from .dialects import until
-from .mocked import adapter_of, busy, end, good, in_thread, request, tokens
+from .mocked import adapter_of, busy, end, good, in_child, in_thread, request, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -360,3 +360,67 @@ def test_a_fork_beside_a_registration_does_not_hang() -> None:
             go_on.set()
             thread.join(10)
         made[0].close()
+
+
+@pytest.mark.parametrize("held_by", ["a report", "a scrape"])
+def test_what_prometheus_client_locks_is_free_in_a_forked_child(registry: CollectorRegistry, held_by: str) -> None:
+    """A fork waits for a report of ours; whoever scrapes has a lock of the child's copies no longer."""
+    inside, go_on, told = threading.Event(), threading.Event(), threading.Event()
+    with measured(registry, *[good(2) for _ in range(3)]) as adapter:
+        assert adapter.generate(request()).text == "t0t1"
+        assert adapter.drain(10)
+        families = adapter._worker.recorder._families
+        held = [families.in_flight, families.tokens_out.labels(**STREAM)._value, families.decode.labels(**STREAM)._sum]
+
+        class Slow:
+            def __enter__(self) -> None:
+                inside.set()
+                go_on.wait(10)
+
+            def __exit__(self, *_exc: object) -> None: ...
+
+        def scrape() -> None:
+            with held[0]._lock, held[1]._lock, held[2]._lock:
+                inside.set()
+                told.wait(10)
+
+        thread = None
+        if held_by == "a report":
+            lock, held[1]._lock = held[1]._lock, Slow()
+            adapter.generate(request())
+            threading.Timer(0.1, go_on.set).start()
+        else:
+            thread = in_thread(scrape)
+        assert inside.wait(10)
+
+        def use() -> None:
+            assert held_by == "a scrape" or go_on.is_set(), "forked in the middle of a report"
+            list(adapter.submit(request()))
+            assert adapter.drain(5), "the reports hang"
+            assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 0
+
+        in_child(use)
+        told.set()
+        if thread is not None:
+            thread.join(10)
+        else:
+            held[1]._lock = lock
+
+
+def test_in_flight_is_right_whatever_was_lost_on_the_way(registry: CollectorRegistry, monkeypatch: Any) -> None:
+    """Its gauge is counted, not added up: Ctrl-C before the report, or a full queue, makes it wrong for a moment at most."""
+    with measured(registry, *[Script(steps=[tokens(1), Hang()]) for _ in range(3)]) as adapter:
+        with monkeypatch.context() as patch:
+            patch.setattr("worker_adapters.runtime.reports.MOST", 0)
+            lost = [adapter.submit(request()) for _ in range(2)]
+            lost.pop().close()
+        stream = adapter.submit(request())
+        until(lambda: registry.get_sample_value(f"{OWN}in_flight", WORKER) == 2)
+        for one in (stream, *lost):
+            one.close()
+        assert adapter.drain(10)
+        assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 0
+        assert registry.get_sample_value("tokens_out_total", STREAM) >= 1
+        dropped = registry.get_sample_value(f"{OWN}reports_dropped")
+        assert dropped is not None
+        assert dropped >= 3

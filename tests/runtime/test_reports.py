@@ -12,7 +12,7 @@ import pytest
 
 from worker_adapters import FromEnv, Limits, WorkerError
 from worker_adapters.runtime import reports
-from worker_adapters.runtime.metrics import NO_METRICS
+from worker_adapters.runtime.recorder import NO_METRICS
 from worker_adapters.runtime.reports import REPORTS, Reports
 from worker_adapters.transport.scripted import Hang, Script
 
@@ -142,6 +142,25 @@ def test_reports_are_in_order_and_what_does_not_fit_is_dropped_and_counted(monke
     assert mine.flush(time.monotonic() + 5)
     assert out == [*range(10)]
     until(lambda: not mine._resident.here)
+
+
+@both
+def test_callbacks_are_called_however_many_reports_wait(way, monkeypatch):
+    monkeypatch.setattr(reports, "MOST", 3)
+    go_on, called = threading.Event(), []
+    before = REPORTS.dropped
+    with adapter(answer=lambda _wire: good(), limits=Limits(max_in_flight=100)) as a:
+        REPORTS.call(lambda: go_on.wait(10))
+        streams = [getattr(a, way)(request(task_id=f"t{n}")) for n in range(40)]
+        for stream in streams:
+            stream.add_done_callback(lambda stream: called.append(stream.task_id))
+            list(stream)
+        for _ in range(10):
+            REPORTS.add(called.append, "a report")
+        go_on.set()
+        assert a.drain(5)
+    assert sorted(called) == sorted(stream.task_id for stream in streams)
+    assert REPORTS.dropped >= before + 10
 
 
 def test_whoever_flushes_reports_where_no_thread_can_be_started(monkeypatch):

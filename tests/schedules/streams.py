@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from worker_adapters import CancelOutcome, End, Error, Event, FinishReason, Reason, Token
 
@@ -71,6 +72,11 @@ class SimLoop:
 
     def watch(self, _watched: object, _seconds: float = inf) -> None: ...
     def forget(self, _watched: object) -> None: ...
+    def living(self, one: object) -> Any:
+        return ref(one)
+
+    def lives_with(self, _living: object, _task: object) -> None: ...
+    def outlives(self, _living: object) -> None: ...
     def unregister(self, _task: object, _descriptor: int) -> None: ...
 
     def run(self, opened: Opened) -> None:

@@ -118,7 +118,7 @@ PLANTED = {
     ),
     "two ends: each is reported": (
         "running",
-        "        if self._once.setdefault(\"reported\", mark) is mark:", "        if self._once:",
+        "    if once.setdefault(\"reported\", mark) is mark:", "    if once:",
         "submit, close, engine silent", "reported 2 times",
     ),
     "stolen turn: the loop does not ask whether anybody drives": (

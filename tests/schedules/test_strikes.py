@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 import threading
 import time
+from collections import Counter
 
 import pytest
 
@@ -22,20 +24,34 @@ WHOLE = "abcdef"
 BLOCKS = [frames("ta", "tb"), 0.001, frames("tc"), 0.0, frames("td", "te", "tf"), frames(".")]
 
 
+class Lines(logging.Handler):
+    """The log lines of the streams' ends, by task."""
+
+    def __init__(self):
+        super().__init__(logging.INFO)
+        self.of = Counter()
+
+    def emit(self, record):
+        self.of[getattr(record, "task_id", record.getMessage())] += 1
+
+
 class Case:
     """One run of a piece of code: it is prepared, struck, and looked at afterwards."""
 
     collect = False
     steps = SCRIPT
+    told = (1,)  # how often the stream is reported
 
     def __init__(self, way):
         self.way = way
         self.adapter = adapter(answer=lambda _wire: good_of(self.steps), limits=Limits(max_in_flight=1))
         self.stream = None
         self.strikes = 0
+        self.lines = Lines()
+        logging.getLogger("worker_adapters").addHandler(self.lines)
 
     def open(self):
-        return getattr(self.adapter, self.way)(request(), collect=self.collect)
+        return getattr(self.adapter, self.way)(request(task_id="struck"), collect=self.collect)
 
     def prepare(self):
         self.stream = self.open()
@@ -69,6 +85,8 @@ class Case:
         assert time.monotonic() - began < 1.0, "close() waits for something"
         assert not self.adapter.places.held
         assert not self.adapter.places.driven
+        logging.getLogger("worker_adapters").removeHandler(self.lines)
+        assert self.lines.of["struck"] in self.told, f"reported: {self.lines.of}"
         # What was struck before it could tell the loop is forgotten at the loop's next look.
         watched = loop_module.LOOP._watched
         assert patiently(lambda: not any(getattr(one, "_running", None) for one in list(watched)), 3.0), "still watched"
@@ -98,6 +116,8 @@ def good_of(steps):
 
 class Opening(Case):
     """submit() and stream() themselves."""
+
+    told = (0, 1)  # it may never have begun
 
     def prepare(self):
         pass
@@ -177,11 +197,13 @@ class Resulting(Case):
 
 
 class Generating(Case):
+    told = (0, 1)
+
     def prepare(self):
         pass
 
     def work(self):
-        assert self.adapter.generate(request()).text == WHOLE
+        assert self.adapter.generate(request(task_id="struck")).text == WHOLE
 
     def afterwards(self):
         began = time.monotonic()
@@ -256,6 +278,8 @@ def told(events, *, whole):
 class Asking(Case):
     """A fact, which others would wait for."""
 
+    told = (0,)
+
     def prepare(self):
         pass
 
@@ -278,9 +302,15 @@ def frozen():
     """What was there before is not collected again and again; what strikes a finalizer is only printed, by Python."""
     gc.collect()
     gc.freeze()
+    logger = logging.getLogger("worker_adapters")
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
     hook, sys.unraisablehook = sys.unraisablehook, lambda _args: None
     yield
     sys.unraisablehook = hook
+    logger.setLevel(level)
+    logger.propagate = propagate
     gc.unfreeze()
 
 

@@ -223,7 +223,9 @@ class World:
             running=running, lifetime=running.lifetime, places=places, loop=SimLoop(scheduler), let_go=self.log("let go"),
             reported=self.log("reported"), freed=self.log("freed"), arrived=self.log("arrived"),
         )  # fmt: skip
-        self.modules["runtime.running"].ended = lambda _running, terminal: opened.reported.append(terminal)
+        self.modules["runtime.running"].ended = lambda _running, terminal: partial(opened.reported.append, terminal)
+        # On a thread of their own, at any time: so at once, too.
+        self.modules["runtime.running"].REPORTS = SimpleNamespace(add=lambda report, *args: report(*args))
         stream.LOOP = opened.loop
         source = self._runs(opened, runs, last)
         scheduler.shared["generator"] = lambda: (

@@ -35,10 +35,11 @@ from .configured import require_timeouts
 from .dump import describe
 from .handle import RunningStream
 from .layers import layered
-from .metrics import NO_METRICS, PrometheusRecorder, Recorder
+from .metrics import PrometheusRecorder
 from .origin import AdapterConfig, OnDemand
 from .places import Places
 from .readiness import health, ready
+from .recorder import NO_METRICS, Recorder
 from .report import begun, turned_away
 from .reports import REPORTS
 from .running import Running
@@ -86,14 +87,16 @@ class EngineAdapter:
             recorder=self._recorder,
             shared=_reached_alike(config) if self._given_transport is None and config.transport is None else None,
         )
+        self._recorder.follow(self.places.held)
         for secret in () if config.proxy is None else config.proxy.secrets:
             worker.redactor.learn(secret)
 
     def _after_fork(self) -> None:
         for running in self.places.unended():
             running.disown()
-        self._worker.left()  # and a new one begins at nothing
         self._set_up()
+        if self._recorder is not NO_METRICS:
+            REPORTS.call(self._recorder.disowned)
 
     def __repr__(self) -> str:
         c = self._config

@@ -9,7 +9,6 @@ from math import inf
 from threading import get_ident
 from types import TracebackType
 from typing import Self
-from weakref import ref
 
 from ..api import (
     CancelOutcome,
@@ -139,7 +138,7 @@ class RunningStream:
     def __init__(self, running: Running, source: Source, *, collect: bool) -> None:
         self._running = running
         self._source = source
-        source.handle = ref(self)
+        source.held_by(self)
         self._handed = _Handed(running, source)
         self._events = chain.from_iterable(self._handed)
         self._kept: list[Event] | None = [] if collect else None

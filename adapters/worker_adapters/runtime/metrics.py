@@ -9,21 +9,24 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections import Counter as Counted
-from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakKeyDictionary
-
-import attrs
+from collections.abc import Callable, Collection
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
+from weakref import WeakKeyDictionary, WeakSet
 
 from ..api import ErrorCode, MetricsOptions, Priority, Properties, Reason
 from ..api.errors import invalid
 from ..helpers import HELPERS
 from ..loop import LOOP
+from .recorder import Summary
+from .reports import REPORTS
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-__all__ = ["NO_METRICS", "PrometheusRecorder", "Recorder", "Summary"]
+_P = ParamSpec("_P")
+
+__all__ = ["PrometheusRecorder"]
 
 LABELS = ("engine", "engine_version", "pool_id", "replica_id", "priority", "trtllm_version")
 WORKER_LABELS = ("engine", "pool_id", "replica_id")
@@ -32,78 +35,6 @@ DECODE_MS = (250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000)
 INTER_TOKEN_MS = (1, 2, 5, 10, 20, 30, 50, 75, 100, 200, 500, 1000, 5000)
 VERSION_BUDGET = 64
 CLOSED_BUDGET = 8  # workers whose series stay after their adapters are closed: the last ones, long enough to be scraped
-
-
-class Recorder(Protocol):
-    """Where the runtime reports to. Thread-safe; does not block."""
-
-    def started(self) -> None:
-        """A stream was admitted."""
-        ...
-
-    def tokens(self, priority: Priority, version: str | None, *, tokens_in: int, tokens_out: int) -> None:
-        """So many more tokens."""
-        ...
-
-    def retried(self) -> None:
-        """An attempt failed and another follows."""
-        ...
-
-    def ended(self, summary: Summary) -> None:
-        """A stream is over."""
-        ...
-
-    def observed(self, properties: Properties) -> None:
-        """Properties were read."""
-        ...
-
-    def refused(self, priority: Priority, version: str | None, code: ErrorCode, reason: Reason) -> None:
-        """A stream was turned away by our own limits, before it began."""
-        ...
-
-    def closed(self) -> None:
-        """The adapter is: what is now is not any more, what was counted stays for a while."""
-        ...
-
-    def disowned(self) -> None:
-        """In a forked child: a stream that was counted as begun is the parent's."""
-        ...
-
-
-@attrs.frozen(kw_only=True)
-class Summary:
-    """What a finished stream adds to the metrics; times in milliseconds."""
-
-    priority: Priority
-    version: str | None
-    outcome: str
-    code: ErrorCode | None
-    reason: Reason | None
-    first_token_ms: float | None
-    decode_ms: float | None
-    inter_token_ms: float | None
-    blocked_seconds: float
-
-
-class _NoMetrics:
-    def started(self) -> None: ...
-
-    def tokens(self, priority: Priority, version: str | None, *, tokens_in: int, tokens_out: int) -> None: ...
-
-    def retried(self) -> None: ...
-
-    def ended(self, summary: Summary) -> None: ...
-
-    def observed(self, properties: Properties) -> None: ...
-
-    def refused(self, priority: Priority, version: str | None, code: ErrorCode, reason: Reason) -> None: ...
-
-    def closed(self) -> None: ...
-
-    def disowned(self) -> None: ...
-
-
-NO_METRICS: Recorder = _NoMetrics()
 
 
 class _Families:
@@ -143,8 +74,11 @@ class _Families:
         self.observed_at = gauge("observed_timestamp_seconds", "When slots and queue depth were last read (Unix time).")
         made += self._of_process(namespace)
         _register(registry, made)
+        self._made = made
+        _all.add(self)
         self.now = (self.in_flight, self.slots_total, self.slots_free, self.queue_depth, self.observed_at)
-        self._adapters: Counted[tuple[str, ...]] = Counted()
+        # What is in flight on each adapter that is bound to a worker.
+        self._adapters: dict[tuple[str, ...], WeakKeyDictionary[PrometheusRecorder, Collection[object]]] = {}
         self._series: dict[tuple[str, ...], set[tuple[Any, tuple[str, ...]]]] = {}
         self._closed: dict[tuple[str, ...], None] = {}
         self._versions: set[str] = set()
@@ -167,16 +101,33 @@ class _Families:
                 "Helper threads in a call that nobody waits for any more.",
                 lambda: HELPERS.abandoned,
             ),
+            ("reports_dropped", "Metrics and log lines that found too many waiting.", lambda: REPORTS.dropped),
         ):
             made.append(one := Gauge(f"worker_adapter_{name}", text, namespace=namespace, registry=None))
             one.set_function(read)
         return made
 
-    def opened(self, worker: tuple[str, ...]) -> None:
-        """One more adapter is bound to it."""
+    def unlock(self) -> None:
+        """In a forked child, where whoever scraped at the fork gives back no lock; prometheus_client makes no new ones."""
+        for family in self._made:
+            for one in (family, *getattr(family, "_metrics", {}).values()):
+                parts = (getattr(one, name, None) for name in ("_value", "_sum"))
+                for locked in (one, *parts, *getattr(one, "_buckets", ())):
+                    if hasattr(locked, "_lock"):
+                        locked._lock = threading.RLock()  # noqa: SLF001  -- as above
+
+    def opened(self, worker: tuple[str, ...], by: PrometheusRecorder, places: Collection[object]) -> None:
+        """An adapter is bound to it, whose streams in flight stand there."""
         with _lock:
-            self._adapters[worker] += 1
+            self._adapters.setdefault(worker, WeakKeyDictionary())[by] = places
             self._closed.pop(worker, None)
+
+    def count(self, worker: tuple[str, ...]) -> None:
+        """Say how many streams are in flight there: counted anew each time, so that no lost report makes it wrong."""
+        with _lock:
+            adapters = self._adapters.get(worker)
+            streams = 0 if adapters is None else sum(map(len, adapters.values()))
+        self.labelled(worker, self.in_flight, *worker).set(streams)
 
     def labelled(self, worker: tuple[str, ...], family: Any, *labels: str) -> Any:
         """The series of a worker."""
@@ -184,24 +135,34 @@ class _Families:
             self._series.setdefault(worker, set()).add((family, labels))
         return family.labels(*labels)
 
-    def left(self, worker: tuple[str, ...]) -> None:
+    def left(self, worker: tuple[str, ...], by: PrometheusRecorder) -> None:
         """An adapter is closed: with the last one go the gauges, and with the last of the closed workers all the rest."""
         with _lock:
-            self._adapters[worker] -= 1
-            if self._adapters[worker] > 0:
+            if (adapters := self._adapters.get(worker)) is not None:
+                adapters.pop(by, None)
+            if adapters:
                 return
-            del self._adapters[worker]
+            self._adapters.pop(worker, None)
             self._closed[worker] = None
-            known = self._series.get(worker, set())
-            gone = {one for one in known if one[0] in self.now}
-            known -= gone
+            gone = self._gauges_of(worker)
             while len(self._closed) > CLOSED_BUDGET:
                 oldest = next(iter(self._closed))
                 del self._closed[oldest]
                 gone |= self._series.pop(oldest, set())
-        for family, labels in gone:
-            with contextlib.suppress(KeyError):
-                family.remove(*labels)
+        _remove(gone)
+
+    def forget_gauges(self, worker: tuple[str, ...]) -> None:
+        """Nothing is known of what is now."""
+        with _lock:
+            gone = self._gauges_of(worker)
+        _remove(gone)
+
+    def _gauges_of(self, worker: tuple[str, ...]) -> set[tuple[Any, tuple[str, ...]]]:
+        """Taken out of what is known."""
+        known = self._series.get(worker, set())
+        gone = {one for one in known if one[0] in self.now}
+        known -= gone
+        return gone
 
     def version_label(self, version: str | None, *, unknown: str = "unknown") -> str:
         """A version as a label, within the budget."""
@@ -212,6 +173,12 @@ class _Families:
                 return "other"
             self._versions.add(version)
             return version
+
+
+def _remove(series: set[tuple[Any, tuple[str, ...]]]) -> None:
+    for family, labels in series:
+        with contextlib.suppress(KeyError):
+            family.remove(*labels)
 
 
 def _register(registry: CollectorRegistry, made: list[Any]) -> None:
@@ -238,9 +205,14 @@ _families: WeakKeyDictionary[Any, dict[str, _Families]] = WeakKeyDictionary()  #
 _making = threading.RLock()  # while families are registered; a child that is forked meanwhile has its own
 
 
+_all: WeakSet[_Families] = WeakSet()
+
+
 def _forked() -> None:
     global _making  # noqa: PLW0603  -- as above
     _making = threading.RLock()
+    for families in list(_all):
+        families.unlock()
 
 
 os.register_at_fork(after_in_child=_forked)
@@ -265,6 +237,17 @@ def _families_of(options: MetricsOptions) -> _Families:
         return by_namespace[options.namespace]
 
 
+def _whole(report: Callable[_P, None]) -> Callable[_P, None]:
+    """No process is forked in the middle of it: nothing in the child would let go of what prometheus_client locks."""
+
+    @wraps(report)
+    def reported(*args: _P.args, **named: _P.kwargs) -> None:
+        with _lock:
+            report(*args, **named)
+
+    return reported
+
+
 class PrometheusRecorder:
     """Reports one adapter's streams. Thread-safe."""
 
@@ -274,7 +257,7 @@ class PrometheusRecorder:
         self._families = _families_of(options)
         self._worker = (engine, pool_id, replica_id or "")
         self._open = True
-        self._families.opened(self._worker)
+        self.follow(())
         self._trtllm = self._families.version_label(trtllm_version, unknown="")
 
     def _labels(self, priority: Priority, version: str | None) -> tuple[str, ...]:
@@ -284,17 +267,24 @@ class PrometheusRecorder:
     def _series(self, family: Any, *labels: str) -> Any:
         return self._families.labelled(self._worker, family, *labels)
 
+    def follow(self, places: Collection[object]) -> None:
+        """See Recorder."""
+        self._families.opened(self._worker, self, places)
+
+    @_whole
     def closed(self) -> None:
         """See Recorder."""
         if self._open:
             self._open = False
-            self._families.left(self._worker)
+            self._families.left(self._worker, self)
 
+    @_whole
     def started(self) -> None:
         """See Recorder."""
         if self._open:
-            self._series(self._families.in_flight, *self._worker).inc()
+            self._families.count(self._worker)
 
+    @_whole
     def tokens(self, priority: Priority, version: str | None, *, tokens_in: int, tokens_out: int) -> None:
         """See Recorder."""
         labels = self._labels(priority, version)
@@ -303,15 +293,16 @@ class PrometheusRecorder:
         if tokens_out > 0:
             self._series(self._families.tokens_out, *labels).inc(tokens_out)
 
+    @_whole
     def retried(self) -> None:
         """See Recorder."""
         self._series(self._families.retries, *self._worker).inc()
 
+    @_whole
     def ended(self, summary: Summary) -> None:
         """See Recorder."""
         labels = self._labels(summary.priority, summary.version)
-        if self._open:
-            self._series(self._families.in_flight, *self._worker).dec()
+        self.started()  # or rather, one less
         self._series(self._families.requests, *labels, summary.outcome).inc()
         if summary.code is not None and summary.reason is not None:
             self._series(self._families.errors, *labels, str(summary.code), str(summary.reason)).inc()
@@ -324,17 +315,19 @@ class PrometheusRecorder:
         if summary.blocked_seconds:
             self._series(self._families.blocked, *self._worker).inc(summary.blocked_seconds)
 
+    @_whole
     def refused(self, priority: Priority, version: str | None, code: ErrorCode, reason: Reason) -> None:
         """See Recorder."""
         labels = self._labels(priority, version)
         self._series(self._families.requests, *labels, "refused").inc()
         self._series(self._families.errors, *labels, str(code), str(reason)).inc()
 
+    @_whole
     def disowned(self) -> None:
         """See Recorder."""
-        if self._open:
-            self._series(self._families.in_flight, *self._worker).dec()
+        self._families.forget_gauges(self._worker)
 
+    @_whole
     def observed(self, properties: Properties) -> None:
         """See Recorder."""
         f = self._families

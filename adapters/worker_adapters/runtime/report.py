@@ -7,16 +7,20 @@ secrets are never logged.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ..api import End, Error
-from .metrics import NO_METRICS, Summary
+import attrs
+
+from ..api import End, Error, Priority
+from .recorder import NO_METRICS, Recorder, Summary
 from .reports import REPORTS
 
 if TYPE_CHECKING:
     from .running import Running
 
-__all__ = ["begun", "disowned", "ended", "progress", "retried", "turned_away"]
+__all__ = ["Counted", "begun", "ended", "progress", "retried", "turned_away"]
 
 _log = logging.getLogger("worker_adapters")
 _log.addHandler(logging.NullHandler())  # a library says nothing unless its application configures logging
@@ -24,18 +28,31 @@ _log.addHandler(logging.NullHandler())  # a library says nothing unless its appl
 PROGRESS_SECONDS = 0.5  # between two updates of the token counters: scrapes are many seconds apart
 
 
+@attrs.define
+class Counted:
+    """The tokens of a stream that the counters hold already. `known_*`: with what is on its way there.
+
+    What is on its way is how many there are, not how many more: a report that is dropped or made twice changes nothing.
+    """
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    known_in: int = 0
+    known_out: int = 0
+
+    def count(self, recorder: Recorder, priority: Priority, version: str | None, known: tuple[int, int]) -> None:
+        """Among the reports."""
+        more_in, more_out = known[0] - self.tokens_in, known[1] - self.tokens_out
+        if more_in > 0 or more_out > 0:
+            self.tokens_in, self.tokens_out = max(known[0], self.tokens_in), max(known[1], self.tokens_out)
+            recorder.tokens(priority, version, tokens_in=more_in, tokens_out=more_out)
+
+
 def begun(running: Running) -> None:
     """A stream has its place."""
     recorder = running.worker.recorder
     if recorder is not NO_METRICS:
         REPORTS.add(recorder.started)
-
-
-def disowned(running: Running) -> None:
-    """In a forked child: it is the parent's, and its gauge is a copy."""
-    recorder = running.worker.recorder
-    if recorder is not NO_METRICS:
-        REPORTS.add(recorder.disowned)
 
 
 def retried(running: Running) -> None:
@@ -58,24 +75,37 @@ def progress(running: Running) -> None:
     recorder = running.worker.recorder
     if recorder is NO_METRICS:
         return
-    tokens_in, tokens_out = running.tokens_in() or 0, running.tokens_out()
-    more_in, more_out = tokens_in - running.reported_in, tokens_out - running.reported_out
-    if more_in > 0 or more_out > 0:
-        priority, version = running.request.priority, running.worker.known_version
-        REPORTS.add(recorder.tokens, priority, version, tokens_in=more_in, tokens_out=more_out)
-        running.reported_in, running.reported_out = tokens_in, tokens_out
+    counted, known = running.counted, _known(running)
+    if known[0] > counted.known_in or known[1] > counted.known_out:
+        REPORTS.add(counted.count, recorder, running.request.priority, running.worker.known_version, known)
+        counted.known_in, counted.known_out = known
 
 
-def ended(running: Running, terminal: End | Error) -> None:
-    """A stream is over."""
-    progress(running)
-    worker = running.worker
+def _known(running: Running) -> tuple[int, int]:
+    return running.tokens_in() or 0, running.tokens_out()
+
+
+def ended(running: Running, terminal: End | Error) -> Callable[[], None] | None:
+    """What is to be told of a stream that is over, if there is anybody to tell. Can be asked again."""
     running.unblocked()  # where it ends while its consumer was waited for
-    if worker.recorder is not NO_METRICS:
-        REPORTS.add(worker.recorder.ended, _summary(running, terminal))
+    summary = None if running.worker.recorder is NO_METRICS else _summary(running, terminal)
     level = logging.WARNING if isinstance(terminal, Error) else logging.INFO
-    if _log.isEnabledFor(level):
-        _log_line(running, terminal, level)
+    line = _log_line(running, terminal, level) if _log.isEnabledFor(level) else None
+    if summary is None and line is None:
+        return None
+    return partial(_tell, running.worker.recorder, running.counted, summary, line)
+
+
+def _tell(recorder: Recorder, counted: Counted, summary: Summary | None, line: Callable[[], None] | None) -> None:
+    try:
+        if summary is not None:
+            try:
+                counted.count(recorder, summary.priority, summary.version, summary.tokens)
+            finally:
+                recorder.ended(summary)
+    finally:
+        if line is not None:
+            line()
 
 
 def _summary(running: Running, terminal: End | Error) -> Summary:
@@ -85,6 +115,7 @@ def _summary(running: Running, terminal: End | Error) -> Summary:
     return Summary(
         priority=running.request.priority,
         version=running.worker.known_version,
+        tokens=_known(running),
         outcome="error" if isinstance(terminal, Error) else str(terminal.finish_reason),
         code=terminal.code if isinstance(terminal, Error) else None,
         reason=terminal.reason if isinstance(terminal, Error) else None,
@@ -95,10 +126,10 @@ def _summary(running: Running, terminal: End | Error) -> Summary:
     )
 
 
-def _log_line(running: Running, terminal: End | Error, level: int) -> None:
+def _log_line(running: Running, terminal: End | Error, level: int) -> Callable[[], None]:
     request, worker = running.request, running.worker
     outcome = f"{terminal.code}/{terminal.reason}" if isinstance(terminal, Error) else str(terminal.finish_reason)
-    REPORTS.add(
+    return partial(
         _log.log,
         level,
         "stream %s on %s ended: %s",

@@ -1,8 +1,8 @@
 """Reports: what is told to an application about its streams (metrics, log lines, callbacks), on one thread, after the fact.
 
-What an application plugs in may take its time or raise; no stream waits for it. The queue is bounded: what does not fit
-is dropped and counted. Whoever needs to know that everything is out flushes: `drain()`, `close()`, the end of the
-process.
+What an application plugs in may take its time or raise; no stream waits for it. Of metrics and log lines so many wait at
+most: what does not fit is dropped and counted. A callback is always called. Whoever needs to know that everything is out
+flushes: `drain()`, `close()`, the end of the process.
 """
 
 from __future__ import annotations
@@ -49,11 +49,15 @@ class Reports:
         return len(self._queue)
 
     def add(self, report: Callable[..., None], *args: Any, **named: Any) -> None:
-        """Have it called soon. Never blocks; raises nothing."""
+        """Have it called soon, if there is room. Never blocks; raises nothing."""
         if len(self._queue) >= MOST:
             self.dropped += 1
-            return
-        self._queue.append(partial(report, *args, **named))
+        else:
+            self.call(partial(report, *args, **named))
+
+    def call(self, callback: Callable[[], None]) -> None:
+        """As `add`, but never dropped: somebody waits for it."""
+        self._queue.append(callback)
         if not self._resident.here:
             with contextlib.suppress(RuntimeError):  # out of threads: whoever flushes does it
                 self._resident.ensure(lambda: bool(self._queue))

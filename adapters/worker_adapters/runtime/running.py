@@ -20,7 +20,7 @@ from ..transport import Exchange
 from ..waiting import Waker
 from .bounds import count
 from .places import Places
-from .report import disowned, ended
+from .report import Counted, ended
 from .reports import REPORTS
 from .worker import Worker
 
@@ -53,9 +53,8 @@ class Running:
     last_token_at: float | None = None
     blocked_seconds: float = 0.0  # that the consumer was waited for
     blocked_since: float | None = None
-    reported_in: int = 0  # tokens that the counters hold already
-    reported_out: int = 0
-    progress_due: float = 0.0  # when to bring them up to date
+    counted: Counted = attrs.field(factory=Counted)
+    progress_due: float = 0.0  # when to bring the counters up to date
     finished: End | None = None  # the engine's own end, while it is on its way out
     over: bool = False  # `terminal` is there
     delivered: bool = False  # the consumer has its terminal event: nothing is left to cancel
@@ -81,13 +80,12 @@ class Running:
         for waker in list(self._waiting):
             waker.wake()
         self._tell()
-        mark = object()
-        if self._once.setdefault("reported", mark) is mark:
-            ended(self, self._once["terminal"])
+        if "reported" not in self._once and (report := ended(self, self._once["terminal"])) is not None:
+            REPORTS.add(_report, self._once, report)
 
     def _tell(self) -> None:
         for _ in list(self._callbacks):
-            REPORTS.add(self._call_back)
+            REPORTS.call(self._call_back)
 
     def _call_back(self) -> None:
         """One of them. Taken out here, where no signal strikes: each is called once, however often that was asked for."""
@@ -120,7 +118,6 @@ class Running:
     def disown(self) -> None:
         """In a forked child: it is the parent's. Nothing is reported, told or given back here."""
         self.lifetime.disown()
-        disowned(self)
         self._once.setdefault("reported", self)
         self._once.setdefault("terminal", self.cancelled())
         self.over = True
@@ -154,3 +151,10 @@ class Running:
             usage_source=self.tally.usage_source,
             decode_time_ms=self.decode_ms(),
         )
+
+
+def _report(once: dict[str, Any], report: Callable[[], None]) -> None:
+    """Among the reports, where no signal strikes: made once, however often that was asked for."""
+    mark = object()
+    if once.setdefault("reported", mark) is mark:
+        report()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
@@ -15,8 +14,9 @@ __all__ = ["Source"]
 class Source(Protocol):
     """Where a consumer's events come from."""
 
-    handle: Callable[[], object]
-    """None once there is no consumer any more: looked at now and then, as a signal may strike the finalizer that says so."""
+    def held_by(self, handle: object) -> None:
+        """With this the consumer goes: its death is noticed within a second, even if a signal strikes its finalizer."""
+        ...
 
     def take(self, until: float = inf) -> Hand | None:
         """The next run, None where there is none any more: the stream's terminal event is next. Blocks.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 from threading import get_ident
+from weakref import ref
 
 from ..api import End, Error, Event, Reason
 from ..dialect import Fault
@@ -51,6 +52,10 @@ class Direct:
         self._waker: Waker | None = None
         self.dropped = False  # there is no handle any more, so nobody can be inside of `take`
         self.handle: Callable[[], object] = _somebody
+
+    def held_by(self, handle: object) -> None:
+        """See Source."""
+        self.handle = ref(handle)
 
     def start(self) -> None:
         """Have the loop look after it. Raises RuntimeError where no thread can be started."""
@@ -230,7 +235,7 @@ class Direct:
 class Submitted(Task):
     """A stream that the loop drives."""
 
-    __slots__ = ("_limit", "_running", "_runs", "channel", "handle")
+    __slots__ = ("_handle", "_limit", "_running", "_runs", "channel")
 
     def __init__(self, running: Running, runs: Driven, *, size: int, max_collected: int) -> None:
         super().__init__(running.lifetime)
@@ -240,7 +245,11 @@ class Submitted(Task):
         self.channel = Channel(running, size)
         self.channel.room = partial(LOOP.wake, self)
         self.channel.wake_soon = LOOP.wake_after_turn
-        self.handle: Callable[[], object] = _somebody
+        self._handle: ref[object] | None = None
+
+    def held_by(self, handle: object) -> None:
+        """See Source."""
+        self._handle = LOOP.living(handle)
 
     def wake(self) -> None:
         """See Task. The consumer looks, too: perhaps it is cancelled."""
@@ -249,14 +258,13 @@ class Submitted(Task):
 
     def start(self) -> None:
         """See Task."""
-        driven = self._running.places.driven
         try:
-            driven[self] = None
-            LOOP.watch(self)
+            self._running.places.driven[self] = None
+            if self._handle is not None:
+                LOOP.lives_with(self._handle, self)
             super().start()
         except BaseException:  # out of threads, or Ctrl-C: who let it begin ends it
-            driven.pop(self, None)
-            LOOP.forget(self)
+            self._let_go()
             raise
 
     # --- the loop's -----------------------------------------------------------------------------------------------------
@@ -295,7 +303,11 @@ class Submitted(Task):
             self.channel.put(run)
         self._running.end(terminal)
         self.channel.wake()
-        LOOP.forget(self)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._handle is not None:
+            LOOP.outlives(self._handle)
         self._running.places.driven.pop(self, None)
 
     def _park(self) -> bool:
@@ -330,13 +342,9 @@ class Submitted(Task):
             words = "a step of a stream of %s took %.0f ms on the loop, where all others wait: is its decode slow?"
             REPORTS.add(_log.warning, words, name, seconds * 1000)
 
-    def look(self, _now: float) -> float:
-        """On the loop: see Watched."""
-        if self._running.over:
-            LOOP.forget(self)
-        elif self.handle() is None:
-            self.drop()
-        return inf
+    def lives_alone(self) -> None:
+        """See Task: the handle was dropped, and what its finalizer does was struck."""
+        self.drop()
 
     def failed(self, exc: BaseException) -> None:
         """See Task."""

@@ -13,15 +13,15 @@ from ..api.credentials import Credentials
 from ..api.headers import Headers
 from ..dialect import Dialect, Fault, Pause, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts, redirected
 from ..lifetime import Cause, Interrupted, Lifetime
-from ..loop import StepsTask
 from ..transport import Transport
 from ..waiting import NOBODY, Steps, current_waker
+from .beside import StepsTask
 from .bounds import bounded, shown
 from .carried import UNAUTHORIZED, Carried
 from .cell import Cell
 from .envelope import envelope, exception_of
 from .facts import Facts
-from .metrics import NO_METRICS, Recorder
+from .recorder import NO_METRICS, Recorder
 from .redact import Redactor, secrets_of
 from .reports import REPORTS
 
@@ -258,7 +258,7 @@ class Worker:
         """What is measured of it now is nobody's any more."""
         recorder = self.recorder
         if recorder is not NO_METRICS:
-            REPORTS.add(lambda: recorder.closed())  # noqa: PLW0108  -- looked up when it is told, as all that is an application's
+            REPORTS.call(lambda: recorder.closed())  # noqa: PLW0108  -- looked up when it is told, as all that is an application's
 
     # --- facts ------------------------------------------------------------------------------------------------------
 
