@@ -50,3 +50,17 @@ def test_observed(benchmark) -> None:
     figures = benchmark.pedantic(run, rounds=1)
     benchmark.extra_info.update(figures=figures)
     hold(figures, "cpu_us", [("stream, observed", 1.03, "stream")])
+
+
+def test_events_out(benchmark) -> None:
+    """The same tokens as bytes of an orchestrator's own stream."""
+
+    def run():
+        with server("vllm") as port:
+            names = ["stream", "event_stream", "event_stream, submitted"]
+            return contest("burst", names, "vllm", port, rounds=ROUNDS, tokens=TOKENS)
+
+    benchmark.group = "events out"
+    figures = benchmark.pedantic(run, rounds=1)
+    benchmark.extra_info.update(figures=figures)
+    hold(figures, "cpu_us", [("event_stream", 2.0, "stream"), ("event_stream, submitted", 2.0, "stream")])

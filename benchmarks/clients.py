@@ -44,14 +44,15 @@ def body(tokens: int) -> dict[str, Any]:
 # --- ours -----------------------------------------------------------------------------------------------------------
 
 
-def ours(way: str, *, observed: bool = False) -> Callable[[str, int], Any]:
-    """`adapter.stream` or `adapter.submit`; `observed`: with a metrics registry, and logs that are written."""
+def ours(way: str, *, observed: bool = False, events_out: bool = False) -> Callable[[str, int], Any]:
+    """`adapter.stream` or `adapter.submit`; `observed`: with a metrics registry, and logs that are written. `events_out`:
+    the tokens as bytes of an orchestrator's own stream."""
 
     @contextmanager
     def make(wire: str, port: int) -> Iterator[Client]:
         from prometheus_client import CollectorRegistry
 
-        from worker_adapters import GenerateRequest, MetricsOptions, Token, connect
+        from worker_adapters import GenerateRequest, MetricsOptions, Token, connect, event_stream
 
         watched: dict[str, Any] = {}
         if observed:
@@ -74,7 +75,11 @@ def ours(way: str, *, observed: bool = False) -> Callable[[str, int], Any]:
                         seen += 1
                 return seen
 
-            yield Client(texts, tight)
+            def framed(tokens: int) -> int:
+                chunks = event_stream(start(GenerateRequest(prompt=PROMPT, max_tokens=tokens, seed=1)))
+                return sum(chunk.count(b"event: token") for chunk in chunks)
+
+            yield Client(texts, framed if events_out else tight)
 
     return make
 
@@ -307,6 +312,8 @@ def litellm(_wire: str, port: int) -> Iterator[Client]:
 CLIENTS: dict[str, Callable[[str, int], AbstractContextManager[Client]]] = {
     "stream": ours("stream"),
     "stream, observed": ours("stream", observed=True),
+    "event_stream": ours("stream", events_out=True),
+    "event_stream, submitted": ours("submit", events_out=True),
     "submit": ours("submit"),
     "bare loop": bare,
     "raw recv": raw,

@@ -690,3 +690,33 @@ ptrdiff_t sse_encode(uint8_t *out, size_t out_size, const uint8_t *event, size_t
     *w++ = '\n';
     return w - out;
 }
+
+ptrdiff_t sse_encode_lines(uint8_t *out, size_t out_size, const uint8_t *head, size_t head_len, uint64_t first,
+                           const uint8_t *lines, size_t lines_len)
+{
+    uint8_t *w = out;
+    const uint8_t *end = lines + lines_len;
+    for (const uint8_t *p = lines, *e; p < end; p = e + 1) {
+        e = find(p, end, '\n');
+        size_t size = (size_t)(e - p), left = out_size - (size_t)(w - out);
+        if (left < SSE_NUMBERED + head_len + size + 1)
+            return SSE_E_ROOM;
+        memcpy(w, head, head_len);
+        w += head_len;
+        uint8_t digits[20];
+        size_t n = sizeof digits;
+        uint64_t number = first++;
+        do
+            digits[--n] = (uint8_t)('0' + number % 10);
+        while (number /= 10);
+        memcpy(w, digits + n, sizeof digits - n);
+        w += sizeof digits - n;
+        memcpy(w, "\ndata: ", 7);
+        w += 7;
+        memcpy(w, p, size);
+        w += size;
+        *w++ = '\n';
+        *w++ = '\n';
+    }
+    return w - out;
+}

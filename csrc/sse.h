@@ -138,6 +138,14 @@ int sse_finish(sse_decoder *d);
  * SSE_E_ROOM; SSE_FRAMING + event_len + id_len + data_len + 6 per LF in data are always enough. */
 ptrdiff_t sse_encode(uint8_t *out, size_t out_size, const uint8_t *event, size_t event_len, const uint8_t *data,
                      size_t data_len, const uint8_t *id, size_t id_len, uint64_t retry, int has_retry);
+
+/* Writes one event for each line of `lines`, which ends each of them, the last one too, with LF: head, the number of the
+ * event from `first` on, LF, "data: " and the line, LF, LF. The head ends where an id goes on ("event: token LF id: x:"); the
+ * caller checks it, and that there is no CR in lines. Returns the bytes written or SSE_E_ROOM; for each line SSE_NUMBERED +
+ * head_len and its own bytes are always enough. */
+#define SSE_NUMBERED 28 /* 20 digits, LF "data: ", LF */
+ptrdiff_t sse_encode_lines(uint8_t *out, size_t out_size, const uint8_t *head, size_t head_len, uint64_t first,
+                           const uint8_t *lines, size_t lines_len);
 /* [cdef end] */
 
 #endif

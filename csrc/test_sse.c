@@ -83,6 +83,19 @@ static void longest_encoding(void)
     free(out);
 }
 
+static void longest_numbers(void)
+{
+    static const char expected[] = "id: 18446744073709551614\ndata: a\n\nid: 18446744073709551615\ndata: \n\n";
+    size_t room = 2 * (SSE_NUMBERED + 4) + 3;
+    uint8_t *out = malloc(room);
+    CHECK(out);
+    CHECK(sse_encode_lines(out, room - 1, BYTES("id: "), UINT64_MAX - 1, BYTES("a\n\n")) == SSE_E_ROOM);
+    CHECK(sse_encode_lines(out, room, BYTES("id: "), UINT64_MAX - 1, BYTES("a\n\n")) == (ptrdiff_t)sizeof expected - 1);
+    CHECK(sizeof expected - 1 == room && !memcmp(out, expected, room));
+    CHECK(sse_encode_lines(out, 0, BYTES("id: "), 0, BYTES("")) == 0);
+    free(out);
+}
+
 int main(void)
 {
     static uint8_t input[128];
@@ -99,6 +112,7 @@ int main(void)
             repeated(units[i], times);
     errors();
     longest_encoding();
+    longest_numbers();
     printf("%lu token sequences, all cuts alike\n", n);
     return 0;
 }

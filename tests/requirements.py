@@ -41,6 +41,7 @@ REQUIREMENTS = {
     "ADAPT-3300": Requirement(
         "how a worker is reached: headers, proxy, Unix sockets, names, paths, what rotates, wait_ready"
     ),
+    "ADAPT-3600": Requirement("events out: an orchestrator's own stream, and resuming it"),
     "OC-ADAPT-5001": Requirement(
         "health, properties (slots), completion over SSE, cancel, on the native API", "llamacpp"
     ),

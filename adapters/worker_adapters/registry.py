@@ -8,8 +8,12 @@ from importlib import import_module
 from .api import (
     TLS,
     Adapter,
+    Error,
+    ErrorCode,
+    GenerateRequest,
     HeadersLike,
     Identity,
+    InvalidRequestError,
     KeepAlive,
     Limits,
     MetricsOptions,
@@ -18,13 +22,14 @@ from .api import (
 )
 from .api.credentials import Credentials, provider
 from .api.errors import invalid
-from .dialect import Dialect
+from .dialect import Dialect, Fault
 from .runtime import AdapterConfig, EngineAdapter, as_completed, dump, merge
 from .runtime.configured import require_configured
 from .runtime.origin import reached
+from .runtime.validate import validate as require_expressible
 from .transport import Transport
 
-__all__ = ["ENTRY_POINTS", "as_completed", "connect", "dialect", "dump", "engine_names", "merge"]
+__all__ = ["ENTRY_POINTS", "as_completed", "connect", "dialect", "dump", "engine_names", "merge", "validate"]
 
 ENTRY_POINTS = "worker_adapters.dialects"
 
@@ -87,6 +92,22 @@ def dialect(engine: str) -> Dialect:
             f"{what}{hint}; there are: {', '.join(names)}; a Dialect can be passed in place of a name", engine=engine
         )
     return found
+
+
+def validate(request: GenerateRequest, engine: str | Dialect) -> None:
+    """Judge a request as `submit` to that engine would, without an adapter; no I/O.
+
+    Raises InvalidRequestError: with `fields` for what no engine can be asked for, UNSUPPORTED for what this one can't.
+    """
+    if isinstance(request, GenerateRequest):
+        request.validate()
+    found = engine if isinstance(engine, Dialect) else dialect(engine)
+    try:
+        require_expressible(request, found)
+    except Fault as fault:
+        raise InvalidRequestError(
+            Error(code=ErrorCode.INVALID_PARAMS, reason=fault.reason, message=fault.message, engine=found.name)
+        ) from None
 
 
 def _letters(name: str) -> str:

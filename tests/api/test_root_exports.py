@@ -32,7 +32,8 @@ def test_a_module_s_all_is_a_list_of_names_it_has(name):
 
 
 def test_the_root_exports_the_api_and_the_functions_of_the_registry_and_nothing_else():
-    functions = ["as_completed", "connect", "dump", "engine_names", "merge"]
+    functions = ["as_completed", "connect", "dump", "engine_names", "merge", "validate"]
+    functions += ["event_stream", "parse_events"]
     assert sorted(worker_adapters.__all__) == sorted([*api.__all__, *functions])
 
 

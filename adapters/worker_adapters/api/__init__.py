@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .adapter import Adapter, CancelOutcome, Completion, Features, Health, Properties, Stream
+from .choices import OnDegraded, Priority
 from .config import TLS, Identity, KeepAlive, Limits, MetricsOptions, Retry, Timeouts
 from .credentials import Credentials, FromEnv, FromFile
 from .errors import (
@@ -30,10 +31,10 @@ from .events import (
     Token,
     TokenLogprob,
     UsageSource,
-    event_to_dict,
 )
+from .forms import event_from_dict, event_to_dict, http_refusal
 from .headers import HeadersLike
-from .request import GenerateRequest, OnDegraded, Priority
+from .request import GenerateRequest
 
 __all__ = [
     "TLS",
@@ -77,7 +78,9 @@ __all__ = [
     "Upstream",
     "UsageSource",
     "WorkerError",
+    "event_from_dict",
     "event_to_dict",
     "http_headers",
+    "http_refusal",
     "http_status",
 ]

@@ -151,6 +151,13 @@ class Stream(Protocol):
         """
         ...
 
+    def get_many(self, timeout: float | None = None) -> list[Event]:
+        """The next events, as many as came together: at least one, none after the last one. Waits, and raises, as `get`.
+
+        For who hands them on: what a call costs is paid once for all that one read of the engine's answer has brought.
+        """
+        ...
+
     def result(self, timeout: float | None = None) -> Completion:
         """Block until the end and collect: what is returned is whole. A stream made with `collect=True` collects by itself.
 

@@ -7,6 +7,7 @@ only on whether the stream had started; `code_of` is that rule and the only plac
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -79,6 +80,14 @@ class Reason(StrEnum):
     EVENT_TOO_LARGE = "EVENT_TOO_LARGE"
     ADAPTER_CLOSED = "ADAPTER_CLOSED"
     BUG = "BUG"
+    # An orchestrator's own: its queue is full; a quota is used up; what it is asked for is withdrawn, not trusted, not
+    # there, or not there any more (events beyond a replay log).
+    QUEUE_FULL = "QUEUE_FULL"
+    QUOTA = "QUOTA"
+    DEPRECATED = "DEPRECATED"
+    UNTRUSTED = "UNTRUSTED"
+    NOT_FOUND = "NOT_FOUND"
+    REPLAY_GONE = "REPLAY_GONE"
 
 
 class Phase(StrEnum):
@@ -156,12 +165,16 @@ class Upstream:
     message: str | None = None
 
 
+_UNSAID: Any = None  # which nobody sees
+
+
 @attrs.frozen(kw_only=True)
 class Error:
     """The error envelope, and the terminal event of a stream that failed.
 
-    `retriable` is advice to the orchestrator. `attempts` counts requests that were sent, or tried to be. `policy_label`
-    is the orchestrator's.
+    `retriable` is advice to the orchestrator; it follows from the code where it is not given. `attempts` counts requests
+    that were sent, or tried to be. `policy_label` is the orchestrator's. An orchestrator that makes one itself needs code,
+    reason and message: what it leaves out says that nothing was sent to any worker.
     """
 
     kind: ClassVar[str] = "error"
@@ -169,16 +182,20 @@ class Error:
     code: ErrorCode
     reason: Reason
     message: str
-    engine: str
-    pool_id: str
-    replica_id: str | None
-    retriable: bool
-    phase: Phase
-    attempts: int
+    engine: str = ""
+    pool_id: str = ""
+    replica_id: str | None = None
+    retriable: bool = _UNSAID
+    phase: Phase = Phase.PREPARE
+    attempts: int = 0
     engine_version: str | None = None
     retry_after_ms: int | None = None
     policy_label: str | None = None
     upstream: Upstream | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.retriable is _UNSAID:
+            object.__setattr__(self, "retriable", is_retriable(self.code, self.reason))
 
 
 class WorkerError(Exception):
@@ -236,23 +253,28 @@ class StreamCancelledError(Exception):
 
 
 class InvalidRequestError(WorkerError, ValueError):
-    """The request or the configuration can't be right, whatever the worker says; nothing was sent."""
+    """The request or the configuration can't be right, whatever the worker says; nothing was sent.
+
+    `fields`: what is wrong with each field, where all of them were looked at (`GenerateRequest.from_dict`, `validate`).
+    """
+
+    def __init__(self, error: Error, partial: Completion | None = None) -> None:
+        super().__init__(error, partial)
+        self.fields: Mapping[str, str] = {}
 
 
 def invalid(message: str, *, engine: str = "", pool_id: str = "", replica_id: str | None = None) -> InvalidRequestError:
     """What can't be right in a call or a configuration, before there is an adapter to say so."""
-    error = Error(
-        code=ErrorCode.INVALID_PARAMS,
-        reason=Reason.VALIDATION,
-        message=message,
-        engine=engine,
-        pool_id=pool_id,
-        replica_id=replica_id,
-        retriable=False,
-        phase=Phase.PREPARE,
-        attempts=0,
+    return InvalidRequestError(
+        Error(
+            code=ErrorCode.INVALID_PARAMS,
+            reason=Reason.VALIDATION,
+            message=message,
+            engine=engine,
+            pool_id=pool_id,
+            replica_id=replica_id,
+        )
     )
-    return InvalidRequestError(error)
 
 
 class AdmissionRejectedError(WorkerError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import attrs
 import msgspec
@@ -26,7 +26,6 @@ __all__ = [
     "Token",
     "TokenLogprob",
     "UsageSource",
-    "event_to_dict",
 ]
 
 
@@ -99,7 +98,16 @@ class Started:
     predicted_start_ms: float | None = None
 
 
-class Token(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Token(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    gc=False,
+    rename={"index": "i", "text": "t"},  # these four lines are its JSON form, as msgspec writes and reads it
+    tag_field="event",
+    tag="token",
+    omit_defaults=True,
+):
     """One text delta of the engine: `index` counts 0, 1, 2, … without gaps, `text` never holds half a character.
 
     `token_ids` are the ids that arrived with or before this text (only if the request asked for them). A Token is a
@@ -149,38 +157,3 @@ class End:
 
 
 Event: TypeAlias = Started | Token | Metrics | End | Error
-
-_JSON_NAMES = {"index": "i", "text": "t"}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, msgspec.Struct) or attrs.has(type(value)):
-        return {name: _plain(v) for name, v in _fields(value)}
-    if isinstance(value, StrEnum):
-        return value.value
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, tuple):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _fields(value: Any) -> list[tuple[str, Any]]:
-    kind = type(value)
-    names = kind.__struct_fields__ if isinstance(value, msgspec.Struct) else [a.name for a in attrs.fields(kind)]
-    return [(name, v) for name in names if (v := getattr(value, name)) is not None]
-
-
-def event_to_dict(event: Event) -> dict[str, Any]:
-    """The JSON form of an event, for an orchestrator's own stream; unset fields are left out.
-
-    The event's name stands under "event"; Token's index and text are "i" and "t"; End repeats decode_time_ms as
-    "decode_ms"; Metrics lies flat.
-    """
-    out: dict[str, Any] = {"event": event.kind}
-    if isinstance(event, Metrics):
-        return {**event.values, **out}  # whatever an engine calls its figures
-    out.update((_JSON_NAMES.get(name, name), _plain(value)) for name, value in _fields(event))
-    if isinstance(event, End):
-        out["decode_ms"] = event.decode_time_ms
-    return out

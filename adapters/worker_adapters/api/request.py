@@ -1,34 +1,24 @@
 """The request: immutable, hashable, its caller's numbers as Python's own.
 
-What can be judged without I/O is judged by `submit`, not by the constructor.
+What can be judged without I/O is judged by `submit`, not by the constructor; by `from_dict` and `validate` for who has no
+adapter yet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import attrs
 
+from .choices import OnDegraded, Priority
+from .errors import InvalidRequestError, invalid
 from .events import DeterminismLevel
 from .frozen import FrozenDict, frozen, plain
+from .judging import wrongs
 
 __all__ = ["GenerateRequest", "OnDegraded", "Priority"]
-
-
-class Priority(StrEnum):
-    """A label of metrics and logs; never sent to an engine."""
-
-    INTERACTIVE = "interactive"
-    BATCH = "batch"
-
-
-class OnDegraded(StrEnum):
-    """What to do when `strict` can't be granted: say so in `Started`, or refuse before anything is generated."""
-
-    TELL = "tell"
-    REFUSE = "refuse"
 
 
 def _new_task_id() -> str:
@@ -88,9 +78,10 @@ class GenerateRequest:
     """One generation: a prompt as text, or as token ids where the engine takes them.
 
     Unset sampling fields are sent at the neutral value of the sampler profile, never left to the engine's defaults.
-    `deadline` is in seconds from submit and spans all attempts. `session_id`, `correlation_id` and `priority` are labels
-    and log fields; they are never sent. `engine_options` is read by the dialect alone; unknown keys are refused, except
-    under "unchecked", which is sent as it is and degrades determinism. Prompts never appear in the repr.
+    `deadline` is in seconds from submit and spans all attempts; `deadline_at` is a point in Unix time, which stays where it
+    is when the request goes to another worker; the sooner one holds. `session_id`, `correlation_id` and `priority` are
+    labels and log fields; they are never sent. `engine_options` is read by the dialect alone; unknown keys are refused,
+    except under "unchecked", which is sent as it is and degrades determinism. Prompts never appear in the repr.
     """
 
     prompt: str | None = attrs.field(default=None, repr=False)
@@ -113,6 +104,7 @@ class GenerateRequest:
     logprobs: int | None = None
     return_token_ids: bool = False
     deadline: float | None = None
+    deadline_at: float | None = None
     model: str | None = None
     json_schema: Mapping[str, Any] | str | None = None
     regex: str | None = None
@@ -121,6 +113,35 @@ class GenerateRequest:
     session_id: str | None = None
     correlation_id: str | None = None
     engine_options: Mapping[str, Any] = attrs.field(default=_NOTHING, converter=_frozen_mapping)
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any], /, **own: Any) -> Self:
+        """The request of a caller's JSON, whose keys are the names of the fields. All of it is judged, without an adapter.
+
+        `own`: fields that are not the caller's to set, such as `task_id=…`: refused where they are given, too. Raises
+        InvalidRequestError, whose `fields` says what is wrong with each.
+        """
+        if not isinstance(given, Mapping):
+            raise _invalid({"": f"a request is a JSON object, got a {type(given).__name__}"})
+        wrong: dict[str, str] = {}
+        for name in given:
+            if name not in _NAMES:
+                shown = str(name)[:40]
+                wrong[shown] = f"{shown!r} is no field of a request"
+            elif name in own:
+                wrong[name] = f"{name} is not the caller's to set"
+        request = cls(**{name: value for name, value in given.items() if name in _NAMES and name not in own}, **own)
+        if wrong := {**wrongs(request), **wrong}:
+            raise _invalid(wrong)
+        return request
+
+    def validate(self) -> None:
+        """Judge all fields without an adapter, as `submit` will, but for what one engine can't express.
+
+        Raises InvalidRequestError, whose `fields` says what is wrong with each.
+        """
+        if wrong := wrongs(self):
+            raise _invalid(wrong)
 
     def __attrs_post_init__(self) -> None:
         for name in _SCALARS:
@@ -134,3 +155,12 @@ class GenerateRequest:
 _SCALARS = tuple(
     field.name for field in attrs.fields(GenerateRequest) if not field.converter and field.name != "json_schema"
 )
+_NAMES = frozenset(field.name for field in attrs.fields(GenerateRequest))
+_LONGEST = 500  # characters of an error's message
+
+
+def _invalid(wrong: Mapping[str, str]) -> InvalidRequestError:
+    said = "; ".join(dict.fromkeys(wrong.values()))
+    error = invalid(said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1]}…")
+    error.fields = dict(wrong)
+    return error

@@ -4,7 +4,7 @@ No clock and no threads; no I/O but `SSEDecoder.puller`, which reads a socket th
 (`csrc/`); importing this package loads the compiled extension.
 """
 
-from .build import encode
+from .build import encode, encode_lines
 from .sse import WIRE_BLOCKED, WIRE_MORE, WIRE_TIME, WIRE_WOKEN, EventTooLargeError, Frame, SSEDecoder
 from .wire import BodyError, CutOffError, Wire
 
@@ -20,4 +20,5 @@ __all__ = [
     "SSEDecoder",
     "Wire",
     "encode",
+    "encode_lines",
 ]

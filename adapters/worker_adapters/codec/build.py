@@ -6,13 +6,14 @@ from typing import Any
 
 from . import _native
 
-__all__ = ["encode"]
+__all__ = ["encode", "encode_lines"]
 
 _ffi: Any = _native.ffi
 _lib: Any = _native.lib
 
 _uninitialised = _ffi.new_allocator(should_clear_after_alloc=False)
 _FRAMING: int = _lib.SSE_FRAMING
+_NUMBERED: int = _lib.SSE_NUMBERED
 _MAX_RETRY = 2**64 - 1
 
 
@@ -68,5 +69,20 @@ def encode(
         _checked_retry(retry),
         retry is not None,
     )
+    encoded: bytes = _ffi.buffer(out, written)[:]
+    return encoded
+
+
+def encode_lines(event: str, label: str, first: int, lines: bytes) -> bytes:
+    """Builds one event for each line: its name, as id the label and the event's number from `first` on, the line as data.
+
+    Every line ends with LF, the last one too, and holds no CR: lines of JSON, for example. Raises ValueError as `encode`.
+    """
+    head = b"event: %b\nid: %b" % (_bytes_of(event, "event", b"\r\n\0"), _bytes_of(label, "id", b"\r\n\0"))
+    if b"\r" in lines or not lines.endswith(b"\n") or not 0 <= first < 2**63:
+        raise ValueError("lines end with LF each and hold no CR, and their numbers are not negative")
+    size = lines.count(b"\n") * (_NUMBERED + len(head)) + len(lines)
+    out = _uninitialised("uint8_t[]", size)
+    written: int = _lib.sse_encode_lines(out, size, head, len(head), first, lines, len(lines))
     encoded: bytes = _ffi.buffer(out, written)[:]
     return encoded

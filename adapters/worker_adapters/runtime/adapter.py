@@ -181,7 +181,12 @@ class EngineAdapter:
         if request.seed is None or request.model != model:
             seed = derive_seed(request.task_id) if request.seed is None else request.seed
             resolved = attrs.evolve(request, seed=seed, model=model)
-        deadline = None if request.deadline is None else submitted_at + request.deadline
+        if request.deadline_at is not None:
+            left = max(0.0, request.deadline_at - time.time())
+            resolved = attrs.evolve(
+                resolved, deadline=min(left, math.inf if request.deadline is None else request.deadline)
+            )
+        deadline = None if resolved.deadline is None else submitted_at + resolved.deadline
         return Running(
             request=resolved,
             lifetime=Lifetime(timeouts or self._config.timeouts, deadline),

@@ -95,7 +95,8 @@ def fault_of_cause(cause: Cause, lifetime: Lifetime, deadline: float | None) -> 
     t = lifetime.timeouts
     match cause:
         case Cause.DEADLINE:
-            return Fault(Reason.DEADLINE, f"the deadline of {deadline:g} s passed")
+            passed = f"the deadline of {deadline:g} s passed" if deadline else "the deadline had passed before it began"
+            return Fault(Reason.DEADLINE, passed)
         case Cause.CONNECT_TIMEOUT:
             return Fault(Reason.CONNECT_TIMEOUT, f"no connection within {t.connect:g} s (Timeouts.connect)")
         case Cause.FIRST_TOKEN_TIMEOUT:

@@ -172,6 +172,20 @@ class RunningStream:
         except StopIteration:
             return None
 
+    def get_many(self, timeout: float | None = None) -> list[Event]:
+        """See Stream."""
+        until = inf if timeout is None else self._running.lifetime.clock() + timeout
+        self._handed.bind()
+        self._begun = True
+        if self._kept is not None:
+            try:
+                return [self._next(until)]
+            except StopIteration:
+                return []
+        hand = self._handed.next_hand(until)
+        # One bytecode takes them, and no call comes before the consumer has them: see `_next`.
+        return [] if hand is None else [*hand.events]
+
     def _next(self, until: float) -> Event:
         self._handed.bind()
         self._begun = True

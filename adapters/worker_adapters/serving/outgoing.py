@@ -1,0 +1,158 @@
+"""From events to the bytes of an orchestrator's own `text/event-stream`.
+
+Runs of events go out as one chunk: a server pays for each chunk (a system call, often a thread switch), not for each frame.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from math import isfinite
+from typing import Any
+
+import msgspec
+
+from ..api import Event, Metrics, Started, Token, event_to_dict
+from ..api.forms import form_of_figures
+from ..codec import encode_lines
+
+__all__ = ["HEARTBEAT", "Framer", "event_stream"]
+
+HEARTBEAT = b": keep-alive\n\n"
+"""A comment, which clients ignore."""
+
+FEW = 4  # of so many frames the builder in C is not worth its call
+
+_encoder = msgspec.json.Encoder()
+_encode = _encoder.encode
+
+
+class Framer:
+    """Numbers the events of one task and frames them: the id of each is the task's, a colon and its number.
+
+    Where there is no task id, `Started` brings it; until then the number stands alone. Raises ValueError for a task id
+    that can't be in an id.
+    """
+
+    __slots__ = ("_head", "_label", "next_index")
+
+    def __init__(self, task_id: str | None = None, first: int = 0) -> None:
+        self._label = ""
+        self._head = b""  # of a Token's frame, up to its number
+        self.next_index = first
+        if task_id is not None:
+            self._begin(task_id)
+
+    def frames(self, events: Sequence[Event]) -> bytes:
+        """The frames of these events, which come next."""
+        if not self._label:
+            for event in events:
+                if type(event) is Started:
+                    self._begin(event.task_id)
+        if len(events) <= FEW:
+            return b"".join([self.frame(event) for event in events])
+        return b"".join([self._alike(kind, [*run]) for kind, run in groupby(events, type)])
+
+    def frame(self, event: Event) -> bytes:
+        """The frame of the event that comes next."""
+        if type(event) is Token and event.logprobs is None and self._head:
+            try:
+                data = _encode(event)
+            except UnicodeEncodeError:
+                return self._alike(Token, [event])
+            index = self.next_index
+            self.next_index = index + 1
+            return b"%b%d\ndata: %b\n\n" % (self._head, index, data)
+        if type(event) is Started and not self._label:
+            self._begin(event.task_id)
+        return self._alike(type(event), [event])
+
+    def _begin(self, task_id: str) -> None:
+        self._label = f"{task_id}:"
+        self._head = encode_lines("token", self._label, 0, b"\n").removesuffix(b"0\ndata: \n\n")
+
+    def _alike(self, kind: type[Event], run: list[Any]) -> bytes:
+        """The frames of events of one kind."""
+        first = self.next_index
+        if kind is not Token or [token.logprobs for token in run].count(None) < len(run):
+            run = [_form(event) for event in run]
+        try:
+            lines = _encoder.encode_lines(run)
+        except UnicodeEncodeError:  # half a surrogate pair, which only ASCII can say
+            lines = b"".join([_ascii(event) for event in run])
+        frames = encode_lines(kind.kind, self._label, first, lines)
+        self.next_index = first + len(run)
+        return frames
+
+
+def _form(event: Event) -> dict[str, Any]:
+    """Its JSON form, without figures that JSON has no word for."""
+    form = {"event": "metrics", **form_of_figures(event.values)} if isinstance(event, Metrics) else event_to_dict(event)
+    if not all(map(_said, form.get("logprobs", ()))):
+        del form["logprobs"]
+    return {key: value for key, value in form.items() if not isinstance(value, float) or isfinite(value)}
+
+
+def _said(logprob: dict[str, Any]) -> bool:
+    return isfinite(logprob["logprob"]) and all(map(_said, logprob["top"]))
+
+
+def _ascii(event: Any) -> bytes:
+    form = event if isinstance(event, dict) else event_to_dict(event)
+    return json.dumps(form, separators=(",", ":")).encode() + b"\n"
+
+
+def event_stream(events: Iterable[Event], *, heartbeat: float | None = 15.0) -> Iterator[bytes]:
+    """The events as server-sent events, for the body of an orchestrator's own response. `parse_events` reads them back.
+
+    Each frame has the event's name, as data its JSON form, and as id the task's, a colon and the event's number from 0 on.
+    A chunk holds the frames of all events that came together. Of a Stream that is silent for `heartbeat` seconds (None: for
+    ever) a comment goes out, with which the server notices a client that has gone; other iterables get none, as nothing
+    can be said before they say something. Blocks as the stream does. Closing it closes the stream, which cancels.
+    """
+    if heartbeat is not None and not heartbeat > 0:
+        raise ValueError(f"heartbeat must be a number of seconds greater than 0, or None, got {heartbeat!r}")
+    return _chunks(events, heartbeat)
+
+
+def _chunks(events: Iterable[Event], heartbeat: float | None) -> Iterator[bytes]:
+    task_id = getattr(events, "task_id", None)
+    framer = Framer(task_id if isinstance(task_id, str) else None)
+    try:
+        if hasattr(events, "get_many"):
+            yield from _runs(framer, events.get_many, heartbeat)
+        elif hasattr(events, "get") and hasattr(events, "cancel"):  # a Stream of somebody else's
+            yield from _singles(framer, events.get, heartbeat)
+        else:
+            frame = framer.frame
+            for event in events:
+                yield frame(event)
+    finally:
+        close = getattr(events, "close", None)
+        if close is not None:
+            close()
+
+
+def _runs(framer: Framer, get_many: Any, heartbeat: float | None) -> Iterator[bytes]:
+    while True:
+        try:
+            run = get_many(heartbeat)
+        except TimeoutError:
+            yield HEARTBEAT
+            continue
+        if not run:
+            return
+        yield framer.frames(run)
+
+
+def _singles(framer: Framer, get: Any, heartbeat: float | None) -> Iterator[bytes]:
+    while True:
+        try:
+            event = get(heartbeat)
+        except TimeoutError:
+            yield HEARTBEAT
+            continue
+        if event is None:
+            return
+        yield framer.frame(event)

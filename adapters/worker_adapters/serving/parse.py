@@ -1,0 +1,71 @@
+"""From the bytes of an orchestrator's stream back to events: for clients, and for tests."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import msgspec
+
+from ..api import Event, Metrics, event_from_dict
+from ..api.forms import KINDS
+from ..codec import Frame, SSEDecoder
+
+__all__ = ["EventReader", "parse_events"]
+
+_DECODERS: Mapping[bytes, msgspec.json.Decoder[Any]] = {
+    name.encode(): msgspec.json.Decoder(kind) for name, kind in KINDS.items() if kind is not Metrics
+}
+
+
+class EventReader:
+    """An iterator over the events in chunks of bytes. `last_event_id`: of the last event it gave, to resume behind it."""
+
+    def __init__(self, chunks: Iterable[bytes], *, max_event_size: int) -> None:
+        self._chunks = iter(chunks)
+        self._decoder = SSEDecoder(max_event_size)
+        self._frames: deque[Frame] = deque()
+        self.last_event_id = ""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        while True:
+            while not self._frames:
+                self._frames.extend(self._decoder.feed(next(self._chunks)))
+            frame = self._frames.popleft()
+            event = _event_of(frame)
+            if event is not None:
+                self.last_event_id = frame.id.decode("utf-8", "replace")
+                return event
+
+
+def _event_of(frame: Frame) -> Event | None:
+    """None for one that is none of ours."""
+    decoder = _DECODERS.get(frame.event)
+    if decoder is not None:
+        try:
+            return decoder.decode(frame.data)  # type: ignore[no-any-return]  # its type is the event's
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            pass  # half a surrogate pair, perhaps; or it is told what is wrong
+    elif frame.event not in (b"metrics", b"message"):
+        return None
+    try:
+        form = json.loads(frame.data)
+    except (ValueError, RecursionError):
+        raise ValueError(f"the data of event {frame.id!r} is no JSON: {frame.data[:80]!r}") from None
+    if frame.event == b"message" and not (isinstance(form, dict) and form.get("event") in KINDS):
+        return None
+    return event_from_dict(form)
+
+
+def parse_events(chunks: Iterable[bytes], *, max_event_size: int = 1 << 24) -> EventReader:
+    """The events that `event_stream` framed, however the network has cut the bytes. Blocks as the chunks do.
+
+    Comments and events of other names are passed over; ends with the chunks, also before a terminal event. Raises
+    ValueError for what is no event. The iterator has `last_event_id`, to ask a server for what comes behind it.
+    """
+    return EventReader(chunks, max_event_size=max_event_size)

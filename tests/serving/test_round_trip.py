@@ -1,0 +1,142 @@
+"""What `event_stream` frames, `parse_events` gives back: the same events, however the bytes are cut (contract §3 e)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker_adapters import (
+    Metrics,
+    Token,
+    TokenLogprob,
+    event_from_dict,
+    event_stream,
+    event_to_dict,
+    parse_events,
+)
+from worker_adapters.codec import SSEDecoder
+from worker_adapters.serving import Framer
+
+from .events import events, streams
+
+
+@given(streams, st.data())
+def test_the_same_events_come_back_however_the_bytes_are_cut(given, data):
+    body = b"".join(event_stream(given))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=8)))
+    parts = [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+    assert list(parse_events(parts)) == given
+
+
+def test_one_byte_at_a_time():
+    given = [Token(index=n, text="Zoë\r\n\0🎈"[n]) for n in range(7)]
+    body = b"".join(event_stream(given))
+    assert list(parse_events(bytes([byte]) for byte in body)) == given
+
+
+@given(streams, st.integers(1, 20))
+def test_runs_have_the_frames_of_their_events(given, size):
+    """However many came together: a run is framed in C, single events in Python."""
+    whole, single = Framer("t"), Framer("t")
+    runs = b"".join([whole.frames(given[at : at + size]) for at in range(0, len(given), size) if given])
+    assert runs == b"".join(map(single.frame, given))
+
+
+@given(events)
+def test_the_json_form_comes_back_through_json(event):
+    form = json.loads(json.dumps(event_to_dict(event)))
+    lost = {"event"} if isinstance(event, Metrics) else set()  # the one figure that the flat form has no place for
+    expected = Metrics(values={k: v for k, v in event.values.items() if k not in lost}) if lost else event
+    assert event_from_dict(form) == expected
+    assert event_from_dict(event_to_dict(event)) == expected
+
+
+@given(streams)
+def test_frames_are_named_and_numbered_and_hold_the_json_form(given):
+    frames = SSEDecoder().feed(b"".join(event_stream(given)))
+    assert [frame.event.decode() for frame in frames] == [event.kind for event in given]
+    assert [int(frame.id.rpartition(b":")[2]) for frame in frames] == list(range(len(given)))
+    for frame, event in zip(frames, given, strict=True):
+        form = json.loads(frame.data)
+        assert form == event_to_dict(event) or isinstance(event, Metrics)
+
+
+def test_the_id_is_the_task_s_and_the_number():
+    framer = Framer("task:1")
+    assert (
+        framer.frame(Token(index=0, text="a"))
+        == b'event: token\nid: task:1:0\ndata: {"event":"token","i":0,"t":"a"}\n\n'
+    )
+    run = [Token(index=n, text="a") for n in range(1, 12)]
+    assert b"id: task:1:11\n" in framer.frames(run)
+    assert framer.next_index == 12
+
+
+@pytest.mark.parametrize("bad", ["a\nb", "a\rb", "a\0b"])
+def test_a_task_id_that_would_break_the_framing_is_refused(bad):
+    with pytest.raises(ValueError, match="id can't hold"):
+        Framer(bad)
+
+
+@pytest.mark.parametrize("figure", [float("inf"), float("-inf"), float("nan")])
+def test_a_figure_that_json_has_no_word_for_is_left_out_and_the_text_is_not(figure):
+    lone = TokenLogprob(token="a", logprob=figure)
+    given = [
+        Metrics(values={"a": 1.5, "b": figure}),
+        Token(index=0, text="x", logprobs=(lone,)),
+        Token(index=1, text="y", logprobs=(TokenLogprob(token="y", logprob=-1.0, top=(lone,)),)),
+    ]
+    body = b"".join(event_stream(given))
+    assert b"NaN" not in body
+    assert b"Infinity" not in body
+    assert list(parse_events([body])) == [
+        Metrics(values={"a": 1.5}),
+        Token(index=0, text="x"),
+        Token(index=1, text="y"),
+    ]
+
+
+def test_what_is_none_of_ours_is_passed_over():
+    body = b': hi\n\nevent: ping\ndata: {\n\ndata: {"event":"other"}\n\ndata: {"event":"token","i":0,"t":"a"}\n\n'
+    assert list(parse_events([body])) == [Token(index=0, text="a")]
+
+
+def test_a_field_of_a_newer_version_is_passed_over():
+    assert event_from_dict({"event": "token", "i": 0, "t": "a", "new": 1}) == Token(index=0, text="a")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"event": "tokens"},
+        {"event": ["token"]},
+        {"event": "token", "i": "0", "t": "a"},
+        {"event": "end"},
+        {"event": "error", "code": "NOPE", "reason": "BUG", "message": ""},
+        [],
+        "token",
+    ],
+)
+def test_what_is_no_event_is_a_value_error(form):
+    with pytest.raises(ValueError, match="event"):
+        event_from_dict(form)
+
+
+@pytest.mark.parametrize("data", [b"{", b'{"event":"token","i":0}', b"[]", b'{"event":"token","i":0,"t":"\xff"}'])
+def test_data_that_is_no_event_is_a_value_error(data):
+    with pytest.raises(ValueError, match=r"event|data"):
+        list(parse_events([b"event: token\ndata: " + data + b"\n\n"]))
+
+
+def test_a_reader_knows_behind_which_event_to_go_on():
+    body = b"".join([Framer("t").frames([Token(index=0, text="a"), Token(index=1, text="b")])])
+    reader = parse_events([body])
+    assert reader.last_event_id == ""
+    next(reader)
+    assert reader.last_event_id == "t:0"
+    assert list(reader) == [Token(index=1, text="b")]
+    assert reader.last_event_id == "t:1"
