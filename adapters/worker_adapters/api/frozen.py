@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-__all__ = ["DEEPEST", "FrozenDict", "FrozenList", "frozen", "plain"]
+__all__ = ["DEEPEST", "PLAIN", "FrozenDict", "FrozenList", "frozen", "plain"]
 
 DEEPEST = 100  # levels of JSON: what is nested deeper is no request's, and breaks who reads it
-_PLAIN = frozenset({str, int, float, bool, type(None)})
+PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 def plain(value: Any) -> Any:
     """A scalar of numpy's as Python's own, which is what engines are sent; anything else as it is."""
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         return value
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         value = value.tolist()
@@ -72,7 +72,7 @@ class FrozenList(list[Any]):
 def frozen(value: Any, depth: int = 0) -> Any:
     """A copy all the way down, of mappings, lists and scalars; what is none of them, or lies too deep, is left alone."""
     kind = type(value)
-    if kind in _PLAIN or kind is FrozenDict or kind is FrozenList or depth > DEEPEST:
+    if kind in PLAIN or kind is FrozenDict or kind is FrozenList or depth > DEEPEST:
         return value
     value = plain(value)
     if isinstance(value, Mapping):

@@ -6,6 +6,7 @@ adapter yet.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Self
@@ -15,7 +16,7 @@ import attrs
 from .choices import OnDegraded, Priority
 from .errors import InvalidRequestError, invalid
 from .events import DeterminismLevel
-from .frozen import FrozenDict, frozen, plain
+from .frozen import PLAIN, FrozenDict, frozen, plain
 from .judging import wrongs
 
 __all__ = ["GenerateRequest", "OnDegraded", "Priority"]
@@ -144,10 +145,10 @@ class GenerateRequest:
             raise _invalid(wrong)
 
     def __attrs_post_init__(self) -> None:
-        for name in _SCALARS:
-            value = getattr(self, name)
-            if (now := plain(value)) is not value:
-                object.__setattr__(self, name, now)
+        values = _scalars(self)
+        if not {*map(type, values)} <= PLAIN:
+            for name, value in zip(_SCALARS, values, strict=True):
+                object.__setattr__(self, name, plain(value))
         if self.json_schema.__class__ is not str and self.json_schema is not None:
             object.__setattr__(self, "json_schema", frozen(self.json_schema))
 
@@ -155,6 +156,7 @@ class GenerateRequest:
 _SCALARS = tuple(
     field.name for field in attrs.fields(GenerateRequest) if not field.converter and field.name != "json_schema"
 )
+_scalars = operator.attrgetter(*_SCALARS)
 _NAMES = frozenset(field.name for field in attrs.fields(GenerateRequest))
 _LONGEST = 500  # characters of an error's message
 
