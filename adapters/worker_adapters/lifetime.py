@@ -55,7 +55,7 @@ class Lifetime:
     the consumer takes is not charged. `parked`: the consumer is waited for, and only the deadline counts. `retimed`: a
     timer of another length, perhaps an earlier one, runs. `disowned`: in a forked child, of a stream of the parent's.
     `waker`: who drives. `want_*`: what the driver is to wait for, set before each BLOCKED. `stop_at`: when the driver
-    wants to be back, whatever comes.
+    wants to be back, whatever comes. `sent_at`: when the attempt's request began to be sent; None: not yet.
     """
 
     __slots__ = (
@@ -75,6 +75,7 @@ class Lifetime:
         "parked",
         "phase",
         "retimed",
+        "sent_at",
         "stop_at",
         "timeouts",
         "waker",
@@ -98,6 +99,7 @@ class Lifetime:
         self.waker: Any = NOBODY
         self.want_fd, self.want_events, self.want_until = -1, 0, inf
         self.stop_at = inf
+        self.sent_at: float | None = None
         self._budget = inf  # seconds that the timer gives the engine from one content to the next
         self._expiry = inf
         self._expires_as = Cause.IDLE_TIMEOUT
@@ -111,9 +113,9 @@ class Lifetime:
         """Why it was tripped, if it was."""
         return self.causes[0][0] if self.causes else None
 
-    def trip(self, cause: Cause) -> bool:
-        """End this lifetime; False if it was tripped before."""
-        mark = (cause, object())
+    def trip(self, cause: Cause, by: str = "") -> bool:
+        """End this lifetime; False if it was tripped before. `by`: who wants that, for the metrics."""
+        mark = (cause, by)
         if cause is Cause.CANCELLED:
             if self.cancelled:
                 self.handed.clear()  # a signal handler's exception may have left that, and the wake-up, undone
@@ -221,8 +223,10 @@ class Lifetime:
         """Begin a phase, and its timer. The first-token timer runs through two: until the response head, and after it."""
         self.phase = phase
         if phase is Phase.CONNECT:
+            self.sent_at = None
             self._arm(Cause.CONNECT_TIMEOUT, self.timeouts.connect)
         elif phase is Phase.QUEUE:
+            self.sent_at = self.clock()
             self._arm(Cause.FIRST_TOKEN_TIMEOUT, self.timeouts.first_token)
             if self._first_token_expiry is None:
                 self._first_token_expiry = self._expiry

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from worker_adapters import (
+    AdmissionRejectedError,
     Identity,
     InvalidRequestError,
     Limits,
@@ -23,14 +24,17 @@ from worker_adapters import (
     Properties,
     Reason,
     Retry,
+    Timeouts,
     connect,
 )
+from worker_adapters.api.about import VERSION
 from worker_adapters.dialect import Fault
 from worker_adapters.engines import mock
 from worker_adapters.engines.mock.server import event_bytes
+from worker_adapters.families import DECODE, FAMILIES, IN_FLIGHT, TOKENS_OUT
 from worker_adapters.helpers import HELPERS
 from worker_adapters.loop import LOOP
-from worker_adapters.runtime.metrics import CLOSED_BUDGET, VERSION_BUDGET
+from worker_adapters.runtime.metrics import VERSION_BUDGET
 from worker_adapters.transport.scripted import Hang, Script
 
 from .dialects import until
@@ -205,7 +209,7 @@ def test_slots_and_queue_are_gauges_with_their_age(registry: CollectorRegistry) 
         properties = adapter.properties()
         assert adapter.drain(10)
         value = registry.get_sample_value
-        assert value(f"{OWN}slots_total", WORKER) == 1
+        assert value(f"{OWN}slots", WORKER) == 1
         assert value(f"{OWN}slots_free", WORKER) == 1
         assert value(f"{OWN}queue_depth", WORKER) == 0
         assert value(f"{OWN}observed_timestamp_seconds", WORKER) == properties.observed_at
@@ -286,25 +290,145 @@ def series(registry: CollectorRegistry, replica: str) -> list[str]:
     return [line for line in text.splitlines() if f'replica_id="{replica}"' in line]
 
 
-def test_gauges_go_with_the_last_adapter_and_counters_stay_for_the_last_few(registry: CollectorRegistry) -> None:
-    for n in range(50):
-        with (
-            measured(registry, good(2), replica_id=f"r{n}") as adapter,
-            measured(registry, replica_id=f"r{n}") as other,
-        ):
+def test_gauges_go_with_the_last_adapter_and_what_was_counted_stays(registry: CollectorRegistry) -> None:
+    for _ in range(2):  # it comes back: its counters go on
+        with measured(registry, good(2)) as adapter, measured(registry) as other:
             list(adapter.stream(request()))
             adapter.properties()
+            assert adapter.health().ready
             assert adapter.drain(10)
             adapter.close()
-            assert any("slots_total" in line for line in series(registry, f"r{n}"))
+            assert any("adapter_slots{" in line for line in series(registry, "r0"))
             other.close()
-        assert not any("slots" in line or "in_flight" in line for line in series(registry, f"r{n}"))
-        assert any(line.startswith("tokens_out_total") for line in series(registry, f"r{n}"))
-    shown = {n for n in range(50) if series(registry, f"r{n}")}
-    assert shown == set(range(50 - CLOSED_BUDGET, 50))
-    with measured(registry, good(2), replica_id="r49") as adapter:  # it comes back: its counters go on
+        names = {line.partition("{")[0] for line in series(registry, "r0")}
+        gauges = {family.name for family in FAMILIES if family.kind == "gauge"}
+        assert not names & gauges
+    assert registry.get_sample_value("tokens_out_total", STREAM) == 4
+    assert registry.get_sample_value("latency_first_token_ms_count", STREAM) == 2
+
+
+@pytest.mark.req("ADAPT-3004")
+def test_replicas_and_pools_are_budgeted(registry: CollectorRegistry) -> None:
+    """A fleet whose pods have new names every day does not grow the series without bound."""
+    options = MetricsOptions(registry=registry, replicas=8)
+    for n in range(20):
+        with measured(registry, good(2), replica_id=f"r{n}", metrics=options) as adapter:
+            list(adapter.stream(request()))
+    assert [n for n in range(20) if series(registry, f"r{n}")] == list(range(8))
+    assert registry.get_sample_value("tokens_out_total", {**STREAM, "replica_id": "other"}) == 2 * 12
+    for n in range(VERSION_BUDGET + 3):
+        measured(registry, pool_id=f"pool {n}", metrics=options).close()
+    with measured(registry, good(2), pool_id="one more", metrics=options) as adapter:
         list(adapter.stream(request()))
-    assert registry.get_sample_value("tokens_out_total", {**STREAM, "replica_id": "r49"}) == 4
+    everybody = {**STREAM, "pool_id": "other", "replica_id": "other"}
+    assert registry.get_sample_value("tokens_out_total", everybody) == 2
+
+
+def test_who_ended_a_stream_early_is_told_apart(registry: CollectorRegistry) -> None:
+    def begun(adapter: Any) -> Any:
+        stream = adapter.submit(request())
+        assert [next(stream).kind, next(stream).kind] == ["started", "token"]
+        return stream
+
+    scripts = [Script(steps=[tokens(1), Hang()]) for _ in range(7)]
+    with measured(registry, *scripts) as adapter:
+        begun(adapter).cancel()
+        stream = begun(adapter)
+        adapter.cancel(stream.task_id)
+        with begun(adapter):
+            pass
+        stream = begun(adapter)
+        del stream
+        list(adapter.submit(request(deadline=0.02)))
+        list(adapter.submit(request(), timeouts=Timeouts(idle=0.02)))
+        last = begun(adapter)
+    assert last.done()
+    value = registry.get_sample_value
+    name, decode = f"{OWN}failures_total", {**WORKER, "code": "", "reason": "", "phase": "decode"}
+    assert value(name, {**decode, "ended_by": "caller"}) == 2
+    assert value(name, {**decode, "ended_by": "reader"}) == 2
+    assert value(name, {**decode, "ended_by": "adapter"}) == 1
+    told = {"code": "DEADLINE_UNMET", "reason": "DEADLINE", "ended_by": "deadline"}
+    assert value(name, {**decode, **told}) == 1
+    told = {"code": "DECODE_TIMEOUT", "reason": "IDLE_TIMEOUT", "ended_by": "timer"}
+    assert value(name, {**decode, **told}) == 1
+
+
+def test_retries_are_counted_by_reason_and_failures_by_phase(registry: CollectorRegistry) -> None:
+    loading = Script(queue=Fault(Reason.LOADING, "loading"))
+    scripts = (busy(), loading, good(1), Script(steps=[tokens(1), Fault(Reason.DISCONNECTED, "dropped")]))
+    with measured(registry, *scripts, retry=Retry(base=0.0)) as adapter:
+        for _ in range(2):
+            list(adapter.stream(request()))
+    value = registry.get_sample_value
+    assert value(f"{OWN}retry_reasons_total", {**WORKER, "reason": "OVERLOADED"}) == 1
+    assert value(f"{OWN}retry_reasons_total", {**WORKER, "reason": "LOADING"}) == 1
+    reset = {"code": "WORKER_RESET", "reason": "DISCONNECTED", "phase": "decode", "ended_by": "worker"}
+    assert value(f"{OWN}failures_total", {**WORKER, **reset}) == 1
+    assert (
+        value(f"{OWN}response_head_seconds_count", WORKER) == 3
+    )  # of each attempt that was answered, the 429 included
+    assert value(f"{OWN}first_token_seconds_count", WORKER) == 2
+
+
+def test_what_is_refused_before_a_stream_is_counted_whatever_its_priority(registry: CollectorRegistry) -> None:
+    limits = Limits(max_in_flight=1)
+    with measured(registry, Script(steps=[tokens(1), Hang()]), limits=limits) as adapter:
+        stream = adapter.submit(request())
+        with pytest.raises(AdmissionRejectedError):
+            adapter.submit(request())
+        for n in range(50):
+            with pytest.raises(InvalidRequestError):
+                adapter.stream(request(priority=f"p{n}"))  # type: ignore[arg-type]  # the subject
+        stream.close()
+    value = registry.get_sample_value
+    assert value(f"{OWN}refused_total", {**WORKER, "code": "ADMISSION_REJECT", "reason": "LOCAL_LIMIT"}) == 1
+    assert value(f"{OWN}refused_total", {**WORKER, "code": "INVALID_PARAMS", "reason": "VALIDATION"}) == 50
+    assert value(f"{OWN}requests_total", {**STREAM, "priority": "unknown", "outcome": "refused"}) == 50
+    assert not any('priority="p' in line for line in series(registry, "r0"))
+
+
+def test_the_waits_of_a_stream_add_up(registry: CollectorRegistry) -> None:
+    """Each of them is on the stream's way from submit to its end, and none is counted twice."""
+    with measured(registry, good(3), good(3)) as adapter:
+        list(adapter.submit(request()))
+        list(adapter.stream(request()))
+
+    def total(name: str, **more: str) -> float:
+        return registry.get_sample_value(f"{OWN}{name}_seconds_sum", {**WORKER, **more}) or 0.0
+
+    parts = ("local_wait", "connect", "first_token", "decode", "blocked")
+    assert registry.get_sample_value(f"{OWN}blocked_seconds_count", WORKER) == 1  # of the one that was handed over
+    whole = total("duration", outcome="length")
+    assert 0 < sum(map(total, parts)) <= whole
+    for name in parts[:-1]:
+        assert registry.get_sample_value(f"{OWN}{name}_seconds_count", WORKER) == 2, name
+
+
+def test_health_and_kv_usage_are_gauges(registry: CollectorRegistry) -> None:
+    with measured(registry) as adapter:
+        health = adapter.health()
+        adapter._worker.recorder.observed(Properties(engine="mock", observed_at=1.0, kv_usage=0.5))
+        assert adapter.drain(10)
+        value = registry.get_sample_value
+        assert (value(f"{OWN}live", WORKER), value(f"{OWN}ready", WORKER)) == (1, 1)
+        assert value(f"{OWN}health_timestamp_seconds", WORKER) == health.observed_at
+        assert value(f"{OWN}kv_usage_ratio", WORKER) == 0.5
+    assert value(f"{OWN}build_info", {"version": VERSION}) == 1
+
+
+def test_trtllm_version_is_what_the_worker_tells(registry: CollectorRegistry) -> None:
+    def identify(_target: object) -> Any:
+        yield from ()
+        return Properties(engine="trtllm", observed_at=0.0, engine_version="1.2", trtllm_version="1.2")
+
+    dialect = attrs.evolve(mock.DIALECT, name="trtllm", identify=identify)
+    config = {"dialect": dialect, "metrics": MetricsOptions(registry=registry)}
+    with adapter_of(good(1), pool_id="a", replica_id="r0", **config) as adapter:
+        assert adapter.engine_version() == "1.2"
+        list(adapter.stream(request()))
+    labels = {**STREAM, "engine": "trtllm", "engine_version": "1.2", "trtllm_version": "1.2"}
+    assert registry.get_sample_value("tokens_out_total", labels) == 1
 
 
 def test_registration_is_all_or_nothing_and_can_be_tried_again(registry: CollectorRegistry) -> None:
@@ -369,8 +493,8 @@ def test_what_prometheus_client_locks_is_free_in_a_forked_child(registry: Collec
     with measured(registry, *[good(2) for _ in range(3)]) as adapter:
         assert adapter.generate(request()).text == "t0t1"
         assert adapter.drain(10)
-        families = adapter._worker.recorder._families
-        held = [families.in_flight, families.tokens_out.labels(**STREAM)._value, families.decode.labels(**STREAM)._sum]
+        made = adapter._worker.recorder._families._made
+        held = [made[IN_FLIGHT], made[TOKENS_OUT].labels(**STREAM)._value, made[DECODE].labels(**STREAM)._sum]
 
         class Slow:
             def __enter__(self) -> None:

@@ -197,11 +197,13 @@ class Identity:
 class MetricsOptions:
     """Prometheus metrics: the registry (default: prometheus_client's global one) and a prefix for the family names.
 
+    `replicas`: how many a registry tells apart, by pool and replica id, the closed ones included; others are `other`.
     A pickled adapter leaves the registry behind and uses the global one where it is unpickled.
     """
 
     registry: Any = attrs.field(default=None, repr=False)
     namespace: str = attrs.field(default="")
+    replicas: int = attrs.field(default=64, converter=_count, validator=_whole)
 
     @namespace.validator
     def _names(self, _attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -209,7 +211,7 @@ class MetricsOptions:
             raise ValueError(f"namespace must be the beginning of a metric's name, such as my_app, got {value!r}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"registry": None, "namespace": self.namespace}
+        return {"registry": None, "namespace": self.namespace, "replicas": self.replicas}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():

@@ -30,7 +30,6 @@ from ..dialect import Fault, WireRequest
 from ..lifetime import Cause, Lifetime
 from ..loop import LOOP
 from ..transport import Transport
-from .bounds import shown
 from .configured import require_timeouts
 from .dump import describe
 from .handle import RunningStream
@@ -38,8 +37,8 @@ from .layers import layered
 from .metrics import PrometheusRecorder
 from .origin import AdapterConfig, OnDemand
 from .places import Places
-from .readiness import health, ready
-from .recorder import NO_METRICS, Recorder
+from .readiness import health, ready, unreachable
+from .recorder import NO_METRICS, EndedBy, Recorder, recorders
 from .report import begun, turned_away
 from .reports import REPORTS
 from .running import Running
@@ -154,7 +153,7 @@ class EngineAdapter:
         running = self.places.find(task_id)
         if running is None or running.delivered:
             return CancelOutcome.UNKNOWN
-        running.lifetime.trip(Cause.CANCELLED)
+        running.lifetime.trip(Cause.CANCELLED, EndedBy.CALLER)
         return CancelOutcome.CLOSED
 
     @property
@@ -175,7 +174,9 @@ class EngineAdapter:
         try:
             validate(request, self._config.dialect)
         except Fault as fault:
-            raise worker.refusal(fault) from None
+            refusal = worker.refusal(fault)
+            turned_away(worker, request, refusal.error)
+            raise refusal from None
         model = request.model or self._config.model
         resolved = request
         if request.seed is None or request.model != model:
@@ -216,7 +217,7 @@ class EngineAdapter:
         except Fault as fault:
             running.abolish()
             refusal = self._worker.refusal(fault)
-            turned_away(running, refusal.error)
+            turned_away(self._worker, running.request, refusal.error)
             raise refusal from None
         except RuntimeError as exc:  # threading's, for the loop
             running.end(running.cancelled())
@@ -235,8 +236,7 @@ class EngineAdapter:
         try:
             return health(worker, deep=deep)
         except Fault as fault:
-            detail = shown(worker.redactor.clean(fault.message))
-            return Health(live=False, ready=False, detail=detail, observed_at=time.time())
+            return unreachable(worker, fault)
 
     def wait_ready(self, timeout: float | None = None, *, deep: bool = False) -> Health:
         """See Adapter."""
@@ -295,7 +295,7 @@ class EngineAdapter:
     def _close(self, seconds: float) -> None:
         give_up = time.monotonic() + seconds
         for running in self.places.close():
-            running.lifetime.trip(Cause.CANCELLED)
+            running.lifetime.trip(Cause.CANCELLED, EndedBy.ADAPTER)
         if not LOOP.is_current():
             me = threading.get_ident()
             self.places.wait_until_empty(give_up, but=lambda running: running.driver == me)
@@ -316,15 +316,12 @@ def _reached_alike(config: AdapterConfig) -> Hashable:
 
 
 def _recorder(config: AdapterConfig) -> Recorder:
-    if config.metrics is None:
-        return NO_METRICS
-    return PrometheusRecorder(
-        config.metrics,
-        engine=config.dialect.name,
-        pool_id=config.pool_id,
-        replica_id=config.replica_id,
-        trtllm_version=config.identity.trtllm_version,
-    )
+    prometheus = None
+    if config.metrics is not None:
+        prometheus = PrometheusRecorder(
+            config.metrics, engine=config.dialect.name, pool_id=config.pool_id, replica_id=config.replica_id
+        )
+    return recorders(prometheus)
 
 
 _adapters: weakref.WeakSet[EngineAdapter] = weakref.WeakSet()

@@ -26,6 +26,7 @@ from ..api import (
 from ..lifetime import Cause
 from .channel import Gate, Hand, Waiter
 from .envelope import exception_of
+from .recorder import EndedBy
 from .running import Running
 from .source import Source
 from .stream import Submitted
@@ -241,7 +242,7 @@ class RunningStream:
         """See Stream."""
         if self._running.delivered:
             return CancelOutcome.UNKNOWN
-        self._running.lifetime.trip(Cause.CANCELLED)
+        self._running.lifetime.trip(Cause.CANCELLED, EndedBy.CALLER)
         return CancelOutcome.CLOSED
 
     def close(self) -> None:
@@ -249,7 +250,7 @@ class RunningStream:
         running = self._running
         if running.delivered:
             return
-        running.lifetime.trip(Cause.CANCELLED)
+        running.lifetime.trip(Cause.CANCELLED, EndedBy.READER)
         if running.terminal is None and not running.lifetime.disowned:
             self._source.abandon()
 

@@ -29,6 +29,7 @@ from .concluding import broken_off, concluded, require_proof, taken, unfinished
 from .envelope import fault_of_cause
 from .grade import Grade
 from .leaving import leaving, left
+from .recorder import Attempt
 from .redact import secrets_of
 from .reply import refused, require_event_stream, said
 from .report import progress, retried
@@ -63,11 +64,15 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     """
     wire = running.wire or (yield from _encoded(worker, running))
     running.wire = None  # of the first attempt only
-    running.lifetime.hurry()  # an application's provider may hang
-    running.carried = headers = yield from worker.carried.steps(running.lifetime)
+    lifetime = running.lifetime
+    lifetime.hurry()  # an application's provider may hang
+    one = Attempt(running.attempts, lifetime.clock())
+    running.tries.append(one)
+    running.carried = headers = yield from worker.carried.steps(lifetime)
     exchange: Exchange | None = None
     try:
-        exchange = yield from worker.transport.open(wire, headers, running.lifetime)
+        exchange = yield from worker.transport.open(wire, headers, lifetime)
+        one.sent, one.head, one.status = lifetime.sent_at, lifetime.clock(), exchange.status
         if exchange.status != 200:
             raise (yield from refused(exchange, worker.dialect, worker.limits.max_error_body))
         yield from require_event_stream(exchange, worker)
@@ -80,6 +85,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
         raise
     finally:
         running.exchange = None
+        one.sent, one.ended = lifetime.sent_at, lifetime.clock()
         if exchange is not None:
             exchange.close()
     end = running.finished
@@ -331,7 +337,9 @@ def _try_again(failed: Fault, worker: Worker, running: Running) -> Steps[None]:
             raise failed
         wait = 0.0
     running.lifetime.next_attempt()
-    retried(running)
+    if running.tries:
+        running.tries[-1].reason = failed.reason
+    retried(running, failed, wait)
     yield from running.lifetime.sleep(wait)
 
 

@@ -1,7 +1,7 @@
 """Prometheus families with fixed labels; the only importer of prometheus_client, and only when metrics are on.
 
-No task, prompt or URL is ever a label; versions are budgeted, so that a fleet that rolls forward every day can't grow
-the number of series without bound.
+The families stand in families.py. No task, prompt or URL is ever a label; versions, pools and replicas are budgeted, so
+that a fleet that rolls forward every day can't grow the number of series without bound.
 """
 
 from __future__ import annotations
@@ -9,107 +9,93 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 from weakref import WeakKeyDictionary, WeakSet
 
-from ..api import ErrorCode, MetricsOptions, Priority, Properties, Reason
+from .. import families as f
+from ..api import ErrorCode, Health, MetricsOptions, Priority, Properties, Reason
+from ..api.about import VERSION
 from ..api.errors import invalid
+from ..families import FAMILIES, Family, Kind
 from ..helpers import HELPERS
 from ..loop import LOOP
-from .recorder import Summary
+from .recorder import Summary, Versions
 from .reports import REPORTS
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+    from prometheus_client import CollectorRegistry
 
 _P = ParamSpec("_P")
 
-__all__ = ["PrometheusRecorder"]
+__all__ = ["PrometheusRecorder", "series"]
 
-LABELS = ("engine", "engine_version", "pool_id", "replica_id", "priority", "trtllm_version")
-WORKER_LABELS = ("engine", "pool_id", "replica_id")
-FIRST_TOKEN_MS = (50, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000, 3000)
-DECODE_MS = (250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000)
-INTER_TOKEN_MS = (1, 2, 5, 10, 20, 30, 50, 75, 100, 200, 500, 1000, 5000)
 VERSION_BUDGET = 64
-CLOSED_BUDGET = 8  # workers whose series stay after their adapters are closed: the last ones, long enough to be scraped
+OTHER = "other"
+_OF_WORKER = [family for family in FAMILIES if family.kind is Kind.GAUGE and family.labels == f.WORKER]
+_OF_PROCESS: Mapping[Family, Callable[[], float]] = {
+    f.LOOP_LAG: lambda: LOOP.lag,
+    f.HELPERS_IN_USE: lambda: float(HELPERS.in_use),
+    f.HELPERS_ABANDONED: lambda: float(HELPERS.abandoned),
+    f.REPORTS_DROPPED: lambda: float(REPORTS.dropped),
+}
+
+
+class _Budget:
+    """The values of a label, of which there may be so many."""
+
+    def __init__(self) -> None:
+        self._known: set[Any] = set()
+
+    def admits(self, value: Any, most: int = VERSION_BUDGET) -> bool:
+        with _lock:
+            if value not in self._known and len(self._known) >= most:
+                return False
+            self._known.add(value)
+            return True
 
 
 class _Families:
     """The families of one registry and namespace, which many adapters share."""
 
     def __init__(self, registry: CollectorRegistry, namespace: str) -> None:
-        from prometheus_client import Counter, Gauge, Histogram  # noqa: PLC0415  -- loaded only if metrics are on
+        from prometheus_client import values  # noqa: PLC0415  -- loaded only if metrics are on
 
-        made: list[Counter | Gauge | Histogram] = []
-
-        def counter(name: str, text: str, labels: tuple[str, ...] = LABELS) -> Counter:
-            made.append(one := Counter(name, text, labels, namespace=namespace, registry=None))
-            return one
-
-        def histogram(name: str, text: str, buckets: tuple[int, ...]) -> Histogram:
-            made.append(one := Histogram(name, text, LABELS, namespace=namespace, registry=None, buckets=buckets))
-            return one
-
-        def gauge(name: str, text: str) -> Gauge:
-            made.append(one := Gauge(f"worker_adapter_{name}", text, WORKER_LABELS, namespace=namespace, registry=None))
-            return one
-
-        self.tokens_in = counter("tokens_in_total", "Prompt tokens, as the engine counts them.")
-        self.tokens_out = counter("tokens_out_total", "Generated tokens; a lower bound while a stream runs.")
-        self.first_token = histogram("latency_first_token_ms", "Submit to first Token, all attempts.", FIRST_TOKEN_MS)
-        self.decode = histogram("latency_decode_ms", "First Token to the terminal event.", DECODE_MS)
-        own = "worker_adapter_"
-        self.requests = counter(f"{own}requests_total", "Streams that ended.", (*LABELS, "outcome"))
-        self.errors = counter(f"{own}errors_total", "Streams that failed.", (*LABELS, "code", "reason"))
-        self.retries = counter(f"{own}retries_total", "Attempts that were followed by another.", WORKER_LABELS)
-        self.blocked = counter(f"{own}backpressure_seconds_total", "Time spent waiting for consumers.", WORKER_LABELS)
-        self.inter_token = histogram(f"{own}inter_token_ms", "Mean time between Tokens of a stream.", INTER_TOKEN_MS)
-        self.in_flight = gauge("in_flight", "Streams in flight.")
-        self.slots_total = gauge("slots_total", "Slots of the worker.")
-        self.slots_free = gauge("slots_free", "Free slots of the worker, when last read.")
-        self.queue_depth = gauge("queue_depth", "Requests queued at the worker, when last read.")
-        self.observed_at = gauge("observed_timestamp_seconds", "When slots and queue depth were last read (Unix time).")
-        made += self._of_process(namespace)
-        _register(registry, made)
-        self._made = made
+        self.multiprocess: bool = getattr(values.ValueClass, "_multiprocess", False)
+        """Whether the values of this process are files, which one that serves all processes reads."""
+        self._made: dict[Family, Any] = {family: self._make(family, namespace) for family in FAMILIES}
+        _register(registry, list(self._made.values()))
         _all.add(self)
-        self.now = (self.in_flight, self.slots_total, self.slots_free, self.queue_depth, self.observed_at)
+        self._made[f.BUILD_INFO].labels(VERSION).set(1)
         # What is in flight on each adapter that is bound to a worker.
         self._adapters: dict[tuple[str, ...], WeakKeyDictionary[PrometheusRecorder, Collection[object]]] = {}
-        self._series: dict[tuple[str, ...], set[tuple[Any, tuple[str, ...]]]] = {}
-        self._closed: dict[tuple[str, ...], None] = {}
-        self._versions: set[str] = set()
+        self._budgets = {name: _Budget() for name in ("engine_version", "trtllm_version", "pool_id", "replica_id")}
 
-    @staticmethod
-    def _of_process(namespace: str) -> list[Counter | Gauge | Histogram]:
-        """What all adapters of the process share; read when it is scraped."""
-        from prometheus_client import Gauge  # noqa: PLC0415  -- loaded only if metrics are on
+    def _make(self, family: Family, namespace: str) -> Any:
+        from prometheus_client import Counter, Gauge, Histogram  # noqa: PLC0415  -- loaded only if metrics are on
 
-        made: list[Counter | Gauge | Histogram] = []
-        for name, text, read in (
-            (
-                "loop_lag_seconds",
-                "The longest turn of the loop of late, for which all others waited.",
-                lambda: LOOP.lag,
-            ),
-            ("helpers_in_use", "Helper threads at work, the abandoned ones included.", lambda: HELPERS.in_use),
-            (
-                "helpers_abandoned",
-                "Helper threads in a call that nobody waits for any more.",
-                lambda: HELPERS.abandoned,
-            ),
-            ("reports_dropped", "Metrics and log lines that found too many waiting.", lambda: REPORTS.dropped),
-        ):
-            made.append(one := Gauge(f"worker_adapter_{name}", text, namespace=namespace, registry=None))
-            one.set_function(read)
+        named: dict[str, Any] = {"labelnames": family.labels, "namespace": namespace, "registry": None}
+        match family.kind:
+            case Kind.COUNTER:
+                return Counter(family.name, family.text, **named)
+            case Kind.HISTOGRAM:
+                return Histogram(family.name, family.text, **named, buckets=family.buckets)
+        made: Any = Gauge(family.name, family.text, **named | {"multiprocess_mode": family.merged})
+        read = _OF_PROCESS.get(family)
+        if read is not None and not self.multiprocess:
+            made.set_function(read)
         return made
+
+    def of_process(self) -> None:
+        """Where no scrape reads them itself: what all adapters of the process share is brought up to date."""
+        if self.multiprocess:
+            for family, read in _OF_PROCESS.items():
+                self._made[family].set(read())
 
     def unlock(self) -> None:
         """In a forked child, where whoever scraped at the fork gives back no lock; prometheus_client makes no new ones."""
-        for family in self._made:
+        for family in self._made.values():
             for one in (family, *getattr(family, "_metrics", {}).values()):
                 parts = (getattr(one, name, None) for name in ("_value", "_sum"))
                 for locked in (one, *parts, *getattr(one, "_buckets", ())):
@@ -120,65 +106,47 @@ class _Families:
         """An adapter is bound to it, whose streams in flight stand there."""
         with _lock:
             self._adapters.setdefault(worker, WeakKeyDictionary())[by] = places
-            self._closed.pop(worker, None)
 
-    def count(self, worker: tuple[str, ...]) -> None:
-        """Say how many streams are in flight there: counted anew each time, so that no lost report makes it wrong."""
+    def in_flight(self, worker: tuple[str, ...]) -> int:
+        """How many streams there are, counted anew each time, so that no lost report makes it wrong."""
         with _lock:
             adapters = self._adapters.get(worker)
-            streams = 0 if adapters is None else sum(map(len, adapters.values()))
-        self.labelled(worker, self.in_flight, *worker).set(streams)
+            return 0 if adapters is None else sum(map(len, adapters.values()))
 
-    def labelled(self, worker: tuple[str, ...], family: Any, *labels: str) -> Any:
-        """The series of a worker."""
-        with _lock:
-            self._series.setdefault(worker, set()).add((family, labels))
-        return family.labels(*labels)
+    def series(self, family: Family, labels: tuple[str, ...]) -> Any:
+        """One of them."""
+        made = self._made[family]
+        return made.labels(*labels) if family.labels else made
 
     def left(self, worker: tuple[str, ...], by: PrometheusRecorder) -> None:
-        """An adapter is closed: with the last one go the gauges, and with the last of the closed workers all the rest."""
+        """An adapter is closed: with the last one go the gauges. What was counted stays."""
         with _lock:
             if (adapters := self._adapters.get(worker)) is not None:
                 adapters.pop(by, None)
             if adapters:
                 return
             self._adapters.pop(worker, None)
-            self._closed[worker] = None
-            gone = self._gauges_of(worker)
-            while len(self._closed) > CLOSED_BUDGET:
-                oldest = next(iter(self._closed))
-                del self._closed[oldest]
-                gone |= self._series.pop(oldest, set())
-        _remove(gone)
+        self.forget_gauges(worker)
 
     def forget_gauges(self, worker: tuple[str, ...]) -> None:
-        """Nothing is known of what is now."""
-        with _lock:
-            gone = self._gauges_of(worker)
-        _remove(gone)
+        """The gauges of a worker. Of the files of several processes nothing can be taken out."""
+        if self.multiprocess:
+            return
+        for family in _OF_WORKER:
+            with contextlib.suppress(KeyError):
+                self._made[family].remove(*worker)
 
-    def _gauges_of(self, worker: tuple[str, ...]) -> set[tuple[Any, tuple[str, ...]]]:
-        """Taken out of what is known."""
-        known = self._series.get(worker, set())
-        gone = {one for one in known if one[0] in self.now}
-        known -= gone
-        return gone
+    def worker(self, engine: str, pool_id: str, replica_id: str, most: int) -> tuple[str, ...]:
+        """A worker's labels, within the budgets."""
+        pool_id = pool_id if self._budgets["pool_id"].admits(pool_id) else OTHER
+        admitted = self._budgets["replica_id"].admits((pool_id, replica_id), most)
+        return engine, pool_id, replica_id if admitted else OTHER
 
-    def version_label(self, version: str | None, *, unknown: str = "unknown") -> str:
+    def version(self, label: str, version: str | None, unknown: str) -> str:
         """A version as a label, within the budget."""
         if not version:
             return unknown
-        with _lock:
-            if version not in self._versions and len(self._versions) >= VERSION_BUDGET:
-                return "other"
-            self._versions.add(version)
-            return version
-
-
-def _remove(series: set[tuple[Any, tuple[str, ...]]]) -> None:
-    for family, labels in series:
-        with contextlib.suppress(KeyError):
-            family.remove(*labels)
+        return version if self._budgets[label].admits(version) else OTHER
 
 
 def _register(registry: CollectorRegistry, made: list[Any]) -> None:
@@ -237,6 +205,11 @@ def _families_of(options: MetricsOptions) -> _Families:
         return by_namespace[options.namespace]
 
 
+def series(options: MetricsOptions, family: Family, **labels: str) -> Any:
+    """The series of a family for whoever measures beside adapters (`inc`, `set`, `observe`); its labels are not budgeted."""
+    return _families_of(options).series(family, tuple(labels[name] for name in family.labels))
+
+
 def _whole(report: Callable[_P, None]) -> Callable[_P, None]:
     """No process is forked in the middle of it: nothing in the child would let go of what prometheus_client locks."""
 
@@ -251,25 +224,41 @@ def _whole(report: Callable[_P, None]) -> Callable[_P, None]:
 class PrometheusRecorder:
     """Reports one adapter's streams. Thread-safe."""
 
-    def __init__(
-        self, options: MetricsOptions, *, engine: str, pool_id: str, replica_id: str | None, trtllm_version: str | None
-    ) -> None:
+    def __init__(self, options: MetricsOptions, *, engine: str, pool_id: str, replica_id: str | None) -> None:
         self._families = _families_of(options)
-        self._worker = (engine, pool_id, replica_id or "")
+        self._worker = self._families.worker(engine, pool_id, replica_id or "", options.replicas)
         self._open = True
+        self._series: dict[tuple[Family, tuple[str, ...]], Any] = {}
+        self._labels: dict[tuple[Priority, Versions], tuple[str, ...]] = {}
         self.follow(())
-        self._trtllm = self._families.version_label(trtllm_version, unknown="")
-
-    def _labels(self, priority: Priority, version: str | None) -> tuple[str, ...]:
-        engine, pool_id, replica_id = self._worker
-        return engine, self._families.version_label(version), pool_id, replica_id, str(priority), self._trtllm
-
-    def _series(self, family: Any, *labels: str) -> Any:
-        return self._families.labelled(self._worker, family, *labels)
 
     def follow(self, places: Collection[object]) -> None:
         """See Recorder."""
         self._families.opened(self._worker, self, places)
+
+    def _of_stream(self, priority: Any, versions: Versions) -> tuple[str, ...]:
+        """The labels of a stream. A request that is refused may have any priority."""
+        if not isinstance(priority, Priority):
+            return self._labelled("unknown", versions)
+        labels = self._labels.get((priority, versions))
+        if labels is None:
+            labels = self._labelled(str(priority), versions)
+            if len(self._labels) < VERSION_BUDGET:
+                self._labels[priority, versions] = labels
+        return labels
+
+    def _labelled(self, priority: str, versions: Versions) -> tuple[str, ...]:
+        engine, pool_id, replica_id = self._worker
+        version = self._families.version("engine_version", versions.engine, "unknown")
+        trtllm = self._families.version("trtllm_version", versions.trtllm, "")
+        return engine, version, pool_id, replica_id, priority, trtllm
+
+    def _of(self, family: Family, labels: tuple[str, ...]) -> Any:
+        """A series, looked up once: to find it in the registry's takes longer than to count."""
+        found = self._series.get((family, labels))
+        if found is None:
+            self._series[family, labels] = found = self._families.series(family, labels)
+        return found
 
     @_whole
     def closed(self) -> None:
@@ -282,60 +271,92 @@ class PrometheusRecorder:
     def started(self) -> None:
         """See Recorder."""
         if self._open:
-            self._families.count(self._worker)
+            self._of(f.IN_FLIGHT, self._worker).set(self._families.in_flight(self._worker))
 
     @_whole
-    def tokens(self, priority: Priority, version: str | None, *, tokens_in: int, tokens_out: int) -> None:
+    def tokens(self, priority: Priority, versions: Versions, *, tokens_in: int, tokens_out: int) -> None:
         """See Recorder."""
-        labels = self._labels(priority, version)
+        labels = self._of_stream(priority, versions)
         if tokens_in > 0:
-            self._series(self._families.tokens_in, *labels).inc(tokens_in)
+            self._of(f.TOKENS_IN, labels).inc(tokens_in)
         if tokens_out > 0:
-            self._series(self._families.tokens_out, *labels).inc(tokens_out)
+            self._of(f.TOKENS_OUT, labels).inc(tokens_out)
 
     @_whole
-    def retried(self) -> None:
+    def retried(self, reason: Reason) -> None:
         """See Recorder."""
-        self._series(self._families.retries, *self._worker).inc()
+        self._of(f.RETRIES, self._worker).inc()
+        self._of(f.RETRY_REASONS, (*self._worker, str(reason))).inc()
 
     @_whole
     def ended(self, summary: Summary) -> None:
         """See Recorder."""
-        labels = self._labels(summary.priority, summary.version)
+        labels, worker = self._of_stream(summary.priority, summary.versions), self._worker
+        exemplar = None if summary.trace is None else summary.trace.exemplar
         self.started()  # or rather, one less
-        self._series(self._families.requests, *labels, summary.outcome).inc()
+        self._of(f.REQUESTS, (*labels, summary.outcome)).inc()
         if summary.code is not None and summary.reason is not None:
-            self._series(self._families.errors, *labels, str(summary.code), str(summary.reason)).inc()
+            self._of(f.ERRORS, (*labels, str(summary.code), str(summary.reason))).inc()
+        if summary.ended_by is not None:
+            what = (str(summary.code or ""), str(summary.reason or ""), str(summary.phase), str(summary.ended_by))
+            self._of(f.FAILURES, (*worker, *what)).inc()
+        self._of(f.DURATION, (*worker, summary.outcome)).observe(summary.duration_seconds, exemplar)
         if summary.first_token_ms is not None:
-            self._series(self._families.first_token, *labels).observe(summary.first_token_ms)
-        if summary.decode_ms is not None:
-            self._series(self._families.decode, *labels).observe(summary.decode_ms)
+            self._of(f.FIRST_TOKEN, labels).observe(summary.first_token_ms, exemplar)
+            self._of(f.DECODE, labels).observe(summary.decode_ms)
+            self._of(f.DECODING, worker).observe(max(0.0, (summary.decode_ms or 0) / 1000 - summary.blocked_seconds))
+            if summary.handed_over:
+                self._of(f.BLOCKED, worker).observe(summary.blocked_seconds)
         if summary.inter_token_ms is not None:
-            self._series(self._families.inter_token, *labels).observe(summary.inter_token_ms)
+            self._of(f.INTER_TOKEN, labels).observe(summary.inter_token_ms)
         if summary.blocked_seconds:
-            self._series(self._families.blocked, *self._worker).inc(summary.blocked_seconds)
+            self._of(f.BACKPRESSURE, worker).inc(summary.blocked_seconds)
+        self._durations(summary)
+        self._families.of_process()
+
+    def _durations(self, summary: Summary) -> None:
+        worker = self._worker
+        if summary.local_wait_seconds is not None:
+            self._of(f.LOCAL_WAIT, worker).observe(summary.local_wait_seconds)
+        if summary.to_token_seconds is not None:
+            self._of(f.TO_TOKEN, worker).observe(summary.to_token_seconds)
+        for attempt in summary.attempts:
+            if attempt.sent is not None:
+                self._of(f.CONNECT, worker).observe(attempt.sent - attempt.began)
+                if attempt.head is not None:
+                    self._of(f.HEAD, worker).observe(attempt.head - attempt.sent)
 
     @_whole
-    def refused(self, priority: Priority, version: str | None, code: ErrorCode, reason: Reason) -> None:
+    def refused(self, priority: Any, versions: Versions, code: ErrorCode, reason: Reason) -> None:
         """See Recorder."""
-        labels = self._labels(priority, version)
-        self._series(self._families.requests, *labels, "refused").inc()
-        self._series(self._families.errors, *labels, str(code), str(reason)).inc()
+        labels = self._of_stream(priority, versions)
+        self._of(f.REQUESTS, (*labels, "refused")).inc()
+        self._of(f.ERRORS, (*labels, str(code), str(reason))).inc()
+        self._of(f.REFUSED, (*self._worker, str(code), str(reason))).inc()
 
     @_whole
     def disowned(self) -> None:
         """See Recorder."""
+        self._series.clear()
         self._families.forget_gauges(self._worker)
+
+    def _now(self, *values: tuple[Family, float | None]) -> None:
+        for family, value in values:
+            if value is not None and self._open:
+                self._of(family, self._worker).set(value)
 
     @_whole
     def observed(self, properties: Properties) -> None:
         """See Recorder."""
-        f = self._families
-        for gauge, value in (
-            (f.slots_total, properties.slots_total),
-            (f.slots_free, properties.slots_free),
-            (f.queue_depth, properties.queue_depth),
-            (f.observed_at, properties.observed_at),
-        ):
-            if value is not None and self._open:
-                self._series(gauge, *self._worker).set(value)
+        self._now(
+            (f.SLOTS, properties.slots_total),
+            (f.SLOTS_FREE, properties.slots_free),
+            (f.QUEUE_DEPTH, properties.queue_depth),
+            (f.KV_USAGE, properties.kv_usage),
+            (f.OBSERVED_AT, properties.observed_at),
+        )
+
+    @_whole
+    def healthy(self, health: Health) -> None:
+        """See Recorder."""
+        self._now((f.LIVE, float(health.live)), (f.READY, float(health.ready)), (f.HEALTH_AT, health.observed_at))

@@ -12,10 +12,11 @@ from ..api import Health, Reason, Timeouts
 from ..api.errors import code_of, is_retriable
 from ..dialect import Fault
 from .bounds import shown
+from .report import healthy
 from .reports import REPORTS
 from .worker import Worker
 
-__all__ = ["health", "ready"]
+__all__ = ["health", "ready", "unreachable"]
 
 _log = logging.getLogger("worker_adapters")
 
@@ -25,9 +26,18 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds between two looks: a model take
 def health(worker: Worker, *, deep: bool, timeouts: Timeouts | None = None) -> Health:
     """What it says. Blocks; raises Fault where it does not answer."""
     facts = worker.probe(worker.dialect.health(worker.target(deep=deep)), timeouts)
-    return Health(
+    found = Health(
         live=True, ready=facts.ready, detail=shown(worker.redactor.clean(facts.detail)), observed_at=time.time()
     )
+    healthy(worker, found)
+    return found
+
+
+def unreachable(worker: Worker, fault: Fault) -> Health:
+    """What to say of one that does not answer."""
+    found = Health(live=False, ready=False, detail=shown(worker.redactor.clean(fault.message)), observed_at=time.time())
+    healthy(worker, found)
+    return found
 
 
 def ready(worker: Worker, timeout: float | None, *, deep: bool) -> Health:
@@ -40,7 +50,7 @@ def ready(worker: Worker, timeout: float | None, *, deep: bool) -> Health:
         try:
             found = health(worker, deep=deep, timeouts=_within(worker.timeouts, left))
         except Fault as fault:
-            failed, words = fault, shown(worker.redactor.clean(fault.message))
+            failed, words = fault, unreachable(worker, fault).detail
             if not is_retriable(*code_of(fault.reason, started=False)):
                 raise
         else:

@@ -1,34 +1,102 @@
-"""What the runtime reports of its streams, to whoever keeps count of them."""
+"""Where the runtime reports what it measures, and what it tells of a stream that has ended."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Protocol
+from collections.abc import Collection, Sequence
+from enum import StrEnum
+from typing import Any, Protocol, cast
 
 import attrs
 
-from ..api import ErrorCode, Priority, Properties, Reason
+from ..api import ErrorCode, Health, Phase, Priority, Properties, Reason
 
-__all__ = ["NO_METRICS", "Recorder", "Summary"]
+__all__ = ["NO_METRICS", "Attempt", "EndedBy", "Recorder", "Summary", "Versions", "recorders"]
+
+
+class EndedBy(StrEnum):
+    """Who ended a stream before its regular end.
+
+    `worker`: it, or the way to it, failed. `timer`: ours, for connecting, the first token or between two. `caller`: by
+    `cancel()`. `reader`: it left, closed or dropped the stream. `adapter`: closed, at its own limits, or a bug.
+    """
+
+    WORKER = "worker"
+    TIMER = "timer"
+    DEADLINE = "deadline"
+    CALLER = "caller"
+    READER = "reader"
+    ADAPTER = "adapter"
+
+
+@attrs.frozen
+class Versions:
+    """What is known of the worker: the engine's version, and TensorRT-LLM's."""
+
+    engine: str | None
+    trtllm: str | None
+
+
+@attrs.define(eq=False)
+class Attempt:
+    """One request of a stream's. Times are points on the stream's clock; None: it did not come so far.
+
+    `sent`: when the request began to be sent. `head`: when the head of its response was there.
+    """
+
+    number: int
+    began: float
+    sent: float | None = None
+    head: float | None = None
+    ended: float | None = None
+    status: int | None = None
+    reason: Reason | None = None
+    span: Any = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Summary:
+    """What a finished stream adds to the metrics; times in milliseconds or, where they say so, seconds.
+
+    `trace`: what is traced of it (tracing.py), None where nothing is.
+    """
+
+    priority: Priority
+    versions: Versions
+    outcome: str
+    code: ErrorCode | None
+    reason: Reason | None
+    phase: Phase
+    ended_by: EndedBy | None
+    first_token_ms: float | None
+    decode_ms: float | None
+    inter_token_ms: float | None
+    duration_seconds: float
+    local_wait_seconds: float | None
+    to_token_seconds: float | None
+    blocked_seconds: float
+    handed_over: bool
+    tokens: tuple[int, int]  # in and out, in all
+    attempts: Sequence[Attempt]
+    trace: Any = None
 
 
 class Recorder(Protocol):
-    """Where the runtime reports to. Thread-safe; does not block."""
+    """Called on the thread of the reports, in order; may block, or raise: no stream waits for it."""
 
     def follow(self, places: Collection[object]) -> None:
-        """What is in flight stands there."""
+        """What is in flight stands there. At once, not among the reports."""
         ...
 
     def started(self) -> None:
         """A stream was admitted."""
         ...
 
-    def tokens(self, priority: Priority, version: str | None, *, tokens_in: int, tokens_out: int) -> None:
+    def tokens(self, priority: Priority, versions: Versions, *, tokens_in: int, tokens_out: int) -> None:
         """So many more tokens."""
         ...
 
-    def retried(self) -> None:
-        """An attempt failed and another follows."""
+    def retried(self, reason: Reason) -> None:
+        """An attempt failed with that, and another follows."""
         ...
 
     def ended(self, summary: Summary) -> None:
@@ -39,12 +107,16 @@ class Recorder(Protocol):
         """Properties were read."""
         ...
 
-    def refused(self, priority: Priority, version: str | None, code: ErrorCode, reason: Reason) -> None:
-        """A stream was turned away by our own limits, before it began."""
+    def healthy(self, health: Health) -> None:
+        """Health was asked for."""
+        ...
+
+    def refused(self, priority: Any, versions: Versions, code: ErrorCode, reason: Reason) -> None:
+        """A request was turned away before there was a stream. Its priority may be anything."""
         ...
 
     def closed(self) -> None:
-        """The adapter is: what is now is not any more, what was counted stays for a while."""
+        """The adapter is: what is now is not any more, what was counted stays."""
         ...
 
     def disowned(self) -> None:
@@ -52,40 +124,37 @@ class Recorder(Protocol):
         ...
 
 
-@attrs.frozen(kw_only=True)
-class Summary:
-    """What a finished stream adds to the metrics; times in milliseconds."""
+class _Recorders:
+    """Several at once. What one of them raises keeps nothing from the others."""
 
-    priority: Priority
-    version: str | None
-    tokens: tuple[int, int]  # in and out, in all
-    outcome: str
-    code: ErrorCode | None
-    reason: Reason | None
-    first_token_ms: float | None
-    decode_ms: float | None
-    inter_token_ms: float | None
-    blocked_seconds: float
+    def __init__(self, *recorders: Recorder) -> None:
+        self._recorders = recorders
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        calls = [getattr(recorder, name) for recorder in self._recorders]
 
-class _NoMetrics:
-    def follow(self, places: Collection[object]) -> None: ...
+        def all_of_them(*args: Any, **named: Any) -> None:
+            failed: Exception | None = None
+            for call in calls:
+                try:
+                    call(*args, **named)
+                except Exception as exc:  # noqa: BLE001  -- told once all have been called
+                    failed = exc
+            if failed is not None:
+                raise failed
 
-    def started(self) -> None: ...
-
-    def tokens(self, priority: Priority, version: str | None, *, tokens_in: int, tokens_out: int) -> None: ...
-
-    def retried(self) -> None: ...
-
-    def ended(self, summary: Summary) -> None: ...
-
-    def observed(self, properties: Properties) -> None: ...
-
-    def refused(self, priority: Priority, version: str | None, code: ErrorCode, reason: Reason) -> None: ...
-
-    def closed(self) -> None: ...
-
-    def disowned(self) -> None: ...
+        setattr(self, name, all_of_them)
+        return all_of_them
 
 
-NO_METRICS: Recorder = _NoMetrics()
+NO_METRICS = cast(Recorder, _Recorders())
+
+
+def recorders(*wanted: Recorder | None) -> Recorder:
+    """One for all that are wanted."""
+    found = [recorder for recorder in wanted if recorder is not None]
+    if not found:
+        return NO_METRICS
+    return found[0] if len(found) == 1 else cast(Recorder, _Recorders(*found))

@@ -13,19 +13,32 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ..api import End, Error, Priority
-from .recorder import NO_METRICS, Recorder, Summary
+from ..api import End, Error, GenerateRequest, Health, Phase, Priority, Reason
+from ..api.errors import ErrorCode
+from ..dialect import Fault
+from ..lifetime import Cause
+from .recorder import NO_METRICS, EndedBy, Recorder, Summary, Versions
 from .reports import REPORTS
 
 if TYPE_CHECKING:
     from .running import Running
+    from .worker import Worker
 
-__all__ = ["Counted", "begun", "ended", "progress", "retried", "turned_away"]
+__all__ = ["Counted", "begun", "ended", "healthy", "progress", "retried", "turned_away"]
 
 _log = logging.getLogger("worker_adapters")
 _log.addHandler(logging.NullHandler())  # a library says nothing unless its application configures logging
 
 PROGRESS_SECONDS = 0.5  # between two updates of the token counters: scrapes are many seconds apart
+_ENDED_BY = {
+    Reason.DEADLINE: EndedBy.DEADLINE,
+    Reason.CONNECT_TIMEOUT: EndedBy.TIMER,
+    Reason.FIRST_TOKEN_TIMEOUT: EndedBy.TIMER,
+    Reason.IDLE_TIMEOUT: EndedBy.TIMER,
+    Reason.LOCAL_LIMIT: EndedBy.ADAPTER,
+    Reason.ADAPTER_CLOSED: EndedBy.ADAPTER,
+    Reason.BUG: EndedBy.ADAPTER,
+}
 
 
 @attrs.define
@@ -40,12 +53,12 @@ class Counted:
     known_in: int = 0
     known_out: int = 0
 
-    def count(self, recorder: Recorder, priority: Priority, version: str | None, known: tuple[int, int]) -> None:
+    def count(self, recorder: Recorder, priority: Priority, versions: Versions, known: tuple[int, int]) -> None:
         """Among the reports."""
         more_in, more_out = known[0] - self.tokens_in, known[1] - self.tokens_out
         if more_in > 0 or more_out > 0:
             self.tokens_in, self.tokens_out = max(known[0], self.tokens_in), max(known[1], self.tokens_out)
-            recorder.tokens(priority, version, tokens_in=more_in, tokens_out=more_out)
+            recorder.tokens(priority, versions, tokens_in=more_in, tokens_out=more_out)
 
 
 def begun(running: Running) -> None:
@@ -55,18 +68,36 @@ def begun(running: Running) -> None:
         REPORTS.add(recorder.started)
 
 
-def retried(running: Running) -> None:
+def healthy(worker: Worker, health: Health) -> None:
+    """Its health was asked for."""
+    recorder = worker.recorder
+    if recorder is not NO_METRICS:
+        REPORTS.add(recorder.healthy, health)
+
+
+def retried(running: Running, failed: Fault, wait: float) -> None:
     """An attempt failed, and another follows."""
-    recorder = running.worker.recorder
+    recorder, worker = running.worker.recorder, running.worker
     if recorder is not NO_METRICS:
-        REPORTS.add(recorder.retried)
+        REPORTS.add(recorder.retried, failed.reason)
+    if _log.isEnabledFor(logging.INFO):
+        REPORTS.add(
+            _log.info,
+            "stream %s on %s: attempt %d failed (%s), another in %.3g s",
+            running.request.task_id,
+            worker.dialect.name,
+            running.attempts,
+            failed.reason,
+            wait,
+            extra=_named(running) | {"attempts": running.attempts, "reason": str(failed.reason), "wait_seconds": wait},
+        )
 
 
-def turned_away(running: Running, error: Error) -> None:
+def turned_away(worker: Worker, request: GenerateRequest, error: Error) -> None:
     """It got no place: it never began, and counts among what failed."""
-    recorder = running.worker.recorder
+    recorder = worker.recorder
     if recorder is not NO_METRICS:
-        REPORTS.add(recorder.refused, running.request.priority, running.worker.known_version, error.code, error.reason)
+        REPORTS.add(recorder.refused, request.priority, worker.versions, error.code, error.reason)
 
 
 def progress(running: Running) -> None:
@@ -77,7 +108,7 @@ def progress(running: Running) -> None:
         return
     counted, known = running.counted, _known(running)
     if known[0] > counted.known_in or known[1] > counted.known_out:
-        REPORTS.add(counted.count, recorder, running.request.priority, running.worker.known_version, known)
+        REPORTS.add(counted.count, recorder, running.request.priority, running.worker.versions, known)
         counted.known_in, counted.known_out = known
 
 
@@ -100,7 +131,7 @@ def _tell(recorder: Recorder, counted: Counted, summary: Summary | None, line: C
     try:
         if summary is not None:
             try:
-                counted.count(recorder, summary.priority, summary.version, summary.tokens)
+                counted.count(recorder, summary.priority, summary.versions, summary.tokens)
             finally:
                 recorder.ended(summary)
     finally:
@@ -109,21 +140,59 @@ def _tell(recorder: Recorder, counted: Counted, summary: Summary | None, line: C
 
 
 def _summary(running: Running, terminal: End | Error) -> Summary:
-    first, spacing = running.first_token_at, None
+    first, spacing, tries = running.first_token_at, None, running.tries
     if first is not None and running.last_token_at is not None and running.tokens_seen > 1:
         spacing = (running.last_token_at - first) * 1000 / (running.tokens_seen - 1)
+    sent = tries[-1].sent if tries else None
+    error = terminal if isinstance(terminal, Error) else None
     return Summary(
         priority=running.request.priority,
-        version=running.worker.known_version,
-        tokens=_known(running),
+        versions=running.worker.versions,
         outcome="error" if isinstance(terminal, Error) else str(terminal.finish_reason),
-        code=terminal.code if isinstance(terminal, Error) else None,
-        reason=terminal.reason if isinstance(terminal, Error) else None,
+        code=None if error is None else error.code,
+        reason=None if error is None else error.reason,
+        phase=running.lifetime.phase if error is None else error.phase,
+        ended_by=_ended_by(running, terminal),
         first_token_ms=None if first is None else (first - running.submitted_at) * 1000,
         decode_ms=None if first is None else running.decode_ms(),
         inter_token_ms=spacing,
+        duration_seconds=running.lifetime.clock() - running.submitted_at,
+        local_wait_seconds=tries[0].began - running.submitted_at if tries else None,
+        to_token_seconds=None if first is None or sent is None else first - sent,
         blocked_seconds=running.blocked_seconds,
+        handed_over=running.way == "submit",
+        tokens=_known(running),
+        attempts=tries,
+        trace=running.trace,
     )
+
+
+def _ended_by(running: Running, terminal: End | Error) -> EndedBy | None:
+    """Who ended it early; None: it came to its regular end."""
+    if isinstance(terminal, Error):
+        if terminal.phase is Phase.PREPARE and terminal.code is ErrorCode.INVALID_PARAMS:
+            return EndedBy.CALLER  # judged by us, once the worker's facts were known
+        return _ENDED_BY.get(Reason(terminal.reason), EndedBy.WORKER)
+    if terminal.finish_reason != "cancelled":
+        return None
+    return next(
+        (by for cause, by in running.lifetime.causes if cause is Cause.CANCELLED and isinstance(by, EndedBy)),
+        EndedBy.READER,
+    )
+
+
+def _named(running: Running) -> dict[str, object]:
+    """Which stream, of which worker: in each line about one."""
+    request, worker = running.request, running.worker
+    return {
+        "task_id": request.task_id,
+        "session_id": request.session_id,
+        "correlation_id": request.correlation_id,
+        "engine": worker.dialect.name,
+        "engine_version": worker.known_version,
+        "pool_id": worker.pool_id,
+        "replica_id": worker.replica_id,
+    }
 
 
 def _log_line(running: Running, terminal: End | Error, level: int) -> Callable[[], None]:
@@ -136,14 +205,8 @@ def _log_line(running: Running, terminal: End | Error, level: int) -> Callable[[
         request.task_id,
         worker.dialect.name,
         outcome,
-        extra={
-            "task_id": request.task_id,
-            "session_id": request.session_id,
-            "correlation_id": request.correlation_id,
-            "engine": worker.dialect.name,
-            "engine_version": worker.known_version,
-            "pool_id": worker.pool_id,
-            "replica_id": worker.replica_id,
+        extra=_named(running)
+        | {
             "tokens_in": running.tokens_in(),
             "tokens_out": running.tokens_out(),
             "decode_time_ms": round(running.decode_ms(), 3),

@@ -20,6 +20,7 @@ from ..transport import Exchange
 from ..waiting import Waker
 from .bounds import count
 from .places import Places
+from .recorder import Attempt
 from .report import Counted, ended
 from .reports import REPORTS
 from .worker import Worker
@@ -47,6 +48,8 @@ class Running:
     exchange: Exchange | None = None  # while its body is read
     tally: Tally = attrs.field(factory=Tally)
     attempts: int = 0
+    tries: list[Attempt] = attrs.field(factory=list)  # those of them that sent a request, or were about to
+    trace: Any = attrs.field(default=None, repr=False)  # what is traced of it (tracing.py)
     started: Started | None = None
     tokens_seen: int = 0
     first_token_at: float | None = None

@@ -22,6 +22,7 @@ from ..waiting import BLOCKED, Waker, current_waker
 from .channel import Channel, Hand, size_of
 from .envelope import fault_of_cause
 from .layers import bug_of, error_of
+from .recorder import EndedBy
 from .reports import REPORTS
 from .running import Running
 from .runs import TERMINAL, Driven
@@ -100,7 +101,7 @@ class Direct:
         except TimeoutError:
             raise
         except BaseException:  # Ctrl-C: the layers themselves let nothing out
-            lifetime.trip(Cause.CANCELLED)
+            lifetime.trip(Cause.CANCELLED, EndedBy.READER)
             self._end(running.cancelled())
             raise
         finally:
@@ -161,7 +162,7 @@ class Direct:
     def abandon(self) -> None:
         """See Source."""
         running = self._running
-        running.lifetime.trip(Cause.CANCELLED)
+        running.lifetime.trip(Cause.CANCELLED, EndedBy.READER)
         me = get_ident()
         # A signal handler, which has struck a `take`: the turn stays with that.
         within = running.driver == me and self._turn == {"by": me}
@@ -175,7 +176,7 @@ class Direct:
     def drop(self) -> None:
         """See Source."""
         self.dropped = True
-        self._running.lifetime.trip(Cause.CANCELLED)
+        self._running.lifetime.trip(Cause.CANCELLED, EndedBy.READER)
         LOOP.look_soon(self)
 
     # --- whoever has the turn -----------------------------------------------------------------------------------------
@@ -374,12 +375,12 @@ class Submitted(Task):
     def abandon(self) -> None:
         """See Source."""
         if not self._running.over:
-            self._running.lifetime.trip(Cause.CANCELLED)
+            self._running.lifetime.trip(Cause.CANCELLED, EndedBy.READER)
             self._running.end(self._running.cancelled())
 
     def drop(self) -> None:
         """See Source."""
-        self._running.lifetime.trip(Cause.CANCELLED)
+        self._running.lifetime.trip(Cause.CANCELLED, EndedBy.READER)
 
 
 def _somebody() -> bool:

@@ -21,7 +21,7 @@ from .carried import UNAUTHORIZED, Carried
 from .cell import Cell
 from .envelope import envelope, exception_of
 from .facts import Facts
-from .recorder import NO_METRICS, Recorder
+from .recorder import NO_METRICS, Recorder, Versions
 from .redact import Redactor, secrets_of
 from .reports import REPORTS
 
@@ -124,6 +124,12 @@ class Worker:
     def known_version(self) -> str | None:
         """The engine's version as far as it is known by now."""
         return self.known.engine_version
+
+    @property
+    def versions(self) -> Versions:
+        """The same for the metrics, with TensorRT-LLM's."""
+        known = self.known
+        return Versions(known.engine_version, known.trtllm_version)
 
     def error(self, fault: Fault, *, phase: Phase, attempts: int = 0, started: bool = False) -> Error:
         """The envelope of a fault of this worker."""
