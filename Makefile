@@ -7,7 +7,7 @@ URL ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test matrix lint types imports csan fuzz bench soak stress live live-llamacpp live-vllm live-triton live-tgi clean
+.PHONY: help demo test templates matrix lint types imports csan fuzz bench soak stress live live-llamacpp live-vllm live-triton live-tgi clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,6 +33,9 @@ demo: $(VENV)/.installed ## tokens from an embedded simulated engine; ENGINE=lla
 
 test: $(VENV)/.installed-test ## every test that needs no real engine; of products of cases, each case once; half of it waits
 	@$(BIN)/python -m pytest -m "not live and not matrix" -n $$(($$(nproc) * 3 / 2)) --dist worksteal
+
+templates: $(VENV)/.installed-test,templates-check ## the record of what transformers renders, compared with the transformers installed
+	@$(BIN)/python -m pytest tests/templates -m matrix
 
 matrix: $(VENV)/.installed-test ## the products in full: faults × dialects × ways; twice the processes, as most of it waits
 	@$(BIN)/python -m pytest -m product -n $$((2 * $$(nproc))) --dist worksteal

@@ -5,6 +5,7 @@ Importing this package loads attrs and the standard library only; `connect` brin
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .api import (
@@ -57,8 +58,11 @@ from .api import (
 )
 
 if TYPE_CHECKING:
+    from .determinism import DeterminismKey, determinism_key
+    from .digests import digest_file
     from .registry import as_completed, connect, dump, engine_names, merge, validate
     from .serving import event_stream, parse_events
+    from .templates import ChatTemplate, TemplateError, TemplateLimits
 
 __all__ = [
     "TLS",
@@ -66,8 +70,10 @@ __all__ = [
     "AdapterClosedError",
     "AdmissionRejectedError",
     "CancelOutcome",
+    "ChatTemplate",
     "Completion",
     "Credentials",
+    "DeterminismKey",
     "DeterminismLevel",
     "End",
     "Error",
@@ -96,6 +102,8 @@ __all__ = [
     "Started",
     "Stream",
     "StreamCancelledError",
+    "TemplateError",
+    "TemplateLimits",
     "Timeouts",
     "Token",
     "TokenLogprob",
@@ -104,6 +112,8 @@ __all__ = [
     "WorkerError",
     "as_completed",
     "connect",
+    "determinism_key",
+    "digest_file",
     "dump",
     "engine_names",
     "event_from_dict",
@@ -118,17 +128,29 @@ __all__ = [
 ]
 
 
+_LAZY = {
+    "ChatTemplate": "templates",
+    "DeterminismKey": "determinism",
+    "TemplateError": "templates",
+    "TemplateLimits": "templates",
+    "as_completed": "registry",
+    "connect": "registry",
+    "determinism_key": "determinism",
+    "digest_file": "digests",
+    "dump": "registry",
+    "engine_names": "registry",
+    "event_stream": "serving",
+    "merge": "registry",
+    "parse_events": "serving",
+    "validate": "registry",
+}
+
 if not TYPE_CHECKING:  # which would take every name for one that is there
 
     def __getattr__(name: str) -> Any:
-        if name in {"as_completed", "connect", "dump", "engine_names", "merge", "validate"}:
-            from . import registry  # noqa: PLC0415  -- the registry pulls in runtime and transport: not at import time
-
-            return getattr(registry, name)
-        if name in {"event_stream", "parse_events"}:
-            from . import serving  # noqa: PLC0415  -- it pulls in the codec
-
-            return getattr(serving, name)
+        if name in _LAZY:
+            # The registry pulls in runtime and transport, serving the codec: not at import time.
+            return getattr(import_module(f".{_LAZY[name]}", __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

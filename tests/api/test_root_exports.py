@@ -31,10 +31,11 @@ def test_a_module_s_all_is_a_list_of_names_it_has(name):
     assert [n for n in module.__all__ if not isinstance(n, str) or not hasattr(module, n)] == []
 
 
-def test_the_root_exports_the_api_and_the_functions_of_the_registry_and_nothing_else():
-    functions = ["as_completed", "connect", "dump", "engine_names", "merge", "validate"]
-    functions += ["event_stream", "parse_events"]
-    assert sorted(worker_adapters.__all__) == sorted([*api.__all__, *functions])
+def test_the_root_exports_the_api_and_what_is_loaded_when_it_is_used_and_nothing_else():
+    functions = ["as_completed", "connect", "determinism_key", "digest_file", "dump", "engine_names", "merge"]
+    functions += ["event_stream", "parse_events", "validate"]
+    records = ["ChatTemplate", "DeterminismKey", "TemplateError", "TemplateLimits"]
+    assert sorted(worker_adapters.__all__) == sorted([*api.__all__, *functions, *records])
 
 
 @pytest.mark.parametrize("package", [worker_adapters, api], ids=lambda p: p.__name__)

@@ -25,6 +25,7 @@ VIOLATIONS = {
     "engines-pure": ("engines/llamacpp/stream.py", "import time as planted"),
     "simulator": ("simulator/vllm/text.py", "from ..trtllm import build as planted"),
     "pytest": ("simulator/server.py", "import pytest as planted"),
+    "jinja": ("templates/limits.py", "import jinja2 as planted"),
     "prometheus": ("cli/main.py", "import prometheus_client as planted"),
 }
 

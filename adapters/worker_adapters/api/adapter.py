@@ -65,7 +65,10 @@ class Properties:
 
 @attrs.frozen(kw_only=True)
 class Features:
-    """What a dialect can express, known without I/O. `engine_options` lists the keys it reads."""
+    """What a dialect can express, known without I/O. `engine_options` lists the keys it reads.
+
+    `adds_bos`: the server puts the model's BOS before a prompt in text, where the tokenizer is made to.
+    """
 
     prompt_tokens: bool = False
     min_p: bool = False
@@ -78,6 +81,7 @@ class Features:
     tokenize: bool = False
     detokenize: bool = False
     apply_template: bool = False
+    adds_bos: bool = False
     engine_options: frozenset[str] = frozenset()
 
 

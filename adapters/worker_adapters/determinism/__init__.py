@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .detokenise import TextAssembler
+from .key import DeterminismKey, determinism_key
 from .profile import sampling_fields
 from .seeds import derive_seed
 
-__all__ = ["TextAssembler", "derive_seed", "sampling_fields"]
+__all__ = ["DeterminismKey", "TextAssembler", "derive_seed", "determinism_key", "sampling_fields"]

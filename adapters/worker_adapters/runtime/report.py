@@ -190,6 +190,7 @@ def _named(running: Running) -> dict[str, object]:
         "correlation_id": request.correlation_id,
         "engine": worker.dialect.name,
         "engine_version": worker.known_version,
+        "model_digest": worker.known.model_digest,
         "pool_id": worker.pool_id,
         "replica_id": worker.replica_id,
     }

@@ -35,6 +35,7 @@ DIALECT = Dialect(
         tokenize=True,
         detokenize=True,
         apply_template=True,
+        adds_bos=True,
         engine_options=OPTIONS,
     ),
     # A queued request's disconnect goes unnoticed while other slots work; it closes every streamed connection itself

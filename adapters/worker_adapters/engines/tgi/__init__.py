@@ -30,6 +30,7 @@ DIALECT = Dialect(
         regex=True,
         tokenize=True,
         apply_template=True,
+        adds_bos=True,
         engine_options=OPTIONS,
     ),
     # It looks for closed receivers when it has a token to send, and into its queue when it makes a batch. Its own queue

@@ -48,6 +48,7 @@ DIALECT = attrs.evolve(
         logprobs=True,
         token_ids=True,
         ignore_eos=True,
+        adds_bos=True,
         engine_options=VLLM.features.engine_options | TRTLLM.features.engine_options | LLMAPI.features.engine_options,
     ),
     check=_judged_later,

@@ -131,7 +131,7 @@ LLMAPI = Dialect(
     health=health,
     properties=properties,
     identify=identify,
-    features=Features(engine_options=frozenset({"unchecked", "text", UNSAFE})),
+    features=Features(adds_bos=True, engine_options=frozenset({"unchecked", "text", UNSAFE})),
     traits=Traits(cancel=CancelNotice.NEXT_WRITE, keep_alive=60.0, probe_interval=1.0),
     profile=PROFILE,
     max_seed=2**63 - 1,

@@ -147,7 +147,7 @@ TRTLLM = Dialect(
     health=health,
     properties=properties,
     identify=identify,
-    features=Features(logprobs=True, engine_options=frozenset({"unchecked", UNSAFE})),
+    features=Features(logprobs=True, adds_bos=True, engine_options=frozenset({"unchecked", UNSAFE})),
     # An ensemble generates to its end for nobody (disconnect_mid_ensemble_fin), a queued request keeps its place
     # (queued_after_disconnect): the least that can be promised of a model of which neither is known.
     traits=Traits(cancel=CancelNotice.NEVER_WHILE_QUEUED, ends_with_body=True, keep_alive=60.0, probe_interval=1.0),

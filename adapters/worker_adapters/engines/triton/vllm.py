@@ -117,7 +117,12 @@ VLLM = Dialect(
     properties=properties,
     identify=identify,
     features=Features(
-        min_p=True, logprobs=True, token_ids=True, ignore_eos=True, engine_options=frozenset({"unchecked", UNSAFE})
+        min_p=True,
+        logprobs=True,
+        token_ids=True,
+        ignore_eos=True,
+        adds_bos=True,
+        engine_options=frozenset({"unchecked", UNSAFE}),
     ),
     # A closed connection is noticed when the next response is written to it; before the first there is none.
     traits=Traits(cancel=CancelNotice.NEXT_WRITE, keep_alive=60.0, probe_interval=1.0),

@@ -20,7 +20,9 @@ DIALECT = Dialect(
     health=health,
     properties=properties,
     identify=identify,
-    features=Features(prompt_tokens=True, min_p=True, ignore_eos=True, tokenize=True, engine_options=OPTIONS),
+    features=Features(
+        prompt_tokens=True, min_p=True, ignore_eos=True, tokenize=True, adds_bos=True, engine_options=OPTIONS
+    ),
     # It looks after its clients once a second, queued ones too; uvicorn drops idle connections after 5 s.
     traits=Traits(cancel=CancelNotice.AT_ONCE, keep_alive=4.0, probe_interval=1.0),
     profile=PROFILE,

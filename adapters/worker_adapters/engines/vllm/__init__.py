@@ -34,6 +34,7 @@ DIALECT = Dialect(
         grammar=True,
         tokenize=True,
         detokenize=True,
+        adds_bos=True,
         engine_options=OPTIONS,
     ),
     # uvicorn drops idle connections after 5 s: ours are not reused when that is near.
