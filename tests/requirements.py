@@ -42,6 +42,7 @@ REQUIREMENTS = {
         "how a worker is reached: headers, proxy, Unix sockets, names, paths, what rotates, wait_ready"
     ),
     "ADAPT-3600": Requirement("events out: an orchestrator's own stream, and resuming it"),
+    "ADAPT-3700": Requirement("verify: digests, determinism keys, and what a replica set really repeats"),
     "OC-ADAPT-5001": Requirement(
         "health, properties (slots), completion over SSE, cancel, on the native API", "llamacpp"
     ),
