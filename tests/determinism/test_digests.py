@@ -84,7 +84,7 @@ def test_what_is_no_model_is_an_os_error(tmp_path):
 
 
 @pytest.mark.req("OC-ADAPT-5011", socket=True)
-@pytest.mark.req("ADAPT-3700")
+@pytest.mark.req("ADAPT-3700", socket=True)
 def test_the_caller_s_digest_is_in_started_in_the_log_and_in_the_key(tmp_path, caplog):
     (tmp_path / "model.gguf").write_bytes(b"weights")
     digest = digest_file(tmp_path / "model.gguf")
