@@ -13,7 +13,6 @@ _lib: Any = _native.lib
 
 _uninitialised = _ffi.new_allocator(should_clear_after_alloc=False)
 _FRAMING: int = _lib.SSE_FRAMING
-_NUMBERED: int = _lib.SSE_NUMBERED
 _MAX_RETRY = 2**64 - 1
 
 
@@ -81,7 +80,7 @@ def encode_lines(event: str, label: str, first: int, lines: bytes) -> bytes:
     head = b"event: %b\nid: %b" % (_bytes_of(event, "event", b"\r\n\0"), _bytes_of(label, "id", b"\r\n\0"))
     if b"\r" in lines or not lines.endswith(b"\n") or not 0 <= first < 2**63:
         raise ValueError("lines end with LF each and hold no CR, and their numbers are not negative")
-    size = lines.count(b"\n") * (_NUMBERED + len(head)) + len(lines)
+    size = lines.count(b"\n") * (_lib.SSE_NUMBERED + len(head)) + len(lines)
     out = _uninitialised("uint8_t[]", size)
     written: int = _lib.sse_encode_lines(out, size, head, len(head), first, lines, len(lines))
     encoded: bytes = _ffi.buffer(out, written)[:]
