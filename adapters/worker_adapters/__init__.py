@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from .determinism import DeterminismKey, determinism_key
     from .digests import digest_file
     from .registry import as_completed, connect, dump, engine_names, merge, validate
-    from .serving import event_stream, parse_events
+    from .serving import Recording, ReplayLog, event_stream, parse_events
     from .templates import ChatTemplate, TemplateError, TemplateLimits
 
 __all__ = [
@@ -98,6 +98,8 @@ __all__ = [
     "Priority",
     "Properties",
     "Reason",
+    "Recording",
+    "ReplayLog",
     "Retry",
     "Started",
     "Stream",
@@ -131,6 +133,8 @@ __all__ = [
 _LAZY = {
     "ChatTemplate": "templates",
     "DeterminismKey": "determinism",
+    "Recording": "serving",
+    "ReplayLog": "serving",
     "TemplateError": "templates",
     "TemplateLimits": "templates",
     "as_completed": "registry",

@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from .outgoing import HEARTBEAT, Framer, event_stream
 from .parse import EventReader, parse_events
+from .recording import Recording
+from .replay import ReplayLog
 
-__all__ = ["HEARTBEAT", "EventReader", "Framer", "event_stream", "parse_events"]
+__all__ = ["HEARTBEAT", "EventReader", "Framer", "Recording", "ReplayLog", "event_stream", "parse_events"]

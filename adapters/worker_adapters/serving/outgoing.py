@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from math import isfinite
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
-from ..api import Event, Metrics, Started, Token, event_to_dict
+from ..api import Event, Metrics, Started, Stream, Token, event_to_dict
 from ..api.forms import form_of_figures
-from ..codec import encode_lines
+from ..codec import encode, encode_lines
 
-__all__ = ["HEARTBEAT", "Framer", "event_stream"]
+__all__ = [
+    "HEARTBEAT",
+    "Framer",
+    "event_stream",
+    "is_stream",
+    "lone_frame",
+    "require_heartbeat",
+    "runs_of",
+    "task_id_of",
+]
 
 HEARTBEAT = b": keep-alive\n\n"
 """A comment, which clients ignore."""
@@ -103,6 +113,12 @@ def _ascii(event: Any) -> bytes:
     return json.dumps(form, separators=(",", ":")).encode() + b"\n"
 
 
+def require_heartbeat(heartbeat: float | None) -> None:
+    """Raise ValueError for what is no time."""
+    if heartbeat is not None and not heartbeat > 0:
+        raise ValueError(f"heartbeat must be a number of seconds greater than 0, or None, got {heartbeat!r}")
+
+
 def event_stream(events: Iterable[Event], *, heartbeat: float | None = 15.0) -> Iterator[bytes]:
     """The events as server-sent events, for the body of an orchestrator's own response. `parse_events` reads them back.
 
@@ -111,48 +127,56 @@ def event_stream(events: Iterable[Event], *, heartbeat: float | None = 15.0) -> 
     ever) a comment goes out, with which the server notices a client that has gone; other iterables get none, as nothing
     can be said before they say something. Blocks as the stream does. Closing it closes the stream, which cancels.
     """
-    if heartbeat is not None and not heartbeat > 0:
-        raise ValueError(f"heartbeat must be a number of seconds greater than 0, or None, got {heartbeat!r}")
+    require_heartbeat(heartbeat)
     return _chunks(events, heartbeat)
 
 
 def _chunks(events: Iterable[Event], heartbeat: float | None) -> Iterator[bytes]:
-    task_id = getattr(events, "task_id", None)
-    framer = Framer(task_id if isinstance(task_id, str) else None)
+    framer = Framer(task_id_of(events))
     try:
-        if hasattr(events, "get_many"):
-            yield from _runs(framer, events.get_many, heartbeat)
-        elif hasattr(events, "get") and hasattr(events, "cancel"):  # a Stream of somebody else's
-            yield from _singles(framer, events.get, heartbeat)
-        else:
+        if not is_stream(events):
             frame = framer.frame
             for event in events:
                 yield frame(event)
+            return
+        for run in runs_of(events, heartbeat):
+            yield framer.frames(run) if run else HEARTBEAT
     finally:
         close = getattr(events, "close", None)
         if close is not None:
             close()
 
 
-def _runs(framer: Framer, get_many: Any, heartbeat: float | None) -> Iterator[bytes]:
+def task_id_of(events: object) -> str | None:
+    """A stream knows it from the first."""
+    task_id = getattr(events, "task_id", None)
+    return task_id if isinstance(task_id, str) else None
+
+
+def is_stream(events: object) -> TypeGuard[Stream]:
+    """Whether its events can be waited for with a limit: ours, and those of somebody else that have no `get_many`."""
+    return hasattr(events, "get") and hasattr(events, "cancel")
+
+
+def runs_of(stream: Stream, patience: float | None) -> Iterator[Sequence[Event]]:
+    """The events as they came together; an empty run whenever nothing came for that long."""
+    get_many = getattr(stream, "get_many", None) or partial(_alone, stream)
     while True:
         try:
-            run = get_many(heartbeat)
+            run = get_many(patience)
         except TimeoutError:
-            yield HEARTBEAT
+            yield ()
             continue
         if not run:
             return
-        yield framer.frames(run)
+        yield run
 
 
-def _singles(framer: Framer, get: Any, heartbeat: float | None) -> Iterator[bytes]:
-    while True:
-        try:
-            event = get(heartbeat)
-        except TimeoutError:
-            yield HEARTBEAT
-            continue
-        if event is None:
-            return
-        yield framer.frame(event)
+def _alone(stream: Stream, timeout: float | None) -> Sequence[Event]:
+    event = stream.get(timeout)
+    return () if event is None else (event,)
+
+
+def lone_frame(event: Event) -> bytes:
+    """The frame of an event that is none of its task's: it has no id, so a client that comes back asks as before."""
+    return encode(event.kind, _encode(_form(event)))

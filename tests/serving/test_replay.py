@@ -1,0 +1,342 @@
+"""The replay log: every reader gets all of it, from wherever it goes on, or is told that it can't."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from itertools import count
+
+import attrs
+import pytest
+
+from worker_adapters import (
+    End,
+    Error,
+    ErrorCode,
+    FinishReason,
+    Reason,
+    Recording,
+    ReplayLog,
+    Started,
+    Token,
+    event_stream,
+    parse_events,
+)
+from worker_adapters.serving import HEARTBEAT
+from worker_adapters.transport.scripted import Hang, Script
+
+from ..api.test_event_records import END, STARTED
+from ..runtime.dialects import until
+from ..runtime.mocked import adapter_of, busy, end, good, request, tokens
+
+TEXTS = ["Zoë", "\n\n", "data: x", "🎈"] * 5
+EVENTS = [STARTED, *(Token(index=n, text=text) for n, text in enumerate(TEXTS)), END]
+WHOLE = b"".join(event_stream(EVENTS))
+WAYS = pytest.mark.parametrize("way", ["stream", "submit"])
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def recorded(log, task_id="t1", events=EVENTS, run=3, **options):
+    with Recording(log, task_id, **options) as recording:
+        for at in range(0, len(events), run):
+            recording.append(events[at : at + run])
+    return recording
+
+
+def read(log, *args, **options) -> bytes:
+    return b"".join(log.read(*args, heartbeat=None, **options))
+
+
+def refusal(body: bytes) -> Reason:
+    (error,) = parse_events([body])
+    assert isinstance(error, Error)
+    assert error.code is ErrorCode.INVALID_PARAMS
+    assert b"id:" not in body
+    return error.reason
+
+
+@pytest.mark.parametrize("run", [1, 3, len(EVENTS)])
+def test_what_was_recorded_is_what_the_stream_would_have_said(run):
+    log = ReplayLog()
+    recorded(log, run=run)
+    assert read(log, "t1") == WHOLE
+
+
+@pytest.mark.parametrize("run", [1, 4, len(EVENTS)])
+def test_from_every_event_on_it_goes_on_behind_it(run):
+    log = ReplayLog()
+    recorded(log, run=run)
+    frames = [frame + b"\n\n" for frame in WHOLE.split(b"\n\n")[:-1]]
+    for n in range(len(EVENTS)):
+        assert read(log, "t1", last_event_id=f"t1:{n}") == b"".join(frames[n + 1 :])
+
+
+def test_two_readers_of_a_stream_that_runs_each_get_all_of_it():
+    log, bodies, gate = ReplayLog(), [b"", b"", b""], threading.Barrier(4)
+
+    def reader(n: int) -> None:
+        gate.wait(10)
+        bodies[n] = read(log, "t1")
+
+    with Recording(log, "t1") as recording:
+        threads = [threading.Thread(target=reader, args=(n,)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        gate.wait(10)
+        for event in EVENTS:
+            recording.append([event])
+        for thread in threads:
+            thread.join(10)
+    assert bodies == [WHOLE] * 3
+
+
+def test_a_hundred_reconnects_at_random_offsets_give_the_same_bytes():
+    log, rng = ReplayLog(), random.Random(7)
+    recorded(log, run=5)
+    for _ in range(100):
+        cut = rng.randrange(len(WHOLE) + 1)
+        got = WHOLE[:cut]
+        whole_frames = got.count(b"\n\n")  # what a client dispatches; the rest it throws away
+        seen = b"".join(part + b"\n\n" for part in got.split(b"\n\n")[:whole_frames])
+        last = f"t1:{whole_frames - 1}" if whole_frames else None
+        assert seen + read(log, "t1", last_event_id=last) == WHOLE
+
+
+def test_who_is_not_the_owner_is_answered_as_for_a_task_that_never_was():
+    log = ReplayLog()
+    recorded(log, owner="alice")
+    theirs = read(log, "t1", owner="bob")
+    assert (
+        theirs == read(log, "t1") == read(log, "t2", owner="bob") == read(log, "t1", owner="bob", last_event_id="t1:3")
+    )
+    assert refusal(theirs) is Reason.NOT_FOUND
+    assert read(log, "t1", owner="alice") == WHOLE
+    assert log.knows("t1", owner="alice")
+    assert not log.knows("t1", owner="bob")
+
+
+@pytest.mark.parametrize(
+    "bad", ["t1:22", "t1:999999999999999999999", "t1:-1", "t1:", "t1", "22", "t2:1", "t1:²", "t1:1 ", "t1:0x1", ":1"]
+)
+def test_an_id_that_was_never_given_out_is_unknown(bad):
+    log = ReplayLog()
+    recorded(log)
+    unknown = read(log, "t2")
+    assert read(log, "t1", last_event_id=bad) == unknown
+    assert refusal(unknown) is Reason.NOT_FOUND
+
+
+def test_what_is_too_much_goes_oldest_first_and_who_asks_for_it_is_told():
+    log = ReplayLog(max_bytes=2000)
+    recorded(log, run=1)
+    assert log.size <= 2000
+    assert refusal(read(log, "t1")) is Reason.REPLAY_GONE
+    assert refusal(read(log, "t1", last_event_id="t1:2")) is Reason.REPLAY_GONE
+    last = read(log, "t1", last_event_id=f"t1:{len(EVENTS) - 2}")
+    assert list(parse_events([last])) == [END]
+
+
+def test_a_reader_that_is_overtaken_is_told_and_gets_nothing_after_that():
+    log = ReplayLog(max_bytes=2000)
+    with Recording(log, "t1") as recording:
+        recording.append(EVENTS[:1])
+        slow = log.read("t1", heartbeat=None)
+        next(slow)
+        for event in EVENTS[1:-1]:
+            recording.append([event])
+        (error,) = parse_events(slow)
+        assert error.reason is Reason.REPLAY_GONE
+        recording.append([END])
+
+
+def test_what_is_too_old_goes():
+    clock = Clock()
+    log = ReplayLog(max_age=10, clock=clock)
+    with Recording(log, "t1") as recording:
+        recording.append(EVENTS[:4])
+        clock.now = 8
+        recording.append(EVENTS[4:])
+        clock.now = 11
+        assert refusal(read(log, "t1")) is Reason.REPLAY_GONE
+        assert list(parse_events([read(log, "t1", last_event_id="t1:3")])) == EVENTS[4:]
+    clock.now = 19
+    assert refusal(read(log, "t1", last_event_id="t1:3")) is Reason.NOT_FOUND
+    assert (len(log), log.size) == (0, 0)
+
+
+def test_many_tasks_are_bounded_together():
+    log = ReplayLog(max_bytes=20_000)
+    for n in range(200):
+        recorded(log, f"t{n}", [attrs.evolve(STARTED, task_id=f"t{n}"), END], run=2)
+        assert log.size <= 20_000
+    assert 5 < len(log) < 100
+    assert log.knows("t199")
+    assert not log.knows("t0")
+
+
+def test_a_task_is_recorded_once_and_to_its_end():
+    log = ReplayLog()
+    recording = recorded(log)
+    with pytest.raises(ValueError, match="already"):
+        Recording(log, "t1")
+    with pytest.raises(RuntimeError, match="over"):
+        recording.append([END])
+
+
+def test_a_recording_that_is_left_without_an_end_gets_one():
+    log = ReplayLog()
+    with contextlib.suppress(KeyError), Recording(log, "t1") as recording:
+        recording.append([STARTED])
+        raise KeyError
+    *_, error = parse_events([read(log, "t1")])
+    assert (error.code, error.reason) == (ErrorCode.INTERNAL, Reason.BUG)
+
+
+def test_a_silent_task_is_kept_alive_by_comments():
+    log = ReplayLog()
+    with Recording(log, "t1") as recording:
+        reader = log.read("t1", heartbeat=0.005)
+        assert [next(reader) for _ in range(3)] == [HEARTBEAT] * 3
+        recording.append(EVENTS)
+        assert b"".join(reader) == WHOLE
+
+
+# --- recording a stream -----------------------------------------------------------------------------------------------
+
+
+def in_thread(recording, stream, **options):
+    ends = []
+    thread = threading.Thread(target=lambda: ends.append(recording.follow(stream, **options)))
+    thread.start()
+    return thread, ends
+
+
+@WAYS
+def test_a_stream_is_recorded_to_its_end(way):
+    log = ReplayLog()
+    with adapter_of(good(30)) as adapter, Recording(log, "t1") as recording:
+        last = recording.follow(
+            getattr(adapter, way)(request(task_id="t1", max_tokens=30)),
+            amend=lambda started: attrs.evolve(started, queue_position=3),
+        )
+        events = list(parse_events(log.read("t1")))
+    assert events[-1] == last
+    assert isinstance(last, End)
+    assert isinstance(events[0], Started)
+    assert events[0].queue_position == 3
+    assert [event.text for event in events if type(event) is Token] == [f"t{n}" for n in range(30)]
+
+
+@WAYS
+def test_who_does_not_read_is_waited_for(way):
+    """Recording stops within the window, and goes on when somebody reads."""
+    log = ReplayLog()
+    steps = [tokens(10, first=n) for n in range(0, 2000, 10)]
+    with adapter_of(Script(steps=[*steps, end(2000)])) as adapter, Recording(log, "t1", window=4000) as recording:
+        thread, ends = in_thread(recording, getattr(adapter, way)(request(task_id="t1", max_tokens=2000)))
+        until(lambda: log.size > 4000)
+        size = log.size
+        assert not thread.join(0.1)
+        assert log.size == size < 8000
+        events = list(parse_events(log.read("t1")))
+        thread.join(10)
+    assert sum(type(event) is Token for event in events) == 2000
+    assert ends == [events[-1]]
+
+
+@WAYS
+def test_a_cancel_reaches_a_recording_that_waits_for_its_readers(way):
+    log = ReplayLog()
+    steps = [tokens(10, first=n) for n in range(0, 2000, 10)]
+    with adapter_of(Script(steps=[*steps, end(2000)])) as adapter, Recording(log, "t1", window=4000) as recording:
+        stream = getattr(adapter, way)(request(task_id="t1", max_tokens=2000))
+        thread, ends = in_thread(recording, stream)
+        until(lambda: log.size > 4000)
+        stream.cancel()
+        thread.join(10)
+        (last,) = ends
+        assert last.finish_reason is FinishReason.CANCELLED
+        assert [*parse_events(log.read("t1"))][-1] == last
+
+
+@WAYS
+def test_a_stream_that_nobody_reads_is_cancelled_after_a_grace_time(way):
+    log = ReplayLog()
+    with (
+        adapter_of(Script(steps=[tokens(1), Hang()])) as adapter,
+        Recording(log, "t1", grace=0.05) as recording,
+    ):
+        thread, ends = in_thread(recording, getattr(adapter, way)(request(task_id="t1")))
+        reader = log.read("t1", heartbeat=0.01)
+        for _ in zip(range(20), reader):  # four times the grace: it is read  # noqa: B905
+            pass
+        assert not recording.is_deserted
+        reader.close()
+        thread.join(10)
+        assert ends[0].finish_reason is FinishReason.CANCELLED
+        again = log.read("t1")
+        assert [*parse_events(again)][-1] == ends[0]
+
+
+def test_an_error_that_came_first_may_be_spared_for_another_try():
+    log = ReplayLog()
+    with adapter_of(busy()) as full, adapter_of(good(2)) as free, Recording(log, "t1") as recording:
+        first = recording.follow(full.stream(request(task_id="t1")), spare=lambda error: error.retriable)
+        assert isinstance(first, Error)
+        assert not recording.is_over
+        second = recording.follow(free.stream(request(task_id="t1")), spare=lambda error: error.retriable)
+        assert isinstance(second, End)
+    events = [*parse_events(log.read("t1"))]
+    assert [type(event) for event in events if event.kind != "metrics"] == [Started, Token, Token, End]
+
+
+def test_an_error_that_comes_later_is_recorded():
+    log = ReplayLog()
+    with adapter_of(Script(steps=[tokens(1)])) as adapter, Recording(log, "t1") as recording:
+        last = recording.follow(adapter.stream(request(task_id="t1")), spare=lambda error: True)
+    assert last.reason is Reason.TRUNCATED
+    assert [*parse_events(log.read("t1"))][-1] == last
+
+
+def test_readers_that_come_and_go_while_it_runs_never_miss_a_byte():
+    """Sixteen clients that drop their connection after some chunks and come back with the id they had."""
+    log, numbers, wrong = ReplayLog(), count(), []
+
+    def client(seed: int) -> None:
+        rng, got, last = random.Random(seed), b"", None
+        while b"event: end" not in got:
+            reader = log.read("t1", last_event_id=last, heartbeat=None)
+            for _ in range(rng.randrange(1, 4)):
+                chunk = next(reader, b"")
+                got += chunk
+                if chunk:
+                    last = chunk.rpartition(b"\nid: ")[2].partition(b"\n")[0].decode()
+            reader.close()
+            next(numbers)
+        if got != WHOLE:
+            wrong.append(seed)
+
+    with Recording(log, "t1") as recording:
+        threads = [threading.Thread(target=client, args=(seed,)) for seed in range(16)]
+        for thread in threads:
+            thread.start()
+        for event in EVENTS:
+            recording.append([event])
+        for thread in threads:
+            thread.join(20)
+    assert wrong == []
+    assert next(numbers) > 16
+
+
+@pytest.mark.parametrize("bad", [{"max_bytes": 0}, {"max_age": 0.0}])
+def test_bounds_are_greater_than_0(bad):
+    with pytest.raises(ValueError, match="greater than 0"):
+        ReplayLog(**bad)
