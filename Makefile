@@ -7,10 +7,10 @@ URL ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test templates matrix lint types imports csan fuzz bench soak stress live live-llamacpp live-vllm live-triton live-tgi clean
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*## .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "worker-adapters needs Python 3.11 or newer, this is " + sys.version.split()[0])'
@@ -42,6 +42,12 @@ matrix: $(VENV)/.installed-test ## the products in full: faults × dialects × w
 
 lint types imports csan fuzz: $(VENV)/.installed-tox ## the checks of CI, by tox
 	@$(BIN)/tox run -q -e $@
+
+package: $(VENV)/.installed-test ## sdist, the wheel built from it, checked and tried in an empty venv: in dist/
+	@rm -rf dist
+	@$(BIN)/python -m tests.packaging.dist build dist
+	@$(BIN)/python -m tests.packaging.dist check dist/*.whl
+	@$(BIN)/python -m tests.packaging.dist try dist/*.whl
 
 bench: $(VENV)/.installed-test,bench ## benchmarks beside their peers; tables and picture from what they say
 	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' -o pythonpath=benchmarks --benchmark-only --benchmark-json=.benchmarks.json --timeout 600

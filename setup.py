@@ -1,10 +1,11 @@
 """Build script: the part of the packaging that pyproject.toml can't say.
 
-The SSE codec (csrc/) is compiled through cffi in API mode against Python's limited API, so one wheel per
-platform serves every Python from 3.11 on.
+The SSE codec (csrc/) is compiled through cffi in API mode against Python's limited API, so one wheel per platform serves every
+Python from 3.11 on. Free-threaded Pythons have no limited API (before 3.15): they get a wheel of their own.
 """
 
 import shutil
+import sys
 import sysconfig
 
 from setuptools import setup
@@ -21,13 +22,22 @@ BROKEN_BUILD = (
 )
 
 
+# As cffi has it (USE_LIMITED_API in its recompiler); csrc/build_native.py decides alike.
+LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED") or sys.version_info >= (3, 15)
+
+
 class BuildCodec(build_ext):
-    """Turns a missing or broken compiler into one sentence instead of a traceback."""
+    """Turns a missing or broken compiler into one sentence instead of a traceback.
+
+    What this Python was linked with says where its own libraries are (-rpath): nothing of that goes into a wheel.
+    """
 
     def build_extensions(self) -> None:
         compiler = getattr(self.compiler, "compiler_so", None) or [sysconfig.get_config_var("CC") or "cc"]
         if shutil.which(compiler[0]) is None:
             raise SystemExit(NO_COMPILER.format(compiler=compiler[0]))
+        if linker := getattr(self.compiler, "linker_so", None):
+            self.compiler.linker_so = [word for word in linker if not word.startswith("-Wl,-rpath")]
         try:
             super().build_extensions()
         except (CCompilerError, CompileError, ExecError, PlatformError) as exc:
@@ -38,5 +48,5 @@ setup(
     package_dir={"": "adapters"},
     cffi_modules=["csrc/build_native.py:ffibuilder"],
     cmdclass={"build_ext": BuildCodec},
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED else {},
 )

@@ -1,11 +1,14 @@
 """Describes the extension `worker_adapters.codec._native` to cffi; setup.py runs it, nothing imports it at run time."""
 
+import sys
+import sysconfig
 from pathlib import Path
 
 from cffi import FFI
 
 HERE = Path(__file__).parent
 BEGIN, END = "/* [cdef begin] */", "/* [cdef end] */"
+LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED") or sys.version_info >= (3, 15)  # as setup.py has it
 HEADERS = ("sse.h", "body.h", "wire.h", "cpython.h")
 
 ffibuilder = FFI()
@@ -18,6 +21,9 @@ ffibuilder.set_source(
     include_dirs=["csrc"],
     depends=[f"csrc/{header}" for header in HEADERS],
     # No -Werror here: a compiler newer than this code must still be able to build it.
-    extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden"],
-    py_limited_api=True,
+    # -g0: a Python that was built with -g says so to whatever is built for it.
+    extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden", "-g0"],
+    extra_link_args=["-Wl,--strip-debug"] if sys.platform == "linux" else [],
+    define_macros=[("Py_LIMITED_API", "0x030b0000")] if LIMITED else [],
+    py_limited_api=LIMITED,
 )

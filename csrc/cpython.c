@@ -1,6 +1,5 @@
 #define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030b0000
-#include <Python.h>
+#include <Python.h> /* the limited API of 3.11 (Py_LIMITED_API), where there is one: build_native.py */
 #include <limits.h>
 
 #include "cpython.h"
@@ -72,8 +71,13 @@ static PyObject *take(PyObject *module, PyObject *const *args, Py_ssize_t n)
 }
 
 /* For reads that never wait: they hold the interpreter lock throughout, and nothing is in here once a call of pull has returned,
- * or calls back. Who waits brings a buffer of its own. */
+ * or calls back; where there is no such lock, each thread has one of its own. Who waits brings a buffer of its own. It is all
+ * that these sources have of static state that changes. */
+#ifdef Py_GIL_DISABLED
+static _Thread_local uint8_t shared[WIRE_READ];
+#else
 static uint8_t shared[WIRE_READ];
+#endif
 
 /* Milliseconds that a wait may take, by until() -> seconds; -1 for ever, -2 with an exception set. */
 static int patience(PyObject *until)
