@@ -1,7 +1,7 @@
 """Build script: the part of the packaging that pyproject.toml can't say.
 
-The SSE codec (csrc/) is compiled through cffi in API mode against Python's limited API, so one wheel per platform serves every
-Python from 3.11 on. Free-threaded Pythons have no limited API (before 3.15): they get a wheel of their own.
+The SSE codec (csrc/) is compiled through cffi in API mode against Python's limited API, so one wheel per platform serves
+every Python from 3.11 on. Free-threaded Pythons have no limited API (before 3.15): they get a wheel of their own.
 """
 
 import shutil
