@@ -71,6 +71,13 @@ class Watchdog:
         finally:
             self.calls.pop(key, None)
 
+    def gets_on(self, seconds: float) -> None:
+        """The calling thread has done a part of what it is in, and may take so long for the next one."""
+        me, until = threading.get_ident(), time.monotonic() + seconds + LATE
+        for key, (thread, before, what) in list(self.calls.items()):
+            if thread == me:
+                self.calls[key] = (thread, max(before, until), what)
+
     def is_out(self) -> None:
         """The calling thread is in no blocking call, whatever was struck."""
         me = threading.get_ident()
@@ -164,6 +171,7 @@ class Uses:
         with self.dog.limit(LONGEST, f"{way}()"):
             stream: Stream = getattr(adapter, way)(self.request(rng), block=rng.random() < 0.7, **options)
         self.live.append(weakref.ref(stream))
+        self.dog.gets_on(LONGEST)  # many streams that are asked for one by one: each may have waited for a place
         return stream
 
     def rest(self, rng: random.Random, events: Any, most: int = 1 << 30) -> list[Any]:
