@@ -166,7 +166,9 @@ class Loop:
 
     def living(self, one: object) -> weakref.ref[Any]:
         """For `lives_with`. Its callback is all in C, where no signal strikes."""
-        return weakref.ref(one, self._dead.append)
+        reference = weakref.ref(one, self._dead.append)
+        hash(reference)  # while it can be told: that of one whose stream never began is asked for after its death
+        return reference
 
     def lives_with(self, living: weakref.ref[Any], task: Task) -> None:
         """Tell a task within `TICK` once what is referred to has died, unless that is forgotten (`outlives`)."""
@@ -298,11 +300,17 @@ class Loop:
         if now >= self._window_ends:
             self._longest_before, self._longest, self._window_ends = self._longest, 0.0, now + WINDOW
         while self._dead:
-            if (widowed := self._living.pop(self._dead.popleft(), None)) is not None:
-                widowed.lives_alone()
+            self._survived(self._dead.popleft())
         if now >= self._next_look:
             self._next_look = min([self._looked(watched, now) for watched in list(self._watched)], default=now + TICK)
         self._wake_at = min(heap[0][0] if heap else inf, self._next_look)
+
+    def _survived(self, dead: weakref.ref[Any]) -> None:
+        try:
+            if (widowed := self._living.pop(dead, None)) is not None:
+                widowed.lives_alone()
+        except Exception as exc:  # noqa: BLE001  -- see _run
+            _tell("while time was kept", exc)
 
     def _looked(self, watched: Watched, now: float) -> float:
         try:
