@@ -129,8 +129,8 @@ PLANTED = {
     ),
     "kept place: a dropped stream is only said to be": (
         "stream",
-        "        self._running.lifetime.trip(Cause.CANCELLED)\n        LOOP.look_soon(self)\n", "        pass\n",
-        "stream, dropped", "given back 0 times",
+        "        self._running.lifetime.trip(Cause.CANCELLED, EndedBy.READER)\n        LOOP.look_soon(self)\n",
+        "        pass\n", "stream, dropped", "given back 0 times",
     ),
     "closing waits for itself: a handler does not see whose turn it is": (
         "stream",

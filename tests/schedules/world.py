@@ -26,6 +26,7 @@ from worker_adapters.lifetime import Cause, Interrupted
 from worker_adapters.runtime.adapter import EngineAdapter
 from worker_adapters.runtime.envelope import envelope
 from worker_adapters.runtime.layers import ending
+from worker_adapters.runtime.recorder import EndedBy
 from worker_adapters.runtime.redact import Redactor
 from worker_adapters.waiting import BLOCKED
 
@@ -322,6 +323,7 @@ class World:
             "threading": threading_of(self.scheduler),
             "time": SimpleNamespace(monotonic=lambda: 0.0),
             "Cause": Cause,
+            "EndedBy": EndedBy,
         }
         close = EngineAdapter._close
         type(close)(close.__code__, own)(itself, inf)
