@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice, repeat
@@ -118,21 +119,22 @@ class _Gathering(Iterator[T]):
             noted.is_looked_at()
             noted.note()
 
-    def _next_noted(self) -> tuple[RunningStream, _Noted] | None:
-        """The next stream that has something, or may have. Blocks; None at the end."""
+    def _next_noted(self, until: float = inf) -> tuple[RunningStream, _Noted] | None:
+        """The next stream that has something, or may have. Blocks; None at the end, or at that point in time."""
         ready = self._ready
         while True:
             if self._new or (self._more is not None and (self._at_once or not ready.noted)):
                 self._add_one()
                 continue
             if not ready.noted:
-                if not self._open:
+                left = until - time.monotonic() if until < inf else inf
+                if left <= 0 or (left == inf and not self._open):
                     return None
                 ready.waker = waker = current_waker()  # then look again: who notes something looks for it
                 if not ready.noted:
-                    waker.wait(inf)
+                    waker.wait(left)
                 ready.waker = None
-                if not ready.noted:  # woken by somebody who was struck before it could say what for
+                if not ready.noted and left == inf:  # woken by somebody who was struck before it could say what for
                     self._note_all()
                 continue
             noted = ready.noted.popleft()
@@ -206,7 +208,23 @@ class Merged(_Gathering[tuple[Stream, Event]]):
                 return pair
             self._pairs = self.next_run()
 
-    def next_run(self) -> Iterator[tuple[Stream, Event]]:
+    def add(self, stream: Stream) -> None:
+        """Look after one more. Only by the thread that reads; raises as `merge`, and cancels nothing then."""
+        self._begin()
+        self._look_after(stream, again=False)
+        self._whole = True
+
+    def run_until(self, until: float) -> Iterator[tuple[Stream, Event]]:
+        """The next run of a stream, as it comes, also where there is no stream yet; nothing at that point in time.
+
+        `until` is on the monotonic clock.
+        """
+        try:
+            return self.next_run(until)
+        except StopIteration:
+            return iter(())
+
+    def next_run(self, until: float = inf) -> Iterator[tuple[Stream, Event]]:
         """The next run of a stream, each event with the stream."""
         self._begin()
         if self._now is not None:
@@ -218,7 +236,7 @@ class Merged(_Gathering[tuple[Stream, Event]]):
             elif stream.has_more():  # after everybody else's turn
                 noted.note()
             self._now = None
-        while (found := self._next_noted()) is not None:
+        while (found := self._next_noted(until)) is not None:
             stream, noted = found
             next_hand = stream.hand_now()
             if next_hand is not None and not next_hand.is_done:

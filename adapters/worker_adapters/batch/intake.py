@@ -1,0 +1,103 @@
+"""What is to be sent next: rows that came back, then those of the input that have no answer yet."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from .keys import NOWHERE, Keys
+from .rows import Ident, Row, Template, duplicate_of, identify, row_of
+from .source import NOT_YET, NotYet, opened
+
+__all__ = ["Intake"]
+
+SKIPPED_AT_ONCE = 2000  # rows that have their answer, before streams are looked after again
+
+
+class Intake:
+    """Reads lazily: a row is parsed when it is wanted. `seconds`: spent reading and parsing."""
+
+    def __init__(
+        self,
+        path: str,
+        keys: Keys,
+        *,
+        retry_errors: bool,
+        parameters: Mapping[str, Any],
+        template: Template | None,
+    ) -> None:
+        self._source = opened(path)
+        self._keys = keys
+        self._retry_errors = retry_errors
+        self._parameters = parameters
+        self._template = template
+        self._back: list[tuple[float, int, Row]] = []  # that came back: a heap by when they may go again
+        self.is_open = True
+        self.seconds = 0.0
+        self.read = self.bytes_read = self.skipped = self.duplicates = 0
+        self.carried: set[str] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Rows that came back and wait to be sent again."""
+        return len(self._back)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing left, now or later."""
+        return not self.is_open and not self._back
+
+    def give_back(self, row: Row) -> None:
+        """It is to be sent again."""
+        heapq.heappush(self._back, (row.after, row.number, row))
+
+    def next(self, now: float) -> Row | NotYet | None:
+        """The next row; NOT_YET where one may come later, None when there is none. Never blocks for longer than a disk does."""
+        if self._back and self._back[0][0] <= now:
+            return heapq.heappop(self._back)[2]
+        if self.is_open:
+            begun = time.perf_counter()
+            try:
+                row = self._new()
+            finally:
+                self.seconds += time.perf_counter() - begun
+            if row is not None:
+                return row
+        return NOT_YET if self._back or self.is_open else None
+
+    def _new(self) -> Row | NotYet | None:
+        for _ in range(SKIPPED_AT_ONCE):
+            found = next(self._source, None)
+            if found is None:
+                self.is_open = False
+                return None
+            if found is NOT_YET:
+                return NOT_YET
+            number, line = found
+            self.read = number
+            self.bytes_read += len(line) if isinstance(line, bytes) else 0
+            ident = identify(line)
+            offset, failed, met = self._keys.meet(ident.digest)
+            if met:
+                duplicate = self._duplicate(number, ident)
+                if duplicate is not None:
+                    return duplicate
+                continue
+            if offset != NOWHERE and not (failed and self._retry_errors):
+                self.skipped += 1
+                continue
+            row = row_of(number, line, ident, parameters=self._parameters, template=self._template)
+            if row.extra:
+                self.carried.update(row.extra)
+            return row
+        return NOT_YET
+
+    def _duplicate(self, number: int, ident: Ident) -> Row | None:
+        own = duplicate_of(ident, number)
+        offset, _, _ = self._keys.meet(own.digest)
+        self.duplicates += 1
+        if offset != NOWHERE:
+            return None
+        return Row(number, own.digest, None, duplicate=ident.id)

@@ -1,0 +1,367 @@
+"""The batch: rows in, rows out, many workers, one thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+
+from ..api import (
+    Adapter,
+    AdapterClosedError,
+    AdmissionRejectedError,
+    End,
+    Error,
+    Event,
+    FinishReason,
+    InvalidRequestError,
+    Started,
+    Stream,
+    Timeouts,
+    Token,
+)
+from ..runtime import merge
+from .disk import DISK, Disk
+from .flight import Flight, answered, failed, refused
+from .header import difference, header_of
+from .intake import Intake
+from .journal import HEADER, Journal, JournalError
+from .judge import AT_ONCE, Verdict, judged
+from .keys import Keys
+from .progress import Progress
+from .report import Outcome, Report, Tick
+from .rows import Row, Template
+from .sink import in_completion_order, in_input_order, written
+from .source import NOT_YET, can_be_read_again
+from .staff import staff_of
+from .worker import Worker
+
+__all__ = ["Batch", "Options"]
+
+TICK = 0.25  # seconds between two looks at the windows
+FREE_RETURNS = 16  # how often a row may come back at no cost: one that kills its worker must not kill them all for ever
+AGAIN_AFTER = 0.25  # seconds before a row's second attempt; twice as many before each further one
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """How a batch is run.
+
+    - `parameters`: fields of GenerateRequest for rows that do not say otherwise.
+    - `order`: `input` or `completion`; None takes the input's where that can be read again.
+    - `attempts`: how often a row is tried that fails by itself. `retry_errors`: rows that failed before, too.
+    - `accept_changes`: go on with a journal of other parameters, models or templates.
+    - `window`: rows that a worker is given at first. `yield_to_interactive`: others on the same workers come first.
+    - `requests_per_minute`, `tokens_per_minute`: of each worker, as its gateway counts them.
+    - `group_rows`, `group_seconds`: when what was answered is brought to the disk.
+    - `patience`: seconds without any answer after which a run gives up; None never does.
+    - `timeouts`: of each request. By default the first token has no limit, as that is where rows wait in an engine's queue.
+    - `template` renders the messages of rows that have them; `template_digest` tells one from another.
+    """
+
+    parameters: Mapping[str, Any] = attrs.field(factory=dict)
+    order: str | None = attrs.field(default=None, validator=attrs.validators.in_((None, "input", "completion")))
+    attempts: int = 4
+    retry_errors: bool = False
+    accept_changes: bool = False
+    window: int = 8
+    yield_to_interactive: bool = False
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    group_rows: int = 256
+    group_seconds: float = 0.5
+    patience: float | None = 600.0
+    timeouts: Timeouts = attrs.field(factory=lambda: Timeouts(first_token=None))
+    template: Template | None = None
+    template_digest: str | None = None
+
+
+class Batch:
+    """One job: `source` (JSON Lines, Parquet, `-`) answered by `workers` into `output`, with a journal beside that.
+
+    `run` blocks; `stop` is for any thread and signal handlers. An adapter that is given stays open, and its limits do not count:
+    the batch has its own.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        output: str | Path,
+        workers: Sequence[Adapter],
+        *,
+        options: Options | None = None,
+        on_tick: Callable[[Tick], object] | None = None,
+        disk: Disk = DISK,
+    ) -> None:
+        if not workers:
+            raise ValueError("a batch needs a worker")
+        self._source, self._output = str(source), Path(output)
+        self._given = workers
+        self.options = options or Options()
+        self._on_tick = on_tick
+        self._disk = disk
+        self._stopped = False
+        self._keys = Keys()
+        self._flights: dict[Stream, Flight] = {}
+
+    def stop(self) -> None:
+        """End in order: what is in flight is cancelled, and asked again by the next run. Any thread, signal handlers."""
+        self._stopped = True
+
+    # --- before and after ---------------------------------------------------------------------------------------------
+
+    @property
+    def journal_path(self) -> Path:
+        """Where the journal of the output is."""
+        return self._output.with_name(self._output.name + ".journal")
+
+    def run(self) -> Report:
+        """Answer all rows that have no answer yet, and write the output once there are no more.
+
+        Raises JournalError, and OSError for input and output: what was answered is kept, and a later run goes on from there.
+        """
+        begun = time.monotonic()
+        journal = Journal(self.journal_path, self._disk)
+        in_order = False
+        try:
+            self._staff = staff = staff_of(self._given, self.options, begun)
+            try:
+                staff.ask(stopped=lambda: self._stopped)
+                self._open(journal, header_of(self.options.parameters, staff.facts(), self.options.template_digest))
+                self._progress = Progress(self._source, self._keys, staff.workers, begun)
+                outcome, why = self._answer(journal, staff.workers)
+            finally:
+                staff.close()
+            journal.sync()
+            count = written(self._output, self._rows(journal), self._disk) if outcome is Outcome.DONE else None
+            in_order = True
+            return self._progress.report(outcome, why, written=count, intake=self._intake)
+        finally:
+            journal.close(in_order=in_order)
+
+    def _open(self, journal: Journal, header: dict[str, Any]) -> None:
+        """Take up what is there. Raises JournalError."""
+        for line in journal.recover(header):
+            if line.kind == "row":
+                self._keys.put(line.digest, line.offset, failed=line.failed)
+            elif line.kind == HEADER and not self.options.accept_changes:
+                changed = difference(msgspec.json.decode(journal.row_at(line)), header)
+                if changed is not None:
+                    raise JournalError(
+                        f"{journal.path} is of another job ({changed}): go on with --accept-changes, or name another output"
+                    )
+
+    def _rows(self, journal: Journal) -> Iterator[bytes]:
+        again = can_be_read_again(self._source)
+        if self.options.order == "completion" or (self.options.order is None and not again):
+            return in_completion_order(journal, self._keys)
+        if not again:
+            raise JournalError("the order of the input needs an input that can be read again: take order=completion")
+        return in_input_order(journal, self._keys, self._source)
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def _answer(self, journal: Journal, workers: Sequence[Worker]) -> tuple[Outcome, str]:
+        self._journal, self._workers = journal, workers
+        options = self.options
+        self._intake = Intake(
+            self._source,
+            self._keys,
+            retry_errors=options.retry_errors,
+            parameters=options.parameters,
+            template=options.template,
+        )
+        self._now = now = time.monotonic()
+        ticked = synced = self._came = now
+        with merge([]) as merged:
+            self._merged = merged
+            while not self._stopped:
+                if self._intake.is_empty and not self._flights:
+                    return Outcome.DONE, ""
+                self._fill()
+                for stream, event in merged.run_until(min(ticked + TICK, self._next_try)):
+                    self._event(stream, event)
+                self._now = now = time.monotonic()
+                if journal.rows >= options.group_rows or (journal.rows and now >= synced + options.group_seconds):
+                    self._sync()
+                    synced = self._now
+                elif not journal.rows:
+                    synced = now
+                if now >= ticked + TICK:
+                    self._tick(now - ticked)
+                    ticked = now
+                    if (why := self._hopeless(now - self._came)) is not None:
+                        return Outcome.STALLED, why
+        return Outcome.INTERRUPTED, ""
+
+    def _sync(self) -> None:
+        begun = time.perf_counter()
+        self._journal.sync()
+        self._progress.sink += time.perf_counter() - begun
+        self._now = time.monotonic()
+
+    def _hopeless(self, silent: float) -> str | None:
+        if all(worker.useless for worker in self._workers):
+            return "; ".join(f"{worker.name}: {worker.useless}" for worker in self._workers)
+        patience = self.options.patience
+        if self._intake.is_empty and not self._flights:
+            return None
+        if patience is None or silent < patience or (not self._flights and not self._intake.waiting):
+            return None
+        return f"no worker has answered anything for {patience:g} s"
+
+    def _tick(self, seconds: float) -> None:
+        self._staff.look(self._now)
+        for worker in self._workers:
+            worker.tick(seconds)
+        tick = self._progress.tick(seconds, self._intake, len(self._flights))
+        if self._on_tick is not None:
+            self._on_tick(tick)
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        """Give every worker what it may have."""
+        now = self._now
+        self._next_try = float("inf")
+        while not self._stopped:
+            free = [worker for worker in self._workers if worker.room(now) > 0]
+            if not free:
+                return
+            row = self._intake.next(now)
+            if row is NOT_YET or row is None:
+                for worker in free:
+                    worker.starved = True
+                if row is NOT_YET:
+                    self._next_try = now + 0.02 if self._intake.is_open else now + TICK
+                return
+            if not self._place(row, free, now):
+                return
+
+    def _place(self, row: Row, free: list[Worker], now: float) -> bool:
+        """Send it where there is most room, and it was not yet; whether more may be sent."""
+        if row.duplicate is not None:
+            self._store(row, refused(row, "its key was met before", "DUPLICATE", duplicate_of=row.duplicate), failed=True)
+            return True
+        request = row.request
+        if request is None:
+            self._store(row, refused(row, row.refused or "it can't be asked for"), failed=True)
+            return True
+        fresh = [worker for worker in free if worker.name not in row.tried] or free
+        worker = max(fresh, key=lambda one: one.room(now))
+        wait = worker.wait(request, now)
+        if wait > 0:
+            row.after = now
+            self._intake.give_back(row)
+            self._progress.limited = True
+            self._next_try = min(self._next_try, now + wait)
+            return False
+        row.sent += 1
+        worker.sent(request)
+        if row.sent > 1:
+            request = attrs.evolve(request, task_id=f"{request.task_id}-{row.sent}")
+        try:
+            stream = worker.adapter.submit(request, timeouts=self.options.timeouts)
+        except InvalidRequestError as error:
+            worker.left()
+            self._store(row, failed(Flight(row, worker, now), error.error), failed=True)
+            return True
+        except (AdmissionRejectedError, AdapterClosedError):
+            self._local(row, worker)
+            return False
+        self._flights[stream] = Flight(row, worker, now)
+        self._merged.add(stream)
+        return True
+
+    def _local(self, row: Row, worker: Worker) -> None:
+        """A limit of ours, which is no failure of the row's."""
+        worker.limited()
+        self._progress.limited = True
+        self._intake.give_back(row)
+
+    # --- what comes ---------------------------------------------------------------------------------------------------
+
+    def _event(self, stream: Stream, event: Event) -> None:
+        flight = self._flights[stream]
+        kind = type(event)
+        if kind is not Error:
+            self._came = self._now
+        if kind is Token:
+            if flight.first_at is None:
+                self._now = flight.first_at = time.monotonic()
+                flight.worker.began(flight.first_at - flight.sent_at)
+                self._progress.firsts.append(flight.first_at - flight.sent_at)
+            flight.worker.gave(1)
+            flight.token(event)  # type: ignore[arg-type]  # it is one
+        elif kind is End:
+            del self._flights[stream]
+            self._end(flight, event)  # type: ignore[arg-type]  # it is one
+        elif kind is Error:
+            del self._flights[stream]
+            self._error(flight, event)  # type: ignore[arg-type]  # it is one
+        elif kind is Started:
+            flight.started = event  # type: ignore[assignment]  # it is one
+
+    def _end(self, flight: Flight, end: End) -> None:
+        row, worker = flight.row, flight.worker
+        if end.finish_reason is FinishReason.CANCELLED:  # somebody closed the adapter that we were given
+            worker.left()
+            self._intake.give_back(row)
+            return
+        self._now = now = time.monotonic()
+        row.attempts += 1
+        request = row.request
+        assert request is not None  # noqa: S101  -- it was sent
+        tokens_in = end.tokens_in or 0
+        worker.gave(end.tokens_out - len(flight.texts) if end.tokens_out > len(flight.texts) else 0)
+        worker.ended(request, end.tokens_out + tokens_in, now - flight.sent_at)
+        self._progress.tokens_in += tokens_in
+        self._progress.tokens_out += end.tokens_out
+        self._store(row, answered(flight, end, now), failed=False)
+
+    def _error(self, flight: Flight, error: Error) -> None:
+        row, worker = flight.row, flight.worker
+        self._now = now = time.monotonic()
+        own_model = row.request is not None and row.request.model is not None
+        verdict = judged(error, own_model=own_model)
+        if verdict is Verdict.LOCAL:
+            self._local(row, worker)
+            return
+        if verdict is Verdict.REFUSED:
+            worker.refused(None if error.retry_after_ms is None else error.retry_after_ms / 1000, now)
+            self._intake.give_back(row)
+            return
+        row.tried = (*row.tried, worker.name) if len(row.tried) < len(self._workers) - 1 else (worker.name,)
+        if verdict is Verdict.USELESS:
+            worker.left()
+            worker.useless = f"{error.reason}: {error.message}"
+            self._intake.give_back(row)
+            return
+        if verdict is Verdict.QUEUED:
+            worker.queued_too_long()
+        elif verdict is Verdict.FINAL:
+            worker.left()
+        else:
+            worker.failed(now, at_once=error.reason in AT_ONCE)
+        if verdict in (Verdict.DEATH, Verdict.QUEUED) and (error.reason in AT_ONCE or row.returned < FREE_RETURNS):
+            row.returned += error.reason not in AT_ONCE
+            self._progress.returned += 1
+            row.after = now
+            self._intake.give_back(row)
+            return
+        row.attempts += 1
+        if verdict is Verdict.AGAIN and row.attempts < self.options.attempts:
+            row.after = now + AGAIN_AFTER * 2.0 ** (row.attempts - 1)
+            self._intake.give_back(row)
+            return
+        self._store(row, failed(flight, error), failed=True)
+
+    def _store(self, row: Row, data: bytes, *, failed: bool) -> None:
+        offset = self._journal.add(row.digest, data, failed=failed)
+        self._keys.put(row.digest, offset, failed=failed)
+        self._progress.rows += 1
+        self._progress.failed += failed
