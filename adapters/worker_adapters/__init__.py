@@ -155,6 +155,8 @@ if not TYPE_CHECKING:  # which would take every name for one that is there
         if name in _LAZY:
             # The registry pulls in runtime and transport, serving the codec: not at import time.
             return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+        if name == "batch":  # a package, whose name the import binds
+            return import_module(".batch", __name__)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

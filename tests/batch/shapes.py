@@ -18,6 +18,7 @@ __all__ = ["SHAPES", "Shape", "best_fixed", "paced", "ran"]
 
 STEP = 0.02
 TICK = 0.25
+NOTHING = {"tokens": 0.0, "started": 0.0, "waits": 0.0, "ended": 0.0, "lives": 0.0, "refused": 0.0}
 
 
 @attrs.frozen(kw_only=True)
@@ -29,7 +30,7 @@ class Shape:
     refuses_above: Callable[[float], int] = lambda _now: 10**6
     length: Callable[[random.Random], float] = lambda _draw: 64.0
     first: float = 0.05  # seconds from the slot to the first token
-    seconds: float = 240.0
+    seconds: float = 150.0
 
 
 class _Row:
@@ -39,13 +40,15 @@ class _Row:
         self.sent, self.length, self.got, self.begun = sent, length, 0.0, -1.0
 
 
-def ran(shape: Shape, window_of: Callable[[Observation], int], *, first: int, after: float = 60.0) -> tuple[float, list]:
+def ran(
+    shape: Shape, window_of: Callable[[Observation], int], *, first: int, after: float = 60.0
+) -> tuple[float, list]:
     """Tokens per second from `after` on, and the windows over time."""
     draw = random.Random(7)
     running: list[_Row] = []
     queue: deque[_Row] = deque()
     now, window, total, windows = 0.0, first, 0.0, []
-    tick, seen = 0.0, dict(tokens=0.0, started=0, waits=0.0, ended=0, lives=0.0, refused=0)
+    tick, seen = 0.0, dict(NOTHING)
     pause, peak = 0.0, 0
     while now < shape.seconds:
         while len(running) + len(queue) < window and now >= pause:
@@ -93,7 +96,7 @@ def ran(shape: Shape, window_of: Callable[[Observation], int], *, first: int, af
             windows.append((now, window))
             rest = seen["tokens"] - int(seen["tokens"])
             peak = len(running) + len(queue)
-            tick, seen = 0.0, dict(tokens=rest, started=0, waits=0.0, ended=0, lives=0.0, refused=0)
+            tick, seen = 0.0, NOTHING | {"tokens": rest}
     return total / (shape.seconds - after), windows
 
 

@@ -1,8 +1,8 @@
 """Batches: rows in, rows out, over many workers, adaptively, and through any crash (docs/batch.md).
 
-    from worker_adapters import batch, connect
+from worker_adapters import batch, connect
 
-    report = batch.run("prompts.jsonl", "answers.jsonl", [connect("vllm", url) for url in urls])
+report = batch.run("prompts.jsonl", "answers.jsonl", [connect("vllm", url) for url in urls])
 """
 
 from __future__ import annotations

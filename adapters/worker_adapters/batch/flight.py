@@ -82,7 +82,8 @@ def failed(flight: Flight, error: Error) -> bytes:
 def refused(row: Row, why: str, reason: str = "VALIDATION", **more: Any) -> bytes:
     """The row of what was never asked for."""
     return _with_extra(
-        row, {"id": row.id, "code": "INVALID_PARAMS", "reason": reason, "message": why, "attempts": row.attempts, **more}
+        row,
+        {"id": row.id, "code": "INVALID_PARAMS", "reason": reason, "message": why, "attempts": row.attempts, **more},
     )
 
 

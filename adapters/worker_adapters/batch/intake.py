@@ -49,12 +49,16 @@ class Intake:
         """Whether there is nothing left, now or later."""
         return not self.is_open and not self._back
 
+    def close(self) -> None:
+        """Read no more."""
+        self._source.close()
+
     def give_back(self, row: Row) -> None:
         """It is to be sent again."""
         heapq.heappush(self._back, (row.after, row.number, row))
 
     def next(self, now: float) -> Row | NotYet | None:
-        """The next row; NOT_YET where one may come later, None when there is none. Never blocks for longer than a disk does."""
+        """The next row; NOT_YET where one may come later, None when there is none. Blocks no longer than a disk does."""
         if self._back and self._back[0][0] <= now:
             return heapq.heappop(self._back)[2]
         if self.is_open:
@@ -100,4 +104,4 @@ class Intake:
         self.duplicates += 1
         if offset != NOWHERE:
             return None
-        return Row(number, own.digest, None, duplicate=ident.id)
+        return Row(number, own.digest, own.id, duplicate=ident.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from .intake import Intake
 from .journal import HEADER, Journal, JournalError
 from .judge import AT_ONCE, Verdict, judged
 from .keys import Keys
+from .pace import LARGEST
 from .progress import Progress
 from .report import Outcome, Report, Tick
 from .rows import Row, Template
@@ -56,6 +58,7 @@ class Options:
     - `attempts`: how often a row is tried that fails by itself. `retry_errors`: rows that failed before, too.
     - `accept_changes`: go on with a journal of other parameters, models or templates.
     - `window`: rows that a worker is given at first. `yield_to_interactive`: others on the same workers come first.
+    - `largest`: rows that a worker is given at most.
     - `requests_per_minute`, `tokens_per_minute`: of each worker, as its gateway counts them.
     - `group_rows`, `group_seconds`: when what was answered is brought to the disk.
     - `patience`: seconds without any answer after which a run gives up; None never does.
@@ -69,6 +72,7 @@ class Options:
     retry_errors: bool = False
     accept_changes: bool = False
     window: int = 8
+    largest: int = LARGEST
     yield_to_interactive: bool = False
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
@@ -83,8 +87,8 @@ class Options:
 class Batch:
     """One job: `source` (JSON Lines, Parquet, `-`) answered by `workers` into `output`, with a journal beside that.
 
-    `run` blocks; `stop` is for any thread and signal handlers. An adapter that is given stays open, and its limits do not count:
-    the batch has its own.
+    `run` blocks; `stop` is for any thread and signal handlers. An adapter that is given stays open, and its limits do not
+    count: the batch has its own.
     """
 
     def __init__(
@@ -177,12 +181,14 @@ class Batch:
         )
         self._now = now = time.monotonic()
         ticked = synced = self._came = now
-        with merge([]) as merged:
+        with contextlib.closing(self._intake), merge([]) as merged:
             self._merged = merged
             while not self._stopped:
                 if self._intake.is_empty and not self._flights:
                     return Outcome.DONE, ""
                 self._fill()
+                if self._intake.is_empty and not self._flights:
+                    continue
                 for stream, event in merged.run_until(min(ticked + TICK, self._next_try)):
                     self._event(stream, event)
                 self._now = now = time.monotonic()
@@ -245,7 +251,9 @@ class Batch:
     def _place(self, row: Row, free: list[Worker], now: float) -> bool:
         """Send it where there is most room, and it was not yet; whether more may be sent."""
         if row.duplicate is not None:
-            self._store(row, refused(row, "its key was met before", "DUPLICATE", duplicate_of=row.duplicate), failed=True)
+            self._store(
+                row, refused(row, "its key was met before", "DUPLICATE", duplicate_of=row.duplicate), failed=True
+            )
             return True
         request = row.request
         if request is None:

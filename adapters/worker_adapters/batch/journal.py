@@ -79,7 +79,7 @@ class Journal:
         self._disk = disk
         self._group: list[bytes] = []
         self._size = self._synced = 0
-        self._broken = False
+        self._broken = True  # until it has been recovered
         self.rows = 0  # in the group
         self._descriptor = disk.open(path)
         try:
@@ -106,6 +106,7 @@ class Journal:
             self._disk.truncate(self._descriptor, good)
             self._disk.sync(self._descriptor)
         self._size = self._synced = good
+        self._broken = False
         if not good:
             self._add(HEADER, NO_KEY, msgspec.json.encode(header), failed=False)
             self.sync()
@@ -147,11 +148,10 @@ class Journal:
                 break
             tail = tail[-HEAD:] + block
             for found in _LINE.finditer(tail):
-                start = at + len(block) - len(tail) + found.start()
-                if good < int(found[4]) <= start:
+                if good < int(found[4]):
                     raise JournalError(
-                        f"{self.path} is damaged at byte {good}: records behind that place are whole, so it was no crash that "
-                        "tore it. Bring it back from a copy, or move it away to begin anew"
+                        f"{self.path} is damaged at byte {good}: records behind that place are whole, so no crash tore "
+                        "it. Bring it back from a copy, or move it away to begin anew"
                     )
             at += len(block)
 

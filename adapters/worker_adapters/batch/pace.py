@@ -8,8 +8,8 @@ search is a hill climb over delivered tokens per second, as that is what a batch
 - *hold*: a round (as many rows ended as the window holds) tells what the window brings, then one a quarter larger or smaller
   is tried for a round, up and down in turn, and kept if it brings more. What fails is tried ever more rarely, until
   what the worker delivers changes by itself.
-- *cut*, once a round: refusals, a queue's time-out, a full KV cache, a queue that shows in the first-token times (the share of
-  their lives that rows wait, as TCP Vegas counts it).
+- *cut*, once a round: refusals, a queue's time-out, a full KV cache, a queue that shows in the first-token times (the share
+  of their lives that rows wait, as TCP Vegas counts it).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LARGEST = 1024
 DOUBLING = 1.0  # seconds that a doubling takes at least, so that its rate can be seen
 WORTH = 1.10  # what a doubling must bring
 NEARLY = 0.97  # of the best rate: a smaller window that brings so much is taken
-MORE, NO_LESS = 1.01, 0.99  # what a window tried must bring to be kept; and if it costs no waiting
+MORE, NO_LESS = 1.01, 0.99  # what a window tried must bring to be kept; and a smaller one, if it spares waiting
 CHANGED = 0.15  # share by which the rate of a window changes when it is the worker that has changed
 STEP = 4  # a quarter of the window is tried
 QUEUED = 0.30  # share of their lives that rows may wait
@@ -264,7 +264,7 @@ def _tried(limit: Limit, rate: float, queued: float) -> Limit:
     """Keep what was tried, or go back."""
     larger = limit.window > limit.held
     better = rate >= MORE * limit.rate
-    as_good = rate >= NO_LESS * limit.rate and (queued < SHORT_QUEUE if larger else queued >= SHORT_QUEUE)
+    as_good = not larger and rate >= NO_LESS * limit.rate and queued >= SHORT_QUEUE
     if better or as_good:
         step = attrs.evolve(limit, phase=Phase.HOLD, rate=rate, held=0, pause=1, rested=1, up=larger, why="better")
         return _new_round(step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import quantiles
@@ -31,7 +31,7 @@ class Progress:
         self.sink = 0.0  # seconds
         self.limited = False  # in this tick
         self.firsts: deque[float] = deque(maxlen=8 * KEPT)
-        self.bounds: Counter[str] = Counter()
+        self.bounds: dict[str, float] = defaultdict(float)
         self._processor = time.process_time()
         self._sink_then = self._source_then = 0.0
         self._recent: deque[tuple[float, int, int]] = deque([(begun, 0, 0)])

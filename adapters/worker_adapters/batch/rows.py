@@ -21,7 +21,7 @@ __all__ = ["FIELDS", "Ident", "Row", "Template", "canonical", "duplicate_of", "i
 Template = Callable[[Sequence[Mapping[str, Any]]], str]
 
 _OURS = {"task_id", "priority"}  # not a row's to say
-_LABELS = {"session_id", "correlation_id"}  # of which no answer depends
+_LABELS = {"session_id", "correlation_id", "deadline", "deadline_at"}  # of which no answer depends
 _DEFAULTS = {a.name: a.default for a in attrs.fields(GenerateRequest) if a.name not in _OURS}
 _DEFAULTS |= {"stop": [], "engine_options": {}, "determinism": "best_effort", "on_degraded": "tell"}
 FIELDS = frozenset(_DEFAULTS)
@@ -122,13 +122,14 @@ _OPENAI = {"max_completion_tokens": "max_tokens"}
 _OPENAI_IGNORED = frozenset({"stream", "stream_options", "user", "store", "metadata", "service_tier"})
 
 
-def request_fields(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+def request_fields(fields: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """The fields of the request, of whichever kind of line. Raises ValueError for what can't be asked for."""
     body = fields.get("body")
     if not isinstance(body, Mapping) or "prompt" in fields or "prompt_tokens" in fields:
         return fields
     out: dict[str, Any] = {}
-    for name, value in body.items():
+    given: Mapping[str, Any] = body
+    for name, value in given.items():
         if value is None or name in _OPENAI_IGNORED:
             continue
         if name == "n" and value == 1:
@@ -167,26 +168,23 @@ def row_of(
         fields = ident.fields
         if fields is None:
             fields = _parsed(line) if isinstance(line, bytes) else line
-        if not isinstance(fields, Mapping):
-            raise ValueError(f"a row is an object, not {type(fields).__name__}")  # noqa: TRY004  -- it is the row's fault
         row.request = _request(fields, ident, parameters, template)
-        own = {name: value for name, value in fields.items() if name not in _TAKEN} if fields.keys() - _TAKEN else None
-        row.extra = own if own is None or "body" not in fields else _without_body(own)
+        if fields.keys() - _TAKEN:
+            openai = _OPENAI_LINE if "body" in fields else _NOTHING
+            row.extra = {name: v for name, v in fields.items() if name not in _TAKEN and name not in openai} or None
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         row.refused = str(error) or type(error).__name__
     return row
 
 
 _TAKEN = FIELDS | _OURS | {"id", "custom_id", "messages"}
+_NOTHING: frozenset[str] = frozenset()
+_OPENAI_LINE = frozenset({"body", "method", "url"})
 
 
-def _without_body(own: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    return {name: value for name, value in own.items() if name not in {"body", "method", "url"}} or None
-
-
-def _request(
-    fields: Mapping[str, Any], ident: Ident, parameters: Mapping[str, Any], template: Template | None
-) -> GenerateRequest:
+def _request(fields: Any, ident: Ident, parameters: Mapping[str, Any], template: Template | None) -> GenerateRequest:
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"a row is an object, not {type(fields).__name__}")  # noqa: TRY004  -- it is the row's fault
     wanted = request_fields(fields)
     values = {name: wanted[name] for name in FIELDS & wanted.keys() if wanted[name] is not None}
     if "prompt" not in values and "prompt_tokens" not in values:

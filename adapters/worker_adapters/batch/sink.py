@@ -48,9 +48,9 @@ def in_input_order(journal: Journal, keys: Keys, source: str) -> Iterator[bytes]
             yield journal.read(offset)
     if given == keys.recorded:
         return
-    for line in journal.lines():
-        if line.kind == "row" and keys.offset(line.digest) == line.offset and not keys.was_met(line.digest):
-            yield journal.row_at(line)
+    for record in journal.lines():
+        if record.kind == "row" and keys.offset(record.digest) == record.offset and not keys.was_met(record.digest):
+            yield journal.row_at(record)
 
 
 def written(path: Path, rows: Iterator[bytes], disk: Disk) -> int:

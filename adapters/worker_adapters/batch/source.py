@@ -6,7 +6,7 @@ import os
 import select
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -27,7 +27,7 @@ NOT_YET: Final = _Signal.NOT_YET
 NotYet: TypeAlias = Literal[_Signal.NOT_YET]
 Line: TypeAlias = "tuple[int, bytes | Mapping[str, Any]]"
 """A row's number in the input, from 1 on, and the row: a line, or its columns."""
-Source: TypeAlias = "Iterator[Line | NotYet]"
+Source: TypeAlias = "Generator[Line | NotYet]"
 
 
 def is_parquet(path: str) -> bool:
@@ -42,10 +42,7 @@ def opened(path: str) -> Source:
     """
     if is_parquet(path):
         return _parquet_rows(path)
-    if path == "-":
-        descriptor = os.dup(sys.stdin.fileno())
-    else:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.dup(sys.stdin.fileno()) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return _file_lines(descriptor)
     return _pipe_lines(descriptor)

@@ -19,6 +19,7 @@ SHORTEST_REST, LONGEST_REST = 0.5, 30.0  # seconds
 REFUSED_PAUSE = 0.25  # seconds, where a refusal does not say how long
 BEFORE_REST = 3  # failures in a row, of a worker that still takes connections
 CHARACTERS_A_TOKEN = 4
+MOST = 65536  # streams of an adapter of the batch's own: its window is what counts
 KEPT = 512  # first-token times, for the percentiles that people see
 
 
@@ -27,7 +28,7 @@ def of_its_own(adapter: Adapter) -> Adapter:
     if not isinstance(adapter, EngineAdapter):
         return adapter
     config = adapter.__reduce__()[1][0]
-    limits = attrs.evolve(config.limits, max_in_flight=LARGEST + 1)
+    limits = attrs.evolve(config.limits, max_in_flight=MOST)
     return EngineAdapter(attrs.evolve(config, retry=Retry(attempts=1), limits=limits))
 
 
@@ -58,13 +59,14 @@ class Worker:
         engine: str,
         *,
         window: int,
+        largest: int = LARGEST,
         now: float,
         yielding: bool = False,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
     ) -> None:
         self.adapter, self.name, self.engine = adapter, name, engine
-        self.limit = Limit(window=window, yielding=yielding)
+        self.limit = Limit(window=window, largest=largest, ceiling=largest, yielding=yielding)
         self.in_flight = 0
         self.rests_until = 0.0
         self.useless = ""
@@ -225,5 +227,6 @@ class Worker:
 
 def _guess(request: GenerateRequest) -> float:
     """Tokens that a gateway may count for it: the prompt's, and all it may answer."""
-    prompt = len(request.prompt_tokens) if request.prompt_tokens is not None else len(request.prompt or "") / CHARACTERS_A_TOKEN
+    ids = request.prompt_tokens
+    prompt = len(request.prompt or "") / CHARACTERS_A_TOKEN if ids is None else len(ids)
     return prompt + request.max_tokens

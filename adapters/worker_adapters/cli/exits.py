@@ -13,6 +13,7 @@ class Exit(IntEnum):
     OK = 0
     FAILED = 1
     USAGE = 2
+    UNFINISHED = 3
     BUG = 70
     INTERRUPTED = 130
     GONE = 141
@@ -22,6 +23,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.OK: "done",
     Exit.FAILED: "what was asked for could not be had: an engine's error, a worker that is not ready, a full disk",
     Exit.USAGE: "asked wrongly: an option, a request or a file that can't be right; nothing was sent",
+    Exit.UNFINISHED: "a batch has rows left, and what was answered is kept: run it again to go on",
     Exit.BUG: "a fault of this program: please report it, with what --debug shows",
     Exit.INTERRUPTED: "interrupted (Ctrl-C)",
     Exit.GONE: "whoever read standard output has gone (… | head)",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from worker_adapters import StreamCancelledError, WorkerError
 
-from . import completion, demo, health, properties, run, simulate
+from . import batch, completion, demo, health, properties, run, simulate
 from .exits import Exit
 from .output import complain, flush, give_up_output, prepare_console
 from .parsing import Parser, root
@@ -19,6 +19,7 @@ __all__ = ["main", "parser"]
 # A command is a module with `add(commands)`, which declares it, and `run(args)`, which does it. A new one has a line here.
 COMMANDS = (
     run,
+    batch,
     demo,
     health,
     properties,

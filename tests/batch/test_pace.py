@@ -1,0 +1,96 @@
+"""`decide` by itself, and driving windows against engines in virtual time."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker_adapters.batch import Limit, Observation, decide
+from worker_adapters.batch.report import Bound, Shares, bound_of
+
+from .shapes import SHAPES, best_fixed, paced
+
+pytestmark = pytest.mark.req("ADAPT-3500")
+
+QUICK = ["four slots", "one at a time"]  # the others take seconds each: make matrix
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.product] if name in QUICK else [pytest.mark.product, pytest.mark.matrix])
+        for name in SHAPES
+    ],
+)
+def test_it_reaches_95_percent_of_the_best_fixed_window_after_the_first_minute(name):
+    best, window = best_fixed(SHAPES[name])
+    found = paced(SHAPES[name])
+    assert found >= 0.95 * best, f"{found:.0f} tokens/s, where a fixed window of {window} has {best:.0f}"
+
+
+def good(limit: Limit, rate: float, seconds: float = 1.0, **more: object) -> Observation:
+    """A second in which the window was full, and every row of it ended."""
+    n = limit.window
+    given = {"in_flight": n, "started": n, "ended": n, "lasted": 1.0, "first_token": 0.1, "tokens": int(rate * seconds)}
+    return Observation(seconds=seconds, **(given | more))  # type: ignore[arg-type]  # fields of Observation
+
+
+def test_it_is_pure():
+    limit = Limit()
+    assert decide(good(limit, 100), limit) == decide(good(limit, 100), limit)
+    assert limit == Limit()
+
+
+def test_it_grows_only_while_more_is_delivered():
+    limit, windows = Limit(window=4), []
+    for _ in range(12):
+        limit = decide(good(limit, 10 * min(limit.window, 32)), limit)
+        windows.append(limit.window)
+    assert max(windows) == 64  # the doubling that brought nothing
+    for _ in range(60):
+        limit = decide(good(limit, 10 * min(limit.window, 32)), limit)
+        assert limit.window <= 40  # a quarter more, tried for a round
+
+
+def test_it_is_cut_once_a_round_where_it_is_refused():
+    limit = Limit(window=16)
+    limit = decide(good(limit, 100, in_flight=10, refused=6), limit)
+    assert limit.window == 10
+    assert decide(Observation(seconds=0.2, in_flight=10, refused=3), limit).window == 10
+
+
+def test_a_time_out_in_the_queue_and_a_full_cache_cut_it():
+    limit = Limit(window=20)
+    assert decide(Observation(seconds=0.2, in_flight=18, timed_out=2), limit).window == 14
+    assert decide(Observation(seconds=0.2, in_flight=20, kv_usage=0.99), limit).window == 17
+
+
+def test_it_learns_nothing_where_there_is_nothing_to_send():
+    limit = Limit(window=8)
+    for _ in range(10):
+        limit = decide(Observation(seconds=1.0, in_flight=2, started=2, ended=2, tokens=9, starved=True), limit)
+    assert limit.window == 8
+
+
+def test_a_bound_is_never_passed():
+    limit = Limit(window=8, largest=20, ceiling=20)
+    windows = []
+    for _ in range(30):
+        limit = decide(good(limit, 10 * limit.window), limit)
+        windows.append(limit.window)
+    assert max(windows) == 20
+
+
+@pytest.mark.parametrize(
+    ("shares", "bound"),
+    [
+        (Shares(), Bound.ENGINE),
+        (Shares(starved=True, source_open=True), Bound.SOURCE),
+        (Shares(starved=True, source_open=False), Bound.ENGINE),
+        (Shares(sink=0.7), Bound.SINK),
+        (Shares(processor=0.97), Bound.CLIENT),
+        (Shares(limited=True), Bound.CLIENT),
+        (Shares(starved=True, source=0.8, processor=0.9), Bound.SOURCE),
+    ],
+)
+def test_each_tick_says_what_bounds_the_job(shares, bound):
+    assert bound_of(shares) is bound

@@ -1,0 +1,93 @@
+"""`worker-adapters batch`, run as a user would."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from worker_adapters.batch import Bound, Tick
+from worker_adapters.cli.progress import clock, line
+
+pytestmark = pytest.mark.req("ADAPT-3500")
+
+
+def begun(*arguments):
+    command = [sys.executable, "-m", "worker_adapters.cli", "batch", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(*arguments, timeout=30):
+    process = begun(*arguments)
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def rows(path, count):
+    path.write_text("".join(json.dumps({"id": n, "prompt": f"p{n}"}) + "\n" for n in range(count)))
+    return path
+
+
+def test_rows_are_answered_and_the_report_says_so(simulated_worker, tmp_path):
+    workers = [simulated_worker("llamacpp"), simulated_worker("vllm")]
+    source = rows(tmp_path / "in.jsonl", 12)
+    named = [f"--worker={engine}={w.url}" for engine, w in zip(("llamacpp", "vllm"), workers, strict=True)]
+    status, out, err = run(source, tmp_path / "out", *named, "--max-tokens", 3, "--picture", tmp_path / "p.png")
+    assert status == 0, err
+    assert "12 in" in out
+    assert all(worker.url.partition("://")[2] in out for worker in workers)
+    found = [json.loads(text) for text in (tmp_path / "out").read_text().splitlines()]
+    assert [(row["id"], row["tokens_out"]) for row in found] == [(n, 3) for n in range(12)]
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    status, out, err = run(source, tmp_path / "out", *named, "--max-tokens", 4)
+    assert status == 2
+    assert "--accept-changes" in err
+    status, out, err = run(source, tmp_path / "out", *named, "--max-tokens", 3, "--json")
+    assert status == 0, err
+    report = json.loads(out.splitlines()[-1])
+    assert (report["event"], report["before"], report["rows"]) == ("report", 12, 0)
+
+
+def test_check_reads_the_input_and_asks_nobody(tmp_path):
+    (tmp_path / "in").write_text('{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}\n{"id": 2}\n')
+    status, out, _ = run(tmp_path / "in", tmp_path / "out", "--check", "--json")
+    assert status == 1
+    found = json.loads(out)
+    assert found["duplicates"] == [[2, "the key 1 was met before"]]
+    assert found["refused"] == [[3, "the row has no prompt"]]
+    assert not (tmp_path / "out.journal").exists()
+
+
+def test_without_a_worker_it_says_what_to_add(tmp_path):
+    status, _, err = run(rows(tmp_path / "in", 1), tmp_path / "out")
+    assert status == 2
+    assert "--worker ENGINE=URL" in err
+
+
+def test_ctrl_c_ends_it_in_order_and_the_rest_is_answered_later(simulated_worker, tmp_path):
+    worker = simulated_worker("vllm", slots=8, rate=50.0)
+    source = rows(tmp_path / "in", 400)
+    process = begun(source, tmp_path / "out", f"--worker=vllm={worker.url}", "--max-tokens", 16, "--json")
+    worker.wait_for(lambda state: state.served >= 8, timeout=30)
+    struck = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert time.monotonic() - struck < 10  # a second on a machine of its own; docs/batch.md has the figure
+    report = json.loads(out.splitlines()[-1])
+    assert report["outcome"] == "interrupted"
+    assert report["rows"] > 0
+    assert "Traceback" not in err
+
+
+def test_a_tick_fits_a_line():
+    tick = Tick(
+        elapsed=1.0, rows=5, failed=1, before=2, in_flight=3, waiting=0, tokens_per_second=9.0, rows_per_second=2.0,
+        first_token_p50=0.05, first_token_p95=None, bound=Bound.ENGINE, share=0.5, left=61.0, workers=(),
+    )  # fmt: skip
+    assert line(tick).startswith("7 rows (50 %), 1 failed, 3 in flight")
+    assert clock(3661.4) == "1:01:01"
