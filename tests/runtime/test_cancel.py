@@ -11,8 +11,6 @@ import attrs
 import pytest
 
 from worker_adapters import AdmissionRejectedError, CancelOutcome, Limits, Phase, Retry, Timeouts
-from worker_adapters.loop import LOOP
-from worker_adapters.runtime.reports import REPORTS
 from worker_adapters.transport.scripted import Hang, Script
 
 from .dialects import GOOD, TINY, WatchedTransport, adapter, endless, frames, good, kinds, quick, request, status, until
@@ -354,19 +352,6 @@ def test_whatever_a_decoder_raises_on_the_loop_ends_its_own_stream_and_no_other(
         hang.release()
         assert kinds(other)[-1] == "end"
         assert a.in_flight == 0
-
-
-def test_the_handle_of_a_refused_stream_dies_and_takes_no_other_with_it(caplog):
-    """The loop is told of each death, and looks up whose it was: nothing that goes wrong there is another's end."""
-    with adapter(Script(steps=endless()), limits=Limits(max_in_flight=1)) as a, a.submit(request()) as stream:
-        next(stream)
-        with pytest.raises(AdmissionRejectedError):
-            a.submit(request())
-        gc.collect()
-        until(lambda: not LOOP._dead)
-        next(stream)
-        assert REPORTS.flush(time.monotonic() + 5)
-    assert "bug" not in caplog.text
 
 
 @both

@@ -17,6 +17,7 @@ from worker_adapters.lifetime import Cause, Interrupted, Lifetime, driven
 from worker_adapters.loop import GATHER, MANY, Loop, Task
 from worker_adapters.loop import __name__ as loop_module
 from worker_adapters.runtime.beside import StepsTask
+from worker_adapters.runtime.reports import REPORTS
 
 from .dialects import until
 
@@ -150,6 +151,24 @@ def test_what_is_watched_may_raise(loop, caplog):
     assert fine.ended.wait(5)
     loop.forget(bad)
     until(lambda: "ZeroDivisionError" in caplog.text)  # the loop asks for the report, another thread makes it
+
+
+def test_what_dies_without_a_task_of_its_own_takes_no_other_with_it(loop, caplog):
+    """As the handle of a stream that never began."""
+
+    class Handle:
+        pass
+
+    handle, fine = Handle(), Waits(loop)
+    living = loop.living(handle)
+    fine.start()
+    del handle
+    until(lambda: not loop._dead)
+    fine.lifetime.trip(Cause.CANCELLED)
+    assert fine.ended.wait(5)
+    assert living() is None
+    REPORTS.flush(time.monotonic() + 5)
+    assert "bug" not in caplog.text
 
 
 def test_a_busy_task_starves_nobody(loop):
