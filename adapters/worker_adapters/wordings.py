@@ -15,7 +15,7 @@ import attrs
 from .api import Reason
 from .lenient import loads, mapped
 
-__all__ = ["Said", "error_body", "is_error", "reason_said", "said_by", "status_in", "wait_told"]
+__all__ = ["Said", "error_body", "is_error", "plain_word", "reason_said", "said_by", "status_in", "wait_told"]
 
 SHOWN = 2048  # characters of what an engine says that are kept
 
@@ -85,6 +85,11 @@ def reason_said(message: str) -> Reason | None:
     """What these words mean, whoever says them."""
     said = message[:4096].lower().replace("`", "'")
     return next((reason for words, reason in _SAID if words.search(said)), None)
+
+
+def plain_word(word: str) -> str:
+    """One of an engine's words, a type or a reason, however it spells it."""
+    return re.sub(r"[\s-]+", "_", word.strip().lower())
 
 
 def is_error(body: bytes) -> bool:

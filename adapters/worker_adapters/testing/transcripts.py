@@ -25,6 +25,7 @@ import attrs
 __all__ = ["TAGS", "Expected", "Recorded", "Transcripts"]
 
 TAGS = frozenset({"length", "stop", "stop_string", "split_character", "zero_tokens", "error_in_stream", "error_first"})
+_BLANK = re.compile(rb"\n\r?\n")  # of lines that end in LF or CR LF
 _LENGTH = re.compile(rb"^content-length: *(\d+)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -137,7 +138,10 @@ class Transcripts:
         """How much of a body it takes to know that the stream has ended: up to the end of the frame with the sign."""
         pattern = self._index.get("end_sign")
         found = re.search(pattern.encode(), body) if pattern else None
-        return len(body) if found is None else body.index(b"\n\n", found.end()) + 2
+        if found is None:
+            return len(body)
+        blank = _BLANK.search(body, found.end())
+        return len(body) if blank is None else blank.end()
 
     def good(self) -> str:
         """The smallest stream that ends well."""

@@ -1,0 +1,207 @@
+"""What servers of `/v1/completions` do otherwise than OpenAI's: one row each, and one for a server that nobody described.
+
+A row is data: nothing in this package asks for a server's name. Columns that nothing reads say what a row's server does that
+the decoder takes from any (docs/engines/openai-completions.md is made of them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import attrs
+
+from ...api import FinishReason
+from ...dialect import CancelNotice, Knob
+from ...wordings import plain_word
+
+__all__ = ["ANY", "ROWS", "Row", "Sign"]
+
+
+class Sign(StrEnum):
+    """What proves that a stream has ended as it should. `[DONE]` alone also follows errors, aborts and interruptions."""
+
+    REASON = "a finish_reason"
+    DONE = "`[DONE]`"
+
+
+_STOP = "stop eos eos_token end end_turn stop_sequence stop_token stop_str completed finished tool_calls function_call"
+_LENGTH = "length max_tokens max_length max_new_tokens max_output_tokens model_length context_length"
+# A server that gives up says so in many words; none of them is an end, and what is none of these and none of the above is.
+_BROKEN = (
+    "abort aborted cancel cancelled canceled disconnect disconnected error engine_error exception failed failure"
+    " incomplete internal_error interrupted killed not_finished overloaded preempted rejected server_error shutdown"
+    " timeout timed_out time_out unavailable"
+)
+_WORDS: Mapping[str, FinishReason | None] = {
+    **dict.fromkeys(_STOP.split(), FinishReason.STOP),
+    **dict.fromkeys(_LENGTH.split(), FinishReason.LENGTH),
+    **dict.fromkeys(_BROKEN.split()),
+}
+
+# A field that is not OpenAI's may be refused, and one that is left out has a default: what all know is sent.
+_BASE = (
+    Knob(field="max_tokens", wire="max_tokens", note="left out it is 16, or 512, or all the context"),
+    Knob(field="seed", wire="seed"),
+    Knob(field="temperature", wire="temperature", neutral=1.0),
+    Knob(field="top_p", wire="top_p", neutral=1.0),
+    Knob(field="presence_penalty", wire="presence_penalty", neutral=0.0),
+    Knob(field="frequency_penalty", wire="frequency_penalty", neutral=0.0),
+    Knob(field="stop", wire="stop", neutral=(), absent="some take no empty list"),
+    Knob(field="logprobs", wire="logprobs", neutral=None, absent="some take no null"),
+    Knob(wire="n", neutral=1),
+)
+
+
+def _all_is_minus_one(top_k: int) -> int:
+    return top_k or -1
+
+
+_TOP_K = Knob(field="top_k", wire="top_k", neutral=0)
+_TOP_K_MINUS = Knob(field="top_k", wire="top_k", neutral=-1, convert=_all_is_minus_one)
+_MIN_P = Knob(field="min_p", wire="min_p", neutral=0.0)
+_IGNORE_EOS = Knob(field="ignore_eos", wire="ignore_eos", neutral=False)
+
+
+def _repetition(wire: str = "repetition_penalty") -> Knob:
+    return Knob(field="repetition_penalty", wire=wire, neutral=1.0)
+
+
+@attrs.frozen(kw_only=True)
+class Row:
+    """One server, or one that nobody described.
+
+    `sign`: what proves the end. `words`: what its finish_reasons mean where that differs from what most mean (None: it gave
+    up). `more`: knobs beside OpenAI's. `asks_usage`: stream_options is sent. `any_model`: what is sent where no model was
+    named, if one has to be. `version_at`: the path that tells its version; `queue_at`: a gauge of its `/metrics`.
+    """
+
+    name: str
+    server: str
+    seen: str
+    body: str = ""
+    usage: str = ""
+    comments: str = ""
+    unknown_fields: str = ""
+    sign: Sign = Sign.REASON
+    words: Mapping[str, FinishReason | None] = attrs.field(factory=dict)
+    more: tuple[Knob, ...] = ()
+    without: frozenset[str] = frozenset()
+    asks_usage: bool = True
+    prompt_tokens: bool = True
+    any_model: str | None = None
+    version_at: str = "/version"
+    queue_at: str | None = None
+    keep_alive: float = 4.0
+    cancel: CancelNotice = CancelNotice.NEXT_WRITE
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """All that are sent."""
+        return (*(knob for knob in _BASE if knob.wire not in self.without), *self.more)
+
+    def meaning(self, word: str) -> FinishReason | None:
+        """What a finish_reason stands for; None: the server gave up. A word that nobody knows is an end all the same."""
+        plain = plain_word(word)
+        return self.words[plain] if plain in self.words else _WORDS.get(plain, FinishReason.STOP)
+
+
+ANY = Row(
+    name="",
+    server="any other",
+    seen="the standard, and what the rows below have in common",
+    body="any",
+    usage="if it comes",
+    comments="if they come",
+    unknown_fields="not sent",
+)
+
+ROWS: Mapping[str, Row] = {
+    row.name: row
+    for row in (
+        ANY,
+        Row(
+            name="mlx",
+            server="mlx-lm's server",
+            seen="live, 0.32.2",
+            body="the connection's end (HTTP/1.0)",
+            usage="an event of its own, on request",
+            comments="`: keepalive 1/2` while it reads the prompt",
+            unknown_fields="ignored",
+            more=(_TOP_K, _MIN_P, _repetition()),
+            without=frozenset({"logprobs"}),
+            prompt_tokens=False,
+            keep_alive=0.0,
+        ),
+        Row(
+            name="dynamo",
+            server="NVIDIA Dynamo's frontend",
+            seen="live with its mocker, 1.6.1",
+            body="chunks",
+            usage="an event of its own, on request; null before",
+            comments="with `event: error`",
+            unknown_fields="refused",
+            more=(_IGNORE_EOS,),
+            queue_at="dynamo_frontend_queued_requests",
+            cancel=CancelNotice.AT_ONCE,
+        ),
+        Row(
+            name="llama-cpp-python",
+            server="llama-cpp-python's server",
+            seen="its source",
+            body="chunks",
+            usage="none in a stream",
+            comments="`: ping - …`",
+            unknown_fields="ignored",
+            more=(_TOP_K, _MIN_P, _repetition("repeat_penalty")),
+            without=frozenset({"n"}),
+            asks_usage=False,
+            prompt_tokens=False,
+        ),
+        Row(
+            name="llamafile",
+            server="llamafile's own server",
+            seen="its source",
+            body="chunks",
+            usage="none in a stream",
+            comments="none",
+            unknown_fields="ignored",
+            without=frozenset({"logprobs"}),
+            asks_usage=False,
+            prompt_tokens=False,
+            any_model="llamafile",
+        ),
+        Row(
+            name="lmdeploy",
+            server="LMDeploy's api_server",
+            seen="its source",
+            body="chunks",
+            usage="in each event, on request",
+            comments="none",
+            unknown_fields="ignored",
+            more=(_TOP_K, _MIN_P, _repetition(), _IGNORE_EOS),
+            prompt_tokens=False,
+        ),
+        Row(
+            name="max",
+            server="Modular's MAX",
+            seen="its source",
+            body="chunks, lines that end in CR LF",
+            usage="an event of its own, on request",
+            comments="`: ping - …`",
+            unknown_fields="refused",
+            more=(_TOP_K_MINUS, _MIN_P, _repetition(), _IGNORE_EOS),
+        ),
+        Row(
+            name="tabbyapi",
+            server="TabbyAPI",
+            seen="its source",
+            body="chunks, lines that end in CR LF",
+            usage="with the finish_reason, on request",
+            comments="`: ping - …`",
+            unknown_fields="ignored",
+            more=(_TOP_K, _MIN_P, _repetition()),
+            prompt_tokens=False,
+        ),
+    )
+}

@@ -1,0 +1,245 @@
+"""Streams: text events until the row's sign of the end, then perhaps the usage. What comes beside the text is no matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...api import FinishReason, FinishReasonSource, GenerateRequest, Reason, Token, TokenLogprob, Upstream, UsageSource
+from ...determinism import TextAssembler
+from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
+from ...lenient import Figures, count, mapped, told
+from ...wordings import error_body, is_error
+from .errors import fault_in, fault_of_word
+from .frames import Choice, Chunk, decode_chunk, decode_plain, logprobs_of
+from .rows import Row, Sign
+
+__all__ = ["decode"]
+
+DONE = b"[DONE]"
+NOTHING = frozenset({b"null", b""})
+NO_REASON = frozenset({"", "null", "none", "None"})  # some send one of these in each event, which is none
+
+
+def decode(
+    row: Row, batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally
+) -> Iterator[Run]:
+    """Events until the sign of the end, and the usage after it, if there is one."""
+    stream = _Stream(row, request, tally)
+    for batch in batches:
+        if stream.plain and (run := stream.plain_run(batch)):
+            yield run
+            continue
+        run = []
+        try:
+            for payload in batch:
+                name, data = (b"", payload) if isinstance(payload, bytes) else (payload.event, payload.data)
+                if stream.read(name, data, run):
+                    break
+        except Fault:
+            if stream.ended is None:
+                stream.count()
+                if run:
+                    yield run
+                raise
+            stream.over = True
+        stream.count()
+        if (finished := stream.finished()) is not None:
+            run.append(finished)
+        yield run
+        if stream.over:
+            return
+
+
+class _Stream:
+    """What is known of a stream between its events."""
+
+    def __init__(self, row: Row, request: GenerateRequest, tally: Tally) -> None:
+        self.row = row
+        self.tally = tally
+        self.wants_logprobs = request.logprobs is not None
+        self.stops = request.stop
+        self.text = TextAssembler(request.stop)
+        self.index = 0
+        self.opened = False
+        self.plain = False  # it is open, and no text needs to be held back
+        self.deltas = 0
+        self.counted: int | None = None  # by the server
+        self.logprobs: list[TokenLogprob] = []
+        self.metrics: Figures = {}
+        self.ended: tuple[FinishReason, str | None] | None = None
+        self.stopped_by: str | None = None
+        self.over = False  # nothing of interest follows
+
+    def plain_run(self, batch: Sequence[Payload]) -> Run:
+        """The run of a batch of plain text; empty if it holds anything else, and has to be looked at closely."""
+        try:
+            events = list(map(decode_plain, batch))  # type: ignore[arg-type]  # a Frame is a TypeError
+        except (ValueError, TypeError):
+            return []
+        run: Run = [Token(index=i, text=event.choices[0].text) for i, event in enumerate(events, self.index)]
+        self.index += len(run)
+        self.deltas += len(run)
+        self.count()
+        return run
+
+    def read(self, name: bytes, data: bytes, run: Run) -> bool:
+        """Add what one event says to the run; true if nothing of interest follows. Raises Fault."""
+        said = data.strip()
+        if name == b"error":
+            raise fault_in(body, None) if (body := error_body(said)) else fault_of_word(said.decode("utf-8", "replace"))
+        if said in NOTHING:
+            return False
+        if said == DONE:
+            self.done(run)
+            return True
+        chunk = _parse(data)
+        self.beside(chunk)
+        if isinstance(chunk.choices, list):
+            if chunk.choices and self.ended is None:
+                if len(chunk.choices) > 1:
+                    raise _several()
+                self.choice(chunk.choices[0], chunk, run)
+        elif not (self.opened or mapped(chunk.usage)):
+            raise _strange(data, "it has neither choices nor an error")
+        # Counts come with the reason, or after it. Those that came before it are not the last.
+        self.over = self.ended is not None and bool(mapped(chunk.usage))
+        return self.over
+
+    def beside(self, chunk: Chunk) -> None:
+        """Counts, in the last event or in each: zeros stand for none. And what a server says of itself."""
+        usage: Mapping[str, Any] = mapped(chunk.usage)
+        if usage:
+            self.tally.tokens_in = count(usage.get("prompt_tokens")) or self.tally.tokens_in
+            self.counted = count(usage.get("completion_tokens")) or self.counted
+            cached = count(mapped(usage.get("prompt_tokens_details")).get("cached_tokens"))
+            if cached is not None:
+                self.metrics["cached_tokens"] = cached
+        if fingerprint := told(chunk.system_fingerprint):
+            self.metrics["system_fingerprint"] = fingerprint
+
+    def choice(self, choice: Choice, chunk: Chunk, run: Run) -> None:
+        """Text, and perhaps the end. Empty texts carry tokens that are no character yet, or a role."""
+        if choice.index:
+            raise _several()
+        raw = None if (choice.finish_reason or "") in NO_REASON else choice.finish_reason
+        meaning = None if raw is None else self.row.meaning(raw)
+        if raw is not None and meaning is None and not self.opened:
+            raise _given_up(raw)
+        if not self.opened:
+            self.opened = True
+            run.append(Opened(tokens_in=self.tally.tokens_in, model=told(chunk.model)))
+        self.say(choice, raw is not None and meaning is not None, run)
+        if raw is None:
+            return
+        if meaning is None:
+            raise _given_up(raw)
+        self.end(meaning, raw)
+        if choice.stop_reason in self.stops:
+            self.stopped_by = choice.stop_reason
+
+    def say(self, choice: Choice, last: bool, run: Run) -> None:
+        """The text of a choice, as far as it can't become a stop string. Raises Fault."""
+        delta = choice.text
+        if delta is None:
+            delta = mapped(choice.delta).get("content") or ""
+            if not isinstance(delta, str):
+                raise Fault(Reason.PROTOCOL, "the server sends text that is no string")
+        if delta:
+            self.deltas += 1
+        if self.wants_logprobs and (choice.logprobs is not None or delta):
+            self.logprobs += logprobs_of(choice.logprobs, delta)
+        text = self.assembled(delta)
+        if last:
+            text += self.text.finish()
+        self.tell(text, run)
+        self.plain = not (self.stops or self.wants_logprobs or self.text.holds or last)
+
+    def assembled(self, delta: str) -> str:
+        """Through what holds back halves of characters, torn bytes among them."""
+        try:
+            delta.encode()
+        except UnicodeEncodeError:
+            try:
+                return self.text.token_bytes(delta.encode("utf-8", "surrogateescape"))
+            except UnicodeEncodeError:  # half of a pair that JSON escapes, not a byte
+                pass
+        return self.text.text(delta)
+
+    def tell(self, text: str, run: Run) -> None:
+        """A Token, unless there is nothing to say."""
+        if text:
+            logprobs = tuple(self.logprobs) if self.wants_logprobs else None
+            run.append(Token(index=self.index, text=text, logprobs=logprobs))
+            self.index += 1
+            self.logprobs = []
+
+    def done(self, run: Run) -> None:
+        """`[DONE]`, which some servers also send after what went wrong. Raises Fault where it proves nothing."""
+        self.over = True
+        if self.ended is not None:
+            return
+        if self.row.sign is not Sign.DONE or not self.opened:
+            what = Reason.TRUNCATED if self.opened else Reason.EMPTY
+            raise Fault(what, "the server ended the stream without a finish_reason")
+        self.tell(self.text.finish(), run)
+        self.end(FinishReason.STOP, None)
+
+    def end(self, reason: FinishReason, raw: str | None) -> None:
+        """The sign of the end, or of what the row takes for one."""
+        self.ended, self.plain = (reason, raw), False
+
+    def count(self) -> None:
+        """The server's count, if it is not less than what is known; at the end its word is taken."""
+        tally, counted = self.tally, self.counted
+        if counted is not None and (counted >= self.deltas or self.ended is not None):
+            tally.tokens_out, tally.usage_source = counted, UsageSource.ENGINE
+        else:
+            tally.tokens_out, tally.usage_source = max(self.deltas, tally.tokens_out), UsageSource.DELTAS
+
+    def finished(self) -> Finished | None:
+        """The end, if it has come: the server's, or ours at a stop string that it leaves in the text."""
+        if self.ended is None and self.text.stop_text is None:
+            return None
+        by_us = self.ended is None
+        reason, raw = self.ended or (FinishReason.STOP, None)
+        self.over = self.over or by_us
+        return Finished(
+            finish_reason=FinishReason.STOP if self.text.stop_text is not None else reason,
+            finish_reason_raw=raw,
+            finish_reason_source=FinishReasonSource.ENGINE if raw else FinishReasonSource.INFERRED,
+            stop_text=self.text.stop_text or self.stopped_by,
+            metrics=self.metrics,
+            rest=Rest.TEXT if by_us else Rest.NOTHING if self.over else Rest.COUNTS,
+        )
+
+
+def _parse(data: bytes) -> Chunk:
+    try:
+        chunk = decode_chunk(data)
+    except ValueError as exc:
+        if is_error(data):
+            raise fault_in(error_body(data), None) from exc
+        raise _strange(data, str(exc)) from exc
+    if chunk.error is not None or (not chunk.choices and is_error(data)):
+        raise fault_in(error_body(data), None)
+    return chunk
+
+
+def _several() -> Fault:
+    return Fault(Reason.PROTOCOL, "the server sends several choices: a stream is of one (n=1)")
+
+
+def _strange(data: bytes, why: str) -> Fault:
+    shown = data[:200].decode("utf-8", "replace")
+    return Fault(Reason.PROTOCOL, f"the server sent an event that is not its JSON ({why}): {shown}")
+
+
+def _given_up(word: str) -> Fault:
+    plain = word.lower()
+    failed = any(part in plain for part in ("error", "exception", "fail"))
+    return Fault(
+        Reason.ENGINE_ERROR if failed else Reason.ABORTED,
+        f"the server gave up the request: {word[:100]}",
+        upstream=Upstream(type=word[:100]),
+    )
