@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from ..transport.servers import Client
 
-__all__ = ["NETWORKED", "answering", "bound", "reply"]
+__all__ = ["ENGINES", "NETWORKED", "answering", "bound", "reply"]
 
-NETWORKED = tuple(name for name in engine_names() if name != "mock")
+ENGINES = tuple(name for name in engine_names() if not name.startswith("openai-completions-"))  # rows of one table
+NETWORKED = tuple(name for name in ENGINES if name != "mock")
 
 
 def reply(body: bytes, *lines: str, status: str = "200 OK", kind: str = "application/json") -> bytes:

@@ -40,7 +40,8 @@ class Subject:
 
     @property
     def frames(self) -> list[bytes]:
-        return re.findall(rb".*?\n\n", self.transcripts.recorded(self.good).body, re.DOTALL)
+        """Each with the comments before it."""
+        return re.findall(rb"(?::.*?\n\n)*(?!:).*?\n\n", self.transcripts.recorded(self.good).body, re.DOTALL)
 
     @property
     def proof(self) -> int:

@@ -14,11 +14,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 import worker_adapters as wa
-from worker_adapters import GenerateRequest, InvalidRequestError, WorkerError, connect, engine_names, http_status
+from worker_adapters import GenerateRequest, InvalidRequestError, WorkerError, connect, http_status
 from worker_adapters.testing.server import nobody_there
 from worker_adapters.transport import opening
 
-from .hostile import NETWORKED, answering, bound, reply
+from .hostile import ENGINES, NETWORKED, answering, bound, reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +81,7 @@ def ways(adapter: Any) -> tuple[Any, ...]:
     return adapter.submit, adapter.stream, adapter.generate
 
 
-@pytest.mark.parametrize("engine", engine_names())
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.usefixtures("offline")
 def test_a_wrong_field_is_refused_by_its_name(engine: str, field: str) -> None:
@@ -103,7 +103,7 @@ def test_a_wrong_field_is_refused_by_its_name(engine: str, field: str) -> None:
                 assert error.message.isprintable()
 
 
-@pytest.mark.parametrize("engine", engine_names())
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("request_", ["Once upon a time", {"prompt": "x"}, None, 5, GenerateRequest])
 @pytest.mark.usefixtures("offline")
 def test_what_is_no_request(engine: str, request_: Any) -> None:
@@ -138,7 +138,7 @@ ARGUMENTS: dict[str, list[Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("engine", engine_names())
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("argument", ARGUMENTS)
 @pytest.mark.usefixtures("offline")
 def test_a_wrong_argument_of_connect_is_refused_by_its_name(engine: str, argument: str) -> None:

@@ -168,7 +168,9 @@ def test_the_wrong_key_and_none(locked, mode, credentials, caplog):
         error = assert_error(events, "INTERNAL", "UPSTREAM_AUTH")
         assert "credentials=" in error.message
         assert (error.upstream.status, error.retriable, error.attempts) == (401, False, 1)
-        assert adapter.health().ready  # the one route that needs no key
+        health = adapter.health()  # /health needs no key, and says nothing of one that is refused
+        assert (health.live, health.ready) == (True, False)
+        assert "credentials=" in health.detail
         with pytest.raises(WorkerError) as raised:
             adapter.tokenize("x")
         assert raised.value.reason == "UPSTREAM_AUTH"

@@ -180,8 +180,8 @@ class Ways:
         return self.transcripts.recorded(name), self.transcripts.streams[name]
 
     def begun(self, recorded: Recorded) -> bytes:
-        """About half of the frames of a stream, none of which is its end."""
-        ends = [m.end() for m in re.finditer(rb"\r?\n\r?\n", recorded.body)]
+        """About half of the frames of a stream, none of which is its end; comments are none."""
+        ends = [m.end() for m in re.finditer(rb"^data.*\n\r?\n", recorded.body, re.MULTILINE)]
         before = [end for end in ends if end < self.transcripts.proven(recorded.body)]
         return recorded.body[: before[len(before) // 2]]
 

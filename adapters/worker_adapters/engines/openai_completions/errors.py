@@ -33,6 +33,7 @@ _BY_MESSAGE = (
         Reason.OVERLOADED,
     ),
     (r"model .{0,200}(does not exist|not found)|unknown model|no such model", Reason.UPSTREAM_NOT_FOUND),
+    (r"must be of type|must be a (valid )?(string|number|integer|list|boolean)|invalid json", Reason.VALIDATION),
     (r"(kv|key.value) ?cache.{0,60}(full|exhausted|out of|not enough|insufficient)", Reason.KV_EXHAUSTED),
 )
 _SAID = tuple((re.compile(words), reason) for words, reason in _BY_MESSAGE)

@@ -23,11 +23,13 @@ MISSING = frozenset({404, 405, 501})  # a route that this server does not have
 CONTEXT = ("max_model_len", "context_length", "context_window", "max_context_length", "max_seq_len", "n_ctx")
 
 
-def _models(target: ProbeTarget) -> Probe[list[Mapping[str, Any]]]:
-    """The cards of `/v1/models`, the one that was asked for first. Raises Fault."""
+def _models(target: ProbeTarget) -> Probe[list[Mapping[str, Any]] | None]:
+    """The cards of `/v1/models`, the one that was asked for first; None where the page is empty. Raises Fault."""
     reply = yield WireRequest(target="/v1/models")
     if reply.status != 200:
         raise parse_error(reply)
+    if not reply.body.strip():  # mlx-lm, which looks for models in a cache that is not there (models_broken)
+        return None
     try:
         found = json_of(reply.body)
     except ValueError as exc:
@@ -42,7 +44,7 @@ def health(target: ProbeTarget) -> Probe[HealthFacts]:
         cards = yield from _models(target)
     except Fault as fault:
         return HealthFacts(ready=False, detail=fault.message)
-    if not cards:
+    if cards is not None and not cards:
         return HealthFacts(ready=False, detail="no model is served")
     reply = yield WireRequest(target="/health")
     if reply.status in MISSING:

@@ -1,0 +1,247 @@
+"""What servers of OpenAI's completions do otherwise, and that none of it makes an End of a cut stream, or the reverse."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import attrs
+import pytest
+
+from worker_adapters import GenerateRequest, InvalidRequestError, Retry, Token, connect, registry
+from worker_adapters.dialect import ProbeTarget, Reply
+from worker_adapters.engines.openai_completions import ANY, DIALECT, ROWS, Row, Sign, dialect_of
+
+from ..transport.servers import Server, head
+from . import rows_page
+from .replay import stream
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream"
+DONE = b"data: [DONE]\n\n"
+
+
+def event(text=None, finish=None, *, usage=None, **choice):
+    said = {"index": 0, **choice} if text is None else {"index": 0, "text": text, **choice}
+    return data({"id": "c", "choices": [{**said, "finish_reason": finish}], "usage": usage})
+
+
+def data(fields):
+    return b"data: " + (fields if isinstance(fields, bytes) else json.dumps(fields).encode()) + b"\n\n"
+
+
+def used(tokens_in, tokens_out):
+    return {"prompt_tokens": tokens_in, "completion_tokens": tokens_out}
+
+
+def last(*events, dialect=DIALECT, **request):
+    return stream(dialect, HEAD, list(events), **request)[-1]
+
+
+def texts(*events, **request):
+    return [e.text for e in stream(DIALECT, HEAD, list(events), **request) if isinstance(e, Token)]
+
+
+A, STOP = event("a"), event("", "stop")
+
+GOOD = {
+    "as OpenAI's": [A, STOP, data({"choices": [], "usage": used(3, 7)}), DONE],
+    "no [DONE]": [A, STOP],
+    "no space behind data": [A, STOP, b"data:[DONE]\n\n"],
+    "CR LF": [one.replace(b"\n", b"\r\n") for one in (A, STOP, DONE)],
+    "pings": [b": ping - 2026-11-27\n\n", A, b":\n\n", STOP, DONE],
+    "[DONE] twice, behind spaces": [A, STOP, b"data: [DONE] \n\n", DONE],
+    "a role first": [event(delta={"role": "assistant", "content": ""}), A, STOP, DONE],
+    "no finish_reason before the last": [data({"choices": [{"text": "a", "index": 0}]}), STOP, DONE],
+    "an empty finish_reason in each": [event("a", ""), STOP],
+    "text and reason together": [event("a", "length"), DONE],
+    "text is null at the end": [A, data({"choices": [{"text": None, "finish_reason": "stop"}]})],
+    "usage is null": [event("a", usage=None), STOP, data({"choices": [], "usage": None}), DONE],
+    "an event of null": [A, b"data: null\n\n", STOP],
+    "an event of something else": [A, data({"object": "progress", "percent": 50}), STOP],
+    "a word that nobody knows": [A, event("", "zufrieden")],
+    "choices is null at the end": [A, STOP, data({"choices": None, "usage": used(1, 1)})],
+    "error is null": [data({"error": None, "choices": [{"text": "a"}]}), STOP],
+    "error after the end": [A, STOP, data({"error": {"message": "too late"}})],
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_stream_that_ends_well(name):
+    assert "".join(texts(*GOOD[name])) == "a"
+    assert last(*GOOD[name]).kind == "end"
+
+
+BAD = {
+    "nothing": ([], "EMPTY"),
+    "cut": ([A, A], "TRUNCATED"),
+    "[DONE] alone": ([DONE], "EMPTY"),
+    "[DONE] of one that was interrupted": ([A, DONE], "TRUNCATED"),
+    "an error, and [DONE]": ([A, data({"error": {"message": "x", "code": 500}}), DONE], "ENGINE_ERROR"),
+    "a string of an error": ([A, data({"error": "x"})], "ENGINE_ERROR"),
+    "an error beside choices": ([A, data({"choices": [], "error": {"message": "x"}})], "ENGINE_ERROR"),
+    "an event called error": ([A, b"event: error\ndata: gone\n\n", DONE], "ENGINE_ERROR"),
+    "a flat error": ([A, data({"object": "error", "message": "x", "code": 500})], "ENGINE_ERROR"),
+    "a detail": ([data({"detail": "Too Many Requests"})], "OVERLOADED"),
+    "a full queue inside a 200": ([data({"error": {"message": "The queue is full", "code": 503}}), DONE], "OVERLOADED"),
+    "a refusal inside a 200": ([data({"error": {"message": "x", "code": 400}})], "VALIDATION"),
+    "aborted": ([A, event("", "abort"), DONE], "ABORTED"),
+    "cancelled, in capitals": ([A, event("", "CANCELLED")], "ABORTED"),
+    "an error of a reason": ([A, event("", "error"), DONE], "ENGINE_ERROR"),
+    "an object of Python's": ([A, b"data: <starlette.responses.JSONResponse object at 0x7f>\n\n"], "PROTOCOL"),
+    "several choices": ([data({"choices": [{"text": "a"}, {"text": "b", "index": 1}]})], "PROTOCOL"),
+    "text is a number": ([data({"choices": [{"text": 7}]})], "PROTOCOL"),
+    "nothing of a completion": ([data({"token": {"text": "a"}})], "PROTOCOL"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_stream_that_does_not(name):
+    events, reason = BAD[name]
+    assert last(*events).reason == reason
+
+
+def test_a_row_may_say_that_done_is_the_sign():
+    older = dialect_of(attrs.evolve(ANY, name="older", sign=Sign.DONE))
+    end = last(A, DONE, dialect=older)
+    assert (end.kind, end.finish_reason, end.finish_reason_source) == ("end", "stop", "inferred")
+    assert last(A, dialect=older).reason == "TRUNCATED"
+    assert last(DONE, dialect=older).reason == "EMPTY"
+    assert last(A, event("", "abort"), DONE, dialect=older).reason == "ABORTED"
+
+
+def test_counts_that_are_none():
+    """In each event, zero until the last, or never: what came is counted until the server's count is no less."""
+    end = last(event("a", usage=used(0, 0)), event("b", usage=used(0, 0)), event("", "stop", usage=used(0, 0)))
+    assert (end.tokens_out, end.tokens_in, end.usage_source) == (2, None, "deltas")
+    end = last(event("a", usage=used(4, 1)), event("b", "length", usage=used(4, 5)), DONE)
+    assert (end.tokens_out, end.tokens_in, end.usage_source) == (5, 4, "engine")
+
+
+def test_bytes_of_a_character_that_come_apart():
+    torn = [b'data: {"choices":[{"text":"\xe4\xb8"}]}\n\n', b'data: {"choices":[{"text":"\xad"}]}\n\n']
+    assert texts(*torn, STOP) == ["中"]
+    assert texts(torn[0], STOP) == ["\ufffd"]
+
+
+@pytest.mark.parametrize(("end", "stopped"), [([A], True), ([event("", "stop")], True)])
+def test_a_stop_string_that_is_left_in_the_text(end, stopped):
+    got = stream(DIALECT, HEAD, [event("one t"), event("wo th"), event("ree"), *end], stop=("two",))
+    assert "".join(e.text for e in got if isinstance(e, Token)) == "one "
+    assert (got[-1].finish_reason, got[-1].stop_text) == ("stop", "two" if stopped else None)
+
+
+def test_the_default_sends_nothing_that_is_not_openais():
+    body = json.loads(DIALECT.encode(GenerateRequest(prompt="p", seed=1), attempt=1).body)
+    standard = {"prompt", "stream", "stream_options", "max_tokens", "seed", "temperature", "top_p", "n"}
+    assert set(body) == standard | {"presence_penalty", "frequency_penalty"}
+    with connect("openai-completions", "http://127.0.0.1:9") as adapter, pytest.raises(InvalidRequestError) as caught:
+        adapter.stream(GenerateRequest(prompt="p", top_k=3))
+    error = caught.value.error
+    assert (error.code, error.reason) == ("INVALID_PARAMS", "UNSUPPORTED")
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name])
+def test_each_row_is_an_engine_of_the_registry(name):
+    dialect = registry.dialect(f"openai-completions-{name}")
+    assert dialect.name == "openai-completions"
+    assert pickle.loads(pickle.dumps(dialect)).features == dialect.features
+    body = json.loads(dialect.encode(GenerateRequest(prompt="p", seed=1), attempt=1).body)
+    assert {knob.wire for knob in ROWS[name].knobs if not knob.absent} <= set(body)
+    assert ("stream_options" in body) == ROWS[name].asks_usage
+
+
+def test_a_row_of_ones_own():
+    row = Row(name="mine", server="mine", seen="here", words={"basta": None}, any_model="m", asks_usage=False)
+    mine = dialect_of(row)
+    body = json.loads(mine.encode(GenerateRequest(prompt="p", seed=1), attempt=1).body)
+    assert (body["model"], "stream_options" in body) == ("m", False)
+    assert last(A, event("", "basta"), dialect=mine).reason == "ABORTED"
+
+
+ERRORS = [
+    (401, b'{"detail":"Invalid API key"}', "UPSTREAM_AUTH"),
+    (401, b'{"detail":{"error":{"message":"Please request with valid api key!","type":"x"}}}', "UPSTREAM_AUTH"),
+    (
+        404,
+        b'{"message":"The model `x` does not exist.","type":"invalid_request_error","code":404}',
+        "UPSTREAM_NOT_FOUND",
+    ),
+    (404, b"Not Found", "UPSTREAM_NOT_FOUND"),
+    (422, b'{"detail":[{"loc":["body","prompt"],"msg":"field required"}]}', "VALIDATION"),
+    (
+        400,
+        b'{"error":{"message":"x","type":"invalid_request_error","code":"context_length_exceeded"}}',
+        "CONTEXT_TOO_LONG",
+    ),
+    (400, b'{"error":{"message":"Requested tokens (70) exceed context window of 64"}}', "CONTEXT_TOO_LONG"),
+    (429, b"", "OVERLOADED"),
+    (529, b'{"detail":"Too Many Requests"}', "OVERLOADED"),
+    (503, b'{"error":{"message":"Service temporarily overloaded"}}', "OVERLOADED"),
+    (503, b'{"error":{"message":"No models are currently loaded."}}', "LOADING"),
+    (503, b"<html>503</html>", "ENGINE_ERROR"),
+    (500, b"Internal Server Error", "ENGINE_ERROR"),
+    (500, b'{"error":{"message":"boom","type":"internal_server_error"}}', "ENGINE_ERROR"),
+    (501, b"Content Type Not Implemented", "UNSUPPORTED"),
+    (302, b"", "REDIRECT"),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "reason"), ERRORS)
+def test_an_error_in_whatever_shape(status, body, reason):
+    fault = DIALECT.parse_error(Reply(status=status, headers={}, body=body))
+    assert fault.reason == reason
+    assert fault.upstream.status == status
+
+
+def health(*replies):
+    told, conversation = iter(replies), DIALECT.health(ProbeTarget())
+    try:
+        next(conversation)
+        while True:
+            conversation.send(Reply(**{"status": 200, "headers": {}, **next(told)}))
+    except StopIteration as done:
+        return done.value
+
+
+MODELS = {"body": b'{"data":[{"id":"m"}]}'}
+
+
+@pytest.mark.parametrize(
+    ("replies", "ready", "said"),
+    [
+        ([MODELS, {"body": b""}], True, "ok"),
+        ([MODELS, {"status": 404, "body": b"Not Found"}], True, "no /health"),
+        ([MODELS, {"body": b'{"status":"healthy"}'}], True, "ok"),
+        ([MODELS, {"body": b'{"status":"unhealthy"}'}], False, "unhealthy"),
+        ([MODELS, {"status": 503, "body": b""}], False, "503"),
+        ([{"body": b'{"data":[]}'}], False, "no model"),
+        ([{"status": 401, "body": b'{"detail":"no"}'}], False, "credentials="),
+        ([{"body": b"<html>"}], False, "JSON"),
+    ],
+)
+def test_health(replies, ready, said):
+    found = health(*replies)
+    assert found.ready is ready
+    assert said in found.detail
+
+
+@pytest.mark.req("OC-ADAPT-5090", socket=True)
+@pytest.mark.parametrize("ending", ["finish", "cut"])
+def test_http_1_0_without_a_length_over_a_socket(ending):
+    """The connection's end ends the body, and proves nothing."""
+
+    def serve(client):
+        client.request()
+        told = [b": keepalive 0/4\n\n", A, *([STOP, DONE] if ending == "finish" else [])]
+        client.send(head("Content-type: text/event-stream").replace(b"HTTP/1.1", b"HTTP/1.0"), *told)
+        client.sock.close()
+
+    with Server(serve) as server, connect("openai-completions", server.url, retry=Retry(attempts=1)) as adapter:
+        got = list(adapter.stream(GenerateRequest(prompt="p")))
+    assert [e.text for e in got if isinstance(e, Token)] == ["a"]
+    assert getattr(got[-1], "reason", "END") == ("END" if ending == "finish" else "TRUNCATED")
+
+
+def test_the_page_has_the_rows():
+    page = rows_page.PATH.read_text(encoding="utf-8")
+    assert rows_page.text(page) == page, "run: python -m tests.engines.rows_page"
