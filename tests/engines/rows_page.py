@@ -11,7 +11,7 @@ __all__ = ["PATH", "text"]
 
 PATH = Path(__file__).parents[2] / "docs" / "engines" / "openai-completions.md"
 BEGIN, END = "<!-- rows:begin -->", "<!-- rows:end -->"
-COLUMNS = "| `connect(…)` | server | seen | the end | the body ends with | usage | comments | unknown fields | knobs beside OpenAI's |"
+COLUMNS = "| `connect(…)` | server | seen | the end | body ends with | usage | comments | unknown fields | more knobs |"
 
 
 def text(page: str) -> str:
