@@ -159,8 +159,9 @@ def test_what_dies_without_a_task_of_its_own_takes_no_other_with_it(loop, caplog
     class Handle:
         pass
 
-    handle, fine = Handle(), Waits(loop)
+    handle, another, fine = Handle(), Handle(), Waits(loop)
     living = loop.living(handle)
+    loop.lives_with(loop.living(another), fine)
     fine.start()
     del handle
     until(lambda: not loop._dead)
