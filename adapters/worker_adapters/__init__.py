@@ -56,6 +56,7 @@ from .api import (
     http_refusal,
     http_status,
 )
+from .api.about import VERSION as _VERSION
 
 if TYPE_CHECKING:
     from .determinism import DeterminismKey, determinism_key
@@ -63,6 +64,8 @@ if TYPE_CHECKING:
     from .registry import as_completed, connect, dump, engine_names, merge, validate
     from .serving import Recording, ReplayLog, event_stream, parse_events
     from .templates import ChatTemplate, TemplateError, TemplateLimits
+
+__version__: str = _VERSION
 
 __all__ = [
     "TLS",

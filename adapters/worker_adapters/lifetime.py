@@ -87,18 +87,22 @@ class Lifetime:
     def __init__(
         self, timeouts: Timeouts, deadline: float | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.timeouts = timeouts
-        self.clock = clock
-        self.phase = Phase.PREPARE
-        self.deadline = inf if deadline is None else deadline
+        self.timeouts: Timeouts = timeouts
+        self.clock: Callable[[], float] = clock
+        self.phase: Phase = Phase.PREPARE
+        self.deadline: float = inf if deadline is None else deadline
         self.causes: list[tuple[Cause, object]] = []
-        self.cancelled = False
+        self.cancelled: bool = False
         self.handed: list[Any] = []
-        self.fresh = self.parked = self.disowned = False
-        self.retimed = True
+        self.fresh: bool = False
+        self.parked: bool = False
+        self.disowned: bool = False
+        self.retimed: bool = True
         self.waker: Any = NOBODY
-        self.want_fd, self.want_events, self.want_until = -1, 0, inf
-        self.stop_at = inf
+        self.want_fd: int = -1
+        self.want_events: int = 0
+        self.want_until: float = inf
+        self.stop_at: float = inf
         self.sent_at: float | None = None
         self._budget = inf  # seconds that the timer gives the engine from one content to the next
         self._expiry = inf

@@ -60,8 +60,8 @@ class Task:
     __slots__ = ("__weakref__", "_heap_at", "_loop", "_mask", "_registered", "lifetime", "over")
 
     def __init__(self, lifetime: Lifetime, loop: Loop | None = None) -> None:
-        self.lifetime = lifetime
-        self.over = False
+        self.lifetime: Lifetime = lifetime
+        self.over: bool = False
         self._loop = LOOP if loop is None else loop
         self._registered = -1
         self._mask = 0

@@ -86,10 +86,11 @@ class Waker:
     def __init__(self) -> None:
         self._acquire: Any = None
         self._release: Any = None
-        self.polling = self.woken = False
+        self.polling: bool = False
+        self.woken: bool = False
         self._reads = self._writes = -1
         self._poll: Any = None
-        self.patience = MAIN_THREAD_SECONDS if threading.current_thread() is threading.main_thread() else inf
+        self.patience: float = MAIN_THREAD_SECONDS if threading.current_thread() is threading.main_thread() else inf
 
     def __del__(self) -> None:
         for descriptor in {self._reads, self._writes} - {-1}:
@@ -264,12 +265,12 @@ class _Epoll:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self.ready = self._epoll.poll
-        self.register = self._epoll.register
-        self.modify = self._epoll.modify
-        self.unregister = self._epoll.unregister
-        self.fileno = self._epoll.fileno
-        self.close = self._epoll.close
+        self.ready: Callable[..., list[tuple[int, int]]] = self._epoll.poll
+        self.register: Callable[[int, int], None] = self._epoll.register
+        self.modify: Callable[[int, int], None] = self._epoll.modify
+        self.unregister: Callable[[int], None] = self._epoll.unregister
+        self.fileno: Callable[[], int] = self._epoll.fileno
+        self.close: Callable[[], None] = self._epoll.close
 
 
 class _Polls:

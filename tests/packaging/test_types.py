@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +59,21 @@ def test_mistakes_are_seen_by_mypy_and_nothing_else(tmp_path: Path) -> None:
     )
     lines = {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line}
     assert lines == set(range(2, len(WRONG.splitlines()) + 1)), done.stdout + done.stderr
+
+
+@pytest.mark.timeout(300)
+def test_mistakes_are_seen_by_pyright_and_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("pyright", reason="runs by make verifytypes, which installs it")
+    (tmp_path / "user.py").write_text(WRONG + RIGHT)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # it asks the first python there
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--outputjson", "user.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE), "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = json.loads(done.stdout[done.stdout.index("{") :])["generalDiagnostics"]
+    lines = {said["range"]["start"]["line"] + 1 for said in told if said["severity"] == "error"}
+    assert lines == set(range(2, len(WRONG.splitlines()) + 1)), done.stdout

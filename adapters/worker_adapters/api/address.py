@@ -120,8 +120,8 @@ class Proxy:
             raise ValueError("it names no host")
         if base.path not in ("", "/") or base.query or base.fragment:
             raise ValueError("it has a path, a query or a fragment")
-        self.host = _host(base.hostname)
-        self.port = base.port or 80
+        self.host: str = _host(base.hostname)
+        self.port: int = base.port or 80
         self.authorization: str | None = None
         self.secrets: tuple[str, ...] = ()
         if base.username is not None or base.password is not None:

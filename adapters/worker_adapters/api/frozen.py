@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
 
 __all__ = ["DEEPEST", "PLAIN", "FrozenDict", "FrozenList", "frozen", "plain"]
 
@@ -22,6 +22,25 @@ def plain(value: Any) -> Any:
     return value
 
 
+_Kind = TypeVar("_Kind", bound=type)
+
+
+def _no(*_args: Any, **_kwargs: Any) -> NoReturn:
+    raise TypeError("the parts of a request are immutable: make another with attrs.evolve()")
+
+
+def _without(names: str) -> Callable[[_Kind], _Kind]:
+    """Take away what would change the object."""
+
+    def taken(kind: _Kind) -> _Kind:
+        for name in names.split():
+            setattr(kind, name, _no)
+        return kind
+
+    return taken
+
+
+@_without("__setitem__ __delitem__ __ior__ update setdefault pop popitem clear")
 class FrozenDict(dict[str, Any]):
     """A dict, for all who read it, that can't be changed."""
 
@@ -29,11 +48,6 @@ class FrozenDict(dict[str, Any]):
 
     def __hash__(self) -> int:  # type: ignore[override]  # a dict has none
         return hash(frozenset(self.items()))
-
-    def _no(self, *_args: Any, **_kwargs: Any) -> NoReturn:
-        raise TypeError("the parts of a request are immutable: make another with attrs.evolve()")
-
-    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _no
 
     def __reduce__(self) -> Any:
         return FrozenDict, (dict(self),)
@@ -45,6 +59,7 @@ class FrozenDict(dict[str, Any]):
         return self
 
 
+@_without("__setitem__ __delitem__ __iadd__ __imul__ append extend insert pop remove clear reverse sort")
 class FrozenList(list[Any]):
     """A list, for all who read it, that can't be changed."""
 
@@ -52,12 +67,6 @@ class FrozenList(list[Any]):
 
     def __hash__(self) -> int:  # type: ignore[override]  # a list has none
         return hash(tuple(self))
-
-    def _no(self, *_args: Any, **_kwargs: Any) -> NoReturn:
-        raise TypeError("the parts of a request are immutable: make another with attrs.evolve()")
-
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = append = extend = insert = pop = remove = _no
-    clear = reverse = sort = _no
 
     def __reduce__(self) -> Any:
         return FrozenList, (list(self),)

@@ -38,8 +38,8 @@ class Headers:
         if isinstance(given, Mapping):
             providers = [value for value in given.values() if callable(value)]
             _judge({name: "" if callable(value) else value for name, value in given.items()})
-        self.rotates = bool(providers)
-        self.quick = all(isinstance(one, FromEnv) for one in providers)
+        self.rotates: bool = bool(providers)
+        self.quick: bool = all(isinstance(one, FromEnv) for one in providers)
 
     def __call__(self) -> Mapping[str, str]:
         """The fields now. May block, and raise what a provider of the application's raises."""

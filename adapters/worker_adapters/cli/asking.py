@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Any
 
 import attrs
@@ -15,7 +17,7 @@ from .parsing import assignment, seconds
 
 __all__ = ["add", "request"]
 
-NUMBERS = {
+NUMBERS: Mapping[str, tuple[Callable[[str], Any], str | None]] = {
     "temperature": (float, "0 is greedy"),
     "top_p": (float, None),
     "top_k": (int, "0: all"),
@@ -34,7 +36,7 @@ TEXTS = {
     "correlation_id": "another",
     "task_id": "a name for the stream; must be unique",
 }
-ENUMS = {"determinism": DeterminismLevel, "on_degraded": OnDegraded, "priority": Priority}
+ENUMS: Mapping[str, type[StrEnum]] = {"determinism": DeterminismLevel, "on_degraded": OnDegraded, "priority": Priority}
 
 
 def add(parser: argparse.ArgumentParser, *, max_tokens: int) -> None:

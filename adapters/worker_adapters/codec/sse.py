@@ -162,7 +162,7 @@ class SSEDecoder:
         self._carry = bytearray()
         self._room: Any = None
         self._window: Any = b""
-        self.undispatched = False  # `payloads` has handed over a block that is no event; whoever looks resets it
+        self.undispatched: bool = False  # `payloads` has handed over a block that is no event; whoever looks resets it
         # The largest size that becomes the limit by doubling: growing by realloc in place needs no second buffer.
         most = max_event_size + _lib.SSE_MARGIN
         doublings = max(0, (most - 1) // _FIRST_ROOM).bit_length()

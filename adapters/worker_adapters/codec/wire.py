@@ -49,7 +49,7 @@ class Wire:
         framing = _lib.BODY_CHUNKED if chunked else _lib.BODY_TO_THE_END if length is None else _lib.BODY_SIZED
         self._to_the_end = framing == _lib.BODY_TO_THE_END
         self.struct: Any = _uninitialised("wire *")
-        self.address = int(_ffi.cast("uintptr_t", self.struct))
+        self.address: int = int(_ffi.cast("uintptr_t", self.struct))
         _lib.wire_init(self.struct, framing, length or 0)
 
     def own_buffer(self) -> int:

@@ -67,7 +67,7 @@ class EngineAdapter:
     def _set_up(self) -> None:
         """Everything that a forked child must not share with its parent."""
         config = self._config
-        self.places = Places(config.limits)
+        self.places: Places = Places(config.limits)
         self._transport = self._given_transport or (config.transport or OnDemand)(config)
         self._worker = worker = Worker(
             dialect=config.dialect,

@@ -12,7 +12,7 @@ an exception of a signal handler, at whatever point, loses neither a run nor its
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import Protocol
 
@@ -41,9 +41,9 @@ class Hand:
     __slots__ = ("events", "run", "upto")
 
     def __init__(self, run: list[Event], upto: int = 0) -> None:
-        self.run = run
-        self.upto = upto
-        self.events = iter(run)
+        self.run: list[Event] = run
+        self.upto: int = upto
+        self.events: Iterator[Event] = iter(run)
 
     @property
     def is_done(self) -> bool:
@@ -57,7 +57,7 @@ class Gate:
     __slots__ = ("open",)
 
     def __init__(self) -> None:
-        self.open = False
+        self.open: bool = False
 
 
 class Channel:
@@ -88,11 +88,11 @@ class Channel:
         self._hand: Hand | None = None
         self._waker: Waker | None = None
         self._waiter: Waiter | None = None  # whom to wake when there is a run
-        self.gate = Gate()
-        self.parked = False  # the producer waits for room
+        self.gate: Gate = Gate()
+        self.parked: bool = False  # the producer waits for room
         self.room: Callable[[], None] = _nobody_waits
         self.wake_soon: Callable[[Waker], None] = _at_once  # how the producer wakes who waits
-        self.collected = -1  # characters of text; negative: the stream is not collected
+        self.collected: int = -1  # characters of text; negative: the stream is not collected
 
     # --- the producer's -----------------------------------------------------------------------------------------------
 

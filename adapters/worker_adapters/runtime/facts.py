@@ -29,8 +29,12 @@ class Facts:
 
     def __init__(self, url: str, max_age: Callable[[], float], clock: Callable[[], float]) -> None:
         self.askers: WeakSet[Asker] = WeakSet()
-        self.plain = Cell(lambda: self._ask(scrape=False), max_age=max_age, retry_after=RETRY, key=url, clock=clock)
-        self.scraped = Cell(lambda: self._ask(scrape=True), max_age=max_age, retry_after=RETRY, key=url, clock=clock)
+        self.plain: Cell[WorkerFacts] = Cell(
+            lambda: self._ask(scrape=False), max_age=max_age, retry_after=RETRY, key=url, clock=clock
+        )
+        self.scraped: Cell[WorkerFacts] = Cell(
+            lambda: self._ask(scrape=True), max_age=max_age, retry_after=RETRY, key=url, clock=clock
+        )
 
     def left_by(self, asker: Asker) -> None:
         """It is closed. What is known goes with the last one: the next worker at this address may be another."""

@@ -41,7 +41,7 @@ class Places:
         # By task; stale entries are told from live ones by `held`, and go with their streams.
         self._by_task: WeakValueDictionary[str, Running] = WeakValueDictionary()
         self._waiting: deque[Waker] = deque()
-        self.closed = False
+        self.closed: bool = False
 
     def take(self, running: Running, *, block: bool) -> None:
         """Give a stream its place. Raises Fault: ADAPTER_CLOSED, VALIDATION (its task is in flight), LOCAL_LIMIT.

@@ -41,7 +41,7 @@ class Reports:
         self._queue: deque[Callable[[], None]] = deque()
         self._waker = Waker()
         self._idle = False
-        self.dropped = 0
+        self.dropped: int = 0
 
     @property
     def waiting(self) -> int:

@@ -39,8 +39,8 @@ class Feed:
     def __init__(self) -> None:
         self.batch: Sequence[Payload] = ()
         self.faults: list[Fault] = []  # raised within the decoder, after what was complete before
-        self.over = False  # there is nothing more to be read
-        self.strange = b""  # the first block that was no event
+        self.over: bool = False  # there is nothing more to be read
+        self.strange: bytes = b""  # the first block that was no event
 
     def broke(self, exc: Exception, exchange: Exchange) -> None:
         """Reading raised this: after what was complete before, it is raised within the decoder, as a Fault.

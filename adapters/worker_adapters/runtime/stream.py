@@ -51,7 +51,7 @@ class Direct:
         self._turn: dict[str, int] = {}
         self._hand: Hand | None = None
         self._waker: Waker | None = None
-        self.dropped = False  # there is no handle any more, so nobody can be inside of `take`
+        self.dropped: bool = False  # there is no handle any more, so nobody can be inside of `take`
         self.handle: Callable[[], object] = _somebody
 
     def held_by(self, handle: object) -> None:
@@ -243,7 +243,7 @@ class Submitted(Task):
         self._running = running
         self._runs = runs
         self._limit = max_collected
-        self.channel = Channel(running, size)
+        self.channel: Channel = Channel(running, size)
         self.channel.room = partial(LOOP.wake, self)
         self.channel.wake_soon = LOOP.wake_after_turn
         self._handle: ref[object] | None = None

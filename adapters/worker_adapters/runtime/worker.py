@@ -82,10 +82,10 @@ class Worker:
         self.limits = limits
         self.identity = identity
         self.recorder = recorder
-        self.redactor = Redactor()
+        self.redactor: Redactor = Redactor()
         self.mislabelled = False  # its streams are, and that has been logged
         self._url = url
-        self.carried = Carried(
+        self.carried: Carried = Carried(
             credentials,
             headers,
             url=url,

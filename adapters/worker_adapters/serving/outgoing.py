@@ -50,7 +50,7 @@ class Framer:
     def __init__(self, task_id: str | None = None, first: int = 0) -> None:
         self._label = ""
         self._head = b""  # of a Token's frame, up to its number
-        self.next_index = first
+        self.next_index: int = first
         if task_id is not None:
             self._begin(task_id)
 

@@ -27,7 +27,7 @@ class EventReader:
         self._chunks = iter(chunks)
         self._decoder = SSEDecoder(max_event_size)
         self._frames: deque[Frame] = deque()
-        self.last_event_id = ""
+        self.last_event_id: str = ""
 
     def __iter__(self) -> Self:
         return self

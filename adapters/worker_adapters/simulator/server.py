@@ -84,7 +84,7 @@ class Simulator:
                 f"rate must be above 0 (or None), slots and coalesce at least 1: {rate}, {slots}, {coalesce}"
             )
         build = build_of(engine) if isinstance(engine, str) else engine
-        self.model = model_of(engine) if model is None else model
+        self.model: str = model_of(engine) if model is None else model
         setup = Setup(
             model=self.model,
             slots=slots,

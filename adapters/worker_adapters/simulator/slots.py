@@ -83,9 +83,9 @@ class Slots:
     """
 
     def __init__(self, count: int, *, kv_tokens: int | None = None, load_time: float = 0.0) -> None:
-        self.slots = tuple(Slot(number=number) for number in range(count))
-        self.totals = Totals()
-        self.stopping = threading.Event()
+        self.slots: tuple[Slot, ...] = tuple(Slot(number=number) for number in range(count))
+        self.totals: Totals = Totals()
+        self.stopping: threading.Event = threading.Event()
         self._kv_tokens = kv_tokens
         self._ready_at = time.monotonic() + load_time
         lock = threading.RLock()

@@ -65,7 +65,7 @@ class Vocabulary:
 
     bos = 1
     eos = 2
-    end_of_generation = frozenset({2, 4})
+    end_of_generation: frozenset[int] = frozenset({2, 4})
 
     def __init__(self, pieces: Sequence[bytes], *, space_prefix: bool = False) -> None:
         self.space_prefix = space_prefix

@@ -125,7 +125,7 @@ def _paid(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment that chat templates are compiled and rendered in. Raises TemplateError for what goes too far."""
 
-    intercepted_binops = frozenset(OPERATORS)
+    intercepted_binops: frozenset[str] = frozenset(OPERATORS)
 
     def __init__(self, now: Callable[[str], str]) -> None:
         super().__init__(
@@ -140,7 +140,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             del self.filters[name]
         for name in RANDOM_GLOBALS:
             del self.globals[name]
-        self.filters = {name: _paid(name, filter_) for name, filter_ in self.filters.items()}
+        self.filters: dict[str, Callable[..., Any]] = {
+            name: _paid(name, filter_) for name, filter_ in self.filters.items()
+        }
         self.filters[TURNS] = lambda items: BUDGET.get().turns(items)
         self.filters[MADE] = lambda value: BUDGET.get().made(value)
         self.filters[CONCAT] = concat

@@ -152,7 +152,7 @@ class FaultProxy(Listening):
         self._asking = threading.Lock()  # guards requests and _faults
         self.requests: list[bytes] = []
         """Each POST, head and body, once it is whole."""
-        self.let_go = threading.Event()
+        self.let_go: threading.Event = threading.Event()
         """Set when the client of a faulty answer has left, or was told to."""
 
     @property

@@ -21,7 +21,7 @@ class Listening:
         self._threads: list[threading.Thread] = []
         self.sockets: list[socket.socket] = []
         """What is shut down at the end, so that whoever reads from it wakes up; a subclass adds its own."""
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url: str = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def serve(self, client: socket.socket) -> None:
         """Called on a thread for each connection, which it must close. An OSError ends it quietly."""

@@ -92,7 +92,7 @@ class Transcripts:
     """A folder of recorded responses. Reads lazily, and keeps what it read."""
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         self._read: dict[str, Recorded] = {}
 
     @cached_property

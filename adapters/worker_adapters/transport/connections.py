@@ -44,8 +44,8 @@ class Connection:
     def __init__(self, *, pool: Pool) -> None:
         self._pool = pool
         self.link: Link | None = None
-        self.exchanges = 0
-        self.idle_since = 0.0
+        self.exchanges: int = 0
+        self.idle_since: float = 0.0
 
     def connect(self, lifetime: Lifetime) -> Steps[Link]:
         """The link, which is made if there is none. Raises OSError, Interrupted."""
@@ -117,10 +117,11 @@ class Pool(HTTPConnectionPool):
     """urllib3's, of connections of ours. Watched by the loop as long as it keeps any."""
 
     ConnectionCls: Any = Connection
-    QueueCls = cast(Any, _Kept)
+    pool: Any
+    QueueCls: Any = cast(Any, _Kept)
     target: Target
     trust: Trust | None = None
-    keep_alive = 0.0
+    keep_alive: float = 0.0
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)

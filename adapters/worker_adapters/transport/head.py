@@ -75,7 +75,7 @@ class HeadReader:
 
     def __init__(self, method: str = "POST") -> None:
         """`method`: of the request. What answers HEAD, and what agrees to CONNECT, has no body whatever it says."""
-        self.begun = False
+        self.begun: bool = False
         self._method = method
         self._held: bytearray | None = None  # an unfinished head
         self._searched = 0  # of which so many bytes don't end it

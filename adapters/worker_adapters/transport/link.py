@@ -63,7 +63,7 @@ class PlainLink:
     holds = False
 
     def __init__(self, sock: Socket) -> None:
-        self.sock = sock
+        self.sock: Socket = sock
         self._process = os.getpid()
 
     def close(self) -> None:

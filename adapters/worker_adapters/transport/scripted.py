@@ -27,7 +27,7 @@ class Hang:
     """A step that sends nothing until the stream is interrupted, or `release` is called from another thread."""
 
     def __init__(self) -> None:
-        self.reached = threading.Event()
+        self.reached: threading.Event = threading.Event()
         self._released = False
         self._lifetime: Lifetime | None = None
 

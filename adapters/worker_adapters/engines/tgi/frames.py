@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -46,8 +46,8 @@ class FullEvent(msgspec.Struct, gc=False):
     top_tokens: Any = None
 
 
-decode_event = reader(Event)
-decode_full = reader(FullEvent)
+decode_event: Callable[[bytes], Event] = reader(Event)
+decode_full: Callable[[bytes], FullEvent] = reader(FullEvent)
 
 
 def logprob_of(token: FullToken, top: object) -> TokenLogprob:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -52,8 +52,8 @@ class Plain(msgspec.Struct, gc=False):
     error: None = None
 
 
-decode_plain = msgspec.json.Decoder(Plain).decode
-decode_chunk = reader(Chunk)
+decode_plain: Callable[[bytes], Plain] = msgspec.json.Decoder(Plain).decode
+decode_chunk: Callable[[bytes], Chunk] = reader(Chunk)
 
 
 def logprobs_of(given: object, ids: list[int] | None, text: str) -> Iterator[TokenLogprob]:

@@ -15,8 +15,8 @@ from ..source import Vocabulary
 
 __all__ = ["Asked", "Limits", "Release", "RuleError", "TypeMismatchError", "grammar_rule", "parse", "rules"]
 
-PLAIN = {"a string": str, "a boolean": bool}
-NUMBERS = {
+PLAIN: Mapping[str, type] = {"a string": str, "a boolean": bool}
+NUMBERS: Mapping[str, tuple[float, float]] = {
     "f32": (-inf, inf),
     "i32": (-(2**31), 2**31 - 1),
     "u32": (0, 2**32 - 1),

@@ -382,7 +382,7 @@ OUT_DIMS = {
     **{name: [1] for name in ("batch_index", "sequence_index", "num_output_tokens")},
 }
 INNER = "/v2/models/tensorrt_llm"
-STEPS = [
+STEPS: list[dict[str, Any]] = [
     {"model_name": "preprocessing", "input_map": {"QUERY": "text_input", "REQUEST_OUTPUT_LEN": "max_tokens"}},
     {
         "model_name": "tensorrt_llm",
