@@ -49,6 +49,10 @@ package: $(VENV)/.installed-test ## sdist, the wheel built from it, checked and 
 	@$(BIN)/python -m tests.packaging.dist check dist/*.whl
 	@$(BIN)/python -m tests.packaging.dist try dist/*.whl
 
+verifytypes: $(VENV)/.installed-test,verifytypes ## what pyright knows of the types that users see: 100 %; a user's program
+	@PATH="$(BIN):$$PATH" $(BIN)/python -m pyright --verifytypes worker_adapters --ignoreexternal
+	@$(BIN)/python -m pytest -q tests/packaging/test_types.py
+
 bench: $(VENV)/.installed-test,bench ## benchmarks beside their peers; tables and picture from what they say
 	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' -o pythonpath=benchmarks --benchmark-only --benchmark-json=.benchmarks.json --timeout 600
 	@$(BIN)/python benchmarks/report.py .benchmarks.json
