@@ -41,6 +41,7 @@ REQUIREMENTS = {
     "ADAPT-3300": Requirement(
         "how a worker is reached: headers, proxy, Unix sockets, names, paths, what rotates, wait_ready"
     ),
+    "ADAPT-3400": Requirement("pools: placement, failover, rests, going on elsewhere"),
     "ADAPT-3500": Requirement("batches: one row per key, through any crash; windows that adapt"),
     "ADAPT-3600": Requirement("events out: an orchestrator's own stream, and resuming it"),
     "ADAPT-3700": Requirement("verify: digests, determinism keys, and what a replica set really repeats"),

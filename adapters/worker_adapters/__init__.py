@@ -61,6 +61,7 @@ from .api.about import VERSION as _VERSION
 if TYPE_CHECKING:
     from .determinism import DeterminismKey, determinism_key
     from .digests import digest_file
+    from .pool import Pool
     from .registry import as_completed, connect, dump, engine_names, merge, validate
     from .serving import Recording, ReplayLog, event_stream, parse_events
     from .templates import ChatTemplate, TemplateError, TemplateLimits
@@ -98,6 +99,7 @@ __all__ = [
     "MetricsOptions",
     "OnDegraded",
     "Phase",
+    "Pool",
     "Priority",
     "Properties",
     "Reason",
@@ -136,6 +138,7 @@ __all__ = [
 _LAZY = {
     "ChatTemplate": "templates",
     "DeterminismKey": "determinism",
+    "Pool": "pool",
     "Recording": "serving",
     "ReplayLog": "serving",
     "TemplateError": "templates",

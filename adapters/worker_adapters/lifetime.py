@@ -20,11 +20,14 @@ from typing import Any
 from .api import Phase, Timeouts
 from .waiting import BLOCKED, NOBODY, Steps, Waker, current_waker
 
-__all__ = ["Cause", "Interrupted", "Lifetime", "driven"]
+__all__ = ["ENDS_ATTEMPT", "Cause", "Interrupted", "Lifetime", "driven"]
 
 
 class Cause(StrEnum):
-    """Why a lifetime was tripped. CONNECT_TIMEOUT ends only an attempt, OVER only a wait: they trip nothing."""
+    """Why a lifetime was tripped. CONNECT_TIMEOUT ends only an attempt, OVER only a wait: they trip nothing.
+
+    Nor do FIRST_TOKEN_TIMEOUT and IDLE_TIMEOUT where another worker may do better (`ENDS_ATTEMPT`).
+    """
 
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
@@ -34,7 +37,8 @@ class Cause(StrEnum):
     OVER = "over"
 
 
-_TRIP_NOTHING = frozenset({Cause.CONNECT_TIMEOUT, Cause.OVER})
+_TRIPS_NOTHING = frozenset({Cause.CONNECT_TIMEOUT, Cause.OVER})
+ENDS_ATTEMPT = _TRIPS_NOTHING | {Cause.FIRST_TOKEN_TIMEOUT, Cause.IDLE_TIMEOUT}
 
 
 class Interrupted(Exception):  # noqa: N818  -- control flow inside the runtime, never seen by a caller
@@ -54,6 +58,7 @@ class Lifetime:
     which a cancel takes back. `fresh`: content came, and the timer starts over when the engine is next waited for: what
     the consumer takes is not charged. `parked`: the consumer is waited for, and only the deadline counts. `retimed`: a
     timer of another length, perhaps an earlier one, runs. `disowned`: in a forked child, of a stream of the parent's.
+    `trips_nothing`: timers that end an attempt, and not the stream.
     `waker`: who drives. `want_*`: what the driver is to wait for, set before each BLOCKED. `stop_at`: when the driver
     wants to be back, whatever comes. `sent_at`: when the attempt's request began to be sent; None: not yet.
     """
@@ -78,6 +83,7 @@ class Lifetime:
         "sent_at",
         "stop_at",
         "timeouts",
+        "trips_nothing",
         "waker",
         "want_events",
         "want_fd",
@@ -89,6 +95,7 @@ class Lifetime:
     ) -> None:
         self.timeouts: Timeouts = timeouts
         self.clock: Callable[[], float] = clock
+        self.trips_nothing: frozenset[Cause] = _TRIPS_NOTHING
         self.phase: Phase = Phase.PREPARE
         self.deadline: float = inf if deadline is None else deadline
         self.causes: list[tuple[Cause, object]] = []
@@ -148,7 +155,7 @@ class Lifetime:
         if now >= self.deadline:
             self.trip(Cause.DEADLINE)
         elif now >= self._expiry:
-            if self._expires_as in _TRIP_NOTHING:
+            if self._expires_as in self.trips_nothing:
                 raise Interrupted(self._expires_as)
             self.trip(self._expires_as)
         if self.causes:

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 RECORD = Path(__file__).parent / "surface.txt"
-PUBLIC = ("worker_adapters", "worker_adapters.dialect", "worker_adapters.simulator", "worker_adapters.testing")
+PUBLIC = (
+    "worker_adapters",
+    "worker_adapters.dialect",
+    "worker_adapters.pool",
+    "worker_adapters.simulator",
+    "worker_adapters.testing",
+)
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 

@@ -77,6 +77,9 @@ TAXONOMY = {
     (Reason.PROTOCOL, AFTER): (ErrorCode.INTERNAL, Reason.PROTOCOL, False),
     (Reason.EVENT_TOO_LARGE, BEFORE): (ErrorCode.INTERNAL, Reason.EVENT_TOO_LARGE, False),
     (Reason.EVENT_TOO_LARGE, AFTER): (ErrorCode.INTERNAL, Reason.EVENT_TOO_LARGE, False),
+    # a pool has no worker left
+    (Reason.NO_WORKER, BEFORE): (ErrorCode.REPLICA_EXHAUSTED, Reason.NO_WORKER, True),
+    (Reason.NO_WORKER, AFTER): (ErrorCode.REPLICA_EXHAUSTED, Reason.NO_WORKER, True),
     # closed; our own bug
     (Reason.ADAPTER_CLOSED, BEFORE): (ErrorCode.INTERNAL, Reason.ADAPTER_CLOSED, False),
     (Reason.ADAPTER_CLOSED, AFTER): (ErrorCode.INTERNAL, Reason.ADAPTER_CLOSED, False),
@@ -168,7 +171,6 @@ def test_the_table_has_every_reason():
 def test_an_adapter_never_raises_what_is_the_orchestrator_s(reason, started):
     orchestrator = {
         ErrorCode.QUEUE_FULL_DROP_LRU,
-        ErrorCode.REPLICA_EXHAUSTED,
         ErrorCode.MODEL_DEPRECATED,
         ErrorCode.UNTRUSTED_ARTIFACT,
     }

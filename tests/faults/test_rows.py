@@ -14,9 +14,10 @@ from worker_adapters import (
     Reason,
     Retry,
 )
+from worker_adapters.pool import Pool
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.testing import After, Ending, FaultProxy
-from worker_adapters.testing.server import ReplayServer
+from worker_adapters.testing.server import ReplayServer, nobody_there
 
 from . import matrix
 from .cases import CASES, END, LEFT
@@ -84,10 +85,16 @@ def too_old(_subject):
         return last_of(triton, worker.url)
 
 
+def nobody_left(subject):
+    with nobody_there() as url, Pool([adapter_of(subject, url, retry=Retry(attempts=1))]) as pool:
+        return list(pool.stream(GenerateRequest(**REQUEST)))[-1]
+
+
 MADE = {  # what needs no wire at all, or a worker of its own
     ("ADMISSION_REJECT", "LOCAL_LIMIT"): local_limit,
     ("INTERNAL", "ADAPTER_CLOSED"): closed,
     ("INTERNAL", "BUG"): our_bug,
+    ("REPLICA_EXHAUSTED", "NO_WORKER"): nobody_left,
     ("POOL_UNREADY", "UNSUPPORTED_VERSION"): too_old,
 }
 

@@ -36,7 +36,7 @@ __all__ = [
 
 
 class ErrorCode(StrEnum):
-    """The closed taxonomy. The last four are raised by orchestrators only."""
+    """The closed taxonomy. Of the last four, three are raised by orchestrators only, REPLICA_EXHAUSTED by pools, too."""
 
     POOL_UNAVAILABLE = "POOL_UNAVAILABLE"
     POOL_UNREADY = "POOL_UNREADY"
@@ -79,6 +79,7 @@ class Reason(StrEnum):
     PROTOCOL = "PROTOCOL"
     EVENT_TOO_LARGE = "EVENT_TOO_LARGE"
     ADAPTER_CLOSED = "ADAPTER_CLOSED"
+    NO_WORKER = "NO_WORKER"
     BUG = "BUG"
     # An orchestrator's own: its queue is full; a quota is used up; what it is asked for is withdrawn, not trusted, not
     # there, or not there any more (events beyond a replay log).
@@ -118,6 +119,7 @@ _CODES = {
     Reason.CONTEXT_TOO_LONG: ErrorCode.INVALID_PARAMS,
     Reason.IDLE_TIMEOUT: ErrorCode.DECODE_TIMEOUT,
     Reason.DEADLINE: ErrorCode.DEADLINE_UNMET,
+    Reason.NO_WORKER: ErrorCode.REPLICA_EXHAUSTED,
 }
 
 # Before Started these two are plain engine failures; after it, every failure that only makes sense before the first

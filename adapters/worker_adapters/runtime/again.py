@@ -10,10 +10,10 @@ from .carried import UNAUTHORIZED
 from .running import Running
 from .worker import Worker
 
-__all__ = ["has_fresh_credentials", "wait_before_next"]
+__all__ = ["REFUSED_BY_PROXIES", "has_fresh_credentials", "is_worth_retrying", "wait_before_next"]
 
 _RETRIED = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.LOADING, Reason.OVERLOADED})
-_RETRIED_STATUS = frozenset({502, 503, 504})
+REFUSED_BY_PROXIES = frozenset({502, 503, 504})
 
 
 def wait_before_next(failed: Fault, worker: Worker, running: Running) -> float | None:
@@ -22,7 +22,7 @@ def wait_before_next(failed: Fault, worker: Worker, running: Running) -> float |
     if (
         running.started is not None
         or running.attempts >= retry.attempts
-        or not _is_worth_retrying(failed, running, retry.statuses)
+        or not is_worth_retrying(failed, running, retry.statuses)
     ):
         return None
     wait = retry.delay(running.attempts)
@@ -51,7 +51,8 @@ def has_fresh_credentials(failed: Fault, worker: Worker, running: Running) -> St
         return False
 
 
-def _is_worth_retrying(failed: Fault, running: Running, statuses: frozenset[int]) -> bool:
+def is_worth_retrying(failed: Fault, running: Running, statuses: frozenset[int]) -> bool:
+    """Whether the same worker may do better the next time."""
     if failed.upstream is not None and failed.upstream.status in statuses:
         return True
     if failed.reason is Reason.DISCONNECTED:
@@ -61,5 +62,5 @@ def _is_worth_retrying(failed: Fault, running: Running, statuses: frozenset[int]
             Phase.QUEUE,
         )  # not a byte of a response had come
     if failed.reason is Reason.ENGINE_ERROR:
-        return failed.upstream is not None and failed.upstream.status in _RETRIED_STATUS
+        return failed.upstream is not None and failed.upstream.status in REFUSED_BY_PROXIES
     return failed.reason in _RETRIED

@@ -13,19 +13,21 @@ from .running import Running
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .adapter import EngineAdapter
+    from .streams import Streams
 
 __all__ = ["describe"]
 
 
-def describe(adapters: Iterable[EngineAdapter]) -> str:
+def describe(adapters: Iterable[Streams]) -> str:
     """A page of text for people: a line per adapter and stream. Takes no lock, reads what it finds."""
     now = time.monotonic()
     lines = []
     for adapter in adapters:
         places = adapter.places
         lines.append(f"{adapter!r}: {len(places.held)} in flight, {len(places.driven)} driven by the loop")
-        lines += [f"  {_line(running, now)}" for running in list(places.held)]
+        lines += [f"  {line}" for line in adapter.told()]
+        # A stream of a pool is told of there, though it has a place of its worker's as well.
+        lines += [f"  {_line(running, now)}" for running in list(places.held) if running.places is places]
     tasks, watched = LOOP.counts()
     lines.append(f"loop: {tasks} tasks, {watched} watched, longest turn of late {LOOP.lag * 1000:.1f} ms")
     lines.append(f"helpers: {HELPERS.in_use} at work, {HELPERS.abandoned} of them abandoned")

@@ -15,7 +15,7 @@ from functools import partial
 from math import inf
 from typing import cast
 
-from ..api import End, Error, ErrorCode, Event, Metrics, Properties, Reason, Started, Token
+from ..api import End, Error, Event, Metrics, Properties, Reason, Started, Token
 from ..codec import SSEDecoder
 from ..dialect import Fault, Finished, Item, Opened, Rest, Run, WireRequest
 from ..helpers import HELPERS
@@ -27,19 +27,19 @@ from .again import has_fresh_credentials, wait_before_next
 from .bounds import MODEL, count, figures, name
 from .concluding import broken_off, concluded, require_proof, taken, unfinished
 from .envelope import fault_of_cause
+from .failing import bug_of, error_of
 from .grade import Grade
 from .leaving import leaving, left
 from .recorder import Attempt
 from .redact import secrets_of
 from .reply import refused, require_event_stream, said
 from .report import progress, retried
-from .reports import REPORTS, described
 from .running import Running
 from .runs import Driven, Feed, Runs
 from .validate import validate
 from .worker import Worker
 
-__all__ = ["bug_of", "error_of", "layered"]
+__all__ = ["layered"]
 
 _log = logging.getLogger("worker_adapters")
 
@@ -49,8 +49,7 @@ LARGEST_EVENT = 1024 * MIB  # the codec's own bound
 
 def layered(running: Running) -> Driven:
     """The events of a stream in runs, the last of which ends with the terminal event. Never raises for the engine's sake."""
-    worker = running.worker
-    return cast(Driven, ending(running, retrying(worker, running)))
+    return cast(Driven, ending(running, retrying(running)))
 
 
 # --- attempt: one request, and what its response says: Started (Token | Metrics)* End ---------------------------------
@@ -291,22 +290,23 @@ def _with_figures(running: Running, finished: Finished, end: End) -> list[Event]
 # --- retrying: only before Started ------------------------------------------------------------------------------------
 
 
-def retrying(worker: Worker, running: Running) -> Runs:
-    """Attempts, until one has started or what went wrong would go wrong again."""
+def retrying(running: Running) -> Runs:
+    """Attempts, until one has started or what went wrong would go wrong again; each at the worker that it is placed at."""
     lifetime = running.lifetime
     lifetime.check()
-    if (yield from _resolved(worker, running)):
-        validate(running.request, worker.dialect)
-    grade = yield from Grade.of(worker, running.request, lifetime)
-    lifetime.check()
-    worker.begin_version_probe()
+    if running.placement is not None:
+        yield from running.placement.settled(running)
+    worker: Worker | None = None
     while True:
+        if worker is not running.worker:
+            grade = yield from _agreed(running)
+            worker = running.worker
         running.attempts += 1
         try:
             one = attempt(worker, running, grade)
             yield from one if worker.dialect.abort is None else leaving(worker, running, one)
         except Interrupted as exc:
-            if exc.cause is not Cause.CONNECT_TIMEOUT:
+            if exc.cause not in lifetime.trips_nothing:
                 raise
             failed = fault_of_cause(exc.cause, lifetime, running.request.deadline)
             failed.__cause__ = exc
@@ -314,23 +314,41 @@ def retrying(worker: Worker, running: Running) -> Runs:
             failed = fault
         else:
             return
-        yield from _try_again(failed, worker, running)
+        yield from _try_again(failed, running)
 
 
-def _resolved(worker: Worker, running: Running) -> Steps[bool]:
-    """Find out what the worker speaks, where that takes asking: each failure is an attempt of the stream's."""
-    failed_at = -inf
+def _agreed(running: Running) -> Steps[Grade]:
+    """What the worker grants, once it is known what it speaks: where that takes asking, each failure is an attempt."""
+    lifetime, failed_at = running.lifetime, -inf
     while True:
+        worker = running.worker
         try:
-            return (yield from worker.resolve_steps(running.lifetime, failed_at))
+            asked = yield from worker.resolve_steps(lifetime, failed_at)
         except Fault as fault:
-            failed, failed_at = fault, running.lifetime.clock()
+            failed, failed_at = fault, lifetime.clock()
+        else:
+            if asked:
+                validate(running.request, worker.dialect)
+            try:
+                grade = yield from Grade.of(worker, running.request, lifetime)
+                break
+            except Fault as fault:
+                if running.placement is None or fault.reason is Reason.VALIDATION:
+                    raise
+                failed = fault
         running.attempts += 1
-        yield from _try_again(failed, worker, running)
+        yield from _try_again(failed, running)
+    lifetime.check()
+    worker.begin_version_probe()
+    return grade
 
 
-def _try_again(failed: Fault, worker: Worker, running: Running) -> Steps[None]:
+def _try_again(failed: Fault, running: Running) -> Steps[None]:
     """Wait for the next attempt. Raises the failure where it is the answer, and Interrupted."""
+    worker = running.worker
+    if running.placement is not None:
+        yield from running.placement.again(failed, running)
+        return
     wait = wait_before_next(failed, worker, running)
     if wait is None:
         if not (yield from has_fresh_credentials(failed, worker, running)):
@@ -364,21 +382,3 @@ def ending(running: Running, runs: Runs) -> Runs:
     else:
         return
     yield [terminal]
-
-
-def bug_of(running: Running, exc: BaseException) -> Fault:
-    """What nobody expected, logged for an operator."""
-    bug = described(exc)
-    REPORTS.add(_log.error, "a stream met a bug of its adapter: %s", bug, extra={"task_id": running.request.task_id})
-    return Fault(Reason.BUG, f"a bug of the adapter: {bug}")
-
-
-def error_of(running: Running, fault: Fault) -> Error:
-    """The terminal event of a stream that failed."""
-    worker = running.worker
-    error = worker.error(
-        fault, phase=running.lifetime.phase, attempts=running.attempts, started=running.started is not None
-    )
-    if error.code is ErrorCode.WORKER_RESET or error.reason in (Reason.CONNECT, Reason.CONNECT_TIMEOUT):
-        worker.forget_version()  # it may come back as another
-    return error

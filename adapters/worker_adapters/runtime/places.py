@@ -34,6 +34,10 @@ class Places:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self.most = limits.max_in_flight
+        """Streams that it has room for. A pool may want fewer there than the adapter would take."""
+        self.watchers: list[Callable[[], None]] = []
+        """Whose workers these are: called when there is room. Foreign threads, signal handlers."""
         self._lock = threading.RLock()
         self.held: dict[Running, None] = {}
         self.driven: dict[object, None] = {}
@@ -70,7 +74,7 @@ class Places:
             self._next()
 
     def _full(self, why: str) -> Fault:
-        limit = self._limits.max_in_flight
+        limit = self.most
         return Fault(Reason.LOCAL_LIMIT, f"{limit} streams are in flight (Limits.max_in_flight): {why}")
 
     def _taken(self, running: Running) -> bool:
@@ -78,13 +82,25 @@ class Places:
         with self._lock:
             if self._by_task.get(task_id) in self.held:
                 raise Fault(Reason.VALIDATION, f"task_id {task_id!r} is already in flight on this adapter")
-            if len(self.held) >= self._limits.max_in_flight and not self.closed:
+            if len(self.held) >= self.most and not self.closed:
                 return False
             self._by_task[task_id] = running
             self.held[running] = None
         if self.closed:  # looked at last: a signal handler may have done it meanwhile
             self.free(running)
             raise Fault(Reason.ADAPTER_CLOSED, "the adapter is closed")
+        return True
+
+    def seat(self, running: Running) -> bool:
+        """Give a place to a stream of a pool, if there is one, and nobody has its task in flight here."""
+        with self._lock:
+            if len(self.held) >= self.most or self._by_task.get(running.request.task_id) in self.held:
+                return False
+            self._by_task[running.request.task_id] = running
+            self.held[running] = None
+        if self.closed:
+            self.held.pop(running, None)
+            return False
         return True
 
     def free(self, running: Running) -> None:
@@ -94,9 +110,11 @@ class Places:
 
     def _next(self) -> None:
         """Have those that wait look again, if it is of use: the first, who passes it on."""
-        if self.closed or (len(self.held) < self._limits.max_in_flight and self._waiting):
+        if self.closed or (len(self.held) < self.most and self._waiting):
             for waker in list(self._waiting)[: None if self.closed else 1]:
                 waker.wake()
+        for watcher in self.watchers:
+            watcher()
 
     def find(self, task_id: str) -> Running | None:
         """The last stream of that task, if anybody still has it."""

@@ -19,6 +19,7 @@ from ..lifetime import Cause, Lifetime
 from ..transport import Exchange
 from ..waiting import Waker
 from .bounds import count
+from .placement import Placement
 from .places import Places
 from .recorder import Attempt
 from .report import Counted, ended
@@ -32,8 +33,9 @@ __all__ = ["Running"]
 class Running:
     """Written by the stream's driver, but for `delivered`, `moves` and `reader`, which are the consumer's.
 
-    `request` is resolved: it has a seed, and the adapter's model if it named none. Times are points on the lifetime's clock.
-    `waits_for_consumer`: since its hand-over is full, or since it is not being driven. `moves`: how often the consumer came.
+    `request` is resolved: it has a seed, and the adapter's model if it named none. `worker`: who serves it, or did last.
+    Times are points on the lifetime's clock. `waits_for_consumer`: since its hand-over is full, or since it is not being
+    driven. `moves`: how often the consumer came.
     """
 
     request: GenerateRequest
@@ -42,6 +44,7 @@ class Running:
     worker: Worker
     places: Places
     way: str = "stream"
+    placement: Placement | None = None  # who finds it a worker, where there is a choice
     carried: Mapping[str, str] | None = attrs.field(default=None, repr=False)  # the headers of the attempt
     renewed: bool = False  # the one retry with fresh ones was made
     wire: WireRequest | None = None  # of the first attempt, where it was made by whoever submitted

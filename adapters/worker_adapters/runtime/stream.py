@@ -21,7 +21,7 @@ from ..loop import LOOP, Task
 from ..waiting import BLOCKED, Waker, current_waker
 from .channel import Channel, Hand, size_of
 from .envelope import fault_of_cause
-from .layers import bug_of, error_of
+from .failing import bug_of, error_of
 from .recorder import EndedBy
 from .reports import REPORTS
 from .running import Running

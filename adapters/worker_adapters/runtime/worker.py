@@ -116,6 +116,11 @@ class Worker:
         return self._resolved.last or self._dialect
 
     @property
+    def speaks_at_once(self) -> bool:
+        """Whether what it speaks is known without asking it."""
+        return self._dialect.resolve is None
+
+    @property
     def known(self) -> Properties:
         """Version and model as far as they are known by now."""
         return self._version.last or self._unasked

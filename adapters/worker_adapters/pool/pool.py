@@ -1,0 +1,328 @@
+"""The pool: an Adapter (see api.adapter) whose streams are its workers'."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import attrs
+
+from ..api import (
+    Adapter,
+    DeterminismLevel,
+    Features,
+    GenerateRequest,
+    Health,
+    Limits,
+    Properties,
+    Reason,
+    Retry,
+    Timeouts,
+    WorkerError,
+)
+from ..api.errors import invalid
+from ..dialect import Dialect, Fault
+from ..lifetime import ENDS_ATTEMPT, Cause
+from ..loop import LOOP
+from ..runtime import AdapterConfig, EngineAdapter
+from ..runtime.adapter import recorder_of
+from ..runtime.origin import OnDemand
+from ..runtime.readiness import FIRST_PAUSE, LONGEST_PAUSE
+from ..runtime.recorder import EndedBy
+from ..runtime.reports import REPORTS
+from ..runtime.running import Running
+from ..runtime.streams import OPEN, Streams
+from ..runtime.validate import validate
+from ..runtime.worker import Worker
+from .asking import all_asked
+from .members import Member, WorkerState
+from .roster import Roster
+from .together import common, features_of, healths, properties_of
+from .trip import PoolPlaces, Trip
+
+__all__ = ["Pool"]
+
+CLOSE_SECONDS = 2.0
+T = TypeVar("T")
+
+
+class Pool(Streams):
+    """Many workers as one Adapter. The adapters are the pool's from then on: closing it closes them.
+
+    A stream goes to the worker with the most room (its streams in flight over its window, which is the adapter's
+    `max_in_flight` until `set_window`). One that fails before `Started` goes on at a worker that it has not tried, within
+    one budget of attempts (`retry`) and one deadline; where none is left it ends as REPLICA_EXHAUSTED. A worker that fails
+    is left alone with growing pauses, and asked for its health before it is given streams again.
+
+    All workers speak one dialect; `mixed=True` allows several: what can be asked is then what all of them can express, and
+    `strict` is refused. `limits.max_in_flight` bounds the pool as a whole, where limits are given; `retry`, `limits`,
+    `timeouts` and `pool_id` default to the first adapter's. Picklable as adapters are.
+    """
+
+    follows = 1
+
+    def __init__(
+        self,
+        adapters: Iterable[Adapter],
+        *,
+        mixed: bool = False,
+        pool_id: str | None = None,
+        retry: Retry | None = None,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        given = [_ours(adapter) for adapter in adapters]
+        if not given:
+            raise invalid("a pool needs one worker at least: Pool([connect(…), …])")
+        self._given: Mapping[str, Any] = {
+            "mixed": mixed,
+            "pool_id": pool_id,
+            "retry": retry,
+            "limits": limits,
+            "timeouts": timeouts,
+        }
+        first = given[0].config
+        self._mixed = mixed
+        self._pool_id = first.pool_id if pool_id is None else pool_id
+        self._limits, self._timeouts = limits or first.limits, timeouts or first.timeouts
+        self._roster = Roster(retry or first.retry)
+        for adapter in given:
+            self.add(adapter)
+        self._worker = _nobody(attrs.evolve(first, dialect=self._dialect, pool_id=self._pool_id, replica_id=None))
+        self.places = self._new_places()
+        OPEN.add(self)
+
+    def _new_places(self) -> PoolPlaces:
+        limits: Limits | None = self._given["limits"]
+        return PoolPlaces(self._roster, sys.maxsize if limits is None else limits.max_in_flight)
+
+    def __repr__(self) -> str:
+        return f"<Pool {self._pool_id} of {len(self._roster.members)} workers, {self._dialect.name}>"
+
+    def __reduce__(self) -> tuple[Callable[..., Pool], tuple[Any, ...]]:
+        adapters = [member.adapter for member in self._roster.members if not member.leaving]
+        return _remade, (type(self), adapters, dict(self._given))
+
+    # --- its workers --------------------------------------------------------------------------------------------------
+
+    @property
+    def workers(self) -> tuple[WorkerState, ...]:
+        """How each of its workers does, just now. No I/O."""
+        now = self._roster.clock()
+        return tuple(member.state(now) for member in self._roster.members)
+
+    def add(self, adapter: Adapter) -> None:
+        """One more worker, from now on. Raises InvalidRequestError for one of another dialect, or that is here already."""
+        ours = _ours(adapter)
+        for member in self._roster.members:
+            if member.adapter is ours:
+                raise invalid(f"{member.name} is in the pool already", pool_id=self._pool_id)
+            if not self._mixed and member.dialect != ours.config.dialect:
+                names = f"{member.dialect.name} and {ours.config.dialect.name}"
+                raise invalid(f"the workers of a pool speak one dialect, not {names}: Pool(…, mixed=True)")
+        self._roster.add(ours)
+        self._dialect = self._spoken()
+        models = {member.adapter.config.model for member in self._roster.members}
+        self._model = models.pop() if len(models) == 1 else None  # else each worker's own
+
+    def drain(self, timeout: float | None = None, *, worker: Adapter | str | None = None) -> bool:
+        """See Adapter. `worker` (an adapter, or its replica_id): only that one, which gets no more streams, and is closed
+        and leaves the pool once it has none.
+        """
+        if worker is None:
+            return super().drain(timeout)
+        member = self._member(worker)
+        member.leaving = True
+        give_up = math.inf if timeout is None else time.monotonic() + timeout
+        if not member.places.wait_until_empty(give_up):
+            return False
+        self._roster.remove(member)
+        member.adapter.close()
+        return True
+
+    def set_window(self, worker: Adapter | str, streams: int) -> None:
+        """From now on that many streams at most are given to a worker, by its adapter or `replica_id`."""
+        if type(streams) is not int or streams < 1:
+            raise invalid(f"a window must be a number of streams, at least 1, got {streams!r}", pool_id=self._pool_id)
+        self._member(worker).places.most = streams
+        self._roster.room_again()
+
+    def _member(self, worker: Adapter | str) -> Member:
+        for member in self._roster.members:
+            if member.adapter is worker or (isinstance(worker, str) and member.adapter.config.replica_id == worker):
+                return member
+        raise invalid("that worker is not in the pool", pool_id=self._pool_id)
+
+    def _spoken(self) -> Dialect:
+        """What stands for all of them: the one dialect, or its name is all of theirs, and its features what they share."""
+        members = self._roster.members
+        dialects = [member.dialect for member in members]
+        first = dialects[0]
+        if all(one == first for one in dialects):
+            return first
+        names = dict.fromkeys(one.name for one in dialects)
+        return attrs.evolve(first, name="+".join(names), features=features_of(dialects))
+
+    @property
+    def features(self) -> Features:
+        """What can be asked of all its workers; no I/O."""
+        return self._dialect.features
+
+    # --- streams ------------------------------------------------------------------------------------------------------
+
+    def _running(self, request: GenerateRequest, timeouts: Timeouts | None, way: str) -> Running:
+        running = super()._running(request, timeouts, way)
+        running.placement = Trip(self._roster, names_model=request.model is not None)
+        running.lifetime.trips_nothing = ENDS_ATTEMPT
+        return running
+
+    def _judge(self, request: GenerateRequest) -> None:
+        judged: list[Dialect] = []
+        for member in self._roster.members:
+            if member.dialect not in judged:
+                judged.append(member.dialect)
+                validate(request, member.dialect)
+        if not judged:
+            validate(request, self._dialect)
+        if len(judged) > 1 and request.determinism is DeterminismLevel.STRICT:
+            raise Fault(Reason.UNSUPPORTED, f"strict is nothing that different engines share ({self._dialect.name})")
+
+    # --- probes -------------------------------------------------------------------------------------------------------
+
+    def health(self, *, deep: bool = False) -> Health:
+        """Ask all workers at once: it is ready as soon as one is. Otherwise see Adapter."""
+        self._require_open()
+        return healths(self._named(all_asked(self._asked(), lambda adapter: adapter.health(deep=deep))))
+
+    def wait_ready(self, timeout: float | None = None, *, deep: bool = False) -> Health:
+        """Block until one worker is ready. Otherwise see Adapter."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        pause = FIRST_PAUSE
+        while True:
+            found = self.health(deep=deep)
+            if found.ready:
+                return found
+            left = until - time.monotonic()
+            fault = Fault(Reason.LOADING, f"no worker is ready within {timeout} s: {found.detail}")
+            try:
+                if left <= 0:
+                    raise fault
+                self._worker.rest(min(pause, left))
+            except Fault as failed:
+                raise self._worker.refusal_of_probe(failed) from None
+            pause = min(pause * 1.5, LONGEST_PAUSE)
+
+    def properties(self, *, scrape: bool = False) -> Properties:
+        """Ask all workers at once. Slots and queues are added up, what they do not share is None, and `details` has each
+        worker's share under its `replica_id`. Raises WorkerError where none answers.
+        """
+        self._require_open()
+        answers = all_asked(self._asked(), lambda adapter: adapter.properties(scrape=scrape))
+        return properties_of(self._dialect.name, self._named(answers))
+
+    def engine_version(self) -> str | None:
+        """The version that all workers which tell one share; None if they differ, or none tells."""
+        self._require_open()
+        answers = all_asked(self._asked(), lambda adapter: adapter.engine_version())
+        return common(answer for answer in answers.values() if isinstance(answer, str))
+
+    def tokenize(self, text: str, *, add_special: bool = False) -> tuple[int, ...]:
+        """See Adapter. Asks one worker, and another if that fails."""
+        return self._ask_one(lambda adapter: adapter.tokenize(text, add_special=add_special))
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """See `tokenize`."""
+        return self._ask_one(lambda adapter: adapter.detokenize(token_ids))
+
+    def apply_template(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """See `tokenize`."""
+        return self._ask_one(lambda adapter: adapter.apply_template(messages))
+
+    def _ask_one(self, ask: Callable[[EngineAdapter], T]) -> T:
+        self._require_open()
+        raised: WorkerError | None = None
+        for member in sorted(self._roster.members, key=lambda member: (not member.is_open, len(member.places.held))):
+            try:
+                return ask(member.adapter)
+            except WorkerError as exc:
+                if not exc.retriable:
+                    raise
+                raised = exc
+        raise raised or self._worker.refusal_of_probe(Fault(Reason.NO_WORKER, "there is no worker in the pool"))
+
+    def _asked(self) -> list[EngineAdapter]:
+        return [member.adapter for member in self._roster.members]
+
+    def _named(self, answers: Mapping[EngineAdapter, T]) -> list[tuple[str, T]]:
+        return [(member.name, answers[member.adapter]) for member in self._roster.members if member.adapter in answers]
+
+    def _require_open(self) -> None:
+        if self.places.closed:
+            raise self._worker.refusal(Fault(Reason.ADAPTER_CLOSED, "the pool is closed"))
+
+    # --- end ----------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """See Adapter. Its workers' adapters are closed, too."""
+        self._close(CLOSE_SECONDS)
+
+    def _close(self, seconds: float) -> None:
+        give_up = time.monotonic() + seconds
+        for running in self.places.close():
+            running.lifetime.trip(Cause.CANCELLED, EndedBy.ADAPTER)
+        self._roster.close()
+        if not LOOP.is_current():
+            me = threading.get_ident()
+            self.places.wait_until_empty(give_up, but=lambda running: running.driver == me)
+        for member in self._roster.members:
+            member.adapter._close(max(0.0, give_up - time.monotonic()))  # noqa: SLF001  -- its own base class's
+        self._worker.close(give_up)
+        REPORTS.flush(give_up)
+
+    def _after_fork(self) -> None:
+        for running in self.places.unended():
+            if not running.lifetime.disowned:  # by its worker's adapter
+                running.disown()
+        self._roster.reset()
+        self.places = self._new_places()
+
+    def told(self) -> list[str]:
+        """See Streams."""
+        return [
+            f"{state.replica_id or state.url}: {state.state}, {state.in_flight} of {state.window} in flight"
+            + (f", {state.failures} failures in a row" if state.failures else "")
+            + (f", the last: {state.last_failure}" if state.last_failure else "")
+            for state in self.workers
+        ]
+
+
+def _ours(adapter: Any) -> EngineAdapter:
+    if not isinstance(adapter, EngineAdapter):
+        raise invalid(f"the workers of a pool are adapters that connect() makes, got {type(adapter).__name__}")
+    return adapter
+
+
+def _remade(kind: type[Pool], adapters: list[Adapter], given: Mapping[str, Any]) -> Pool:
+    return kind(adapters, **given)
+
+
+def _nobody(like: AdapterConfig) -> Worker:
+    """In whose name it is told what becomes of a stream that has no worker. It is never asked for anything."""
+    return Worker(
+        dialect=like.dialect,
+        transport=OnDemand(like),
+        url=like.url,
+        pool_id=like.pool_id,
+        replica_id=None,
+        model=None,
+        credentials=None,
+        timeouts=like.timeouts,
+        retry=like.retry,
+        limits=like.limits,
+        identity=like.identity,
+        recorder=recorder_of(like),
+    )

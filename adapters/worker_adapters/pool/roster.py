@@ -1,0 +1,262 @@
+"""The workers of a pool: who gets the next stream, who waits for one, and what is done about those that fail.
+
+What threads share: the tuple of members (replaced as a whole), each member's own notes, and the streams that wait. There
+is no lock: a stream has its place once it is among those that a worker's adapter holds (`Places.seat`), and who waits
+first says so and then looks again. What is due (a probe, the end of a hold) the loop does, which watches the roster
+for as long as there is something; probes run on the helpers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from ..api import Reason, Retry
+from ..dialect import Fault
+from ..helpers import HELPERS
+from ..lifetime import Lifetime
+from ..loop import LOOP, TICK
+from ..runtime import EngineAdapter
+from ..runtime.again import REFUSED_BY_PROXIES
+from ..runtime.readiness import health
+from ..waiting import Steps, Waker
+from .members import Member
+
+if TYPE_CHECKING:
+    from ..runtime.running import Running
+    from .trip import Trip
+
+__all__ = ["Roster"]
+
+# What a request can't be blamed for: the worker is left alone at once.
+_ILL = frozenset(
+    {Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.DISCONNECTED, Reason.LOADING, Reason.UNSUPPORTED_VERSION}
+)
+_FULL = frozenset({Reason.OVERLOADED, Reason.KV_EXHAUSTED})
+_NOT_THE_WORKERS = frozenset(
+    {
+        Reason.VALIDATION,
+        Reason.CONTEXT_TOO_LONG,
+        Reason.UNSUPPORTED,
+        Reason.DEADLINE,
+        Reason.LOCAL_LIMIT,
+        Reason.EVENT_TOO_LARGE,
+        Reason.ADAPTER_CLOSED,
+        Reason.BUG,
+    }
+)
+
+
+class Roster:
+    """See the module."""
+
+    def __init__(self, retry: Retry, clock: Callable[[], float] = time.monotonic) -> None:
+        self.members: tuple[Member, ...] = ()
+        self.retry = retry
+        self.clock = clock
+        self.submitters: deque[Waker] = deque()  # threads in `submit(block=True)`
+        self._streams: deque[Running] = deque()  # that wait for a place
+        self._turn = -1
+        self._watch = _Watch(self)
+        self.closed = False
+
+    # --- members ------------------------------------------------------------------------------------------------------
+
+    def add(self, adapter: EngineAdapter) -> None:
+        """One more, from now on."""
+        member = Member(adapter)
+        member.places.watchers.append(self.room_again)
+        self.members = (*self.members, member)
+        self.room_again()
+
+    def remove(self, member: Member) -> None:
+        """It is none of the pool's any more."""
+        self.members = tuple(one for one in self.members if one is not member)
+        with contextlib.suppress(ValueError):
+            member.places.watchers.remove(self.room_again)
+        self._have_all_look()
+
+    def close(self) -> None:
+        """Nothing is due any more."""
+        self.closed = True
+        LOOP.forget(self._watch)
+        for member in self.members:
+            with contextlib.suppress(ValueError):
+                member.places.watchers.remove(self.room_again)
+
+    def reset(self) -> None:
+        """In a forked child: the adapters have places of their own there, and what the parent has found out is old."""
+        self._streams.clear()
+        self.submitters.clear()
+        for member in self.members:
+            leaving = member.leaving
+            member.forget()
+            member.leaving = leaving
+            member.places.watchers.append(self.room_again)
+
+    # --- placing ------------------------------------------------------------------------------------------------------
+
+    def best(self, but: Iterable[Member]) -> Member | None:
+        """The one with the most room: the least in flight over its window. Among equals they take turns."""
+        members, now = self.members, self.clock()
+        self._turn = turn = (self._turn + 1) % max(1, len(members))
+        found, least = None, inf
+        for member in (*members[turn:], *members[:turn]):
+            if not member.is_open or member in but:
+                continue
+            limit, held = member.limit(now), len(member.places.held)
+            if held < limit and held / limit < least:
+                found, least = member, held / limit
+        return found
+
+    def seat(self, trip: Trip, running: Running) -> Member | None:
+        """Give a stream a place, at a worker that it has not tried. None where there is none. The caller's to note."""
+        passed = list(trip.tried)
+        while (member := self.best(passed)) is not None:
+            if member.places.seat(running):
+                return member
+            passed.append(member)  # somebody else was there first
+        return None
+
+    def has_left(self, trip: Trip) -> bool:
+        """Whether there is a worker that the stream has not tried and that does not rest, be it full."""
+        return any(member.is_open and member not in trip.tried for member in self.members)
+
+    def find(self, trip: Trip, running: Running) -> Steps[Member | None]:
+        """The same, and wait for it: for one that is full as for an engine's queue, for one that rests as between attempts.
+
+        Raises Interrupted.
+        """
+        lifetime: Lifetime = running.lifetime
+        queue = lifetime.timeouts.first_token
+        since = lifetime.clock()
+        try:
+            self._streams.append(running)
+            while (member := self.seat(trip, running)) is None:
+                patience = (inf if queue is None else queue) if self.has_left(trip) else self.retry.cap
+                if lifetime.clock() >= since + patience:
+                    return None
+                yield from lifetime.wait(until=since + patience)
+            return member
+        finally:
+            with contextlib.suppress(ValueError):
+                self._streams.remove(running)
+            self.room_again()
+
+    def room_again(self) -> None:
+        """There may be a place: have the first look that could have it, who passes it on. Any thread."""
+        if not (self._streams or self.submitters):
+            return
+        for running in list(self._streams):
+            if not running.waits_for_consumer and self.best(running.placement.tried) is not None:  # type: ignore[union-attr]
+                running.lifetime.wake()
+                return
+        if self.submitters and self.best(()) is not None:
+            for waker in list(self.submitters)[:1]:
+                waker.wake()
+
+    def _have_all_look(self) -> None:
+        """There may be one worker less."""
+        for running in list(self._streams):
+            running.lifetime.wake()
+        for waker in list(self.submitters):
+            waker.wake()
+
+    # --- those that fail ------------------------------------------------------------------------------------------------
+
+    def note(self, member: Member, failed: Fault) -> None:
+        """A stream that was there has failed, and has left it."""
+        if failed.reason in _NOT_THE_WORKERS:
+            return
+        now = self.clock()
+        if failed.reason in _FULL:
+            member.refused(now, failed)
+        elif failed.reason in _ILL or _by_proxy(failed) or member.struck():
+            member.worker.forget_version()  # it may come back as another
+            if member.rest(now, failed):
+                self._have_all_look()
+        else:
+            member.noted(failed)
+            return
+        self._watch_over()
+
+    def _watch_over(self) -> None:
+        """Something is due in a while."""
+        with contextlib.suppress(RuntimeError):  # out of threads: whoever starts the loop next does it
+            LOOP.watch(self._watch, 0.0)
+
+    def look(self, now: float) -> float:
+        """Do what is due. On the loop: see Watched."""
+        opened = False
+        for member in self.members:
+            if member.rests and not member.probing and now >= member.probe_at:
+                self._probe(member, now)
+            elif member.hold_until and now >= member.hold_until:
+                member.hold_until, opened = 0.0, True
+        if opened:
+            self.room_again()
+        if self.closed or not self._is_due():
+            LOOP.forget(self._watch)
+            if self.closed or not self._is_due():  # looked at last: somebody may have noted something meanwhile
+                return inf
+            LOOP.watch(self._watch)
+        return min((member.due() for member in self.members), default=now + TICK)
+
+    def _is_due(self) -> bool:
+        return any(member.rests or member.hold_until for member in self.members)
+
+    def _probe(self, member: Member, now: float) -> None:
+        member.probing = True
+        try:
+            HELPERS.start(("probe", member.name), partial(self._ask, member))
+        except RuntimeError as exc:  # out of threads
+            member.rest_on(now, str(exc))
+            member.probing = False
+
+    def _ask(self, member: Member) -> None:
+        """Whether it does again. On a helper."""
+        why: str | None = "its health could not be asked"
+        try:
+            found = health(member.worker, deep=False)
+            why = None if found.ready else f"not ready: {found.detail}"
+        except Fault as fault:
+            why = f"{fault.reason}: {member.worker.redactor.clean(fault.message)}"
+        finally:
+            if why is None:
+                member.strikes = 0
+                member.rests = False
+            else:
+                member.rest_on(self.clock(), why)
+            member.probing = False
+            LOOP.look_soon(self._watch)
+        self.room_again()
+
+    def back_in(self) -> float | None:
+        """Seconds until a worker that rests is asked again, if one does."""
+        now = self.clock()
+        return min((max(0.0, member.probe_at - now) for member in self.members if member.rests), default=None)
+
+
+def _by_proxy(failed: Fault) -> bool:
+    return failed.upstream is not None and failed.upstream.status in REFUSED_BY_PROXIES
+
+
+class _Watch:
+    """What the loop watches: it keeps no pool that nobody has any more."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = ref(roster)
+
+    def look(self, now: float) -> float:
+        """See Watched."""
+        roster = self._roster()
+        if roster is None:
+            LOOP.forget(self)
+            return inf
+        return roster.look(now)

@@ -1,0 +1,166 @@
+"""The way of one stream through the workers of a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from ..api import Limits, Reason
+from ..api.errors import code_of, is_retriable
+from ..dialect import Fault
+from ..lifetime import Interrupted
+from ..runtime.again import has_fresh_credentials, is_worth_retrying
+from ..runtime.places import Places
+from ..runtime.report import retried
+from ..runtime.running import Running
+from ..waiting import Steps
+from .members import Member
+from .roster import Roster
+
+__all__ = ["PoolPlaces", "Trip"]
+
+
+@attrs.define(eq=False)
+class Trip:
+    """A Placement (see runtime.placement). The driver's, but for `leave`, which is whoever's ends the stream.
+
+    `names_model`: whether the request does; else it gets that of each worker's adapter. `tried`: where an attempt failed.
+    """
+
+    roster: Roster
+    names_model: bool
+    member: Member | None = None
+    tried: list[Member] = attrs.field(factory=list)
+
+    def sit(self, running: Running) -> bool:
+        """Take a place now, if there is one."""
+        member = self.roster.seat(self, running)
+        if member is not None:
+            self._sat(running, member)
+        return member is not None
+
+    def _sat(self, running: Running, member: Member) -> None:
+        """It has a place there. Whoever ends a stream first says so and then frees its place: one of us sees the other.
+
+        Raises Interrupted.
+        """
+        self.member = member
+        if running.lifetime.causes:
+            self.leave(running)
+            raise Interrupted(running.lifetime.causes[0][0])
+        running.worker, running.wire = member.worker, None
+        if not self.names_model and running.request.model != member.worker.model:
+            running.request = attrs.evolve(running.request, model=member.worker.model)
+
+    def leave(self, running: Running) -> None:
+        """It has no place any more. Idempotent, any thread."""
+        member = self.member
+        if member is not None:
+            if running.finished is not None:
+                member.served(self.roster.clock())
+            member.places.free(running)
+            self.member = None
+
+    def settled(self, running: Running) -> Steps[None]:
+        """See Placement."""
+        if self.member is None:
+            yield from self._find(running, None)
+
+    def again(self, failed: Fault, running: Running) -> Steps[None]:
+        """See Placement."""
+        member, retry, lifetime = self.member, self.roster.retry, running.lifetime
+        if member is None:  # it is over, and says so at its next step
+            lifetime.check()
+            raise failed
+        if failed.reason is Reason.UPSTREAM_AUTH and (yield from has_fresh_credentials(failed, member.worker, running)):
+            lifetime.next_attempt()
+            retried(running, failed, 0.0)
+            return
+        self.leave(running)
+        self.roster.note(member, failed)
+        self.tried.append(member)
+        same = is_worth_retrying(failed, running, retry.statuses)
+        code, reason = code_of(failed.reason, started=False)
+        if running.started is not None or not (same or is_retriable(code, reason)):
+            raise failed
+        left = self.roster.has_left(self)
+        if running.attempts >= retry.attempts:
+            raise failed if left else self._none_left(failed)
+        lifetime.next_attempt()
+        wait = 0.0
+        if not left:
+            wait = max(retry.delay(running.attempts), failed.retry_after or 0.0)
+            if not same or wait > max(retry.max_retry_after, retry.cap) or wait >= lifetime.remaining():
+                raise self._none_left(failed)
+            self.tried.clear()
+        retried(running, failed, wait)
+        yield from lifetime.sleep(wait)
+        yield from self._find(running, failed)
+
+    def _find(self, running: Running, failed: Fault | None) -> Steps[None]:
+        """Wait for a place. Raises Fault, Interrupted."""
+        member = yield from self.roster.find(self, running)
+        if member is None:
+            raise self._none_left(failed)
+        self._sat(running, member)
+
+    def _none_left(self, failed: Fault | None) -> Fault:
+        """What is told where no worker is left: with what the last one said."""
+        members, back = self.roster.members, self.roster.back_in()
+        resting = sum(member.rests for member in members)
+        said = "" if failed is None else f"; the last one: {failed.reason}, {failed.message}"
+        if failed is None:
+            whys: Iterator[str] = (f"; {member.name}: {member.why}" for member in members if member.why)
+            said = next(whys, "")
+        fault = Fault(
+            Reason.NO_WORKER,
+            f"no worker is left to try, of {len(members)} in the pool ({resting} rest){said}",
+            upstream=None if failed is None else failed.upstream,
+            retry_after=back if failed is None or failed.retry_after is None else failed.retry_after,
+        )
+        fault.__cause__ = failed
+        return fault
+
+
+class PoolPlaces(Places):
+    """The places of a pool: those of its workers."""
+
+    def __init__(self, roster: Roster, most: int) -> None:
+        super().__init__(Limits(max_in_flight=most))
+        self.roster = roster
+        self._waiting = roster.submitters
+
+    def _taken(self, running: Running) -> bool:
+        """Beside the place here, which is always free, one at a worker; without it where no worker is to be had just now:
+        the stream waits for one, or tells so.
+        """
+        if not super()._taken(running):
+            return False
+        trip = running.placement
+        assert isinstance(trip, Trip)  # noqa: S101  -- the pool's own
+        try:
+            if trip.sit(running) or not self.roster.has_left(trip):
+                return True
+        except Interrupted:  # it is over already: whoever drives it sees that
+            return True
+        self.held.pop(running, None)
+        return False
+
+    def _full(self, why: str) -> Fault:
+        words = f"every worker of the pool has as many streams as it is given ({len(self.held)} in flight)"
+        return Fault(Reason.LOCAL_LIMIT, f"{words}: {why}")
+
+    def free(self, running: Running) -> None:
+        """See Places."""
+        super().free(running)
+        if isinstance(trip := running.placement, Trip):
+            trip.leave(running)
+
+    def _next(self) -> None:
+        """See Places."""
+        if self.closed:
+            for waker in list(self._waiting):
+                waker.wake()
+        else:
+            self.roster.room_again()
