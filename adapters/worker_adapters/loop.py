@@ -121,6 +121,7 @@ class Loop:
         self._inbox: deque[Any] = deque()
         self._due: dict[Waker, None] = {}
         self._watched: dict[Watched, None] = {}
+        self._ready: dict[Any, None] = {}  # for this turn
         self._dead: deque[weakref.ref[Any]] = deque()
         self._living: dict[weakref.ref[Any], Task] = {}
         self._tasks: set[Task] = set()
@@ -219,6 +220,7 @@ class Loop:
             try:
                 busy = self._turn()
             except BaseException as exc:  # noqa: BLE001  -- without the loop no stream of the process would ever end
+                self._inbox.extend(self._ready)  # a step too many does no harm, one too few is a stream's end
                 _tell("in the loop", exc)
                 busy = True
             now = self._clock()
@@ -241,6 +243,7 @@ class Loop:
     def _turn(self) -> bool:
         """Everything that is ready, once. Whether there was anything to look after."""
         ready: dict[Any, None] = {}
+        self._ready = ready
         inbox, by_fd = self._inbox, self._by_fd
         # Asleep from before the inbox is looked at: what is put into it later wakes the poll, or is seen here.
         if self._dense and not inbox:

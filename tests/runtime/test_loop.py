@@ -153,6 +153,34 @@ def test_what_is_watched_may_raise(loop, caplog):
     until(lambda: "ZeroDivisionError" in caplog.text)  # the loop asks for the report, another thread makes it
 
 
+def test_a_turn_that_breaks_off_is_made_again(loop):
+    """Whatever was ready in it is ready in the next one."""
+
+    class Breaks:
+        def look(self, now):
+            looked.append(now)
+            if len(looked) == 1:
+                raise GeneratorExit
+            return inf
+
+    class Holds(Task):
+        def step(self):
+            entered.set()
+            self.over = left.wait(5)
+            return False
+
+    looked, entered, left, fine = [], threading.Event(), threading.Event(), Waits(loop)
+    fine.start()
+    until(lambda: fine.steps)
+    Holds(Lifetime(NONE), loop).start()
+    assert entered.wait(5)
+    loop.look_soon(Breaks())
+    fine.lifetime.trip(Cause.CANCELLED)
+    left.set()
+    assert fine.ended.wait(5)
+    assert len(looked) == 2
+
+
 def test_what_dies_without_a_task_of_its_own_takes_no_other_with_it(loop, caplog):
     """As the handle of a stream that never began."""
 
