@@ -276,6 +276,7 @@ class Loop:
             began, at = at, self._clock()
             if at - began > SLOW and isinstance(one, Task):
                 one.was_slow(at - began)
+        ready.clear()
         due = self._due
         while due:
             due.popitem()[0].wake()
