@@ -15,7 +15,7 @@ from .exits import Exit
 from .output import emit, emit_json, note
 from .parsing import Commands, assignment, command, json_switch
 
-__all__ = ["add", "run"]
+__all__ = ["add", "run", "simulator"]
 
 
 def add(commands: Commands) -> None:
@@ -67,7 +67,7 @@ def _fault(text: str) -> FaultSpec:
 def run(args: argparse.Namespace) -> int:
     """Its URL to standard output, then serve until a signal."""
     try:
-        simulator = _simulator(args)
+        served = simulator(args)
     except TypeError as error:  # an option that it does not know
         raise ValueError(f"{args.engine}: {error}") from error
     stopped = threading.Event()
@@ -77,17 +77,18 @@ def run(args: argparse.Namespace) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    with simulator:
+    with served:
         if args.json:
-            emit_json({"engine": args.engine, "url": simulator.url, "model": simulator.model})
+            emit_json({"engine": args.engine, "url": served.url, "model": served.model})
         else:
-            emit(f"{simulator.url}\n")
-        note(f"{args.engine} with the model {simulator.model} simulated at {simulator.url}; Ctrl-C stops it")
+            emit(f"{served.url}\n")
+        note(f"{args.engine} with the model {served.model} simulated at {served.url}; Ctrl-C stops it")
         stopped.wait()
     return Exit.OK
 
 
-def _simulator(args: argparse.Namespace) -> Simulator:
+def simulator(args: argparse.Namespace) -> Simulator:
+    """What was asked for; not started."""
     api_key = None
     if args.api_key_env is not None and not (api_key := os.environ.get(args.api_key_env)):
         raise ValueError(f"--api-key-env: the environment variable {args.api_key_env} is not set")
