@@ -18,6 +18,7 @@ from .api import (
     Limits,
     MetricsOptions,
     Retry,
+    TelemetryOptions,
     Timeouts,
 )
 from .api.credentials import Credentials, provider
@@ -140,6 +141,7 @@ def connect(
     headers: HeadersLike | None = None,
     proxy: str | None = None,
     keepalive: KeepAlive | None = None,
+    telemetry: TelemetryOptions | None = None,
 ) -> Adapter:
     """An adapter for one worker. Does no I/O: whether the worker is there shows at the first call.
 
@@ -162,6 +164,7 @@ def connect(
             "limits": limits,
             "identity": identity,
             "metrics": metrics,
+            "telemetry": telemetry,
         },
     )
     found = engine if isinstance(engine, Dialect) else dialect(engine)
@@ -180,5 +183,6 @@ def connect(
         identity=identity or Identity(),
         metrics=metrics,
         metrics_url=metrics_url,
+        telemetry=telemetry,
     )
     return EngineAdapter(reached(config, headers=headers, proxy=proxy, keepalive=keepalive))

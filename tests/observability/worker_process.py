@@ -33,6 +33,7 @@ def main(forks: bool) -> None:
         held = adapter.submit(GenerateRequest(prompt="p", max_tokens=TOKENS))
         # It waits to be read: one is in flight.
         if not forks:
+            REPORTS.flush(time.monotonic() + 10)
             print("counted", flush=True)  # noqa: T201  -- told to the test
             sys.stdin.readline()
         list(held)

@@ -27,6 +27,7 @@ VIOLATIONS = {
     "pytest": ("simulator/server.py", "import pytest as planted"),
     "jinja": ("templates/limits.py", "import jinja2 as planted"),
     "prometheus": ("cli/main.py", "import prometheus_client as planted"),
+    "opentelemetry": ("runtime/tracing.py", "import opentelemetry as planted"),
 }
 
 

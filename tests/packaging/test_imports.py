@@ -37,14 +37,14 @@ def of_tops(modules: list[str], *tops: str) -> list[str]:
 def test_importing_the_package_loads_no_http_no_c_code_and_no_metrics():
     modules = loaded("import worker_adapters")
     assert "worker_adapters.api.events" in modules
-    assert of_tops(modules, "urllib3", "requests", "prometheus_client", "cffi", "_cffi_backend") == []
+    assert of_tops(modules, "urllib3", "requests", "prometheus_client", "opentelemetry", "cffi", "_cffi_backend") == []
     assert "worker_adapters.codec._native" not in modules
 
 
 def test_connecting_loads_neither_requests_nor_prometheus_client():
     modules = loaded(CONNECT)
     assert "worker_adapters.engines.llamacpp" in modules
-    assert of_tops(modules, "requests", "prometheus_client") == []
+    assert of_tops(modules, "requests", "prometheus_client", "opentelemetry") == []
 
 
 def test_connecting_to_one_engine_loads_no_other():

@@ -7,7 +7,7 @@ import logging
 import attrs
 import pytest
 
-from worker_adapters import Reason
+from worker_adapters import Reason, Retry
 from worker_adapters.dialect import Fault
 from worker_adapters.transport.scripted import Hang, Script
 
@@ -54,6 +54,30 @@ def test_one_line_per_stream_with_these_fields(way, caplog):
     assert (two.levelno, two.code, two.reason) == (logging.WARNING, "WORKER_RESET", "ABORTED")
 
 
+def test_a_line_per_retry_and_in_debug_one_per_phase(caplog):
+    caplog.set_level(logging.DEBUG, "worker_adapters")
+    with adapter(status(503, b"loading"), good("ta", "."), retry=Retry(base=0.0)) as a:
+        list(a.stream(request(task_id="id", session_id="s", correlation_id="c")))
+        assert a.drain(5)
+    records = [record for record in caplog.records if record.name == "worker_adapters"]
+    assert all((record.task_id, record.session_id, record.correlation_id) == ("id", "s", "c") for record in records)
+    told = [(record.levelname, record.getMessage().split(": ", 1)[1].split(" after")[0]) for record in records]
+    failed = records[2]
+    assert told == [
+        ("DEBUG", "attempt 1: begins"),
+        ("DEBUG", "attempt 1: status 503"),
+        ("INFO", f"attempt 1 failed ({failed.reason}), another in 0 s"),
+        ("DEBUG", "attempt 2: begins"),
+        ("DEBUG", "attempt 2: status 200"),
+        ("DEBUG", "attempt 2: the engine has begun to answer"),
+        ("DEBUG", "attempt 2: the first token"),
+        ("INFO", "stop"),
+    ]
+    assert (failed.attempts, failed.wait_seconds) == (1, 0.0)
+    assert (records[-1].ended_by, records[-1].phase) == (None, None)
+    assert records[-1].first_token_ms > 0
+
+
 def test_a_cancelled_a_left_and_a_dropped_stream_have_their_line(caplog):
     caplog.set_level(logging.INFO, "worker_adapters")
     with adapter(*[Script(steps=[frames("ta", "tb"), Hang()]) for _ in range(6)]) as a:
@@ -68,7 +92,8 @@ def test_a_cancelled_a_left_and_a_dropped_stream_have_their_line(caplog):
             next(stream)
             del stream
         assert a.drain(5)
-        lines = [record for record in caplog.records if record.name == "worker_adapters"]
+        # A step of one may have been slow, on a machine that has others to serve: that is a line, too.
+        lines = [record for record in caplog.records if " ended: " in record.getMessage()]
         assert [record.getMessage().rpartition(" ")[2] for record in lines] == ["cancelled"] * 6
         assert [record.tokens_out for record in lines] == [2] * 6
 

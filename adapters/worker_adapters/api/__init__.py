@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .adapter import Adapter, CancelOutcome, Completion, Features, Health, Properties, Stream
 from .choices import OnDegraded, Priority
-from .config import TLS, Identity, KeepAlive, Limits, MetricsOptions, Retry, Timeouts
+from .config import TLS, Identity, KeepAlive, Limits, MetricsOptions, Retry, TelemetryOptions, Timeouts
 from .credentials import Credentials, FromEnv, FromFile
 from .errors import (
     AdapterClosedError,
@@ -72,6 +72,7 @@ __all__ = [
     "Started",
     "Stream",
     "StreamCancelledError",
+    "TelemetryOptions",
     "Timeouts",
     "Token",
     "TokenLogprob",

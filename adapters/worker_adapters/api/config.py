@@ -12,7 +12,7 @@ import attrs
 
 from .frozen import plain
 
-__all__ = ["TLS", "Identity", "KeepAlive", "Limits", "MetricsOptions", "Retry", "Timeouts"]
+__all__ = ["TLS", "Identity", "KeepAlive", "Limits", "MetricsOptions", "Retry", "TelemetryOptions", "Timeouts"]
 
 
 def _uniform() -> float:
@@ -198,12 +198,16 @@ class MetricsOptions:
     """Prometheus metrics: the registry (default: prometheus_client's global one) and a prefix for the family names.
 
     `replicas`: how many a registry tells apart, by pool and replica id, the closed ones included; others are `other`.
+    `refresh`: seconds between two looks at the worker's health and load in the background, no more often than the engine
+    bears; None: they are what was last asked for. `scrape`: reads the engine's metrics, too, where that has side effects.
     A pickled adapter leaves the registry behind and uses the global one where it is unpickled.
     """
 
     registry: Any = attrs.field(default=None, repr=False)
     namespace: str = attrs.field(default="")
     replicas: int = attrs.field(default=64, converter=_count, validator=_whole)
+    refresh: float | None = attrs.field(default=None, converter=_seconds, validator=_positive)
+    scrape: bool = attrs.field(default=False, converter=_bool, validator=_switch)
 
     @namespace.validator
     def _names(self, _attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -211,7 +215,29 @@ class MetricsOptions:
             raise ValueError(f"namespace must be the beginning of a metric's name, such as my_app, got {value!r}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"registry": None, "namespace": self.namespace, "replicas": self.replicas}
+        return {field.name: getattr(self, field.name) for field in attrs.fields(type(self))} | {"registry": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+
+
+@attrs.frozen(kw_only=True)
+class TelemetryOptions:
+    """OpenTelemetry (extra `otel`): spans, the trace context that engines are sent, the GenAI metrics. Each can be left out.
+
+    Providers default to the global ones, which a pickled adapter uses where it is unpickled.
+    """
+
+    tracer_provider: Any = attrs.field(default=None, repr=False)
+    meter_provider: Any = attrs.field(default=None, repr=False)
+    traces: bool = attrs.field(default=True, converter=_bool, validator=_switch)
+    propagate: bool = attrs.field(default=True, converter=_bool, validator=_switch)
+    metrics: bool = attrs.field(default=True, converter=_bool, validator=_switch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
+        return kept | {"tracer_provider": None, "meter_provider": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from worker_adapters import StreamCancelledError, WorkerError
 
-from . import batch, completion, demo, health, properties, run, simulate
+from . import batch, completion, demo, health, logs, properties, run, simulate
 from .exits import Exit
 from .output import complain, flush, give_up_output, prepare_console
 from .parsing import Parser, root
@@ -62,6 +62,7 @@ def _run(words: Sequence[str]) -> int:
         args = parser("worker-adapters").parse_args(words)
     except SystemExit as done:  # --help, --version, or what was asked wrongly
         return Exit(done.code if isinstance(done.code, int) else Exit.USAGE)
+    logs.configure(args)
     try:
         status: int = args.run(args)
     except OSError:

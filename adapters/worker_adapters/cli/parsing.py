@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from worker_adapters.api.about import VERSION
 
+from . import logs
 from .exits import MEANINGS
 from .output import complain, emit
 
@@ -59,6 +60,7 @@ def _common(parser: Parser) -> None:
     parser.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of what ends the command"
     )
+    logs.add(parser)
 
 
 def json_switch(

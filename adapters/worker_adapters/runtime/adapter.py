@@ -17,8 +17,10 @@ from .origin import AdapterConfig, OnDemand
 from .places import Places
 from .readiness import health, ready, unreachable
 from .recorder import NO_METRICS, EndedBy, Recorder, recorders
+from .refresh import Refresher
 from .reports import REPORTS
 from .streams import OPEN, Streams, dump
+from .tracing import telemetry_of
 from .worker import Worker
 
 __all__ = ["AdapterConfig", "EngineAdapter", "dump", "recorder_of"]
@@ -39,6 +41,8 @@ class EngineAdapter(Streams):
         )  # a child goes on with it: to make one takes locks that nobody there gives back
         self._set_up()
         OPEN.add(self)
+        if self._worker.refresher is not None:
+            self._worker.refresher.begin()
 
     def _set_up(self) -> None:
         """Everything that a forked child must not share with its parent."""
@@ -63,6 +67,8 @@ class EngineAdapter(Streams):
             shared=_reached_alike(config) if self._given_transport is None and config.transport is None else None,
         )
         self._recorder.follow(self.places.held)
+        if config.metrics is not None and config.metrics.refresh is not None:
+            worker.refresher = Refresher(worker, config.metrics.refresh, scrape=config.metrics.scrape)
         for secret in () if config.proxy is None else config.proxy.secrets:
             worker.redactor.learn(secret)
 
@@ -189,4 +195,4 @@ def recorder_of(config: AdapterConfig) -> Recorder:
         prometheus = PrometheusRecorder(
             config.metrics, engine=config.dialect.name, pool_id=config.pool_id, replica_id=config.replica_id
         )
-    return recorders(prometheus)
+    return recorders(prometheus, telemetry_of(config))

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..api import TLS, Identity, InvalidRequestError, Limits, MetricsOptions, Retry, Timeouts
+from ..api import TLS, Identity, InvalidRequestError, Limits, MetricsOptions, Retry, TelemetryOptions, Timeouts
 from ..api.errors import invalid
 from ..dialect import Dialect
 
@@ -23,6 +23,7 @@ _RECORDS: Mapping[str, tuple[type, str]] = {
     "limits": (Limits, "Limits(max_in_flight=16)"),
     "identity": (Identity, "Identity(model_digest=…)"),
     "metrics": (MetricsOptions, "MetricsOptions(registry=…)"),
+    "telemetry": (TelemetryOptions, "TelemetryOptions()"),
 }
 
 

@@ -33,9 +33,10 @@ from .leaving import leaving, left
 from .recorder import Attempt
 from .redact import secrets_of
 from .reply import refused, require_event_stream, said
-from .report import progress, retried
+from .report import came_to, progress, retried
 from .running import Running
 from .runs import Driven, Feed, Runs
+from .tracing import carried_with
 from .validate import validate
 from .worker import Worker
 
@@ -67,11 +68,14 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     lifetime.hurry()  # an application's provider may hang
     one = Attempt(running.attempts, lifetime.clock())
     running.tries.append(one)
-    running.carried = headers = yield from worker.carried.steps(lifetime)
+    came_to(running, "begins")
+    running.carried = carried = yield from worker.carried.steps(lifetime)
+    headers = carried if running.trace is None else (yield from carried_with(running, one, carried))
     exchange: Exchange | None = None
     try:
         exchange = yield from worker.transport.open(wire, headers, lifetime)
         one.sent, one.head, one.status = lifetime.sent_at, lifetime.clock(), exchange.status
+        came_to(running, f"status {exchange.status}", since=one.began)
         if exchange.status != 200:
             raise (yield from refused(exchange, worker.dialect, worker.limits.max_error_body))
         yield from require_event_stream(exchange, worker)
@@ -80,7 +84,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     except (RecursionError, OverflowError) as exc:  # JSON can be made to do that to whoever reads it
         raise Fault(Reason.PROTOCOL, f"the answer can't be read ({type(exc).__name__})") from exc
     except Fault as fault:
-        worker.redactor.clean_fault(fault, secrets_of(headers))
+        worker.redactor.clean_fault(fault, secrets_of(carried))
         raise
     finally:
         running.exchange = None
@@ -204,6 +208,7 @@ def _checked(worker: Worker, running: Running, run: Run) -> list[Event]:
         now = running.last_token_at = running.lifetime.clock()
         if running.first_token_at is None:
             running.first_token_at = now
+            came_to(running, "the first token")
         if now >= running.progress_due:
             progress(running)
     return events
@@ -235,6 +240,7 @@ def _begun(worker: Worker, running: Running, grade: Grade, opened: Item) -> Step
     known = yield from worker.known_for_started(lifetime)
     lifetime.resume()
     running.started = started = _started(worker, running, grade, opened, known)
+    came_to(running, "the engine has begun to answer")
     return started
 
 

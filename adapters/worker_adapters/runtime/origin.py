@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ..api import TLS, Identity, InvalidRequestError, KeepAlive, Limits, MetricsOptions, Phase, Reason, Retry, Timeouts
+from ..api import (
+    TLS,
+    Identity,
+    InvalidRequestError,
+    KeepAlive,
+    Limits,
+    MetricsOptions,
+    Phase,
+    Reason,
+    Retry,
+    TelemetryOptions,
+    Timeouts,
+)
 from ..api.address import Origin, Proxy
 from ..api.credentials import Credentials, require_picklable
 from ..api.headers import Headers, HeadersLike
@@ -46,6 +58,7 @@ class AdapterConfig:
     identity: Identity = attrs.field(factory=Identity)
     metrics: MetricsOptions | None = None
     metrics_url: str | None = None
+    telemetry: TelemetryOptions | None = None
     headers: Headers | None = None
     proxy: Proxy | None = None
     keepalive: KeepAlive = attrs.field(factory=KeepAlive)

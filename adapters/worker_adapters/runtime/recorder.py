@@ -10,7 +10,7 @@ import attrs
 
 from ..api import ErrorCode, Health, Phase, Priority, Properties, Reason
 
-__all__ = ["NO_METRICS", "Attempt", "EndedBy", "Recorder", "Summary", "Versions", "recorders"]
+__all__ = ["NO_METRICS", "Attempt", "EndedBy", "Recorder", "Summary", "Telemetry", "Versions", "recorders"]
 
 
 class EndedBy(StrEnum):
@@ -57,7 +57,7 @@ class Attempt:
 class Summary:
     """What a finished stream adds to the metrics; times in milliseconds or, where they say so, seconds.
 
-    `trace`: what is traced of it (tracing.py), None where nothing is.
+    `*_at`: points on the stream's clock. `trace`: what is traced of it (tracing.py), None where nothing is.
     """
 
     priority: Priority
@@ -76,6 +76,9 @@ class Summary:
     blocked_seconds: float
     handed_over: bool
     tokens: tuple[int, int]  # in and out, in all
+    model: str | None
+    first_token_at: float | None
+    ended_at: float
     attempts: Sequence[Attempt]
     trace: Any = None
 
@@ -124,11 +127,20 @@ class Recorder(Protocol):
         ...
 
 
+class Telemetry(Protocol):
+    """A Recorder that traces, too (otel.py)."""
+
+    def begin(self, running: Any) -> Any:
+        """What is traced of a stream that was submitted just now, by its caller's thread; None: nothing. Foreign code."""
+        ...
+
+
 class _Recorders:
     """Several at once. What one of them raises keeps nothing from the others."""
 
     def __init__(self, *recorders: Recorder) -> None:
         self._recorders = recorders
+        self.telemetry = next((found for one in recorders if (found := getattr(one, "telemetry", None))), None)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .running import Running
     from .worker import Worker
 
-__all__ = ["Counted", "begun", "ended", "healthy", "progress", "retried", "turned_away"]
+__all__ = ["Counted", "begun", "came_to", "ended", "healthy", "progress", "retried", "turned_away"]
 
 _log = logging.getLogger("worker_adapters")
 _log.addHandler(logging.NullHandler())  # a library says nothing unless its application configures logging
@@ -93,6 +93,24 @@ def retried(running: Running, failed: Fault, wait: float) -> None:
         )
 
 
+def came_to(running: Running, what: str, *, since: float | None = None) -> None:
+    """A line for whoever looks closely: a phase of an attempt is over."""
+    if _log.isEnabledFor(logging.DEBUG):
+        now = running.lifetime.clock()
+        milliseconds = round((now - (running.submitted_at if since is None else since)) * 1000, 3)
+        REPORTS.add(
+            _log.debug,
+            "stream %s on %s: attempt %d: %s after %.3f ms",
+            running.request.task_id,
+            running.worker.dialect.name,
+            running.attempts,
+            what,
+            milliseconds,
+            extra=_named(running)
+            | {"attempts": running.attempts, "phase": str(running.lifetime.phase), "milliseconds": milliseconds},
+        )
+
+
 def turned_away(worker: Worker, request: GenerateRequest, error: Error) -> None:
     """It got no place: it never began, and counts among what failed."""
     recorder = worker.recorder
@@ -143,7 +161,7 @@ def _summary(running: Running, terminal: End | Error) -> Summary:
     first, spacing, tries = running.first_token_at, None, running.tries
     if first is not None and running.last_token_at is not None and running.tokens_seen > 1:
         spacing = (running.last_token_at - first) * 1000 / (running.tokens_seen - 1)
-    sent = tries[-1].sent if tries else None
+    sent, now = tries[-1].sent if tries else None, running.lifetime.clock()
     error = terminal if isinstance(terminal, Error) else None
     return Summary(
         priority=running.request.priority,
@@ -154,14 +172,17 @@ def _summary(running: Running, terminal: End | Error) -> Summary:
         phase=running.lifetime.phase if error is None else error.phase,
         ended_by=_ended_by(running, terminal),
         first_token_ms=None if first is None else (first - running.submitted_at) * 1000,
-        decode_ms=None if first is None else running.decode_ms(),
+        decode_ms=None if first is None else (now - first) * 1000,
         inter_token_ms=spacing,
-        duration_seconds=running.lifetime.clock() - running.submitted_at,
+        duration_seconds=now - running.submitted_at,
         local_wait_seconds=tries[0].began - running.submitted_at if tries else None,
         to_token_seconds=None if first is None or sent is None else first - sent,
         blocked_seconds=running.blocked_seconds,
         handed_over=running.way == "submit",
         tokens=_known(running),
+        model=None if running.started is None else running.started.model,
+        first_token_at=first,
+        ended_at=now,
         attempts=tries,
         trace=running.trace,
     )
@@ -197,7 +218,8 @@ def _named(running: Running) -> dict[str, object]:
 
 
 def _log_line(running: Running, terminal: End | Error, level: int) -> Callable[[], None]:
-    request, worker = running.request, running.worker
+    request, worker, first = running.request, running.worker, running.first_token_at
+    by = _ended_by(running, terminal)
     outcome = f"{terminal.code}/{terminal.reason}" if isinstance(terminal, Error) else str(terminal.finish_reason)
     return partial(
         _log.log,
@@ -216,5 +238,11 @@ def _log_line(running: Running, terminal: End | Error, level: int) -> Callable[[
             "code": str(terminal.code) if isinstance(terminal, Error) else None,
             "reason": str(terminal.reason) if isinstance(terminal, Error) else None,
             "attempts": running.attempts,
+            "phase": None
+            if by is None
+            else str(terminal.phase if isinstance(terminal, Error) else running.lifetime.phase),
+            "ended_by": None if by is None else str(by),
+            "first_token_ms": None if first is None else round((first - running.submitted_at) * 1000, 3),
+            "blocked_ms": round(running.blocked_seconds * 1000, 3),
         },
     )

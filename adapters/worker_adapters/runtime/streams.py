@@ -148,6 +148,8 @@ class Streams:
             if type(source) is Submitted:
                 _prepare(running)
             begun(running)
+            if self._worker.telemetry is not None:
+                running.trace = self._worker.telemetry.begin(running)
             source.start()
         except Fault as fault:
             running.abolish()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import attrs
 
@@ -21,7 +21,7 @@ from .carried import UNAUTHORIZED, Carried
 from .cell import Cell
 from .envelope import envelope, exception_of
 from .facts import Facts
-from .recorder import NO_METRICS, Recorder, Versions
+from .recorder import NO_METRICS, Recorder, Telemetry, Versions
 from .redact import Redactor, secrets_of
 from .reports import REPORTS
 
@@ -43,6 +43,14 @@ RESOLVE_RETRY = 1.0  # seconds that a failure to resolve is the answer to all wh
 TELLING = Timeouts(connect=1.0, probe=1.0)  # nobody waits for it but close()
 NO_REPLY = Reply(status=0, headers={}, body=b"")  # what a pause is answered with
 STARTED_WAITS = 0.1  # seconds that `Started` may wait for the version, past the stream's own first frame
+
+
+class Begins(Protocol):
+    """What is to be done beside the streams, from the first one on at the latest."""
+
+    def begin(self) -> None:
+        """Idempotent; does not block."""
+        ...
 
 
 class Worker:
@@ -82,6 +90,8 @@ class Worker:
         self.limits = limits
         self.identity = identity
         self.recorder = recorder
+        self.telemetry: Telemetry | None = getattr(recorder, "telemetry", None)
+        self.refresher: Begins | None = None
         self.redactor: Redactor = Redactor()
         self.mislabelled = False  # its streams are, and that has been logged
         self._url = url
@@ -119,6 +129,11 @@ class Worker:
     def speaks_at_once(self) -> bool:
         """Whether what it speaks is known without asking it."""
         return self._dialect.resolve is None
+
+    @property
+    def closed(self) -> bool:
+        """Whether its adapter is."""
+        return self._closed
 
     @property
     def known(self) -> Properties:
@@ -352,6 +367,8 @@ class Worker:
 
     def begin_version_probe(self) -> None:
         """Ask for the version beside a stream, unless it is known and young or somebody asks already. Does not block."""
+        if self.refresher is not None:
+            self.refresher.begin()
         self._version.ask()
 
     def known_for_started(self, lifetime: Lifetime) -> Steps[Properties]:
