@@ -15,12 +15,12 @@ from .world import Reading
 if TYPE_CHECKING:
     from .world import World
 
-__all__ = ["MORE", "STREAMS", "Streaming"]
+__all__ = ["MORE", "STREAMS", "Streaming", "runs_of"]
 
 SetUp = Callable[[], Callable[[], None]]
 
 
-def _runs(*sizes: int) -> list[list[Token]]:
+def runs_of(*sizes: int) -> list[list[Token]]:
     starts = [sum(sizes[:n]) for n in range(len(sizes))]
     return [[Token(index=start + k, text="x") for k in range(size)] for start, size in zip(starts, sizes, strict=True)]
 
@@ -73,7 +73,7 @@ class Streaming:
         return watch
 
     def __call__(self, world: World) -> SetUp:
-        runs, scheduler = _runs(*self.sizes), world.scheduler
+        runs, scheduler = runs_of(*self.sizes), world.scheduler
 
         def set_up() -> Callable[[], None]:
             reading = Reading()
@@ -83,11 +83,13 @@ class Streaming:
                 pass
             scheduler.spawn("consumer", lambda: world.consumer(opened, reading, at_most=self.reads, then=self.then))
             for number, other in enumerate(self.others):
-                scheduler.spawn(f"{other}-{number}", partial(world.ends, opened, reading, other))
+                scheduler.spawn(f"{other}-{number}", partial(world.ends, opened, reading, *other.split(", ")))
             for other in self.handlers:
                 scheduler.handle(other, partial(world.ends, opened, reading, other), within="consumer")
 
             def check() -> None:
+                if reading.forked:
+                    return check_child()
                 assert opened.freed == [1], f"the place was given back {len(opened.freed)} times"
                 assert len(opened.reported) == 1, f"reported {len(opened.reported)} times"
                 assert opened.let_go in ([], ["exchange"]), "the connection was let go of more than once"
@@ -99,6 +101,12 @@ class Streaming:
                 if self.reads is None:
                     ends = {*self.others, *self.handlers} & {"cancel", "close", "close the adapter"}
                     reading.check(runs, ended_by_us=bool(ends))
+
+            def check_child() -> None:
+                assert opened.reported[-1] == "forked", "what is the parent's was reported in the child"
+                assert opened.running.over, "it goes on in the child"
+                if any(task.name == "consumer" and not task.gone for task in scheduler.tasks):
+                    reading.check(runs, ended_by_us=True)
 
             return check
 
@@ -137,6 +145,12 @@ STREAMS: dict[str, Any] = {
     "stream, dropped, deadline": Streaming("stream", (1, 1), ("deadline",), reads=1, then="drop"),
     "stream, cancelled by a handler": Streaming("stream", (2,), handlers=("cancel",)),
     "stream, closed by a handler": Streaming("stream", (1,), handlers=("close",)),
+    "submit, forked": Streaming("submit", (1,), handlers=("fork",), look="hand-over"),
+    "submit, forked by another thread, which closes it": Streaming("submit", (1,), ("fork, close",), look="lifetime"),
+    "stream, forked": Streaming("stream", (1,), handlers=("fork",), look="turn"),
+    "stream, forked while it is cancelled": Streaming("stream", (), ("cancel",), handlers=("fork",), look="turn"),
+    "stream, forked by another thread, which closes it": Streaming("stream", (1,), ("fork, close",), look="turn"),
+    "stream, forked by another thread, which drops it": Streaming("stream", (1,), ("fork, drop",), look="turn"),
     "stream, the adapter is closed by a handler": Streaming("stream", (1,), handlers=("close the adapter",)),
 }
 MORE: dict[str, Any] = {

@@ -49,6 +49,7 @@ class Task:
         self.ready: Callable[[], bool] | None = None  # None: always
         self.due = inf  # when a wait of its own ends, ready or not
         self.glet = greenlet(work, parent)
+        self.gone = False  # it is the parent's
         self.idle = True  # nothing was done since the last point: another one would be the same
         self.knows: Callable[[], Hashable] | None = None
         """All that it goes on with once it was woken, besides what is shared, and where it is."""
@@ -80,6 +81,7 @@ class Scheduler:
         self.current: Task | None = None
         """The thread that runs; None while the scenario is set up or judged."""
         self.over = False
+        self.patience = inf  # of a wait
         self.silent = False  # no points: what is done is nobody else's yet
         self.names: dict[int, tuple[object, str]] = {}
         self._trace: list[tuple[str, str]] = []
@@ -110,7 +112,7 @@ class Scheduler:
             return True
         due = self.now + timeout
         while True:
-            task.doing, task.ready, task.due = doing, ready, due
+            task.doing, task.ready, task.due = doing, ready, min(due, self.now + self.patience)
             handler = self._main.switch()
             if self.over:
                 raise Abandoned
@@ -149,6 +151,15 @@ class Scheduler:
         """Have it run within a thread of that name, or within any."""
         self.handlers.append(Handler(name, work, within))
 
+    def fork(self) -> None:
+        """From here on this is the child: of all threads only the one that has forked goes on.
+
+        What it waits for it waits for in slices, as a main thread does.
+        """
+        self.patience = 0.5
+        for task in self.tasks:
+            task.gone = task is not self.current
+
     def spawn(self, name: str, work: Callable[[], None]) -> Task:
         """Another thread, which begins when it is scheduled."""
         same = sum(task.name.partition("#")[0] == name for task in self.tasks)
@@ -168,14 +179,14 @@ class Scheduler:
         """All that the future depends on."""
         return (
             self.now,
-            frozenset((task.name, -1 if task.glet.dead else task.seen) for task in self.tasks),
+            frozenset((task.name, -2 if task.gone else -1 if task.glet.dead else task.seen) for task in self.tasks),
             tuple(handler.begun for handler in self.handlers),
             frozenset((name, snapshot()) for name, snapshot in self.shared.items()),
         )
 
     def runnable(self) -> list[int]:
         """Which threads can go on. Time passes if none can."""
-        alive = [(n, task) for n, task in enumerate(self.tasks) if not task.glet.dead]
+        alive = [(n, task) for n, task in enumerate(self.tasks) if not (task.glet.dead or task.gone)]
         able = [n for n, task in alive if task.ready is None or task.ready() or task.due <= self.now]
         if not able and alive and (soonest := min(task.due for _, task in alive)) < inf:
             self.now = soonest

@@ -28,6 +28,7 @@ class Reading:
         self.outcomes: list[CancelOutcome] = []
         self.late: list[Event] = []  # events of a `next` that began after a cancel had returned
         self.dropped = False
+        self.forked = False  # this is the child
 
     def check(self, runs: Sequence[Sequence[Event]], *, ended_by_us: bool) -> None:
         """The promises of a stream, whatever happened to it."""
@@ -57,6 +58,7 @@ class SimLoop:
         self._scheduler = scheduler
         self._inbox: list[Any] = []
         self._due: list[Any] = []
+        self._opened: list[Opened] = []
         scheduler.shared["loop"] = lambda: (shown(scheduler, self._inbox), len(self._due))
 
     def add(self, one: Any) -> None:
@@ -79,11 +81,17 @@ class SimLoop:
     def outlives(self, _living: object) -> None: ...
     def unregister(self, _task: object, _descriptor: int) -> None: ...
 
-    def run(self, opened: Opened) -> None:
+    def looks_after(self, opened: Opened) -> None:
+        """From now on."""
+        self._opened.append(opened)
+        if len(self._opened) == 1:
+            self._scheduler.spawn("loop", self.run)
+
+    def run(self) -> None:
         """The loop's thread, as long as there are others."""
         scheduler, me = self._scheduler, self._scheduler.current
         while True:
-            scheduler.forgets(*opened.of_the_loop())
+            scheduler.forgets(*(known for opened in self._opened for known in opened.of_the_loop()))
             scheduler.point(
                 "poll", lambda: bool(self._inbox) or all(task.glet.dead for task in scheduler.tasks if task is not me)
             )
@@ -92,7 +100,7 @@ class SimLoop:
             one = self._inbox.pop(0)
             scheduler.saw(shown(scheduler, one))
             if one == "deadline":
-                opened.source.look(inf)
+                self._opened[0].source.look(inf)
             elif not hasattr(one, "step"):
                 one.look(0.0)
             elif not one.over:

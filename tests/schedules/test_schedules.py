@@ -11,14 +11,15 @@ import sys
 
 import pytest
 
+from .merging import MERGES, MORE_MERGES
 from .parts import PARTS
 from .scenarios import MORE, STREAMS
 from .scheduler import Exploration, Scheduler, Violation, explore
 from .world import MODULES, World
 
-SCENARIOS = {**PARTS, **STREAMS}
+SCENARIOS = {**PARTS, **STREAMS, **MERGES}
 if os.environ.get("WORKER_ADAPTERS_SCHEDULES") == "all":
-    SCENARIOS |= MORE
+    SCENARIOS |= {**MORE, **MORE_MERGES}
 LARGEST = {
     "stream, the adapter is closed",
     "stream, cancel, at the turn",
@@ -201,6 +202,39 @@ PLANTED = {
         "                if lifetime.causes and not running.over:\n                    LOOP",
         "                if False:\n                    LOOP",
         "stream, deadline, reading stops", "given back 0 times",
+    ),
+    "lost wake-up: who merges says that it waits after it has looked": (
+        "many",
+        "                ready.waker = waker = current_waker()  # then look again: who notes something looks for it\n"
+        "                if not ready.noted:\n                    waker.wait(inf)\n",
+        "                waker = current_waker()\n                if not ready.noted:\n"
+        "                    ready.waker = waker\n                    waker.wait(inf)\n",
+        "merge, a run and the end", "nobody can go on",
+    ),
+    "lost run: a stream is noted anew only after it was looked at": (
+        "many",
+        "                noted.is_looked_at()  # before it is: what comes meanwhile notes it anew\n                return stream, noted\n",
+        "                return stream, noted\n",
+        "merge, a run and the end", "nobody can go on",
+    ),
+    "stuck for good: a hand-over is full although its consumer can't look": (
+        "channel", " and not self.gate.open", "", "merge, one is added when another is over", "nobody can go on",
+    ),
+    "kept places: leaving a merge cancels nothing": (
+        "many",
+        "            stream.close()\n            self._let_go(stream)\n", "            self._let_go(stream)\n",
+        "merge, left", "nobody can go on|given back",
+    ),
+    "told twice: a child reports its parent's stream": (
+        "running",
+        "        self.lifetime.disown()\n        self._once.setdefault(\"reported\", self)\n",
+        "        self.lifetime.disown()\n",
+        "stream, forked by another thread, which closes it", "reported in the child",
+    ),
+    "no end: a child forgets the streams whose end was just being made": (
+        "places",
+        "for running in {**self.held, **dict.fromkeys(self._by_task.values())} if", "for running in {**self.held} if",
+        "stream, forked while it is cancelled", "reported in the child|goes on in the child|one terminal",
     ),
     "one too many: a place is taken without the lock": (
         "places",

@@ -28,6 +28,7 @@ from worker_adapters.runtime.envelope import envelope
 from worker_adapters.runtime.layers import ending
 from worker_adapters.runtime.recorder import EndedBy
 from worker_adapters.runtime.redact import Redactor
+from worker_adapters.runtime.runs import Feed
 from worker_adapters.waiting import BLOCKED
 
 from .primitives import Run, SimWaker, copy_of, shown, threading_of, watched
@@ -56,7 +57,7 @@ ALWAYS = {
 }
 MODULES = (
     "waiting", "lifetime", "loop", "helpers", "runtime.places", "runtime.running", "runtime.channel", "runtime.stream",
-    "runtime.handle", "runtime.cell", "runtime.reports",
+    "runtime.handle", "runtime.many", "runtime.cell", "runtime.reports",
 )  # fmt: skip
 ORIGINAL = {"BLOCKED": BLOCKED, "Cause": Cause, "Interrupted": Interrupted}
 """What the layers know, too."""
@@ -64,6 +65,8 @@ ORIGINAL = {"BLOCKED": BLOCKED, "Cause": Cause, "Interrupted": Interrupted}
 
 class _Worker:
     """What `ending` and the adapter need of one."""
+
+    reported: list[Any]
 
     def error(self, fault: Any, *, phase: Phase, attempts: int, started: bool) -> Error:
         return envelope(
@@ -111,6 +114,7 @@ class World:
             self.waiting.Waker._is_ready = self._is_ready
         # A run's handles are dropped when it is over, and collected some time: what that does is a thread's of its own here.
         del self.modules["runtime.handle"].RunningStream.__del__
+        del self.modules["runtime.many"]._Gathering.__del__
         self._wakers: dict[str, SimWaker] = {}
         self._reset: Any = None
 
@@ -188,13 +192,15 @@ class World:
 
     def _runs(self, opened: Opened, runs: Sequence[Sequence[Event]], last: str) -> Runs:
         """The engine, and the layer that makes the end. Who drives it has looked at the lifetime already."""
-        lifetime = opened.lifetime
+        lifetime, feed = opened.lifetime, Feed()
+        decoded = iter(feed)
 
         def read() -> Iterator[Any]:
             try:
                 lifetime.check()
                 for tokens in runs:
-                    run = Run(tokens)
+                    feed.batch = tokens
+                    run = Run(next(decoded))
                     run.scheduler = self.scheduler
                     if last != "at once":
                         yield run
@@ -215,21 +221,26 @@ class World:
 
         return ending(opened.running, read())  # type: ignore[arg-type]  # an iterator will do
 
-    def open(self, way: str, runs: Sequence[Sequence[Event]], *, size: int = 1, last: str = "end") -> Opened:
-        """A stream that is in flight; `loop` is the thread that looks after it."""
+    def open(
+        self, way: str, runs: Sequence[Sequence[Event]], *, size: int = 1, last: str = "end", task_id: str = "t",
+        loop: SimLoop | None = None,
+    ) -> Opened:  # fmt: skip
+        """A stream that is in flight; `loop` is the thread that looks after it, perhaps another one's, too."""
         scheduler, stream = self.scheduler, self.modules["runtime.stream"]
         places = self.new_places()
-        running = self.running(places)
+        running = self.running(places, task_id)
         opened = Opened(
-            running=running, lifetime=running.lifetime, places=places, loop=SimLoop(scheduler), let_go=self.log("let go"),
-            reported=self.log("reported"), freed=self.log("freed"), arrived=self.log("arrived"),
+            running=running, lifetime=running.lifetime, places=places, loop=loop or SimLoop(scheduler),
+            let_go=self.log(f"let go {task_id}"), reported=self.log(f"reported {task_id}"),
+            freed=self.log(f"freed {task_id}"), arrived=self.log(f"arrived {task_id}"),
         )  # fmt: skip
-        self.modules["runtime.running"].ended = lambda _running, terminal: partial(opened.reported.append, terminal)
+        running.worker.reported = opened.reported
+        self.modules["runtime.running"].ended = lambda one, terminal: partial(one.worker.reported.append, terminal)
         # On a thread of their own, at any time: so at once, too.
         self.modules["runtime.running"].REPORTS = SimpleNamespace(add=lambda report, *args: report(*args))
         stream.LOOP = opened.loop
         source = self._runs(opened, runs, last)
-        scheduler.shared["generator"] = lambda: (
+        scheduler.shared[f"generator {task_id}"] = lambda: (
             source.gi_running, None if source.gi_frame is None else source.gi_frame.f_lasti,
         )  # fmt: skip
         if way == "submit":
@@ -238,6 +249,7 @@ class World:
         else:
             opened.source = stream.Direct(running, source, max_collected=1000)
         places.held[running] = None
+        places._by_task[task_id] = running
         free, held = places.free, places.held
 
         def counted(one: Any) -> None:
@@ -249,7 +261,7 @@ class World:
         places.free = counted
         opened.source.start()
         opened.stream = self.handle.RunningStream(running, opened.source, collect=False)
-        scheduler.spawn("loop", partial(opened.loop.run, opened))
+        opened.loop.looks_after(opened)
         return opened
 
     def consumer(self, opened: Opened, reading: Reading, *, at_most: int | None = None, then: str = "") -> None:
@@ -288,7 +300,7 @@ class World:
             None if hand is None else (shown(self.scheduler, hand), operator.length_hint(hand.events)) for hand in hands
         )
 
-    def ends(self, opened: Opened, reading: Reading, how: str) -> None:
+    def ends(self, opened: Opened, reading: Reading, how: str, then: str = "") -> None:
         """Ends it early, from whatever thread this is, and says when that is done."""
         scheduler = self.scheduler
         if how == "deadline":
@@ -297,6 +309,17 @@ class World:
             else:
                 opened.lifetime.deadline = -1.0
                 opened.loop.add(opened.source)
+            return
+        if how == "fork":
+            opened.reported.append("forked")
+            scheduler.fork()
+            for running in opened.places.unended():
+                running.disown()
+            reading.forked = True
+            if hasattr(opened.stream, then):
+                getattr(opened.stream, then)()
+            elif then:
+                opened.source.drop()
             return
         if how == "arrival":
             opened.arrived.append(1)
