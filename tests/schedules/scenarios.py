@@ -89,7 +89,8 @@ class Streaming:
 
             def check() -> None:
                 if reading.forked:
-                    return check_child()
+                    check_child()
+                    return
                 assert opened.freed == [1], f"the place was given back {len(opened.freed)} times"
                 assert len(opened.reported) == 1, f"reported {len(opened.reported)} times"
                 assert opened.let_go in ([], ["exchange"]), "the connection was let go of more than once"

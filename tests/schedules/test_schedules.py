@@ -76,6 +76,19 @@ LOOK_FIRST = (
                 self._waiter = waker
 """,
 )
+WAITS_LATE = (
+    """                ready.waker = waker = current_waker()  # then look again: who notes something looks for it
+                if not ready.noted:
+""",
+    """                waker = current_waker()
+                if not ready.noted:
+                    ready.waker = waker
+""",
+)
+NEVER_ANEW = (
+    "                noted.is_looked_at()  # before it is: what comes meanwhile notes it anew\n",
+    "",
+)
 PLANTED = {
     "lost wake-up: who makes its lock does not look whether it was woken": (
         "waiting",
@@ -205,16 +218,12 @@ PLANTED = {
     ),
     "lost wake-up: who merges says that it waits after it has looked": (
         "many",
-        "                ready.waker = waker = current_waker()  # then look again: who notes something looks for it\n"
-        "                if not ready.noted:\n                    waker.wait(inf)\n",
-        "                waker = current_waker()\n                if not ready.noted:\n"
-        "                    ready.waker = waker\n                    waker.wait(inf)\n",
+        *WAITS_LATE,
         "merge, a run and the end", "nobody can go on",
     ),
     "lost run: a stream is noted anew only after it was looked at": (
         "many",
-        "                noted.is_looked_at()  # before it is: what comes meanwhile notes it anew\n                return stream, noted\n",
-        "                return stream, noted\n",
+        *NEVER_ANEW,
         "merge, a run and the end", "nobody can go on",
     ),
     "stuck for good: a hand-over is full although its consumer can't look": (
@@ -229,7 +238,7 @@ PLANTED = {
         "running",
         "        self.lifetime.disown()\n        self._once.setdefault(\"reported\", self)\n",
         "        self.lifetime.disown()\n",
-        "stream, forked by another thread, which closes it", "reported in the child",
+        "stream, forked while it is cancelled", "reported in the child",
     ),
     "no end: a child forgets the streams whose end was just being made": (
         "places",
