@@ -45,6 +45,7 @@ def named():
     return [pytest.param(name, marks=left if name in LARGEST else []) for name in SCENARIOS]
 
 
+@pytest.mark.timeout(300)  # seconds of the work of others, on a machine that is not its own
 @pytest.mark.parametrize("name", named())
 def test_every_schedule_keeps_the_promises(name, record_property, capsys):
     found = explored(name)
