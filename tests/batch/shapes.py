@@ -14,7 +14,7 @@ import attrs
 
 from worker_adapters.batch.pace import Limit, Observation, decide
 
-__all__ = ["SHAPES", "Shape", "best_fixed", "paced", "ran"]
+__all__ = ["CHANGING", "SHAPES", "Shape", "best_fixed", "paced", "ran"]
 
 STEP = 0.02
 TICK = 0.25
@@ -137,4 +137,22 @@ SHAPES: dict[str, Shape] = {
     "refuses above 20": Shape(each=lambda _n, _t: 50.0, refuses_above=lambda _t: 20, length=_spread),
     "one at a time": Shape(each=lambda _n, _t: 80.0, slots=lambda _t: 1, length=_spread),
     "memory bound, slower as a whole": Shape(each=lambda n, _t: 30.0 if n <= 100 else 3000.0 / n, length=_spread),
+}
+
+
+def _stages(seconds: float, *values: int) -> Callable[[float], int]:
+    return lambda now: values[int(now / seconds) % len(values)]
+
+
+def _moving(seconds: float, *knees: int) -> Callable[[int, float], float]:
+    at = _stages(seconds, *knees)
+    return lambda n, now: _thrash(at(now), 40.0)(n, now)
+
+
+CHANGING: dict[str, Shape] = {
+    "the knee of preemption moves": Shape(each=_moving(60.0, 48, 12, 96), length=_spread, seconds=420.0),
+    "refuses above 40, then 10, then 60": Shape(
+        each=lambda n, _t: 50.0 / (1 + n / 64), refuses_above=_stages(60.0, 40, 10, 60), length=_spread, seconds=420.0
+    ),
+    "another tenant comes and goes": Shape(each=_moving(90.0, 64, 24), length=lambda _d: 100.0, seconds=420.0),
 }

@@ -12,13 +12,13 @@ the header in place of a row, and a journal that was closed in order ends with a
 
 from __future__ import annotations
 
+import binascii
 import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import attrs
 import msgspec
 
 from .disk import Disk
@@ -29,7 +29,8 @@ __all__ = ["Journal", "JournalError", "Line"]
 BLOCK = 4 * 1024 * 1024  # bytes read at once
 LONGEST = 512 * 1024 * 1024  # bytes: no row is longer, so a `len` that is says the line is damaged
 HEAD = 256  # bytes: what stands in front of a row is shorter
-HEADER, CLOSED = "header", "closed"
+HEADER, CLOSED, ROW = "header", "closed", "row"
+KINDS = {kind.encode(): kind for kind in (HEADER, CLOSED, ROW)}
 START = b'{"len":'
 NO_KEY = "00" * DIGEST
 
@@ -43,8 +44,7 @@ class JournalError(Exception):
     """The journal can't be gone on with: it is damaged, another run holds it, or it is of another job."""
 
 
-@attrs.frozen
-class Line:
+class Line(NamedTuple):
     """A record: where its row stands in the journal, and what it says without being read."""
 
     offset: int
@@ -52,7 +52,6 @@ class Line:
     digest: bytes
     failed: bool
     kind: str
-    synced: int
 
 
 def made(kind: str, digest: str, row: bytes, *, failed: bool, synced: int) -> bytes:
@@ -114,20 +113,18 @@ class Journal:
 
     def lines(self) -> Iterator[Line]:
         """The records up to the first that is not whole."""
-        match, crc32, read = _LINE.match, zlib.crc32, self._disk.read
+        match, crc32, read, unhexlify, kinds = _LINE.match, zlib.crc32, self._disk.read, binascii.unhexlify, KINDS
         base, block = 0, b""
         at = 0
         while True:
             found = match(block, at)
             if found is not None:
-                length, crc, _, sync, key, failed, kind = found.groups()
+                length, crc, _, _, key, failed, kind = found.groups()
                 row, end = found.end(), found.end() + int(length) + 2
                 if end <= len(block):
                     if block[end - 2 : end] != b"}\n" or crc32(block[found.start(3) : end]) != int(crc, 16):
                         return
-                    yield Line(
-                        base + row, base + end, bytes.fromhex(key.decode()), failed == b"true", kind.decode(), int(sync)
-                    )
+                    yield Line(base + row, base + end, unhexlify(key), failed == b"true", kinds[kind])
                     at = end
                     continue
                 if int(length) > LONGEST:

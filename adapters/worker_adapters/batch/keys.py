@@ -14,9 +14,11 @@ __all__ = ["DIGEST", "NOWHERE", "Keys", "digest_of"]
 DIGEST = 10  # bytes of a key's digest
 VALUE = 6
 ENTRY = DIGEST + VALUE
-LOAD = 48  # entries a bucket
+LOAD = 32
 NOWHERE = 2**46 - 1  # the place of a key that has no record yet
+_from_bytes = int.from_bytes
 FAILED, MET = 1, 2
+_MET = (NOWHERE << 2 | MET).to_bytes(VALUE, "little")
 _NOWHERE = (NOWHERE << 2).to_bytes(VALUE, "little")[1:]
 
 
@@ -30,7 +32,7 @@ class Keys:
 
     def __init__(self) -> None:
         self._buckets = [bytearray() for _ in range(64)]
-        self._mask = 63
+        self._mask, self._wider = 63, 127
         self._split = 0
         self._count = 0
         self._room = 64 * LOAD
@@ -42,11 +44,9 @@ class Keys:
 
     def _find(self, digest: bytes) -> tuple[bytearray, int]:
         """Its bucket, and its place there; negative if it is not."""
-        number = int.from_bytes(digest[:4], "little")
+        number = _from_bytes(digest[:4], "little")
         index = number & self._mask
-        if index < self._split:
-            index = number & (2 * self._mask + 1)
-        bucket = self._buckets[index]
+        bucket = self._buckets[index if index >= self._split else number & self._wider]
         at = bucket.find(digest)
         while at > 0 and at % ENTRY:  # by chance, across two entries
             at = bucket.find(digest, at + 1)
@@ -55,37 +55,49 @@ class Keys:
     def put(self, digest: bytes, offset: int, *, failed: bool) -> None:
         """Its record stands there: a later one supersedes. Whether it was met stays as it was."""
         bucket, at = self._find(digest)
-        value = offset << 2 | failed
-        if at >= 0:
-            at += DIGEST
-            self.recorded += bucket[at + 1 : at + VALUE] == _NOWHERE
-            self.failed += failed - (bucket[at] & FAILED)
-            bucket[at : at + VALUE] = (value | (bucket[at] & MET)).to_bytes(VALUE, "little")
+        value = (offset << 2 | failed).to_bytes(VALUE, "little")
+        if at < 0:
+            bucket += digest
+            bucket += value
+            self.recorded += 1
+            self.failed += failed
+            self._added()
             return
-        self.recorded += 1
-        self.failed += failed
-        bucket += digest + value.to_bytes(VALUE, "little")
-        self._added()
+        at += DIGEST
+        flags = bucket[at]
+        self.recorded += bucket[at + 1 : at + VALUE] == _NOWHERE
+        self.failed += failed - (flags & FAILED)
+        bucket[at : at + VALUE] = value
+        bucket[at] |= flags & MET
 
     def meet(self, digest: bytes) -> tuple[int, bool, bool]:
         """This run meets it: where its record stands (or NOWHERE), whether that failed, whether it was met before."""
-        bucket, at = self._find(digest)
+        number = _from_bytes(digest[:4], "little")  # as _find: this is asked for each row of the input
+        index = number & self._mask
+        bucket = self._buckets[index if index >= self._split else number & self._wider]
+        at = bucket.find(digest)
         if at < 0:
-            bucket += digest + (NOWHERE << 2 | MET).to_bytes(VALUE, "little")
+            bucket += digest
+            bucket += _MET
             self._added()
             return NOWHERE, False, False
+        if at % ENTRY:
+            bucket, at = self._find(digest)
+            if at < 0:
+                bucket += digest + _MET
+                self._added()
+                return NOWHERE, False, False
         at += DIGEST
         first = bucket[at]
         bucket[at] = first | MET
-        offset = int.from_bytes(bucket[at : at + VALUE], "little") >> 2
-        return offset, bool(first & FAILED), bool(first & MET)
+        return _from_bytes(bucket[at : at + VALUE], "little") >> 2, first & FAILED == FAILED, first & MET == MET
 
     def offset(self, digest: bytes) -> int | None:
         """Where its record stands; None for a key that is unknown or has none."""
         bucket, at = self._find(digest)
         if at < 0:
             return None
-        offset = int.from_bytes(bucket[at + DIGEST : at + ENTRY], "little") >> 2
+        offset = _from_bytes(bucket[at + DIGEST : at + ENTRY], "little") >> 2
         return None if offset == NOWHERE else offset
 
     def was_met(self, digest: bytes) -> bool:
@@ -110,7 +122,7 @@ class Keys:
         stay, go = bytearray(), bytearray()
         for at in range(0, len(old), ENTRY):
             entry = old[at : at + ENTRY]
-            if int.from_bytes(entry[:4], "little") & bit:
+            if _from_bytes(entry[:4], "little") & bit:
                 go += entry
             else:
                 stay += entry
@@ -119,4 +131,4 @@ class Keys:
         self._room += LOAD
         self._split += 1
         if self._split == bit:
-            self._mask, self._split = 2 * bit - 1, 0
+            self._mask, self._wider, self._split = 2 * bit - 1, 4 * bit - 1, 0

@@ -5,9 +5,9 @@ search is a hill climb over delivered tokens per second, as that is what a batch
 
 - *start*: the window grows by one for each row that comes back with its first token, doubling at most once a second, as
   long as a doubling brings a tenth more. Then it falls back to the smallest window that had brought nearly as much.
-- *hold*: a round (as many rows ended as the window holds) tells what the window brings, then one a quarter larger or smaller
-  is tried for a round, up and down in turn, and kept if it brings more. What fails is tried ever more rarely, until
-  what the worker delivers changes by itself.
+- *hold*: a round (as many rows ended as the window holds) tells what the window brings, then one a quarter larger is tried for
+  a round, and kept if it brings more; where rows wait, or it has come to bring less, a smaller one. What fails is tried
+  ever more rarely, until what the worker delivers changes by itself.
 - *cut*, once a round: refusals, a queue's time-out, a full KV cache, a queue that shows in the first-token times (the share
   of their lives that rows wait, as TCP Vegas counts it).
 """
@@ -25,6 +25,7 @@ DOUBLING = 1.0  # seconds that a doubling takes at least, so that its rate can b
 WORTH = 1.10  # what a doubling must bring
 NEARLY = 0.97  # of the best rate: a smaller window that brings so much is taken
 MORE, NO_LESS = 1.01, 0.99  # what a window tried must bring to be kept; and a smaller one, if it spares waiting
+COLLAPSED = 0.5  # of the rate it had: there is no need to see the round's end
 CHANGED = 0.15  # share by which the rate of a window changes when it is the worker that has changed
 STEP = 4  # a quarter of the window is tried
 QUEUED = 0.30  # share of their lives that rows may wait
@@ -96,6 +97,9 @@ class Limit:
     rested: int = 0  # rounds since the last
     ceiling: int = LARGEST  # where it was refused, for a while
     ceiling_rounds: int = 0
+    found: int = 0  # the last ceiling
+    refusals: int = 0  # ceilings in a row that were found where the last one was
+    life: float = 0.0  # seconds that a row lasted in the last round
     quickest: float | None = None  # first-token time of a worker that has room
     cut: bool = False  # in this round
 
@@ -168,9 +172,12 @@ def _cut(o: Observation, limit: Limit) -> Limit | None:
     if smaller is None:
         return None
     smaller = max(1, smaller)
-    ceiling = {"ceiling": smaller, "ceiling_rounds": 8} if o.refused else {}
-    cut = _to(limit, smaller, why, phase=Phase.HOLD, rate=0.0, held=0, up=False, **ceiling)
-    return attrs.evolve(cut, cut=True)
+    limit = attrs.evolve(limit, ceiling=limit.largest)
+    if o.refused:  # found where it was before, it is looked for ever more rarely
+        same = limit.found and abs(smaller - limit.found) <= max(1, limit.found // 8)
+        refusals = min(limit.refusals + 1, 1) if same else 0
+        limit = attrs.evolve(limit, ceiling=smaller, found=smaller, ceiling_rounds=4 << refusals, refusals=refusals)
+    return attrs.evolve(_to(limit, smaller, why, phase=Phase.HOLD, rate=0.0, held=0, up=True), cut=True)
 
 
 def _made_way(o: Observation, limit: Limit) -> Limit | None:
@@ -216,57 +223,62 @@ def _started(o: Observation, limit: Limit) -> Limit:
 
 def _held(o: Observation, limit: Limit) -> Limit:
     """A round at a window, and what follows from it."""
-    enough = limit.since >= ROUND and limit.ended >= max(limit.window, 4)
     if not limit.settled:
         return _new_round(limit) if limit.ended >= limit.window and limit.since >= ROUND / 2 else limit
-    if not enough or not limit.tokens:
+    # Where rows have become slow, a round would take too long to tell.
+    collapsed = limit.since >= max(2 * ROUND, limit.life / 2) and limit.round_rate < COLLAPSED * limit.rate
+    enough = limit.since >= ROUND and limit.ended >= max(limit.window, 4) and limit.tokens > 0
+    if not enough and not collapsed:
         return limit
     rate, queued = limit.round_rate, limit.queued
-    limit = _ceiling_lifted(limit)
+    limit = attrs.evolve(limit, life=limit.lived / limit.ended if limit.ended else limit.life)
+    if limit.ceiling < limit.largest:
+        limit = attrs.evolve(limit, ceiling_rounds=limit.ceiling_rounds - 1)
+        if limit.ceiling_rounds <= 0:
+            return _again(attrs.evolve(limit, ceiling=limit.largest), "it may take more now")
     if limit.phase is Phase.TRY:
-        return _tried(limit, rate, queued)
+        return _tried(o, limit, rate, queued)
     if queued > QUEUED:
         smaller = max(1, int(limit.window * (1 - queued) * 1.1))
         if smaller < limit.window:
             return _to(limit, smaller, "rows wait in its queue", phase=Phase.HOLD, rate=0.0, pause=2, rested=0)
     before = limit.rate
-    limit = attrs.evolve(limit, rate=rate if not before else (before + rate) / 2)
-    if before and abs(rate - before) > CHANGED * before:
-        if rate > before:
-            return attrs.evolve(_new_round(limit), phase=Phase.START, levels=(), rate=0.0, pause=1, why="it gives more")
-        return _new_round(attrs.evolve(limit, rate=rate, pause=1, rested=1, up=False, why="it gives less"))
+    if before and rate > (1 + CHANGED) * before:
+        return _again(limit, "it gives more")
+    if before and rate < (1 - CHANGED) * before:
+        if rate < (1 - 2 * CHANGED) * before:
+            half, why = limit.window // 2, "it gives much less"
+            return _to(limit, half, why, phase=Phase.HOLD, rate=0.0, up=False, pause=1, rested=1)
+        return _trial(o, attrs.evolve(limit, rate=rate, pause=1, up=False), queued)
+    limit = attrs.evolve(limit, rate=(before + rate) / 2 if before else rate)
     if limit.rested < limit.pause:
         return _new_round(attrs.evolve(limit, rested=limit.rested + 1, why="holding"))
-    return _trial(o, limit)
+    return _trial(o, limit, queued)
 
 
-def _ceiling_lifted(limit: Limit) -> Limit:
-    if limit.ceiling >= limit.largest:
-        return limit
-    left = limit.ceiling_rounds - 1
-    if left > 0:
-        return attrs.evolve(limit, ceiling_rounds=left)
-    return attrs.evolve(limit, ceiling=min(limit.largest, limit.ceiling + max(1, limit.ceiling // 8)), ceiling_rounds=8)
+def _again(limit: Limit, why: str) -> Limit:
+    """Start once more, from the window as it is."""
+    return attrs.evolve(_new_round(limit), phase=Phase.START, levels=(), rate=0.0, held=0, pause=1, rested=0, why=why)
 
 
-def _trial(o: Observation, limit: Limit) -> Limit:
+def _trial(o: Observation, limit: Limit, queued: float) -> Limit:
+    """Try a larger window; a smaller one only where rows wait, or where it has come to bring less."""
     step = max(1, limit.window // STEP)
-    window = limit.window + step if limit.up else limit.window - step
+    window = limit.window + step if limit.up and queued < SHORT_QUEUE else limit.window - step
     window = max(1, min(window, limit.largest, limit.ceiling))
     if window > limit.window and o.kv_usage is not None and o.kv_usage >= KV_HIGH:
         window = limit.window
     if window == limit.window:
-        return _new_round(attrs.evolve(limit, up=not limit.up, rested=0, why="holding"))
+        return _new_round(attrs.evolve(limit, phase=Phase.HOLD, up=True, rested=0, why="holding"))
     return _to(limit, window, "trying", phase=Phase.TRY, held=limit.window)
 
 
-def _tried(limit: Limit, rate: float, queued: float) -> Limit:
-    """Keep what was tried, or go back."""
+def _tried(o: Observation, limit: Limit, rate: float, queued: float) -> Limit:
+    """Keep what was tried, and go on that way; or go back."""
     larger = limit.window > limit.held
     better = rate >= MORE * limit.rate
     as_good = not larger and rate >= NO_LESS * limit.rate and queued >= SHORT_QUEUE
     if better or as_good:
-        step = attrs.evolve(limit, phase=Phase.HOLD, rate=rate, held=0, pause=1, rested=1, up=larger, why="better")
-        return _new_round(step)
+        return _trial(o, attrs.evolve(limit, rate=rate, pause=1, rested=1, up=larger), queued)
     pause = min(RAREST, limit.pause * 2)
-    return _to(limit, limit.held, "no better", phase=Phase.HOLD, held=0, up=not larger, pause=pause, rested=0)
+    return _to(limit, limit.held, "no better", phase=Phase.HOLD, held=0, up=True, pause=pause, rested=0)

@@ -7,14 +7,15 @@ there is the caller's own, and goes with the answer as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from hashlib import blake2b
+from typing import Any, NamedTuple
 
 import attrs
 import msgspec
 
 from ..api import GenerateRequest, InvalidRequestError
 from ..determinism import derive_seed
-from .keys import digest_of
+from .keys import DIGEST, digest_of
 
 __all__ = ["FIELDS", "Ident", "Row", "Template", "canonical", "duplicate_of", "identify", "key_of", "row_of"]
 
@@ -41,8 +42,7 @@ _named = msgspec.json.Decoder(_Named).decode
 _parsed = msgspec.json.Decoder().decode
 
 
-@attrs.frozen(slots=True)
-class Ident:
+class Ident(NamedTuple):
     """A row's key: its digest, and the id that the answer gets. `fields`: the row, where it had to be read for that."""
 
     digest: bytes
@@ -75,9 +75,10 @@ def identify(line: bytes | Mapping[str, Any]) -> Ident:
     try:
         named = _named(line)
         own = named.id if named.custom_id is None else named.custom_id
-        if own is not None:
-            return Ident(digest_of(b"i" + _encode(own)), own)
-        return _of_fields(_parsed(line))
+        if own is None:
+            return _of_fields(_parsed(line))
+        # As `digest_of`, without a call: a job of ten million rows is taken up by ten million of these.
+        return Ident(blake2b(b"i" + _encode(own), digest_size=DIGEST).digest(), own)
     except (msgspec.MsgspecError, UnicodeError, TypeError, RecursionError):
         return _hashed(b"x" + line, None)
 

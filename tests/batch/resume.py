@@ -1,0 +1,78 @@
+"""Resuming a job of very many rows: how long it takes, and how much memory.
+
+    python -m tests.batch.resume --rows 10000000
+
+Writes an input and a journal in which all rows but the last hundred are answered, and then takes the job up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+from worker_adapters import connect
+from worker_adapters.batch import Batch
+from worker_adapters.batch.disk import DISK
+from worker_adapters.batch.header import header_of
+from worker_adapters.batch.journal import Journal
+from worker_adapters.batch.keys import digest_of
+
+LEFT = 100
+TEXT = "x" * 40
+
+
+def written(folder: Path, rows: int) -> None:
+    journal = Journal(folder / "out.journal", DISK)
+    list(journal.recover(header_of({}, [], None)))
+    with (folder / "in").open("w") as file:
+        for n in range(rows):
+            file.write('{"id":%d,"prompt":"p%d"}\n' % (n, n))
+            if n < rows - LEFT:
+                journal.add(digest_of(b"i%d" % n), b'{"id":%d,"text":"%s"}' % (n, TEXT.encode()), failed=False)
+            if n % 100_000 == 0:
+                journal.sync()
+    journal.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        written(folder, options.rows)
+        first: list[tuple[float, float]] = []
+        begun, used = time.monotonic(), time.process_time()
+
+        with connect("mock", "mock://local") as adapter:
+            submit = adapter.submit
+
+            def submitted(*args: object, **more: object) -> object:
+                if not first:
+                    first.append((time.monotonic() - begun, time.process_time() - used))
+                return submit(*args, **more)  # type: ignore[arg-type]  # as they came
+
+            batch = Batch(folder / "in", folder / "out", [Watched(adapter, submitted)])
+            report = batch.run()
+        whole, memory = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (ready, processor) = first[0]
+    print(
+        f"{options.rows} rows, {report.before} of them answered: the first of the rest was sent after {ready:.1f} s "
+        f"({processor:.1f} s of processor), the output was there after {whole:.1f} s; {memory:.0f} MiB at most"
+    )
+    assert report.written == options.rows
+
+
+class Watched:
+    """An adapter that tells when it is first asked."""
+
+    def __init__(self, adapter: object, submit: object) -> None:
+        self.submit = submit
+        self.properties = adapter.properties  # type: ignore[attr-defined]  # an adapter's
+
+
+if __name__ == "__main__":
+    main()
