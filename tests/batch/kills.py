@@ -172,10 +172,10 @@ def main() -> None:
             more, twice = job(Path(folder), server, wanted, draw, points)
             struck, again, jobs = struck + more, again + twice, jobs + 1
     server.stop()
-    print(
+    sys.stdout.write(
         f"{struck} kills ({', '.join(f'{n} {how}' for how, n in sorted(points.items()))}) in {jobs} jobs of {ROWS} rows: "
         f"none lost, none twice; {again / struck:.1f} rows asked again a kill, of {WINDOW + GROUP} that may be; "
-        f"{time.monotonic() - begun:.0f} s"
+        f"{time.monotonic() - begun:.0f} s\n"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ def written(folder: Path, rows: int) -> None:
     list(journal.recover(header_of({}, [], None)))
     with (folder / "in").open("w") as file:
         for n in range(rows):
-            file.write('{"id":%d,"prompt":"p%d"}\n' % (n, n))
+            file.write(f'{{"id":{n},"prompt":"p{n}"}}\n')
             if n < rows - LEFT:
                 journal.add(digest_of(b"i%d" % n), b'{"id":%d,"text":"%s"}' % (n, TEXT.encode()), failed=False)
             if n % 100_000 == 0:
@@ -59,9 +60,9 @@ def main() -> None:
             report = batch.run()
         whole, memory = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     (ready, processor) = first[0]
-    print(
+    sys.stdout.write(
         f"{options.rows} rows, {report.before} of them answered: the first of the rest was sent after {ready:.1f} s "
-        f"({processor:.1f} s of processor), the output was there after {whole:.1f} s; {memory:.0f} MiB at most"
+        f"({processor:.1f} s of processor), the output was there after {whole:.1f} s; {memory:.0f} MiB at most\n"
     )
     assert report.written == options.rows
 

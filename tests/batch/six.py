@@ -2,7 +2,8 @@
 
     python -m tests.batch.six
 
-Over real sockets, from simulated engines in another process. What all that are left can give is the sum of their slots' rates.
+Over real sockets, from simulated engines in another process. What those that are left can give is the sum of their slots'
+rates.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ SERVERS = f"""
 import sys
 from worker_adapters.simulator import Simulator
 from worker_adapters.simulator.jobs import Pace
-made = [Simulator("vllm", slots={SLOTS}, rate={RATE}, **({{"max_num_queued_reqs": {REFUSES_ABOVE}}} if n == {REFUSING} else {{}})).start()
-        for n in range(6)]
+refuses = {{"max_num_queued_reqs": {REFUSES_ABOVE}}}
+made = [Simulator("vllm", slots={SLOTS}, rate={RATE}, **(refuses if n == {REFUSING} else {{}})).start() for n in range(6)]
 print(*(one.url for one in made), flush=True)
 for line in sys.stdin:
     made[{KILLED}].stop()
@@ -37,7 +38,7 @@ for line in sys.stdin:
 
 @attrs.frozen
 class Found:
-    """Shares of what the workers can give, and the least and last windows of the healthy ones before and after the faults."""
+    """Shares of what the workers can give, and the least windows of the healthy ones before and after the faults."""
 
     share: float
     before: float
@@ -104,10 +105,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="that it is measured for")
     options = parser.parse_args()
     found = observed(30.0, 10.0, options.seconds)
-    print(
-        f"six workers: {100 * found.before:.1f} % of what all can give before the faults, {100 * found.share:.1f} % of what is "
-        f"left from 10 s after them, over {options.seconds:g} s; windows of the healthy ones at least {found.windows_before} "
-        f"before, {found.windows_after} after; {found.failed} rows failed"
+    sys.stdout.write(
+        f"six workers: {100 * found.before:.1f} % of what all can give before the faults, {100 * found.share:.1f} % of "
+        f"what is left from 10 s after them, over {options.seconds:g} s; windows of the healthy ones at least "
+        f"{found.windows_before} before, {found.windows_after} after; {found.failed} rows failed\n"
     )
 
 

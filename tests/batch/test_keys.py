@@ -42,7 +42,7 @@ from worker_adapters.batch.keys import Keys, digest_of
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
-before, keys, count = resident(), Keys(), 200_000
+before, keys, count = resident(), Keys(), 100_000
 for n in range(count):
     keys.put(digest_of(b"%d" % n), n * 300, failed=False)
 print((resident() - before) / count)

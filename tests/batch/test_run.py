@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+import time
 
 import pytest
 
 from worker_adapters import Timeouts, batch, connect
-from worker_adapters.batch import Batch, JournalError, Options, Outcome
+from worker_adapters.batch import Batch, Bound, JournalError, Options, Outcome, staff
 from worker_adapters.testing import SimulatedWorker
 from worker_adapters.testing.server import nobody_there
 
@@ -194,6 +196,49 @@ def test_a_hung_queue_is_timed_out_only_if_it_is_asked_for(simulated_worker, tmp
     report = ran(source, tmp_path / "out.jsonl", [stuck, worker], attempts=1, timeouts=timeouts)
     assert report.failed == 0
     assert report.returned == 1
+
+
+def test_a_worker_that_hangs_is_found_out_and_its_rows_go_elsewhere(simulated_worker, tmp_path, monkeypatch):
+    monkeypatch.setattr(staff, "SILENT", 0.2)
+    hung = simulated_worker("vllm", slots=8, faults=["stall@head*", "/health status:500*"])
+    worker = simulated_worker("vllm", slots=8)
+    report = ran(rows(tmp_path / "in.jsonl", 30), tmp_path / "out.jsonl", [hung, worker], attempts=1)
+    assert report.failed == 0
+    assert report.returned >= 8
+    assert {row["worker"] for row in read(tmp_path / "out.jsonl")} == {worker.url.partition("://")[2]}
+
+
+def test_a_long_queue_is_no_hang(simulated_worker, tmp_path, monkeypatch):
+    monkeypatch.setattr(staff, "SILENT", 0.1)
+    slow = simulated_worker("vllm", slots=8, first_token_delay=0.6)
+    report = ran(rows(tmp_path / "in.jsonl", 8), tmp_path / "out.jsonl", [slow])
+    assert (report.failed, report.returned) == (0, 0)
+
+
+def test_a_pipe_is_read_as_it_comes_and_bounds_the_job(simulated_worker, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    worker = simulated_worker("vllm", slots=8)
+    bounds = []
+
+    def write():
+        with (tmp_path / "pipe").open("w") as pipe:
+            for n in range(3):
+                pipe.write(json.dumps({"id": n, "prompt": "p", "max_tokens": 2}) + "\n")
+                pipe.flush()
+                worker.wait_for(lambda state, n=n: state.served > n, timeout=20)
+            while not bounds:
+                time.sleep(0.01)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with worker.connect() as adapter:
+        job = Batch(
+            tmp_path / "pipe", tmp_path / "out", [adapter], on_tick=lambda tick: bounds.append(tick.bound), disk=QUICK
+        )
+        report = job.run()
+    writer.join()
+    assert report.written == 3
+    assert Bound.SOURCE in bounds
 
 
 def test_parquet_in_and_out(simulated_worker, tmp_path):

@@ -221,7 +221,10 @@ class Batch:
         return f"no worker has answered anything for {patience:g} s"
 
     def _tick(self, seconds: float) -> None:
-        self._staff.look(self._now)
+        for dead in self._staff.look(self._now):
+            dead.died(self._now)
+            for stream in [stream for stream, flight in self._flights.items() if flight.worker is dead]:
+                stream.cancel()
         for worker in self._workers:
             worker.tick(seconds)
         tick = self._progress.tick(seconds, self._intake, len(self._flights))
@@ -269,7 +272,7 @@ class Batch:
             self._next_try = min(self._next_try, now + wait)
             return False
         row.sent += 1
-        worker.sent(request)
+        worker.sent(request, now)
         if row.sent > 1:
             request = attrs.evolve(request, task_id=f"{request.task_id}-{row.sent}")
         try:
@@ -303,7 +306,7 @@ class Batch:
                 self._now = flight.first_at = time.monotonic()
                 flight.worker.began(flight.first_at - flight.sent_at)
                 self._progress.firsts.append(flight.first_at - flight.sent_at)
-            flight.worker.gave(1)
+            flight.worker.gave(1, self._now)
             flight.token(event)  # type: ignore[arg-type]  # it is one
         elif kind is End:
             del self._flights[stream]
@@ -316,8 +319,12 @@ class Batch:
 
     def _end(self, flight: Flight, end: End) -> None:
         row, worker = flight.row, flight.worker
-        if end.finish_reason is FinishReason.CANCELLED:  # somebody closed the adapter that we were given
+        if (
+            end.finish_reason is FinishReason.CANCELLED
+        ):  # its worker is dead, or somebody closed an adapter that we were given
             worker.left()
+            self._progress.returned += 1
+            row.after = self._now
             self._intake.give_back(row)
             return
         self._now = now = time.monotonic()
@@ -325,7 +332,7 @@ class Batch:
         request = row.request
         assert request is not None  # noqa: S101  -- it was sent
         tokens_in = end.tokens_in or 0
-        worker.gave(end.tokens_out - len(flight.texts) if end.tokens_out > len(flight.texts) else 0)
+        worker.gave(max(0, end.tokens_out - len(flight.texts)), now)
         worker.ended(request, end.tokens_out + tokens_in, now - flight.sent_at)
         self._progress.tokens_in += tokens_in
         self._progress.tokens_out += end.tokens_out

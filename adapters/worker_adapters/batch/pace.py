@@ -5,8 +5,8 @@ search is a hill climb over delivered tokens per second, as that is what a batch
 
 - *start*: the window grows by one for each row that comes back with its first token, doubling at most once a second, as
   long as a doubling brings a tenth more. Then it falls back to the smallest window that had brought nearly as much.
-- *hold*: a round (as many rows ended as the window holds) tells what the window brings, then one a quarter larger is tried for
-  a round, and kept if it brings more; where rows wait, or it has come to bring less, a smaller one. What fails is tried
+- *hold*: a round (as many rows ended as the window holds) tells what the window brings, then one a quarter larger is tried
+  for a round, and kept if it brings more; where rows wait, or it has come to bring less, a smaller one. What fails is tried
   ever more rarely, until what the worker delivers changes by itself.
 - *cut*, once a round: refusals, a queue's time-out, a full KV cache, a queue that shows in the first-token times (the share
   of their lives that rows wait, as TCP Vegas counts it).
@@ -15,6 +15,7 @@ search is a hill climb over delivered tokens per second, as that is what a batch
 from __future__ import annotations
 
 from enum import StrEnum
+from math import ceil
 
 import attrs
 
@@ -167,7 +168,9 @@ def _cut(o: Observation, limit: Limit) -> Limit | None:
         why = "refused"
     elif o.timed_out:
         smaller, why = min(limit.window, o.in_flight + o.timed_out) * 7 // 10, "a queue's time-out"
-    elif o.kv_usage is not None and o.kv_usage >= KV_FULL:
+    elif (
+        o.kv_usage is not None and o.kv_usage >= KV_FULL and o.queue_depth != 0
+    ):  # caches that keep prompts are always full
         smaller, why = min(limit.window, o.in_flight) * 85 // 100, "the KV cache is full"
     if smaller is None:
         return None
@@ -230,25 +233,29 @@ def _held(o: Observation, limit: Limit) -> Limit:
     enough = limit.since >= ROUND and limit.ended >= max(limit.window, 4) and limit.tokens > 0
     if not enough and not collapsed:
         return limit
-    rate, queued = limit.round_rate, limit.queued
+    queued = limit.queued
     limit = attrs.evolve(limit, life=limit.lived / limit.ended if limit.ended else limit.life)
     if limit.ceiling < limit.largest:
         limit = attrs.evolve(limit, ceiling_rounds=limit.ceiling_rounds - 1)
         if limit.ceiling_rounds <= 0:
             return _again(attrs.evolve(limit, ceiling=limit.largest), "it may take more now")
     if limit.phase is Phase.TRY:
-        return _tried(o, limit, rate, queued)
-    if queued > QUEUED:
-        smaller = max(1, int(limit.window * (1 - queued) * 1.1))
-        if smaller < limit.window:
-            return _to(limit, smaller, "rows wait in its queue", phase=Phase.HOLD, rate=0.0, pause=2, rested=0)
+        return _tried(o, limit, limit.round_rate, queued)
+    smaller = max(1, int(limit.window * (1 - queued) * 1.1))
+    if queued > QUEUED and smaller < limit.window:
+        return _to(limit, smaller, "rows wait in its queue", phase=Phase.HOLD, rate=0.0, pause=2, rested=0)
+    return _measured(o, limit, limit.round_rate, queued)
+
+
+def _measured(o: Observation, limit: Limit, rate: float, queued: float) -> Limit:
+    """What the window held brings now, beside what it brought."""
     before = limit.rate
     if before and rate > (1 + CHANGED) * before:
         return _again(limit, "it gives more")
+    if before and rate < (1 - 2 * CHANGED) * before:
+        half, why = limit.window // 2, "it gives much less"
+        return _to(limit, half, why, phase=Phase.HOLD, rate=0.0, up=False, pause=1, rested=1)
     if before and rate < (1 - CHANGED) * before:
-        if rate < (1 - 2 * CHANGED) * before:
-            half, why = limit.window // 2, "it gives much less"
-            return _to(limit, half, why, phase=Phase.HOLD, rate=0.0, up=False, pause=1, rested=1)
         return _trial(o, attrs.evolve(limit, rate=rate, pause=1, up=False), queued)
     limit = attrs.evolve(limit, rate=(before + rate) / 2 if before else rate)
     if limit.rested < limit.pause:
@@ -264,7 +271,10 @@ def _again(limit: Limit, why: str) -> Limit:
 def _trial(o: Observation, limit: Limit, queued: float) -> Limit:
     """Try a larger window; a smaller one only where rows wait, or where it has come to bring less."""
     step = max(1, limit.window // STEP)
-    window = limit.window + step if limit.up and queued < SHORT_QUEUE else limit.window - step
+    if queued >= SHORT_QUEUE:  # so many that nobody waits
+        window = max(limit.window - step, ceil(limit.window * (1 - queued)))
+    else:
+        window = limit.window + step if limit.up else limit.window - step
     window = max(1, min(window, limit.largest, limit.ceiling))
     if window > limit.window and o.kv_usage is not None and o.kv_usage >= KV_HIGH:
         window = limit.window

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..api import Adapter, Properties
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Staff", "staff_of"]
 
 ASKED = 5.0  # seconds that the beginning waits for workers to say what they are
-GAUGES = 2.0  # seconds between two looks at a worker's gauges
+GAUGES, GAUGES_YIELDING = 2.0, 0.5  # seconds between two looks at a worker's gauges
+SILENT = 30.0  # seconds without anything from a worker that has rows, until it is asked whether it works
 
 
 class Staff:
@@ -29,6 +31,8 @@ class Staff:
         self._own = own
         self._heard: dict[str, Properties | None] = {}
         self._asked: dict[str, float] = {}
+        self._noted: dict[str, Properties] = {}
+        self._well: dict[str, bool | None] = {}  # of those that are silent: None while they are being asked
 
     def ask(self, *, stopped: Callable[[], bool]) -> None:
         """Ask all of them, and wait a bounded time."""
@@ -47,6 +51,9 @@ class Staff:
         def work() -> None:
             heard[name] = _properties(adapter)
 
+        self._have(name, work)
+
+    def _have(self, name: str, work: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # no thread can be started just now
             HELPERS.start(("batch", name), work)
 
@@ -54,18 +61,40 @@ class Staff:
         """What is known of them."""
         return [found for found in self._heard.values() if found is not None]
 
-    def look(self, now: float) -> None:
-        """Have gauges read again where it is time, and take what was read."""
+    def look(self, now: float) -> list[Worker]:
+        """Have gauges read again where it is time, and take what was read; those that turn out to be dead.
+
+        A worker that has rows and gives nothing for long may have a long queue, or hang: it is asked whether it works.
+        """
+        dead = []
         for worker in self.workers:
             self._note(worker)
-            if now - self._asked.get(worker.name, 0.0) >= GAUGES and worker.name in self._heard and worker.in_flight:
+            name = worker.name
+            pause = GAUGES_YIELDING if worker.limit.yielding else GAUGES
+            if worker.in_flight and name in self._heard and now - self._asked.get(name, 0.0) >= pause:
                 self._ask(worker)
+            if not worker.in_flight or now - worker.last_heard < SILENT:
+                self._well.pop(name, None)
+            elif name not in self._well:
+                self._well[name] = None
+                self._have(name, partial(self._examine, name, worker.adapter))
+            elif self._well[name] is False:
+                del self._well[name]
+                dead.append(worker)
+            elif self._well[name]:
+                worker.last_heard = now  # it waits in its queue: asked again later
+        return dead
+
+    def _examine(self, name: str, adapter: Adapter) -> None:
+        well = _is_well(adapter)
+        if name in self._well:
+            self._well[name] = well
 
     def _note(self, worker: Worker) -> None:
         found = self._heard.get(worker.name)
-        if found is None:
-            return
-        worker.kv_usage, worker.queue_depth, worker.slots_total = found.kv_usage, found.queue_depth, found.slots_total
+        if found is not None and found is not self._noted.get(worker.name):
+            self._noted[worker.name] = found
+            worker.gauged(found)
 
     def close(self) -> None:
         """Close what was made here."""
@@ -78,6 +107,14 @@ def _properties(adapter: Adapter) -> Properties | None:
         return adapter.properties()
     except Exception:  # noqa: BLE001  -- a worker that can't be asked tells nothing; an adapter may be somebody else's
         return None
+
+
+def _is_well(adapter: Adapter) -> bool:
+    try:
+        health = adapter.health(deep=True)
+    except Exception:  # noqa: BLE001  -- as above
+        return False
+    return health.live and health.ready
 
 
 def staff_of(given: Sequence[Adapter], options: Options, now: float) -> Staff:
@@ -114,5 +151,5 @@ def staff_of(given: Sequence[Adapter], options: Options, now: float) -> Staff:
 def _named(adapter: Any) -> tuple[str, str]:
     if not isinstance(adapter, EngineAdapter):
         return type(adapter).__name__.lower(), ""
-    config = adapter.__reduce__()[1][0]
+    config = adapter.config
     return config.replica_id or config.url.partition("://")[2].rpartition("@")[2].rstrip("/"), config.dialect.name

@@ -8,7 +8,7 @@ from statistics import quantiles
 
 import attrs
 
-from ..api import Adapter, GenerateRequest, Retry
+from ..api import Adapter, GenerateRequest, Properties, Retry
 from ..runtime import EngineAdapter
 from .pace import LARGEST, Limit, Observation, decide
 from .rates import Rate
@@ -27,7 +27,7 @@ def of_its_own(adapter: Adapter) -> Adapter:
     """An adapter of the same configuration that is the batch's: no limit but its window, and no retries but its own."""
     if not isinstance(adapter, EngineAdapter):
         return adapter
-    config = adapter.__reduce__()[1][0]
+    config = adapter.config
     limits = attrs.evolve(config.limits, max_in_flight=MOST)
     return EngineAdapter(attrs.evolve(config, retry=Retry(attempts=1), limits=limits))
 
@@ -81,7 +81,8 @@ class Worker:
         self.kv_usage: float | None = None
         self.queue_depth: int | None = None
         self.slots_total: int | None = None
-        self.others = 0
+        self.others = self._others_then = 0
+        self.last_heard = now  # when something came of it, or it got its first row
         self.was_starved = False
         self.starved = False  # in this tick: it had room, and there was no row
         self._begin_tick()
@@ -105,8 +106,10 @@ class Worker:
         wait = 0.0 if self._requests is None else self._requests.wait(1.0, now)
         return wait if self._tokens is None else max(wait, self._tokens.wait(_guess(request), now))
 
-    def sent(self, request: GenerateRequest) -> None:
+    def sent(self, request: GenerateRequest, now: float) -> None:
         """It has one more."""
+        if not self.in_flight:
+            self.last_heard = now
         self.in_flight += 1
         self._peak = max(self._peak, self.in_flight)
         if self._requests is not None:
@@ -122,8 +125,9 @@ class Worker:
         self._waited += seconds
         self._firsts.append(seconds)
 
-    def gave(self, tokens: int) -> None:
+    def gave(self, tokens: int, now: float) -> None:
         """So many came."""
+        self.last_heard = now
         self._seen_tokens += tokens
         self.tokens += tokens
 
@@ -138,6 +142,19 @@ class Worker:
         self.is_proving = False
         if self._tokens is not None:
             self._tokens.take(used - _guess(request))
+
+    def gauged(self, found: Properties) -> None:
+        """What it tells of itself just now."""
+        self.kv_usage, self.queue_depth, self.slots_total = found.kv_usage, found.queue_depth, found.slots_total
+        if found.slots_total is not None and found.slots_free is not None:
+            others = max(0, found.slots_total - found.slots_free + (found.queue_depth or 0) - self.in_flight)
+            # The gauges are not of the same moment as our count: twice in a row it is somebody.
+            self.others, self._others_then = min(others, self._others_then), others
+
+    def died(self, now: float) -> None:
+        """It does not answer any more; its rows come back one by one."""
+        self.failures += 1
+        self._to_rest(now)
 
     def left(self) -> None:
         """A row is gone from it, by nobody's fault, or its own."""
@@ -169,7 +186,11 @@ class Worker:
         self.left()
         self.failures += 1
         self._failures += 1
-        if (at_once or self.is_proving or self._failures >= BEFORE_REST) and now >= self.rests_until:
+        if at_once or self.is_proving or self._failures >= BEFORE_REST:
+            self._to_rest(now)
+
+    def _to_rest(self, now: float) -> None:
+        if now >= self.rests_until:
             self.rests_until = now + self._rest
             self._rest = min(LONGEST_REST, self._rest * 2)
             self.is_proving = True

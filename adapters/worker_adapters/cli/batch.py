@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from worker_adapters import Adapter, GenerateRequest, Timeouts, WorkerError
+from worker_adapters import Adapter, ChatTemplate, GenerateRequest, Timeouts, WorkerError
 from worker_adapters.batch import Batch, JournalError, Options, Outcome, Report, Tick, check
 
 from . import asking, connecting
@@ -61,6 +61,9 @@ def add(commands: Commands) -> None:
         "--patience", type=float, default=600.0, metavar="SECONDS", help="without any answer, then give up; 0: never"
     )
     job.add_argument("--picture", metavar="FILE", help="draw throughput and windows over time (needs matplotlib)")
+    job.add_argument(
+        "--template", metavar="FILE", help="chat template for rows with messages: a tokenizer_config.json, …"
+    )
     job.add_argument("--quiet", action="store_true", help="no progress")
     json_switch(parser, "progress and report as JSON lines on standard output")
     connecting.add_shared(parser)
@@ -140,6 +143,7 @@ def _options(args: argparse.Namespace, parameters: dict[str, Any]) -> Options:
         more["attempts"] = args.retry_attempts
     if "limits_max_in_flight" in args:
         more["largest"] = args.limits_max_in_flight
+    template = _template(args)
     return Options(
         parameters=parameters,
         order=args.order,
@@ -150,9 +154,15 @@ def _options(args: argparse.Namespace, parameters: dict[str, Any]) -> Options:
         tokens_per_minute=args.tokens_per_minute,
         yield_to_interactive=args.yield_to_interactive,
         patience=args.patience or None,
+        template=None if template is None else template.render,
+        template_digest=None if template is None else template.digest,
         timeouts=timeouts,
         **more,
     )
+
+
+def _template(args: argparse.Namespace) -> ChatTemplate | None:
+    return None if args.template is None else ChatTemplate.from_file(args.template)
 
 
 def _wait(args: argparse.Namespace, adapters: list[Adapter]) -> None:
@@ -192,7 +202,8 @@ def _ctrl_c(batch: Batch) -> Iterator[None]:
 
 
 def _check(args: argparse.Namespace, parameters: dict[str, Any]) -> int:
-    found = check(args.input, parameters=parameters)
+    template = _template(args)
+    found = check(args.input, parameters=parameters, template=None if template is None else template.render)
     if args.json:
         emit_json(attrs.asdict(found))
     else:
