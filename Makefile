@@ -31,6 +31,9 @@ $(VENV)/.installed: $(BIN)/python $(SOURCES)
 demo: $(VENV)/.installed ## tokens from an embedded simulated engine; ENGINE=llamacpp URL=http://… for a real one
 	@$(BIN)/worker-adapters demo --engine $(ENGINE) $(if $(URL),--url $(URL))
 
+demo-orchestrator: $(VENV)/.installed-test ## an orchestrator on simulated engines, with a page to watch it; PORT=8000
+	@$(BIN)/python -m examples.orchestrator --demo --port $(or $(PORT),8000)
+
 test: $(VENV)/.installed-test ## every test that needs no real engine; of products of cases, each case once; half of it waits
 	@$(BIN)/python -m pytest -m "not live and not matrix" -n $$(($$(nproc) * 3 / 2)) --dist worksteal
 
@@ -71,6 +74,8 @@ batch-resume: $(VENV)/.installed-test ## a job of ten million rows is taken up: 
 
 batch-six: $(VENV)/.installed-test ## six workers, of which one dies, one slows down and one refuses: what is reached of what they can
 	@$(BIN)/python -m tests.batch.six
+churn: $(VENV)/.installed-test ## 100,000 connects and drops at the example orchestrator: what must stay flat; CONNECTS=…
+	@$(BIN)/python -m tests.orchestrator.churn --connects $(or $(CONNECTS),100000)
 
 live: live-llamacpp live-vllm live-triton ## every live suite
 

@@ -155,6 +155,17 @@ def test_a_stream_of_somebody_else_s_gets_heartbeats():
     assert theirs.closed
 
 
+@WAYS
+def test_a_client_that_is_known_to_have_gone_ends_it(way):
+    with adapter_of(Script(steps=[tokens(1), Hang()])) as adapter:
+        stream = getattr(adapter, way)(request())
+        looks = iter([False, True])
+        chunks = list(event_stream(stream, gone=lambda: next(looks)))
+        assert HEARTBEAT not in chunks
+        assert stream.done()
+        assert next(looks, None) is None
+
+
 @pytest.mark.parametrize("bad", [0, -1.0, float("nan")])
 def test_a_heartbeat_is_a_time(bad):
     with pytest.raises(ValueError, match="heartbeat"):

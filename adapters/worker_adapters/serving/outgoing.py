@@ -6,10 +6,11 @@ Runs of events go out as one chunk: a server pays for each chunk (a system call,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from math import isfinite
+from time import monotonic
 from typing import Any, TypeGuard
 
 import msgspec
@@ -32,6 +33,7 @@ __all__ = [
 HEARTBEAT = b": keep-alive\n\n"
 """A comment, which clients ignore."""
 
+LOOK = 0.25  # seconds between two looks whether a client has gone, where that can be seen
 FEW = 4  # of so many frames the builder in C is not worth its call
 
 _encoder = msgspec.json.Encoder()
@@ -119,19 +121,50 @@ def require_heartbeat(heartbeat: float | None) -> None:
         raise ValueError(f"heartbeat must be a number of seconds greater than 0, or None, got {heartbeat!r}")
 
 
-def event_stream(events: Iterable[Event], *, heartbeat: float | None = 15.0) -> Iterator[bytes]:
+def event_stream(
+    events: Iterable[Event], *, heartbeat: float | None = 15.0, gone: Callable[[], bool] | None = None
+) -> Iterator[bytes]:
     """The events as server-sent events, for the body of an orchestrator's own response. `parse_events` reads them back.
 
     Each frame has the event's name, as data its JSON form, and as id the task's, a colon and the event's number from 0 on.
     A chunk holds the frames of all events that came together. Of a Stream that is silent for `heartbeat` seconds (None: for
     ever) a comment goes out, with which the server notices a client that has gone; other iterables get none, as nothing
-    can be said before they say something. Blocks as the stream does. Closing it closes the stream, which cancels.
+    can be said before they say something. `gone`: asked now and then while nothing comes, whether the client has, where a
+    server knows before it writes; then it ends. Blocks as the stream does. Closing it closes the stream, which cancels.
     """
     require_heartbeat(heartbeat)
-    return _chunks(events, heartbeat)
+    return _chunks(events, Patience(heartbeat, gone))
 
 
-def _chunks(events: Iterable[Event], heartbeat: float | None) -> Iterator[bytes]:
+class Patience:
+    """How long a response may be silent, and whether anybody is there to hear it."""
+
+    __slots__ = ("_gone", "_heard_at", "_heartbeat", "seconds")
+
+    def __init__(self, heartbeat: float | None, gone: Callable[[], bool] | None) -> None:
+        """`seconds`: how long to wait at a time."""
+        self._heartbeat = heartbeat
+        self._gone = gone
+        self._heard_at = monotonic()
+        self.seconds = heartbeat if gone is None else min(LOOK, heartbeat or LOOK)
+
+    def heard(self) -> None:
+        """Something went out."""
+        self._heard_at = monotonic()
+
+    def is_over(self) -> bool:
+        """Whether the client has gone, as far as anybody knows."""
+        return self._gone is not None and self._gone()
+
+    def is_due(self) -> bool:
+        """Whether it was silent for long; then it counts as heard."""
+        if self._heartbeat is None or (self._gone is not None and monotonic() - self._heard_at < self._heartbeat):
+            return False
+        self.heard()
+        return True
+
+
+def _chunks(events: Iterable[Event], patience: Patience) -> Iterator[bytes]:
     framer = Framer(task_id_of(events))
     try:
         if not is_stream(events):
@@ -139,8 +172,14 @@ def _chunks(events: Iterable[Event], heartbeat: float | None) -> Iterator[bytes]
             for event in events:
                 yield frame(event)
             return
-        for run in runs_of(events, heartbeat):
-            yield framer.frames(run) if run else HEARTBEAT
+        for run in runs_of(events, patience.seconds):
+            if run:
+                yield framer.frames(run)
+                patience.heard()
+            elif patience.is_over():
+                return
+            elif patience.is_due():
+                yield HEARTBEAT
     finally:
         close = getattr(events, "close", None)
         if close is not None:

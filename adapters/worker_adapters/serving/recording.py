@@ -33,7 +33,7 @@ class Recording:
         task_id: str,
         *,
         owner: str | None = None,
-        window: int = 1 << 16,
+        window: int = 1 << 15,
         grace: float | None = None,
     ) -> None:
         self._framer = Framer(task_id)

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 import attrs
 
 from ..api import Error, ErrorCode, Reason
-from .outgoing import HEARTBEAT, lone_frame, require_heartbeat
+from .outgoing import HEARTBEAT, Patience, lone_frame, require_heartbeat
 
 __all__ = ["Kept", "ReplayLog"]
 
 OVERHEAD = 256  # bytes that a chunk is counted with beside its own
-ONE_YIELD = 1 << 16  # bytes of chunks that a reader is given at once
+ONE_YIELD = 1 << 14  # bytes of chunks that a reader is given at once
 
 UNKNOWN = lone_frame(
     Error(code=ErrorCode.INVALID_PARAMS, reason=Reason.NOT_FOUND, message="there is no such task, or event of it")
@@ -142,17 +142,18 @@ class ReplayLog:
         owner: str | None = None,
         last_event_id: str | None = None,
         heartbeat: float | None = 15.0,
+        gone: Callable[[], bool] | None = None,
     ) -> Iterator[bytes]:
         """The task's frames behind that event, or all of them, up to its end. Blocks, with heartbeats, as `event_stream`.
 
         Ends with an `Error` without an id where it can't go on: REPLAY_GONE for what is not kept any more; NOT_FOUND for a
-        task, or an id, that never was or is somebody else's, which all look alike.
+        task, or an id, that never was or is somebody else's, which all look alike. `gone`: see `event_stream`.
         """
         require_heartbeat(heartbeat)
-        return self._frames(task_id, owner, last_event_id, heartbeat)
+        return self._frames(task_id, owner, last_event_id, Patience(heartbeat, gone))
 
     def _frames(
-        self, task_id: str, owner: str | None, last_event_id: str | None, heartbeat: float | None
+        self, task_id: str, owner: str | None, last_event_id: str | None, patience: Patience
     ) -> Iterator[bytes]:
         with self._lock:
             self._forget()
@@ -167,26 +168,34 @@ class ReplayLog:
         offset = 0
         try:
             while True:
-                with self._lock:
-                    if offset > kept.taken:
-                        kept.taken = offset
-                        kept.changed.notify_all()  # who records, waits for that
-                    data = b""
-                    if index == kept.count and not kept.over and not kept.changed.wait(heartbeat):
-                        data = HEARTBEAT
-                    self._forget()
-                    if gone := index < kept.first:
-                        data = GONE
-                    elif not data and index < kept.count:
-                        data, index, offset = kept.since(index)
-                    elif not data and kept.over:
-                        return
+                data, index, offset, goes_on = self._next(kept, index, offset, patience.seconds)
                 if data:
                     yield data
-                if gone:
+                    patience.heard()
+                if not goes_on:
                     return
+                if not data:
+                    if patience.is_over():
+                        return
+                    if patience.is_due():
+                        yield HEARTBEAT
         finally:
             self._leave(kept)
+
+    def _next(self, kept: Kept, index: int, offset: int, seconds: float | None) -> tuple[bytes, int, int, bool]:
+        """What comes next, if it comes in time; the event and the offset behind it; whether there may be more."""
+        with self._lock:
+            if offset > kept.taken:
+                kept.taken = offset
+                kept.changed.notify_all()  # who records, waits for that
+            if index == kept.count and not kept.over:
+                kept.changed.wait(seconds)
+            self._forget()
+            if index < kept.first:
+                return GONE, index, offset, False
+            if index < kept.count:
+                return *kept.since(index), True
+            return b"", index, offset, not kept.over
 
     def _leave(self, kept: Kept) -> None:
         with self._lock:

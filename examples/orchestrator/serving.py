@@ -1,0 +1,62 @@
+"""The application on waitress, set so that a client that reads slowly, or has gone, is felt."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import prometheus_client
+import waitress
+
+from .app import make_app
+from .settings import Settings
+from .tasks import Tasks
+
+__all__ = ["SEND_BUFFER", "running"]
+
+SEND_BUFFER = 1 << 16  # bytes that the kernel takes for a client that does not read
+AHEAD = 1 << 14  # bytes that waitress does
+GONE_AFTER = 60_000  # milliseconds until a client that takes nothing at all is given up
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """Connections inherit what is set here."""
+    found = socket.create_server((host, port), backlog=1024)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_AFTER)
+    return found
+
+
+@contextmanager
+def running(settings: Settings, host: str = "127.0.0.1", port: int = 0) -> Iterator[tuple[str, Tasks]]:
+    """Serve on a thread; gives the URL, and the tasks."""
+    registry = prometheus_client.CollectorRegistry()
+    with Tasks(settings, registry) as tasks, listener(host, port) as sock:
+        server = waitress.create_server(
+            make_app(tasks, registry),
+            sockets=[sock],
+            threads=settings.threads,
+            outbuf_high_watermark=AHEAD,  # 16 MiB are the default: megabytes would be read ahead
+            channel_request_lookahead=1,  # with 0 a connection is not looked at while its request is served
+            connection_limit=4096,
+            asyncore_use_poll=True,
+        )
+        thread = threading.Thread(target=server.run, name="waitress", daemon=True)
+        thread.start()
+        try:
+            yield f"http://{host}:{sock.getsockname()[1]}", tasks
+        finally:
+            tasks.close()
+            server.trigger.pull_trigger(lambda: _close(server))
+            thread.join(5.0)
+            server.task_dispatcher.shutdown()
+
+
+def _close(server: Any) -> None:
+    """On waitress's own thread, which ends when it has no connection left."""
+    for channel in list(server.active_channels.values()):
+        channel.handle_close()
+    server.close()
