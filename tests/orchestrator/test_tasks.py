@@ -265,7 +265,8 @@ def test_a_task_whose_client_has_left_is_cancelled_after_the_grace_time(orchestr
     if came:
         with client.listen(task_id) as chunks:
             next(chunks)
-    until(lambda: worker.state.cancelled == 1 and client.tasks.replicas[0].busy == 0, 10)
+    kept = client.tasks.log._tasks[task_id]
+    until(lambda: kept.over and client.tasks.replicas[0].busy == 0 and worker.state.active == 0, 10)
     *_, end = client.stream(task_id).events
     assert end.finish_reason is FinishReason.CANCELLED
 
