@@ -59,6 +59,7 @@ REQUIREMENTS = {
     "OC-ADAPT-5050": Requirement("engine_version and model info are reported", "tgi"),
     "OC-ADAPT-5060": Requirement("infer/generate, health, metadata, stats", "triton"),
     "OC-ADAPT-5070": Requirement("engine_version and trtllm_version are reported", "triton"),
+    "OC-ADAPT-5080": Requirement("generate, health, properties, version, abort", "sglang"),
     "OC-ADAPT-5090": Requirement(
         "the completions of any server that speaks OpenAI's, by a table", "openai-completions"
     ),

@@ -11,7 +11,7 @@ from worker_adapters import registry
 from worker_adapters.engines.triton import LLMAPI, TRTLLM, VLLM
 
 PAGES = Path(__file__).parents[2] / "docs" / "engines"
-ENGINES = ("llamacpp", "openai-completions", "tgi", "trtllm", "vllm")
+ENGINES = ("llamacpp", "openai-completions", "sglang", "tgi", "trtllm", "vllm")
 
 
 def told(page: str) -> dict[str, str]:

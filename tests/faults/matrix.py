@@ -96,8 +96,9 @@ def run(subject: Subject, case: Case, way: str = "stream") -> Outcome:
         )
         adapter = stack.enter_context(EngineAdapter(config))
         events = case.consume(lambda: opened(adapter, way, request), proxy)
-        # A Triton is told by POST, too, that a stream was left.
-        return Outcome(events, sum(b'"stop":true' not in asked for asked in proxy.requests))
+        # A Triton and an SGLang are told by POST, too, that a stream was left.
+        told = (b'"stop":true', b"POST /abort_request")
+        return Outcome(events, sum(not any(one in asked for one in told) for asked in proxy.requests))
 
 
 def outcome(subject: Subject, case: Case, way: str) -> Outcome:

@@ -98,6 +98,13 @@ class TextAssembler:
         self._whole = known + certain
         return self._cut(certain) if self._stop else certain
 
+    def stopped_at(self, stop: str) -> str:
+        """The engine has stopped at this string and cut it out: of what was held back, all but the string's beginning."""
+        if self.stop_text is not None:
+            return ""
+        text, self._held, self.stop_text = self._held, "", stop
+        return text[: len(text) - _overlap(text, stop)]
+
     def finish(self) -> str:
         """The engine sends no more: what was held back, with U+FFFD for the character that never became whole."""
         text = REPLACEMENT if self._half else utf_8_decode(self._rest, "replace", True)[0]

@@ -17,6 +17,7 @@ Build: TypeAlias = Callable[..., Wire]
 
 _BUILT_IN: Mapping[str, str] = {
     "llamacpp": ".llamacpp",
+    "sglang": ".sglang",
     "tgi": ".tgi",
     "triton-llmapi": ".triton:build_llmapi",
     "triton-trtllm": ".triton",

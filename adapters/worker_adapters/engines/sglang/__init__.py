@@ -1,0 +1,45 @@
+"""SGLang's own route, `/generate` (facts, from the source of its wheel: docs/engines/sglang.md)."""
+
+from __future__ import annotations
+
+from ...api import Features
+from ...dialect import CancelNotice, Dialect, Traits
+from .errors import parse_error
+from .probes import NAME, detokenize, health, identify, properties, tokenize
+from .profile import PROFILE
+from .request import OPTIONS, abort, against_strict, check, encode
+from .stream import decode
+
+__all__ = ["DIALECT"]
+
+DIALECT = Dialect(
+    name=NAME,
+    encode=encode,
+    decode=decode,
+    parse_error=parse_error,
+    health=health,
+    properties=properties,
+    identify=identify,
+    features=Features(
+        prompt_tokens=True,
+        min_p=True,
+        logprobs=True,
+        token_ids=True,
+        ignore_eos=True,
+        json_schema=True,
+        regex=True,
+        grammar=True,
+        tokenize=True,
+        detokenize=True,
+        engine_options=OPTIONS,
+    ),
+    # A server that is only left goes on for two seconds; uvicorn drops idle connections after 5.
+    traits=Traits(cancel=CancelNotice.NEXT_WRITE, backpressure=False, keep_alive=4.0, probe_interval=1.0),
+    profile=PROFILE,
+    max_seed=2**63 - 1,
+    check=check,
+    against_strict=against_strict,
+    tokenize=tokenize,
+    detokenize=detokenize,
+    abort=abort,
+)
