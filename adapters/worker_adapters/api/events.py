@@ -22,6 +22,7 @@ __all__ = [
     "FinishReason",
     "FinishReasonSource",
     "Metrics",
+    "Resumption",
     "Started",
     "Token",
     "TokenLogprob",
@@ -136,10 +137,19 @@ class Metrics:
 
 
 @attrs.frozen(kw_only=True)
+class Resumption:
+    """Where a stream of a pool went on after its worker's death: with the Token of that index, at that worker."""
+
+    index: int
+    replica_id: str | None
+
+
+@attrs.frozen(kw_only=True)
 class End:
     """The regular end. `token_ids_tail` are ids that came after the last text (an end-of-text token, for example).
 
-    `token_ids_complete` is true only if ids were asked for and every generated token's id was seen.
+    `token_ids_complete` is true only if ids were asked for and every generated token's id was seen. `resumed`: where it
+    went on at another worker, in a pool that does that (`resume="continue"`).
     """
 
     kind: ClassVar[str] = "end"
@@ -154,6 +164,7 @@ class End:
     token_ids_tail: tuple[int, ...] | None = None
     token_ids_complete: bool = False
     decode_time_ms: float = 0.0
+    resumed: tuple[Resumption, ...] | None = None
 
 
 Event: TypeAlias = Started | Token | Metrics | End | Error

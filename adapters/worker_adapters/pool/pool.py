@@ -39,6 +39,7 @@ from ..runtime.streams import OPEN, Streams
 from ..runtime.validate import validate
 from ..runtime.worker import Worker
 from .asking import all_asked
+from .going import Story, can_go_on
 from .members import Member, WorkerState
 from .roster import Roster
 from .together import common, features_of, healths, properties_of
@@ -58,6 +59,9 @@ class Pool(Streams):
     one budget of attempts (`retry`) and one deadline; where none is left it ends as REPLICA_EXHAUSTED. A worker that fails
     is left alone with growing pauses, and asked for its health before it is given streams again.
 
+    `resume="continue"`: a stream whose worker dies after `Started` goes on at another one, from the ids of its prompt and
+    those that have come; best effort (docs/pool.md).
+
     All workers speak one dialect; `mixed=True` allows several: what can be asked is then what all of them can express, and
     `strict` is refused. `limits.max_in_flight` bounds the pool as a whole, where limits are given; `retry`, `limits`,
     `timeouts` and `pool_id` default to the first adapter's. Picklable as adapters are.
@@ -70,6 +74,7 @@ class Pool(Streams):
         adapters: Iterable[Adapter],
         *,
         mixed: bool = False,
+        resume: str | None = None,
         pool_id: str | None = None,
         retry: Retry | None = None,
         limits: Limits | None = None,
@@ -80,13 +85,16 @@ class Pool(Streams):
             raise invalid("a pool needs one worker at least: Pool([connect(…), …])")
         self._given: Mapping[str, Any] = {
             "mixed": mixed,
+            "resume": resume,
             "pool_id": pool_id,
             "retry": retry,
             "limits": limits,
             "timeouts": timeouts,
         }
+        if resume not in (None, "continue"):
+            raise invalid(f"resume must be None or 'continue', got {resume!r:.40}")
         first = given[0].config
-        self._mixed = mixed
+        self._mixed, self._resumes = mixed, resume is not None
         self._pool_id = first.pool_id if pool_id is None else pool_id
         self._limits, self._timeouts = limits or first.limits, timeouts or first.timeouts
         self._roster = Roster(retry or first.retry)
@@ -176,7 +184,11 @@ class Pool(Streams):
 
     def _running(self, request: GenerateRequest, timeouts: Timeouts | None, way: str) -> Running:
         running = super()._running(request, timeouts, way)
-        running.placement = Trip(self._roster, names_model=request.model is not None)
+        running.placement = trip = Trip(self._roster, names_model=request.model is not None)
+        if self._resumes:
+            if not running.request.return_token_ids:
+                running.request = attrs.evolve(running.request, return_token_ids=True)
+            trip.story = Story(running.request)
         running.lifetime.trips_nothing = ENDS_ATTEMPT
         return running
 
@@ -186,6 +198,8 @@ class Pool(Streams):
             if member.dialect not in judged:
                 judged.append(member.dialect)
                 validate(request, member.dialect)
+                if self._resumes:
+                    can_go_on(request, member.dialect)
         if not judged:
             validate(request, self._dialect)
         if len(judged) > 1 and request.determinism is DeterminismLevel.STRICT:

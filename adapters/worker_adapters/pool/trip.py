@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import attrs
 
-from ..api import Limits, Reason
+from ..api import Limits, Phase, Reason
 from ..api.errors import code_of, is_retriable
-from ..dialect import Fault
+from ..dialect import Dialect, Fault, Payload, Run
 from ..lifetime import Interrupted
 from ..runtime.again import has_fresh_credentials, is_worth_retrying
 from ..runtime.places import Places
-from ..runtime.report import retried
+from ..runtime.report import progress, retried
 from ..runtime.running import Running
 from ..waiting import Steps
+from .going import AGAINST_STRICT, Story, is_death
 from .members import Member
 from .roster import Roster
 
@@ -31,7 +32,21 @@ class Trip:
     roster: Roster
     names_model: bool
     member: Member | None = None
+    story: Story | None = None
     tried: list[Member] = attrs.field(factory=list)
+    _death: Fault | None = None
+    _died_at: int = -1  # Tokens that there were
+
+    @property
+    def against_strict(self) -> tuple[str, ...]:
+        """See Placement."""
+        return () if self.story is None else AGAINST_STRICT
+
+    def decoded(self, dialect: Dialect, batches: Iterator[Sequence[Payload]], running: Running) -> Iterator[Run]:
+        """See Placement."""
+        if self.story is not None:
+            return self.story.decoded(dialect, batches, running)
+        return dialect.decode(batches, request=running.request, tally=running.tally)
 
     def sit(self, running: Running) -> bool:
         """Take a place now, if there is one."""
@@ -79,10 +94,13 @@ class Trip:
             return
         self.leave(running)
         self.roster.note(member, failed)
+        if running.started is not None:
+            yield from self._go_on(failed, running, member)
+            return
         self.tried.append(member)
         same = is_worth_retrying(failed, running, retry.statuses)
         code, reason = code_of(failed.reason, started=False)
-        if running.started is not None or not (same or is_retriable(code, reason)):
+        if not (same or is_retriable(code, reason)):
             raise failed
         left = self.roster.has_left(self)
         if running.attempts >= retry.attempts:
@@ -97,6 +115,38 @@ class Trip:
         retried(running, failed, wait)
         yield from lifetime.sleep(wait)
         yield from self._find(running, failed)
+
+    def _go_on(self, failed: Fault, running: Running, member: Member) -> Steps[None]:
+        """Elsewhere, after what was said so far. Raises its worker's death where that can't be."""
+        story, lifetime = self.story, running.lifetime
+        if self._death is None or running.tokens_seen > self._died_at:
+            self._death, self._died_at = failed, running.tokens_seen
+            self.tried.clear()
+        self.tried.append(member)
+        if story is None or running.attempts >= self.roster.retry.attempts or not is_death(failed):
+            raise self._died(running)
+        story.counted(running)
+        if not story.is_known:
+            raise self._died(running)
+        lifetime.next_attempt()
+        if story.is_told:
+            running.finished = story.end(running)
+            return
+        progress(running)  # what came from there is counted there
+        retried(running, failed, 0.0)
+        found = yield from self.roster.find(self, running)
+        if found is None:
+            raise self._died(running)
+        self._sat(running, found)
+        try:
+            yield from story.goes_on(running, found.worker)
+        except Fault as fault:
+            raise self._died(running) from fault
+
+    def _died(self, running: Running) -> Fault:
+        running.lifetime.phase = Phase.DECODE
+        assert self._death is not None  # noqa: S101  -- it is what brought us here
+        return self._death
 
     def _find(self, running: Running, failed: Fault | None) -> Steps[None]:
         """Wait for a place. Raises Fault, Interrupted."""

@@ -6,10 +6,11 @@ from typing import Self
 
 import attrs
 
-from ..api import DeterminismLevel, GenerateRequest, OnDegraded, Reason
+from ..api import DeterminismLevel, OnDegraded, Reason
 from ..dialect import Fault
 from ..lifetime import Lifetime
 from ..waiting import Steps
+from .running import Running
 from .worker import Worker
 
 __all__ = ["Grade"]
@@ -23,14 +24,17 @@ class Grade:
     reasons: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, worker: Worker, request: GenerateRequest, lifetime: Lifetime) -> Steps[Self]:
+    def of(cls, worker: Worker, running: Running, lifetime: Lifetime) -> Steps[Self]:
         """Judge a request against the worker, whose properties are waited for if `strict` is asked for.
 
         Raises Fault (VALIDATION) where strict can't be granted and the request says refuse; Interrupted.
         """
+        request = running.request
         if request.determinism is not DeterminismLevel.STRICT:
             return cls(DeterminismLevel.BEST_EFFORT)
         reasons = worker.dialect.against_strict(request)
+        if running.placement is not None:
+            reasons += running.placement.against_strict
         try:
             reasons += (yield from worker.facts_steps(lifetime)).against_strict
         except Fault as fault:

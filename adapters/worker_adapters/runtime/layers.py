@@ -10,7 +10,7 @@ they become the terminal event. All act per run of events, never per event; a re
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from functools import partial
 from math import inf
 from typing import cast
@@ -93,7 +93,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
             exchange.close()
     end = running.finished
     assert end is not None  # noqa: S101  -- for mypy: what `_received` has left there
-    yield _with_figures(running, last, end)
+    yield _with_figures(running, last.metrics, end)
 
 
 def _encoded(worker: Worker, running: Running) -> Steps[WireRequest]:
@@ -115,7 +115,10 @@ def _received(  # noqa: PLR0912, PLR0915  -- the way of a token, in one place: e
     decoder = SSEDecoder(_event_limit(worker, encoded))
     pull, feed = exchange.puller(decoder), Feed()
     counted, framed, strange = 0, False, False
-    decoded = dialect.decode(feed, request=running.request, tally=tally)
+    if running.placement is None:
+        decoded = dialect.decode(feed, request=running.request, tally=tally)
+    else:
+        decoded = running.placement.decoded(dialect, feed, running)
     while True:
         if not feed.over:
             try:
@@ -275,15 +278,16 @@ def _end(running: Running, finished: Finished) -> End:
         token_ids_tail=finished.token_ids_tail,
         token_ids_complete=finished.token_ids_complete,
         decode_time_ms=running.decode_ms(),
+        resumed=running.resumed,
     )
 
 
-def _with_figures(running: Running, finished: Finished, end: End) -> list[Event]:
+def _with_figures(running: Running, told: Mapping[str, float | int | str], end: End) -> list[Event]:
     """The last run: the measurements, if there was a Token, and the end."""
     if running.first_token_at is None:
         return [end]
     values: dict[str, float | int | str] = {
-        **figures(finished.metrics),
+        **figures(told),
         "latency_first_token_ms": (running.first_token_at - running.submitted_at) * 1000,
         "latency_decode_ms": end.decode_time_ms,
         "tokens_out": end.tokens_out,
@@ -321,6 +325,9 @@ def retrying(running: Running) -> Runs:
         else:
             return
         yield from _try_again(failed, running)
+        if running.finished is not None:
+            yield _with_figures(running, {}, running.finished)
+            return
 
 
 def _agreed(running: Running) -> Steps[Grade]:
@@ -336,7 +343,7 @@ def _agreed(running: Running) -> Steps[Grade]:
             if asked:
                 validate(running.request, worker.dialect)
             try:
-                grade = yield from Grade.of(worker, running.request, lifetime)
+                grade = yield from Grade.of(worker, running, lifetime)
                 break
             except Fault as fault:
                 if running.placement is None or fault.reason is Reason.VALIDATION:
@@ -361,8 +368,6 @@ def _try_again(failed: Fault, running: Running) -> Steps[None]:
             raise failed
         wait = 0.0
     running.lifetime.next_attempt()
-    if running.tries:
-        running.tries[-1].reason = failed.reason
     retried(running, failed, wait)
     yield from running.lifetime.sleep(wait)
 

@@ -78,6 +78,8 @@ def healthy(worker: Worker, health: Health) -> None:
 def retried(running: Running, failed: Fault, wait: float) -> None:
     """An attempt failed, and another follows."""
     recorder, worker = running.worker.recorder, running.worker
+    if running.tries:
+        running.tries[-1].reason = failed.reason
     if recorder is not NO_METRICS:
         REPORTS.add(recorder.retried, failed.reason)
     if _log.isEnabledFor(logging.INFO):

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from ..api import End, Error, FinishReason, FinishReasonSource, GenerateRequest, Started
+from ..api import End, Error, FinishReason, FinishReasonSource, GenerateRequest, Resumption, Started
 from ..dialect import Tally, WireRequest
 from ..lifetime import Cause, Lifetime
 from ..transport import Exchange
@@ -61,6 +61,7 @@ class Running:
     blocked_since: float | None = None
     counted: Counted = attrs.field(factory=Counted)
     progress_due: float = 0.0  # when to bring the counters up to date
+    resumed: tuple[Resumption, ...] | None = None  # where it went on at another worker
     finished: End | None = None  # the engine's own end, while it is on its way out
     over: bool = False  # `terminal` is there
     delivered: bool = False  # the consumer has its terminal event: nothing is left to cancel
