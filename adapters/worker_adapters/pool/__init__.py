@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .members import WorkerState
+from .names import Named
 from .pool import Pool
 
-__all__ = ["Pool", "WorkerState"]
+__all__ = ["Named", "Pool", "WorkerState"]

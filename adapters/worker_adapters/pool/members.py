@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import time
 from math import inf
 
 import attrs
 
-from ..dialect import Dialect, Fault
+from ..dialect import Dialect, Fault, WorkerFacts
 from ..runtime import EngineAdapter
 from ..runtime.places import Places
 from ..runtime.worker import Worker
@@ -17,6 +18,7 @@ __all__ = ["Member", "WorkerState"]
 FIRST_REST, LONGEST_REST = 0.25, 30.0  # seconds that a worker is left alone after its first failure, and at most
 FIRST_HOLD, LONGEST_HOLD = 0.1, 2.0  # seconds for which a worker that refused is not asked for more than it bears
 STRIKES = 3  # failures in a row of which each may have been the request's
+FRESH = 5.0  # seconds that slots and queue say something of now
 SPREAD = 0.25  # of a pause, so that many pools do not come back at once
 
 
@@ -47,15 +49,19 @@ class Member:
 
     def __init__(self, adapter: EngineAdapter) -> None:
         self.adapter = adapter
+        self.leaving = False  # it is given no more streams
+        self.drained = False  # because somebody has said so
         self.forget()
 
     def forget(self) -> None:
         """As one of which nothing is known."""
-        self.rests = self.probing = self.leaving = False
+        self.rests = self.probing = False
         self.probe_at = self.hold_until = 0.0
         self.failures = self.strikes = self.refusals = 0
         self.ceiling: int | None = None
         self.why: str | None = None
+        self._seen: WorkerFacts | None = None
+        self._others = 0
 
     @property
     def places(self) -> Places:
@@ -82,6 +88,19 @@ class Member:
     def is_open(self) -> bool:
         """Whether it is given streams, as far as it has room."""
         return not (self.rests or self.leaving or self.adapter.places.closed)
+
+    def others(self) -> int:
+        """Requests there that are not ours, where somebody has lately asked for its slots and its queue."""
+        facts = self.worker.seen
+        if facts is None or time.time() - facts.properties.observed_at > FRESH:
+            return 0
+        if facts is not self._seen:
+            told, self._seen = facts.properties, facts
+            busy = told.queue_depth or 0
+            if told.slots_total is not None and told.slots_free is not None:
+                busy += told.slots_total - told.slots_free
+            self._others = max(0, busy - len(self.places.held))
+        return self._others
 
     def limit(self, now: float) -> int:
         """Streams that it is given at most."""

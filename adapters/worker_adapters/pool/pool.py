@@ -41,6 +41,8 @@ from ..runtime.worker import Worker
 from .asking import all_asked
 from .going import Story, can_go_on
 from .members import Member, WorkerState
+from .names import Follower, Named
+from .prefer import Prefer, key_of, prefix
 from .roster import Roster
 from .together import common, features_of, healths, properties_of
 from .trip import PoolPlaces, Trip
@@ -62,6 +64,9 @@ class Pool(Streams):
     `resume="continue"`: a stream whose worker dies after `Started` goes on at another one, from the ids of its prompt and
     those that have come; best effort (docs/pool.md).
 
+    `prefer="prefix"`: prompts that begin alike go to one worker, as long as it has at most 1.25 times its share; a function
+    of the request may say what else is alike. `Named(…)` in place of adapters: the workers are the addresses of a name.
+
     All workers speak one dialect; `mixed=True` allows several: what can be asked is then what all of them can express, and
     `strict` is refused. `limits.max_in_flight` bounds the pool as a whole, where limits are given; `retry`, `limits`,
     `timeouts` and `pool_id` default to the first adapter's. Picklable as adapters are.
@@ -71,20 +76,23 @@ class Pool(Streams):
 
     def __init__(
         self,
-        adapters: Iterable[Adapter],
+        adapters: Iterable[Adapter] | Named,
         *,
         mixed: bool = False,
+        prefer: str | Prefer | None = None,
         resume: str | None = None,
         pool_id: str | None = None,
         retry: Retry | None = None,
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
-        given = [_ours(adapter) for adapter in adapters]
-        if not given:
+        named = adapters if isinstance(adapters, Named) else None
+        given = [_ours(adapter) for adapter in ([] if isinstance(adapters, Named) else adapters)]
+        if not given and named is None:
             raise invalid("a pool needs one worker at least: Pool([connect(…), …])")
         self._given: Mapping[str, Any] = {
             "mixed": mixed,
+            "prefer": prefer,
             "resume": resume,
             "pool_id": pool_id,
             "retry": retry,
@@ -93,8 +101,12 @@ class Pool(Streams):
         }
         if resume not in (None, "continue"):
             raise invalid(f"resume must be None or 'continue', got {resume!r:.40}")
-        first = given[0].config
-        self._mixed, self._resumes = mixed, resume is not None
+        if not (prefer in (None, "prefix") or callable(prefer)):
+            raise invalid(f"prefer must be None, 'prefix' or a function of the request, got {prefer!r:.40}")
+        first = given[0].config if named is None else _ours(named.adapter_for("name.invalid")).config
+        self._mixed, self._resumes, self._name = mixed, resume is not None, named
+        self._prefer: Prefer | None = prefix if isinstance(prefer, str) else prefer
+        self._dialect, self._model = first.dialect, first.model
         self._pool_id = first.pool_id if pool_id is None else pool_id
         self._limits, self._timeouts = limits or first.limits, timeouts or first.timeouts
         self._roster = Roster(retry or first.retry)
@@ -103,6 +115,12 @@ class Pool(Streams):
         self._worker = _nobody(attrs.evolve(first, dialect=self._dialect, pool_id=self._pool_id, replica_id=None))
         self.places = self._new_places()
         OPEN.add(self)
+        self._follow_name()
+        self._roster.watch_over()
+
+    def _follow_name(self) -> None:
+        if self._name is not None:
+            self._roster.also = Follower(self._name, self).due
 
     def _new_places(self) -> PoolPlaces:
         limits: Limits | None = self._given["limits"]
@@ -112,7 +130,7 @@ class Pool(Streams):
         return f"<Pool {self._pool_id} of {len(self._roster.members)} workers, {self._dialect.name}>"
 
     def __reduce__(self) -> tuple[Callable[..., Pool], tuple[Any, ...]]:
-        adapters = [member.adapter for member in self._roster.members if not member.leaving]
+        adapters: Any = self._name or [member.adapter for member in self._roster.members if not member.leaving]
         return _remade, (type(self), adapters, dict(self._given))
 
     # --- its workers --------------------------------------------------------------------------------------------------
@@ -144,13 +162,31 @@ class Pool(Streams):
         if worker is None:
             return super().drain(timeout)
         member = self._member(worker)
-        member.leaving = True
+        member.leaving = member.drained = True
         give_up = math.inf if timeout is None else time.monotonic() + timeout
         if not member.places.wait_until_empty(give_up):
             return False
         self._roster.remove(member)
         member.adapter.close()
         return True
+
+    def follow(self, found: Iterable[str], adapter_for: Callable[[str], Adapter]) -> None:
+        """Have the workers of these addresses, each its adapter's `replica_id`: the others leave once they have no streams.
+
+        Blocks for a moment: on a helper.
+        """
+        wanted = dict.fromkeys(found)
+        for member in self._roster.members:
+            member.leaving = member.drained or member.name not in wanted
+            wanted.pop(member.name, None)
+            if member.leaving and not member.places.held:
+                self._roster.remove(member)
+                member.adapter.close()
+        for address in wanted:
+            if self.places.closed:
+                return
+            self.add(adapter_for(address))
+        self._roster.room_again()
 
     def set_window(self, worker: Adapter | str, streams: int) -> None:
         """From now on that many streams at most are given to a worker, by its adapter or `replica_id`."""
@@ -184,11 +220,15 @@ class Pool(Streams):
 
     def _running(self, request: GenerateRequest, timeouts: Timeouts | None, way: str) -> Running:
         running = super()._running(request, timeouts, way)
+        if self._name is not None:
+            self._roster.watch_over()  # in a forked child nobody does yet
         running.placement = trip = Trip(self._roster, names_model=request.model is not None)
         if self._resumes:
             if not running.request.return_token_ids:
                 running.request = attrs.evolve(running.request, return_token_ids=True)
             trip.story = Story(running.request)
+        if self._prefer is not None:
+            trip.key = key_of(self._prefer, running.request)
         running.lifetime.trips_nothing = ENDS_ATTEMPT
         return running
 
@@ -303,6 +343,7 @@ class Pool(Streams):
                 running.disown()
         self._roster.reset()
         self.places = self._new_places()
+        self._follow_name()
 
     def told(self) -> list[str]:
         """See Streams."""
@@ -320,7 +361,7 @@ def _ours(adapter: Any) -> EngineAdapter:
     return adapter
 
 
-def _remade(kind: type[Pool], adapters: list[Adapter], given: Mapping[str, Any]) -> Pool:
+def _remade(kind: type[Pool], adapters: Any, given: Mapping[str, Any]) -> Pool:
     return kind(adapters, **given)
 
 

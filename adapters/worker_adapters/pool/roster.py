@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -21,12 +21,13 @@ from ..api import Reason, Retry
 from ..dialect import Fault
 from ..helpers import HELPERS
 from ..lifetime import Lifetime
-from ..loop import LOOP, TICK
+from ..loop import LOOP
 from ..runtime import EngineAdapter
 from ..runtime.again import REFUSED_BY_PROXIES
 from ..runtime.readiness import health
 from ..waiting import Steps, Waker
 from .members import Member
+from .prefer import BOUND, weight
 
 if TYPE_CHECKING:
     from ..runtime.running import Running
@@ -60,6 +61,8 @@ class Roster:
         self.members: tuple[Member, ...] = ()
         self.retry = retry
         self.clock = clock
+        self.also: Callable[[float], float] | None = None
+        """What else is due, and when next (names.py). On the loop."""
         self.submitters: deque[Waker] = deque()  # threads in `submit(block=True)`
         self._streams: deque[Running] = deque()  # that wait for a place
         self._turn = -1
@@ -95,15 +98,18 @@ class Roster:
         self._streams.clear()
         self.submitters.clear()
         for member in self.members:
-            leaving = member.leaving
             member.forget()
-            member.leaving = leaving
             member.places.watchers.append(self.room_again)
 
     # --- placing ------------------------------------------------------------------------------------------------------
 
-    def best(self, but: Iterable[Member]) -> Member | None:
-        """The one with the most room: the least in flight over its window. Among equals they take turns."""
+    def best(self, but: Iterable[Member], key: bytes | None = None) -> Member | None:
+        """The one with the most room: the least in flight over its window. Among equals they take turns.
+
+        `key`: the one that it prefers, unless that has far more than its share.
+        """
+        if key is not None and (preferred := self._preferred(but, key)) is not None:
+            return preferred
         members, now = self.members, self.clock()
         self._turn = turn = (self._turn + 1) % max(1, len(members))
         found, least = None, inf
@@ -111,14 +117,24 @@ class Roster:
             if not member.is_open or member in but:
                 continue
             limit, held = member.limit(now), len(member.places.held)
-            if held < limit and held / limit < least:
-                found, least = member, held / limit
+            if held < limit and (load := (held + member.others()) / limit) < least:
+                found, least = member, load
         return found
+
+    def _preferred(self, but: Iterable[Member], key: bytes) -> Member | None:
+        now = self.clock()
+        there = [(member, member.limit(now), len(member.places.held)) for member in self.members if member.is_open]
+        windows = sum(limit for _, limit, _ in there)
+        load = BOUND * (1 + sum(held for _, _, held in there)) / max(1, windows)
+        for member, limit, held in sorted(there, key=lambda one: weight(key, one[0].name), reverse=True):
+            if member not in but and held < min(limit, ceil(load * limit)):
+                return member
+        return None
 
     def seat(self, trip: Trip, running: Running) -> Member | None:
         """Give a stream a place, at a worker that it has not tried. None where there is none. The caller's to note."""
         passed = list(trip.tried)
-        while (member := self.best(passed)) is not None:
+        while (member := self.best(passed, trip.key)) is not None:
             if member.places.seat(running):
                 return member
             passed.append(member)  # somebody else was there first
@@ -184,12 +200,13 @@ class Roster:
         else:
             member.noted(failed)
             return
-        self._watch_over()
+        self.watch_over()
 
-    def _watch_over(self) -> None:
-        """Something is due in a while."""
-        with contextlib.suppress(RuntimeError):  # out of threads: whoever starts the loop next does it
-            LOOP.watch(self._watch, 0.0)
+    def watch_over(self) -> None:
+        """Have the loop look, if there is something that is due now or in a while."""
+        if self._is_due():
+            with contextlib.suppress(RuntimeError):  # out of threads: whoever starts the loop next does it
+                LOOP.watch(self._watch, 0.0)
 
     def look(self, now: float) -> float:
         """Do what is due. On the loop: see Watched."""
@@ -201,15 +218,16 @@ class Roster:
                 member.hold_until, opened = 0.0, True
         if opened:
             self.room_again()
+        again = inf if self.also is None else self.also(now)
         if self.closed or not self._is_due():
             LOOP.forget(self._watch)
             if self.closed or not self._is_due():  # looked at last: somebody may have noted something meanwhile
                 return inf
             LOOP.watch(self._watch)
-        return min((member.due() for member in self.members), default=now + TICK)
+        return min([again, *(member.due() for member in self.members)])
 
     def _is_due(self) -> bool:
-        return any(member.rests or member.hold_until for member in self.members)
+        return self.also is not None or any(member.rests or member.hold_until for member in self.members)
 
     def _probe(self, member: Member, now: float) -> None:
         member.probing = True

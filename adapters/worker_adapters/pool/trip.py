@@ -26,12 +26,14 @@ __all__ = ["PoolPlaces", "Trip"]
 class Trip:
     """A Placement (see runtime.placement). The driver's, but for `leave`, which is whoever's ends the stream.
 
-    `names_model`: whether the request does; else it gets that of each worker's adapter. `tried`: where an attempt failed.
+    `key`: of what it prefers its worker by. `names_model`: whether the request does; else it gets that of each worker's
+    adapter. `tried`: where an attempt failed.
     """
 
     roster: Roster
     names_model: bool
     member: Member | None = None
+    key: bytes | None = None
     story: Story | None = None
     tried: list[Member] = attrs.field(factory=list)
     _death: Fault | None = None

@@ -151,6 +151,14 @@ class Worker:
         known = self.known
         return Versions(known.engine_version, known.trtllm_version)
 
+    @property
+    def seen(self) -> WorkerFacts | None:
+        """The facts that somebody has read last, however old. No I/O."""
+        plain, scraped = self._facts.plain.last, self._facts.scraped.last
+        if plain is None or scraped is None:
+            return plain or scraped
+        return max(plain, scraped, key=lambda facts: facts.properties.observed_at)
+
     def error(self, fault: Fault, *, phase: Phase, attempts: int = 0, started: bool = False) -> Error:
         """The envelope of a fault of this worker."""
         if self._via is not None and fault.upstream is not None and fault.upstream.status is not None:
