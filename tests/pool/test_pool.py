@@ -244,7 +244,7 @@ def test_a_worker_that_failed_is_asked_for_its_health_before_it_is_given_streams
 
 
 def test_a_stream_waits_for_the_one_worker_there_is(simulated_worker: Any, pool_of: Any) -> None:
-    worker = simulated_worker("vllm", says=WORDS, faults=["reset@accept"])
+    worker = simulated_worker("vllm", says=WORDS, faults=["reset@head"])
     pool = pool_of(worker, connected={"retry": Retry(base=0.0)})
     events = list(pool.submit(request()))
     assert (started(events).attempt, events[-1].kind) == (2, "end")
