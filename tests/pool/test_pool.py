@@ -210,10 +210,12 @@ def test_none_is_left() -> None:
 
 
 def test_one_deadline_for_all_attempts(simulated_worker: Any, pool_of: Any) -> None:
-    workers = workers_of(simulated_worker, 3, faults=["stall@head:60s*"])
-    pool = pool_of(*workers, connected={"timeouts": Timeouts(first_token=0.2)})
-    error = list(pool.submit(request(deadline=0.3)))[-1]
-    assert (error.code, error.attempts) == (ErrorCode.DEADLINE_UNMET, 2)
+    refusing, silent = (
+        simulated_worker("vllm", faults=["status:503"]),
+        simulated_worker("vllm", faults=["stall@head:60s*"]),
+    )
+    error = list(pool_of(refusing, silent).submit(request(deadline=1.0)))[-1]
+    assert (error.code, error.attempts, error.replica_id) == (ErrorCode.DEADLINE_UNMET, 2, "r1")
 
 
 def test_after_started_the_stream_ends(simulated_worker: Any, pool_of: Any) -> None:
