@@ -6,11 +6,16 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import page
+from . import dashboard, page, rules
 
 ROOT = Path(__file__).parent.parent
 MADE: Mapping[str, Callable[[], str]] = {
     "docs/metrics.md": page.rendered,
+    "observability/dashboards/worker-adapters.json": dashboard.rendered,
+    "observability/rules/worker-adapters.yaml": rules.recording,
+    "observability/alerts/worker-adapters.yaml": rules.alerts,
+    "observability/tests/alerts.yaml": rules.tests,
+    "observability/runbook.md": rules.runbook,
 }
 
 
