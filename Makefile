@@ -56,6 +56,10 @@ verifytypes: $(VENV)/.installed-test,verifytypes ## what pyright knows of the ty
 	@PATH="$(BIN):$$PATH" $(BIN)/python -m pyright --verifytypes worker_adapters --ignoreexternal
 	@$(BIN)/python -m pytest -q tests/packaging/test_types.py
 
+docs: $(VENV)/.installed-docs ## the documentation's site, in build/site; what leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
 bench: $(VENV)/.installed-test,bench ## benchmarks beside their peers; tables and picture from what they say
 	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' -o pythonpath=benchmarks --benchmark-only --benchmark-json=.benchmarks.json --timeout 600
 	@$(BIN)/python benchmarks/report.py .benchmarks.json
