@@ -46,11 +46,12 @@ matrix: $(VENV)/.installed-test ## the products in full: faults × dialects × w
 lint types imports csan fuzz: $(VENV)/.installed-tox ## the checks of CI, by tox
 	@$(BIN)/tox run -q -e $@
 
-package: $(VENV)/.installed-test ## sdist, the wheel built from it, checked and tried in an empty venv: in dist/
+package: $(VENV)/.installed-test,release ## sdist, the wheel built from it, checked and tried in an empty venv: in dist/
 	@rm -rf dist
 	@$(BIN)/python -m tests.packaging.dist build dist
 	@$(BIN)/python -m tests.packaging.dist check dist/*.whl
 	@$(BIN)/python -m tests.packaging.dist try dist/*.whl
+	@$(BIN)/python -m twine check --strict dist/*
 
 verifytypes: $(VENV)/.installed-test,verifytypes ## what pyright knows of the types that users see: 100 %; a user's program
 	@PATH="$(BIN):$$PATH" $(BIN)/python -m pyright --verifytypes worker_adapters --ignoreexternal
@@ -59,6 +60,11 @@ verifytypes: $(VENV)/.installed-test,verifytypes ## what pyright knows of the ty
 docs: $(VENV)/.installed-docs ## the documentation's site, in build/site; what leads nowhere is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "build/site/index.html"
+
+workflows: $(VENV)/.installed-release ## lint of the release workflow, and what cibuildwheel would build; nothing is run
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml .github/workflows
+	@for platform in linux macos; do $(BIN)/cibuildwheel --platform $$platform --archs all --print-build-identifiers | grep -v -e i686 -e win; done
 
 bench: $(VENV)/.installed-test,bench ## benchmarks beside their peers; tables and picture from what they say
 	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' -o pythonpath=benchmarks --benchmark-only --benchmark-json=.benchmarks.json --timeout 600
