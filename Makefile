@@ -84,6 +84,7 @@ batch-resume: $(VENV)/.installed-test ## a job of ten million rows is taken up: 
 
 batch-six: $(VENV)/.installed-test ## six workers, of which one dies, one slows down and one refuses: what is reached of what they can
 	@$(BIN)/python -m tests.batch.six
+
 churn: $(VENV)/.installed-test ## 100,000 connects and drops at the example orchestrator: what must stay flat; CONNECTS=…
 	@$(BIN)/python -m tests.orchestrator.churn --connects $(or $(CONNECTS),100000)
 

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from .digests import digest_file
     from .pool import Pool
     from .registry import as_completed, connect, dump, engine_names, merge, validate
-    from .serving import Recording, ReplayLog, event_stream, parse_events
+    from .serving import Recording, ReplayLog, begin_stream, event_stream, parse_events
     from .templates import ChatTemplate, TemplateError, TemplateLimits
 
 __version__: str = _VERSION
@@ -122,6 +122,7 @@ __all__ = [
     "UsageSource",
     "WorkerError",
     "as_completed",
+    "begin_stream",
     "connect",
     "determinism_key",
     "digest_file",
@@ -148,6 +149,7 @@ _LAZY = {
     "TemplateError": "templates",
     "TemplateLimits": "templates",
     "as_completed": "registry",
+    "begin_stream": "serving",
     "connect": "registry",
     "determinism_key": "determinism",
     "digest_file": "digests",

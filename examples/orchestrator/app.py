@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import prometheus_client
 from flask import Flask, Response, g, jsonify, request
 
-from worker_adapters import Error, ErrorCode, GenerateRequest, Reason, WorkerError, http_refusal, parse_events
+from worker_adapters import GenerateRequest, Reason, WorkerError, begin_stream, http_refusal
 
 from .tasks import Tasks
 
@@ -47,9 +46,8 @@ def make_app(tasks: Tasks, registry: prometheus_client.CollectorRegistry) -> Fla
 
     @app.post("/v1/tasks")
     def create() -> tuple[Response, int, dict[str, str]]:
-        body = request.get_json(force=True, silent=True)
         own = {"task_id": str(uuid.uuid4()), "correlation_id": g.correlation_id}
-        asked = GenerateRequest.from_dict(body, **own, deadline_at=None)
+        asked = GenerateRequest.from_json(request.get_data(), **own, deadline_at=None)
         until = time.time() + (asked.deadline or tasks.settings.deadline)  # from now on, whoever it goes to
         task = tasks.add(attrs.evolve(asked, deadline=None, deadline_at=until), owner())
         said = {
@@ -61,24 +59,15 @@ def make_app(tasks: Tasks, registry: prometheus_client.CollectorRegistry) -> Fla
 
     @app.get("/v1/tasks/<task_id>/stream")
     def stream(task_id: str) -> Response:
+        # Whether the client has gone is looked at, too: else it would hold a thread until the next heartbeat.
         chunks = tasks.log.read(
             task_id,
             owner=owner(),
             last_event_id=request.headers.get("Last-Event-ID"),
             heartbeat=tasks.settings.heartbeat,
-            gone=request.environ.get(
-                "waitress.client_disconnected"
-            ),  # else it would hold a thread until the next heartbeat
+            gone=request.environ.get("waitress.client_disconnected"),
         )
-        first = next(chunks, b"")  # a failure that came before anything else is an answer of its own
-        if first.startswith(b"event: error"):
-            raise WorkerError(_error(first))
-
-        def body() -> Iterator[bytes]:
-            yield first
-            yield from chunks
-
-        return Response(body(), mimetype="text/event-stream", headers={"Cache-Control": "no-store"})
+        return Response(begin_stream(chunks), mimetype="text/event-stream", headers={"Cache-Control": "no-store"})
 
     @app.post("/v1/tasks/<task_id>/cancel")
     def cancel(task_id: str) -> tuple[str, int]:
@@ -110,8 +99,3 @@ def make_app(tasks: Tasks, registry: prometheus_client.CollectorRegistry) -> Fla
         return Response(PAGE.read_bytes(), mimetype="text/html")
 
     return app
-
-
-def _error(frames: bytes) -> Error:
-    event = next(parse_events([frames]))
-    return event if isinstance(event, Error) else Error(code=ErrorCode.INTERNAL, reason=Reason.BUG, message="no error")

@@ -32,8 +32,16 @@ def test_a_module_s_all_is_a_list_of_names_it_has(name):
 
 
 def test_the_root_exports_the_api_and_what_is_loaded_when_it_is_used_and_nothing_else():
-    functions = ["as_completed", "connect", "determinism_key", "digest_file", "dump", "engine_names", "merge"]
-    functions += ["event_stream", "parse_events", "validate"]
+    functions = [
+        "as_completed",
+        "connect",
+        "determinism_key",
+        "digest_file",
+        "dump",
+        "engine_names",
+        "merge",
+    ]
+    functions += ["begin_stream", "event_stream", "parse_events", "validate"]
     records = ["ChatTemplate", "DeterminismKey", "Pool", "Recording", "ReplayLog", "TemplateError", "TemplateLimits"]
     assert sorted(worker_adapters.__all__) == sorted([*api.__all__, *functions, *records])
 

@@ -19,6 +19,8 @@ from worker_adapters import (
     ReplayLog,
     Started,
     Token,
+    WorkerError,
+    begin_stream,
     event_stream,
     parse_events,
 )
@@ -351,3 +353,27 @@ def test_readers_that_come_and_go_while_it_runs_never_miss_a_byte():
 def test_bounds_are_greater_than_0(bad):
     with pytest.raises(ValueError, match="greater than 0"):
         ReplayLog(**bad)
+
+
+def test_a_failure_before_anything_else_is_raised_and_a_later_one_is_an_event():
+    log = ReplayLog()
+    failure = Error(code=ErrorCode.POOL_UNREADY, reason=Reason.LOADING, message="loading")
+    for task_id, events in {"t1": [failure], "t2": [STARTED, failure]}.items():
+        with Recording(log, task_id) as recording:
+            recording.append(events)
+    with pytest.raises(WorkerError) as caught:
+        begin_stream(log.read("t1"))
+    assert caught.value.error == failure
+    with pytest.raises(WorkerError, match="NOT_FOUND"):
+        begin_stream(log.read("t1", last_event_id="t1:7"))
+    assert list(parse_events(begin_stream(log.read("t2", last_event_id="t2:0")))) == [failure]
+    assert b"".join(begin_stream(log.read("t2"))) == read(log, "t2")
+
+
+def test_what_has_begun_is_closed_with_what_it_came_from():
+    with adapter_of(Script(steps=[tokens(1), Hang()])) as adapter:
+        stream = adapter.submit(request())
+        chunks = begin_stream(event_stream(stream))
+        next(chunks)
+        chunks.close()
+        assert stream.done()

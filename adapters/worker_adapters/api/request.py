@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 import attrs
+import msgspec
 
 from .choices import OnDegraded, Priority
 from .errors import InvalidRequestError, invalid
@@ -135,6 +136,15 @@ class GenerateRequest:
         if wrong := {**wrongs(request), **wrong}:
             raise _invalid(wrong)
         return request
+
+    @classmethod
+    def from_json(cls, given: bytes | str, /, **own: Any) -> Self:
+        """As `from_dict`, of a body. Raises InvalidRequestError for one that is no JSON, too."""
+        try:
+            values = msgspec.json.decode(given)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
+            raise _invalid({"": f"the body is no JSON: {exc}"}) from None
+        return cls.from_dict(values, **own)
 
     def validate(self) -> None:
         """Judge all fields without an adapter, as `submit` will, but for what one engine can't express.

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from .outgoing import HEARTBEAT, Framer, event_stream
-from .parse import EventReader, parse_events
+from .parse import EventReader, begin_stream, parse_events
 from .recording import Recording
 from .replay import ReplayLog
 
-__all__ = ["HEARTBEAT", "EventReader", "Framer", "Recording", "ReplayLog", "event_stream", "parse_events"]
+__all__ = [
+    "HEARTBEAT",
+    "EventReader",
+    "Framer",
+    "Recording",
+    "ReplayLog",
+    "begin_stream",
+    "event_stream",
+    "parse_events",
+]

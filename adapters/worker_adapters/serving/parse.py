@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import msgspec
 
-from ..api import Event, Metrics, event_from_dict
+from ..api import Error, Event, Metrics, WorkerError, event_from_dict
 from ..api.forms import KINDS
 from ..codec import Frame, SSEDecoder
 
-__all__ = ["EventReader", "parse_events"]
+__all__ = ["EventReader", "begin_stream", "parse_events"]
 
 _DECODERS: Mapping[bytes, msgspec.json.Decoder[Any]] = {
     name.encode(): msgspec.json.Decoder(kind) for name, kind in KINDS.items() if kind is not Metrics
@@ -69,3 +69,28 @@ def parse_events(chunks: Iterable[bytes], *, max_event_size: int = 1 << 24) -> E
     ValueError for what is no event. The iterator has `last_event_id`, to ask a server for what comes behind it.
     """
     return EventReader(chunks, max_event_size=max_event_size)
+
+
+def begin_stream(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Wait for the first chunk of `event_stream` or `ReplayLog.read`: what comes back gives it again, and the rest.
+
+    Raises WorkerError where it is an `Error` and the task has nothing before it: the failure can have a status of its own
+    then (`http_refusal`). A heartbeat is a first chunk, too: nobody waits longer.
+    """
+    first = next(chunks, b"")
+    if first.startswith(b"event: error\n"):
+        reader = parse_events([first])
+        error = next(reader)
+        if isinstance(error, Error) and reader.last_event_id.rpartition(":")[2] in ("", "0"):
+            raise WorkerError(error)
+    return _from(first, chunks)
+
+
+def _from(first: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    try:
+        yield first
+        yield from chunks
+    finally:
+        close = getattr(chunks, "close", None)
+        if close is not None:
+            close()
