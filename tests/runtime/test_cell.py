@@ -284,3 +284,12 @@ def test_started_waits_for_nobody_who_only_renews_the_version():
         started = next(iter(a.stream(request())))
         assert (started.engine_version, time.monotonic() - began < 0.09) == ("v9", True)
         a._transport.gate.set()
+
+
+def test_what_is_old_at_once_is_asked_once_by_who_waits(asked, monkeypatch):
+    """An answer that lands before it can be looked for is the answer all the same: nobody spins."""
+    monkeypatch.setattr(HELPERS, "start", lambda _key, work: work())
+    cell = Cell(asked, max_age=lambda: 0.0, retry_after=1.0, key="old at once")
+    lifetime = Lifetime(Timeouts())
+    assert driven(cell.wait(lifetime), lifetime) == 1
+    assert asked.count == 1

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from worker_adapters import StreamCancelledError, WorkerError
 
-from . import batch, completion, demo, explain, health, logs, properties, run, simulate
+from . import batch, completion, demo, explain, health, logs, properties, run, simulate, verify_determinism
 from .exits import Exit
 from .output import complain, flush, give_up_output, prepare_console
 from .parsing import Parser, root
@@ -25,6 +25,7 @@ COMMANDS = (
     properties,
     simulate,
     explain,
+    verify_determinism,
     completion,
 )
 

@@ -110,19 +110,21 @@ class Cell(Generic[T]):
                 raise TimeoutError
             again = False
 
-    def ask(self, since: float = -inf) -> None:
-        """Have it found out on a helper, unless it is known or being asked. Does not block; raises nothing."""
-        if self.young(since) is not None or self._flights:
-            return
-        mine: _Flight[T] = _Flight()
+    def ask(self, since: float = -inf) -> _Flight[T] | None:
+        """Have it found out on a helper, unless it is known (None) or being asked. Does not block; raises nothing."""
+        if self.young(since) is not None:
+            return None
+        flight = mine = _Flight[T]()
         try:
-            if self._flights.setdefault("one", mine) is mine:
+            flight = self._flights.setdefault("one", mine)
+            if flight is mine:
                 HELPERS.start(self._key, lambda: self._fly_aside(mine))
         except RuntimeError as exc:  # out of threads
             self._landed(mine, None, exc)
         except BaseException:  # Ctrl-C, in a stream that its consumer drives
             self._interrupted(mine)
             raise
+        return flight
 
     def wait(self, lifetime: Lifetime, until: float = inf, since: float = -inf) -> Steps[T | None]:
         """The answer, for a stream, which waits for it as long as it lives, and until that point on its clock: None then.
@@ -134,9 +136,8 @@ class Cell(Generic[T]):
             known = self.young(since)
             if known is not None:
                 return _told(known)
-            self.ask(since)
-            flight = self._flights.get("one")
-            if flight is None:
+            flight = self.ask(since)
+            if flight is None:  # put from elsewhere meanwhile
                 continue
             flight.waiting.append(lifetime)
             while not flight.over:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..faults import KINDS, FaultSpec, parse
+from .drift import Drift
 from .exchange import Split, random_cuts
 from .registry import ENGINES, engine_names
 from .server import Simulator
@@ -14,6 +15,7 @@ __all__ = [
     "ENGINES",
     "KINDS",
     "Ask",
+    "Drift",
     "FaultSpec",
     "ScriptedSource",
     "Simulator",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import attrs
 
 from ..faults import FaultScript, FaultSpec
+from .drift import Drift, DriftingSource, drifts_of
 from .exchange import BadRequestError, BrokenError, GoneError, Out, Split, alive, left, read_request
 from .jobs import Pace, Performance
 from .registry import Build, build_of, model_of
@@ -52,6 +53,7 @@ class Simulator:
       that `connect()` needs not be told.
     - `load_time`: seconds for which the engine says that it is loading; `finish_loading()` ends that early.
     - `keep_alive_s`: seconds an idle connection stays open, and one that is to be closed waits for its client.
+    - `drift`: when it answers otherwise than it should, such as "tie@127 if width>=5" (docs/simulator.md).
     - `seen`: told of each request once it is read, before faults and engine are, on its connection's thread.
     """
 
@@ -77,12 +79,14 @@ class Simulator:
         load_time: float = 0.0,
         keep_alive_s: float = 5.0,
         seen: Callable[[Request], object] | None = None,
+        drift: Sequence[Drift | str] = (),
         **options: Any,
     ) -> None:
         if (rate is not None and rate <= 0) or slots < 1 or coalesce < 1:
             raise ValueError(
                 f"rate must be above 0 (or None), slots and coalesce at least 1: {rate}, {slots}, {coalesce}"
             )
+        said, drifts = source or WordSource(seed=seed), drifts_of(drift)
         build = build_of(engine) if isinstance(engine, str) else engine
         self.model: str = model_of(engine) if model is None else model
         setup = Setup(
@@ -91,7 +95,7 @@ class Simulator:
             ctx=ctx,
             seed=seed,
             api_key=api_key,
-            source=source or WordSource(seed=seed),
+            source=DriftingSource(said, drifts) if drifts else said,
             kv_tokens=kv_tokens,
         )
         self._wire = build(setup, **options)

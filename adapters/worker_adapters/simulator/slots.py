@@ -121,6 +121,9 @@ class Slots:
     def count(self, **changes: int) -> None:
         """Add to counters."""
         with self._changed:
+            for slot in self.slots:
+                if slot.run is not None:
+                    slot.run.cancels += changes.get("cancelled", 0)
             self._bump(**changes)
 
     def fault(self, kind: str) -> None:
@@ -253,6 +256,9 @@ class Slots:
         slot.run = Run(
             slot=slot.number, number=number, task=task, cached=cached, clock=time.monotonic, started=time.monotonic()
         )
+        running = [other.run for other in self.slots if other.run is not None]
+        for run in running:
+            run.width = max(run.width, len(running))
         return slot.run
 
 

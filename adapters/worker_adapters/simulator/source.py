@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 import attrs
 
 from ._words import BROKEN_UP, PUNCTUATION, SUFFIXES, WHOLE, WORDS
+from .tasks import Run
 
 __all__ = [
     "DEFAULT_VOCABULARY",
@@ -44,7 +45,8 @@ class Ask:
     """What a source may look at: the same Ask always gives the same tokens.
 
     `knobs` are the sampling parameters beside the temperature, in an order of the engine's choosing. `n_probs` says how
-    many alternatives each token should carry in `Token.top`.
+    many alternatives each token should carry in `Token.top`. `run`: the slot's side of it, for sources that are to be at
+    fault (see `drift`).
     """
 
     prompt: tuple[int, ...]
@@ -53,6 +55,7 @@ class Ask:
     knobs: tuple[float, ...] = ()
     ignore_eos: bool = False
     n_probs: int = 0
+    run: Run | None = attrs.field(default=None, eq=False, repr=False)
 
 
 class Vocabulary:

@@ -46,7 +46,10 @@ class Task:
 
 @attrs.define(kw_only=True, eq=False)
 class Run:
-    """One task in its slot. Written by the connection's thread only; others read it for pages, one field at a time."""
+    """One task in its slot. Written by the connection's thread only; others read it for pages, one field at a time.
+
+    But for `width`, how many ran at once at most while it did, and `cancels`, how many of those were cancelled: the slots'.
+    """
 
     slot: int
     number: int
@@ -59,6 +62,8 @@ class Run:
     generated: list[int] = attrs.field(factory=list)
     new_line: bool = False
     exhausted: bool = False
+    width: int = 1
+    cancels: int = 0
 
     @property
     def size(self) -> int:

@@ -86,7 +86,7 @@ class Generation:
         self.check()
         yield self._admission(run)
         vocabulary = self.source.vocabulary
-        for token in self.source.generate(self._ask()):
+        for token in self.source.generate(self._ask(run)):
             run.decoded += 1
             run.generated.append(token.id)
             if run.first_token is None:
@@ -105,7 +105,7 @@ class Generation:
                 return
             yield Step(events=tuple(events))
 
-    def _ask(self) -> Ask:
+    def _ask(self, run: Run) -> Ask:
         names = ("top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
         return Ask(
             prompt=self.prompt,
@@ -114,6 +114,7 @@ class Generation:
             knobs=tuple(float(self.params[name]) for name in names),
             ignore_eos=self.params["ignore_eos"],
             n_probs=self.params["n_probs"],
+            run=run,
         )
 
     def _admission(self, run: Run) -> Step:

@@ -56,7 +56,7 @@ class Answer:
         self.running[self.rid] = self
         try:
             yield Step()
-            for token in self.setup.source.generate(self.ask()):
+            for token in self.setup.source.generate(self.ask(run)):
                 run.decoded += 1
                 reason = self.take(token)
                 said = self.event(reason)
@@ -66,7 +66,7 @@ class Answer:
         finally:
             self.running.pop(self.rid, None)
 
-    def ask(self) -> Ask:
+    def ask(self, run: Run) -> Ask:
         """What the source is asked for."""
         return Ask(
             prompt=self.prompt,
@@ -75,6 +75,7 @@ class Answer:
             knobs=tuple(float(self.sampling.get(name) or 0) for name in KNOBS),
             ignore_eos=bool(self.sampling.get("ignore_eos")),
             n_probs=1 if self.body.get("return_logprob") else 0,
+            run=run,
         )
 
     def take(self, token: Token) -> dict[str, Any] | None:

@@ -65,7 +65,7 @@ class Generation:
     def steps(self, run: Run) -> Iterator[Step]:
         """See Task.steps."""
         yield Step()
-        for count, token in enumerate(self.source.generate(self._ask()), 1):
+        for count, token in enumerate(self.source.generate(self._ask(run)), 1):
             run.decoded += 1
             run.generated.append(token.id)
             run.first_token = run.first_token or run.clock()
@@ -74,7 +74,7 @@ class Generation:
             if step.last:
                 return
 
-    def _ask(self) -> Ask:
+    def _ask(self, run: Run) -> Ask:
         asked, sampling = self.asked, self.asked.samples
         knobs = (
             asked.top_p or 0.0,
@@ -93,6 +93,7 @@ class Generation:
             temperature=(asked.temperature or 1.0) if sampling else 0.0,
             knobs=knobs,
             n_probs=asked.top_n_tokens or 0,
+            run=run,
         )
 
     def _step(self, token: Token, count: int) -> Step:

@@ -361,6 +361,7 @@ def _ask(asked: Asked, run: Run) -> Ask:
         knobs=asked.knobs,
         ignore_eos=asked.ignore_eos,
         n_probs=0 if asked.listed is None else max(1, asked.listed),
+        run=run,
     )
 
 

@@ -172,6 +172,7 @@ def _steps(server: Server, body: Mapping[str, Any], run: Run) -> Iterator[Step]:
         temperature=1.0 if body.get("temperature") is None else body["temperature"],
         knobs=tuple(float(body.get(name) or 0) for name in KNOBS),
         ignore_eos=bool(body.get("ignore_eos")),
+        run=run,
     )
     told = 0
     for token in source.generate(ask):

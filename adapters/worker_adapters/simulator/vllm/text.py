@@ -68,7 +68,7 @@ class Generation:
             raise RefusedError(self.whole(), b"")  # sigterm_abort_queued: nothing but [DONE]
         self.check()
         yield Step()
-        for token in self.source.generate(self._ask()):
+        for token in self.source.generate(self._ask(run)):
             run.decoded += 1
             run.generated.append(token.id)
             run.first_token = run.first_token or run.clock()
@@ -79,7 +79,7 @@ class Generation:
             if self.finish_reason is not None:
                 return
 
-    def _ask(self) -> Ask:
+    def _ask(self, run: Run) -> Ask:
         names = ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
         logprobs = self.fields["logprobs"]
         return Ask(
@@ -89,6 +89,7 @@ class Generation:
             knobs=tuple(float(self.fields[name]) for name in names),
             ignore_eos=self.fields["ignore_eos"],
             n_probs=0 if logprobs is None else logprobs + 1,
+            run=run,
         )
 
     def _step(self, token: Token) -> Step:

@@ -1,0 +1,180 @@
+"""Two answers to the same request: where they part, and how far their likelihoods are from each other."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+
+import attrs
+
+from ..api import TokenLogprob
+from .records import Answer
+
+__all__ = ["Compared", "Parting", "compare", "gap_at"]
+
+SHOWN = 16  # characters of the text after the place where it parts
+
+
+@attrs.frozen(kw_only=True)
+class Parting:
+    """The first difference. `token`: its index, None where the wire has neither ids nor tokens; `byte`: in UTF-8.
+
+    `expected` and `got`: both tokens there, or the text that follows; an empty one is the end. `gap`: between the two
+    likeliest tokens there, in natural logs; None where that is not known.
+    """
+
+    token: int | None
+    byte: int
+    expected: str
+    got: str
+    expected_id: int | None = None
+    got_id: int | None = None
+    gap: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Compared:
+    """`by`: "token ids" or "bytes". `agreed`: tokens before the first difference, None where they can't be counted.
+
+    `bitwise`: whether all logprobs up to there are the same bits, None without any; `largest`: the largest difference.
+    """
+
+    by: str
+    parting: Parting | None
+    agreed: int | None
+    bitwise: bool | None = None
+    largest: float | None = None
+    first_off: int | None = None  # the token from which on logprobs differ
+
+    @property
+    def same(self) -> bool:
+        """Tokens and logprobs, as far as they are known."""
+        return self.parting is None and self.bitwise is not False
+
+
+def compare(expected: Answer, got: Answer) -> Compared:
+    """By token ids where both have all of theirs, else by bytes."""
+    by_ids = expected.token_ids is not None and got.token_ids is not None
+    at = _first_token(expected, got, by_ids=by_ids)
+    byte = _first_difference(expected.text.encode(), got.text.encode())
+    same = byte is None and expected.finish == got.finish and (not by_ids or at is None)
+    parting = None if same else _parting(expected, got, at, byte)
+    bitwise, largest, first_off = _likelihoods(expected.logprobs, got.logprobs, at)
+    if first_off is not None and expected.token_ids is None:
+        first_off = _number_of_likelihood(expected, first_off)
+    agreed = parting.token if parting is not None else _length(expected)
+    return Compared(
+        by="token ids" if by_ids else "bytes",
+        parting=parting,
+        agreed=agreed,
+        bitwise=bitwise,
+        largest=largest,
+        first_off=first_off,
+    )
+
+
+def _length(answer: Answer) -> int | None:
+    if answer.token_ids is not None:
+        return len(answer.token_ids)
+    if answer.marks is not None:
+        return answer.marks[-1][2]
+    return None if answer.logprobs is None else len(answer.logprobs)
+
+
+def _number_at(answer: Answer, byte: int) -> int | None:
+    """Of the token that the byte is of, or of the first of the piece that came with it, by the engine's own count."""
+    if answer.marks is None:
+        return None
+    before = 0
+    for size, _, count in answer.marks:
+        if size > byte:
+            return before
+        before = count
+    return before
+
+
+def _number_of_likelihood(answer: Answer, index: int) -> int:
+    """Of the token whose logprob it is: those that came with a piece are of its last tokens."""
+    for _, likely, count in answer.marks or ():
+        if likely > index:
+            return count - (likely - index)
+    return index
+
+
+def _first_token(expected: Answer, got: Answer, *, by_ids: bool) -> int | None:
+    """The first token that differs, by ids, else by the tokens that came with logprobs."""
+    if by_ids:
+        return _first_difference(expected.token_ids or (), got.token_ids or ())
+    if expected.logprobs is None or got.logprobs is None:
+        return None
+    return _first_difference([one.token for one in expected.logprobs], [one.token for one in got.logprobs])
+
+
+def _first_difference(left: Sequence[object], right: Sequence[object]) -> int | None:
+    for index, (one, other) in enumerate(zip_longest(left, right)):
+        if one != other:
+            return index
+    return None
+
+
+def _parting(expected: Answer, got: Answer, at: int | None, byte: int | None) -> Parting:
+    where = byte if byte is not None else len(expected.text.encode())
+    counted = None if expected.token_ids is not None and got.token_ids is not None else _number_at(expected, where)
+    return Parting(
+        token=at if counted is None else counted,
+        byte=where,
+        expected=_token(expected, at, where),
+        got=_token(got, at, where),
+        expected_id=_id(expected, at),
+        got_id=_id(got, at),
+        gap=gap_at(expected, at) if gap_at(expected, at) is not None else gap_at(got, at),
+    )
+
+
+def _token(answer: Answer, at: int | None, byte: int) -> str:
+    if at is not None and answer.logprobs is not None and at < len(answer.logprobs):
+        return answer.logprobs[at].token
+    return answer.text.encode()[byte:].decode("utf-8", "replace")[:SHOWN]
+
+
+def _id(answer: Answer, at: int | None) -> int | None:
+    ids = answer.token_ids
+    return ids[at] if at is not None and ids is not None and at < len(ids) else None
+
+
+def gap_at(answer: Answer, at: int | None) -> float | None:
+    """Between the two likeliest tokens at that place."""
+    if at is None or answer.logprobs is None or at >= len(answer.logprobs):
+        return None
+    best = sorted((one.logprob for one in answer.logprobs[at].top if not math.isnan(one.logprob)), reverse=True)
+    return best[0] - best[1] if len(best) > 1 else None
+
+
+def _likelihoods(
+    expected: Sequence[TokenLogprob] | None, got: Sequence[TokenLogprob] | None, at: int | None
+) -> tuple[bool | None, float | None, int | None]:
+    """Of the tokens before the first difference: bitwise, the largest difference, and the first token that has one."""
+    if expected is None or got is None:
+        return None, None, None
+    bitwise, largest, first_off = True, 0.0, None
+    for index, (one, other) in enumerate(zip(expected, got, strict=False)):
+        if at is not None and index >= at:
+            break
+        for left, right in _pairs(one, other):
+            if struct.pack("<d", left) == struct.pack("<d", right):
+                continue
+            bitwise, first_off = False, index if first_off is None else first_off
+            largest = max(largest, abs(left - right)) if not math.isnan(left - right) else largest
+    return bitwise, largest, first_off
+
+
+def _pairs(one: TokenLogprob, other: TokenLogprob) -> Iterator[tuple[float, float]]:
+    """Likelihoods of the same token."""
+    if one.token == other.token:
+        yield one.logprob, other.logprob
+    known = {(each.token, each.token_id): each.logprob for each in other.top}
+    for each in one.top:
+        if (each.token, each.token_id) in known:
+            yield each.logprob, known[each.token, each.token_id]

@@ -1,0 +1,87 @@
+"""A report for people: a table of the conditions, then each divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .verdicts import Divergence, Report, State, Verdict
+
+__all__ = ["lines", "rows"]
+
+COLUMNS = ("condition", "verdict", "established", "exact", "compared by", "logprobs", "bound")
+MOST = 20  # divergences shown
+
+
+def rows(report: Report) -> list[tuple[str, ...]]:
+    """The table, without its head (`COLUMNS`)."""
+    return [_row(verdict) for verdict in report.verdicts]
+
+
+def _row(verdict: Verdict) -> tuple[str, ...]:
+    return (
+        verdict.text,
+        str(verdict.state),
+        f"{verdict.established} of {verdict.seeds}" + _told(verdict.told),
+        f"{verdict.exact} of {verdict.seeds}",
+        verdict.by or "-",
+        _likely(verdict),
+        _bound(verdict),
+    )
+
+
+def _bound(verdict: Verdict) -> str:
+    if verdict.bound is None:
+        return "-"
+    off = sum(each.established for each in verdict.divergences)
+    counted = f"{off} of {verdict.established} diverged: " if off else ""
+    return f"{counted}diverges in less than {verdict.bound * 100:.1f} % at 95 %"
+
+
+def _told(told: Mapping[str, Any]) -> str:
+    return "".join(f", {name} {value}" for name, value in told.items())
+
+
+def _likely(verdict: Verdict) -> str:
+    if verdict.bitwise is None:
+        return "-"
+    return f"{verdict.bitwise} bitwise" + (f", ±{verdict.largest:.2g}" if verdict.largest else "")
+
+
+def lines(report: Report) -> Iterator[str]:
+    """What follows the table: what is missing, each divergence, the groups, and the verdict on all."""
+    for verdict in report.verdicts:
+        for why, count in verdict.missing.items():
+            yield f"{verdict.condition}: not established for {count}: {why}"
+    shown = [(verdict, each) for verdict in report.verdicts for each in verdict.divergences]
+    for verdict, each in shown[:MOST]:
+        yield f"{verdict.condition}: {_divergence(each)}"
+    if len(shown) > MOST:
+        yield f"… and {len(shown) - MOST} more"
+    for verdict in report.verdicts:
+        if verdict.divergences and verdict.agree:
+            shares = ", ".join(f"{share:.0%} after {tokens}" for tokens, share in verdict.agree.items())
+            yield f"{verdict.condition}: the same up to there: {shares} tokens"
+    for group in report.groups[:MOST]:
+        yield f"seed {group.seed} ({group.prompt}): {group}"
+    yield _conclusion(report)
+
+
+def _divergence(each: Divergence) -> str:
+    where = f"seed {each.seed}"
+    if each.token is not None:
+        where += f", token {each.token}"
+    if each.parting is None:
+        return f"{where}: {each.kind}: the same tokens, likelihoods differ by {each.largest:.3g} at most"
+    parting = each.parting
+    gap = "" if parting.gap is None else f", the two best {parting.gap:.3g} apart"
+    doubt = "" if each.established else " (in a try in which the condition is not shown to have taken place)"
+    return f"{where}, byte {parting.byte}: {each.kind}: {parting.expected!r} became {parting.got!r}{gap}{doubt}"
+
+
+def _conclusion(report: Report) -> str:
+    return {
+        State.CLEAN: "clean: every condition took place, and every answer was the same",
+        State.DIVERGED: "diverged: the same request did not always have the same answer",
+        State.NOT_ESTABLISHED: "not established: not every condition that was asked for could be shown to take place",
+    }[report.state]

@@ -1,0 +1,106 @@
+"""`worker-adapters verify-determinism`: its exit status, its report, its pack."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from worker_adapters.cli import main
+from worker_adapters.simulator import Simulator
+from worker_adapters.testing.server import nobody_there
+
+pytestmark = pytest.mark.req("ADAPT-3700", socket=True)
+FEW = ["--seeds", "2", "--max-tokens", "12", "--lengths", "16", "--widths", "2"]
+
+
+def verify(*words):
+    return main(["verify-determinism", *words])
+
+
+def test_a_clean_run_of_all_conditions_is_0(capsys):
+    assert verify("--engine", "mock", "--url", "mock://a", "--url", "mock://b", *FEW, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["state"], report["status"]) == ("clean", 0)
+    names = ["again", "order", "beside-2", "prefix", "length-16", "cancelled", "worker-2"]
+    assert [one["condition"] for one in report["conditions"]] == names
+    assert all(one["state"] == "clean" and one["established"] for one in report["conditions"])
+    assert report["environment"]["determinism"] == "strict"
+    assert report["environment"]["workers"][1]["engine_version"] == "mock-1"
+
+
+def test_a_divergence_is_1_and_is_judged_again_from_its_pack(capsys, tmp_path):
+    pack = tmp_path / "pack.json"
+    with Simulator("llamacpp", slots=1) as one, Simulator("llamacpp", slots=1, drift=["flip@3"]) as two:
+        words = ["--engine", "llamacpp", "--url", one.url, "--url", two.url, *FEW, "--conditions", "again,workers"]
+        assert verify(*words, "--pack", str(pack), "--bisect", "--json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [one["state"] for one in report["conditions"]] == ["clean", "diverged"]
+    assert report["conditions"][1]["divergences"][0]["parting"]["expected"]
+    assert report["bisected"][0]["least"] == {
+        "again": True, "width": 0, "neighbours": [], "max_tokens": 4, "prompt_words": 1
+    }  # fmt: skip
+    assert verify("check", str(pack), "--json") == 1
+    again = json.loads(capsys.readouterr().out)
+    assert again.pop("as_recorded")
+    assert again == {name: value for name, value in report.items() if name != "bisected"}
+
+
+def test_what_did_not_take_place_is_2(capsys):
+    with Simulator("llamacpp", slots=1) as one:
+        assert verify("--engine", "llamacpp", "--url", one.url, *FEW, "--conditions", "again,beside") == 2
+    said = capsys.readouterr().out
+    assert "beside 2 others" in said
+    assert "not established" in said.splitlines()[-1]
+
+
+def test_nobody_there_is_2(capsys, nobody):
+    assert verify("--engine", "vllm", "--url", nobody, *FEW, "--attempts", "1", "--json") == 2
+    report = json.loads(capsys.readouterr().out)
+    assert {one["state"] for one in report["conditions"]} == {"not established"}
+    assert "CONNECT" in next(iter(report["conditions"][0]["missing"]))
+
+
+@pytest.fixture
+def nobody():
+    with nobody_there() as url:
+        yield url
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--engine", "mock"], "needs --engine and --url"),
+        (["--engine", "none", "--url", "http://x"], "no engine 'none'"),
+        (["--engine", "mock", "--url", "mock://a", "--conditions", "luck"], "no condition 'luck'"),
+        (["--engine", "mock", "--url", "mock://a", "--widths", "x"], "no list of numbers"),
+        (["--engine", "mock", "--url", "mock://a", "--max-tokens", "1"], "at least 2"),
+    ],
+)
+def test_what_is_asked_wrongly_is_2(words, says, capsys):
+    assert verify(*words) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_pack_that_says_something_else_than_it_shows_is_2(capsys, tmp_path):
+    pack = tmp_path / "pack.json"
+    assert verify("--engine", "mock", "--url", "mock://a", *FEW, "--pack", str(pack)) == 0
+    told = json.loads(pack.read_text())
+    told["trials"][-1]["answer"]["text"] += "!"
+    told["trials"][-1]["answer"]["token_ids"][-1] += 1
+    pack.write_text(json.dumps(told))
+    assert verify("check", str(pack)) == 2
+    assert "something else" in capsys.readouterr().err
+    pack.write_text("{}")
+    assert verify("check", str(pack)) != 0
+
+
+def test_prompts_are_rendered_with_a_template_whose_digest_is_told(capsys, tmp_path):
+    template = tmp_path / "chat_template.jinja"
+    template.write_text("<u>{{ messages[0].content }}</u>")
+    (tmp_path / "model.gguf").write_bytes(b"weights")
+    words = ["--template", str(template), "--model-files", str(tmp_path), "--conditions", "again"]
+    assert verify("--engine", "mock", "--url", "mock://a", *FEW, *words, "--json") == 0
+    environment = json.loads(capsys.readouterr().out)["environment"]
+    assert len(environment["template_digest"]) == 64
+    assert len(environment["workers"][0]["model_digest"]) == 64
