@@ -35,6 +35,7 @@ def dialect_of(row: Row) -> Dialect:
             min_p="min_p" in fields,
             logprobs="logprobs" in fields,
             ignore_eos="ignore_eos" in fields,
+            adds_bos=True,
             engine_options=OPTIONS,
         ),
         traits=Traits(cancel=row.cancel, keep_alive=row.keep_alive, probe_interval=1.0),

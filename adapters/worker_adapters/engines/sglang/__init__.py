@@ -31,6 +31,7 @@ DIALECT = Dialect(
         grammar=True,
         tokenize=True,
         detokenize=True,
+        adds_bos=True,
         engine_options=OPTIONS,
     ),
     # A server that is only left goes on for two seconds; uvicorn drops idle connections after 5.
