@@ -61,6 +61,9 @@ docs: $(VENV)/.installed-docs ## the documentation's site, in build/site; what l
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "build/site/index.html"
 
+pythons: $(VENV)/.installed-test ## the tests of the core, against the installed wheel, on each Python of this machine; PYTHONS=…
+	@$(BIN)/python -m tests.packaging.pythons $(PYTHONS)
+
 workflows: $(VENV)/.installed-release ## lint of the release workflow, and what cibuildwheel would build; nothing is run
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml .github/workflows

@@ -1,6 +1,29 @@
 """Worker adapters: one blocking, typed event stream for every LLM inference engine.
 
-Importing this package loads attrs and the standard library only; `connect` brings in the rest when it is first used.
+    from worker_adapters import End, Error, GenerateRequest, Token, connect
+
+    with connect("llamacpp", "http://10.0.0.7:8080") as adapter:  # no I/O
+        for event in adapter.stream(GenerateRequest(prompt="Once upon a time", max_tokens=64)):
+            match event:  # Started, Token…, Metrics…, then End or Error; never raises for the engine
+                case Token(text=text):
+                    print(text, end="", flush=True)
+                case End() | Error():
+                    print(event)
+
+Where to look:
+
+- `connect` and what it takes: `Timeouts`, `Retry`, `TLS`, `Limits`, `KeepAlive`, `Identity`, `FromEnv`, `FromFile`,
+  `MetricsOptions`. It gives an `Adapter`: `stream`, `submit`, `generate`, `cancel`, `health`, `properties`, `wait_ready`.
+- `GenerateRequest` is what is asked; `Started`, `Token`, `Metrics`, `End` and `Error` are what comes; a `Completion` is all
+  of it at once.
+- A `Stream` is iterated, is a future (`get`, `result`, `add_done_callback`), or one of many: `merge`, `as_completed`.
+- What is raised: `InvalidRequestError`, `AdmissionRejectedError`, `AdapterClosedError`, all of them a `WorkerError`, which
+  has an `ErrorCode` and a `Reason`; and `StreamCancelledError`. `worker-adapters explain` says what each means.
+- `event_to_dict`, `http_status` and `http_headers` are for an orchestrator's own answers; `dump` says what hangs.
+- Beside it: `worker_adapters.simulator` and `worker_adapters.testing`, engines to test against.
+
+Importing this package loads attrs, msgspec and the standard library only; `connect` brings in the rest when it is first
+used.
 """
 
 from __future__ import annotations

@@ -294,8 +294,8 @@ class Loop:
         while heap and heap[0][0] <= now:
             at, _, of = heapq.heappop(heap)
             task = of()
-            if task is not None and task._heap_at == at:  # noqa: SLF001  -- the loop keeps its books in the task
-                task._heap_at = inf  # noqa: SLF001
+            if task is not None and task._heap_at == at:
+                task._heap_at = inf
                 if not task.over:
                     ready[task] = None
         if len(heap) > 64 and len(heap) > 4 * len(self._tasks):
@@ -345,40 +345,40 @@ class Loop:
         """Note what a task waits for."""
         lifetime = task.lifetime
         fd = lifetime.want_fd
-        if fd != task._registered or (fd >= 0 and lifetime.want_events != task._mask):  # noqa: SLF001
+        if fd != task._registered or (fd >= 0 and lifetime.want_events != task._mask):
             self._register(task, fd, lifetime.want_events)
-        if lifetime.retimed or not lifetime.fresh or lifetime.want_until < inf or task._heap_at == inf:  # noqa: SLF001
+        if lifetime.retimed or not lifetime.fresh or lifetime.want_until < inf or task._heap_at == inf:
             # Else the timer only starts over with what has just come: it is looked at early, and then again.
             lifetime.retimed = False
             at = min(lifetime.until(), lifetime.want_until)
-            if at < task._heap_at:  # noqa: SLF001
-                task._heap_at = at  # noqa: SLF001
+            if at < task._heap_at:
+                task._heap_at = at
                 heapq.heappush(self._heap, (at, next(self._numbers), weakref.ref(task)))
                 self._wake_at = min(self._wake_at, at)
         if lifetime.causes:
             self._inbox.append(task)
 
     def _register(self, task: Task, fd: int, events: int) -> None:
-        if fd == task._registered:  # noqa: SLF001
+        if fd == task._registered:
             self._poller.modify(fd, events)
         else:
             self._unregister(task)
             if fd >= 0:
                 self._poller.register(fd, events)
                 self._by_fd[fd] = task
-        task._registered, task._mask = fd, events  # noqa: SLF001
+        task._registered, task._mask = fd, events
 
     def _unregister(self, task: Task) -> None:
-        fd = task._registered  # noqa: SLF001
+        fd = task._registered
         if fd >= 0:
-            task._registered = -1  # noqa: SLF001
+            task._registered = -1
             self._by_fd.pop(fd, None)
             with contextlib.suppress(OSError):
                 self._poller.unregister(fd)
 
     def unregister(self, task: Task, descriptor: int) -> None:
         """Take a descriptor out, if it is in."""
-        if task._registered == descriptor:  # noqa: SLF001
+        if task._registered == descriptor:
             self._unregister(task)
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -13,29 +10,9 @@ from worker_adapters.simulator import Simulator
 from worker_adapters.testing.server import nobody_there
 
 from ..transport.relays import RelayProxy, fields_of
-from ..transport.servers import Server, head
 from .test_cli import run
 
 ENGINE = ("--engine", "llamacpp")
-TEXTS = ("naïve ", "\U0001f600")
-
-
-def answer(client):
-    """A stream with characters that not every console has."""
-    asked = client.request()
-    frames = [{"content": text, "stop": False, "tokens_predicted": 1, "tokens_evaluated": 1} for text in TEXTS]
-    frames.append({"content": "", "stop": True, "stop_type": "eos", "tokens_predicted": 2, "tokens_evaluated": 1})
-    body = b"".join(b"data: " + json.dumps(frame).encode() + b"\n\n" for frame in frames)
-    if asked.startswith(b"POST"):
-        client.send(head(f"Content-Length: {len(body)}", "Connection: close"), body)
-    else:
-        client.send(head("Content-Length: 2", "Connection: close", content_type="application/json"), b"{}")
-
-
-@pytest.fixture
-def url():
-    with Server(answer) as server:
-        yield server.url
 
 
 def test_headers_come_from_the_environment_and_a_proxy_from_the_line():
@@ -78,29 +55,3 @@ def test_wait_gives_up_in_one_line():
     assert done.returncode == 1
     assert "not ready within 0.2 s" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8", "shift_jis"])
-def test_what_a_console_can_not_show_is_replaced(url, encoding):
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    command = [sys.executable, "-m", "worker_adapters.cli", "run", *ENGINE, "--url", url, "--prompt", "x"]
-    shown = subprocess.run(command, capture_output=True, check=True, timeout=30, env=environment)
-    assert b"finish reason" in shown.stderr
-    assert shown.stdout.decode(encoding) == "".join(TEXTS).encode(encoding, "replace").decode(encoding) + "\n"
-    lines = subprocess.run([*command, "--json"], capture_output=True, check=True, timeout=30, env=environment).stdout
-    events = [json.loads(line) for line in lines.decode(encoding).splitlines()]
-    assert [event["t"] for event in events if event["event"] == "token"] == list(TEXTS)
-
-
-@pytest.mark.parametrize("more", [(), ("--json",)])
-@pytest.mark.parametrize(
-    ("redirected", "said"), [(">/dev/full", "No space left"), (">&-", "standard output is closed")]
-)
-def test_an_output_that_takes_nothing_is_one_line(url, more, redirected, said):
-    command = [sys.executable, "-m", "worker_adapters.cli", "run", *ENGINE, "--url", url, "--prompt", "x", *more]
-    done = subprocess.run(
-        ["sh", "-c", f'"$@" {redirected}', "sh", *command], capture_output=True, text=True, timeout=30, check=False
-    )
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
-    assert said in done.stderr

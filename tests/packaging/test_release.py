@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -59,3 +60,14 @@ def test_the_metadata_say_what_is_there():
     classified = {line.rpartition(" ")[2] for line in project["classifiers"] if "Python :: 3." in line}
     run = set(re.findall(r"^\| (3\.\d+) \|.*\| (?!not run)", (ROOT / "docs" / "pythons.md").read_text(), re.MULTILINE))
     assert classified == run  # no Python is claimed on which nothing was run
+
+
+def test_the_hooks_of_pre_commit_run_with_what_make_test_installs():
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    modules = re.findall(r"entry: \.venv/bin/python -m (\w+)", text)
+    assert len(modules) == text.count("entry:") > 0
+    for module in modules:
+        assert any(re.match(rf"{module}\b", line) for line in PROJECT["project"]["optional-dependencies"]["test"]), (
+            module
+        )
+        assert importlib.util.find_spec(module) is not None

@@ -188,7 +188,7 @@ def _object(request: Request) -> dict[str, Any]:
     )
 
 
-def _completion(server: Server, request: Request, slots: Slots) -> Reply | Job:  # noqa: ARG001
+def _completion(server: Server, request: Request, slots: Slots) -> Reply | Job:
     body = _object(request)
     if "prompt" not in body:
         raise InvalidRequestError("[json.exception.out_of_range.403] key 'prompt' not found")
@@ -253,11 +253,11 @@ def _collect(results: Sequence[Any]) -> Reply:
     return _ok(results[0] if len(results) == 1 else list(results))
 
 
-def _health(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _health(server: Server, request: Request, slots: Slots) -> Reply:
     return _ok({"status": "ok"})
 
 
-def _props(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _props(server: Server, request: Request, slots: Slots) -> Reply:
     if server.router:
         return _ok(router_page())
     params = parse_params({}, server.table, server.setup.source.vocabulary)
@@ -266,7 +266,7 @@ def _props(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: AR
     return _ok(props_page(server.setup, server.n_ctx, settings, ends, server.media_marker))
 
 
-def _change_props(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _change_props(server: Server, request: Request, slots: Slots) -> Reply:
     if not server.endpoint_props:
         return _off("This server does not support changing global properties. Start it with `--props`")
     return _ok({"success": True})
@@ -280,11 +280,11 @@ def _slots(server: Server, request: Request, slots: Slots) -> Reply:
     return _ok(slots_page(slots, server.n_ctx))
 
 
-def _slot_action(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _slot_action(server: Server, request: Request, slots: Slots) -> Reply:
     return _off("This server does not support slots action. Start it with `--slot-save-path`")
 
 
-def _metrics(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _metrics(server: Server, request: Request, slots: Slots) -> Reply:
     if not server.endpoint_metrics:
         return _off("This server does not support metrics endpoint. Start it with `--metrics`")
     headers = (
@@ -294,11 +294,11 @@ def _metrics(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: 
     return Reply(status=200, headers=headers, body=metrics_page(slots).encode())
 
 
-def _models(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _models(server: Server, request: Request, slots: Slots) -> Reply:
     return _ok(models_page(server.setup, server.n_ctx, int(time.time())))
 
 
-def _tokenize(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _tokenize(server: Server, request: Request, slots: Slots) -> Reply:
     body = _object(request)
     vocabulary = server.setup.source.vocabulary
     if "content" not in body:
@@ -321,7 +321,7 @@ def _piece(data: bytes) -> str | list[int]:
         return list(data)
 
 
-def _detokenize(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _detokenize(server: Server, request: Request, slots: Slots) -> Reply:
     tokens = _object(request).get("tokens", [])
     if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
         raise ArithmeticError("[json.exception.type_error.302] type must be array, but is something else")
@@ -334,7 +334,7 @@ def _detokenize(server: Server, request: Request, slots: Slots) -> Reply:  # noq
     return _ok({"content": vocabulary.decode(tokens).decode("utf-8", "replace")})
 
 
-def _apply_template(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _apply_template(server: Server, request: Request, slots: Slots) -> Reply:
     body = _object(request)
     messages = body.get("messages")
     if messages is None:
@@ -361,7 +361,7 @@ def _content(message: Any) -> str:
 
 
 def _switched_off(message: str) -> Route:
-    return lambda server, request, slots: _off(message)  # noqa: ARG005
+    return lambda server, request, slots: _off(message)
 
 
 Route: TypeAlias = Callable[[Server, Request, Slots], Reply | Job]

@@ -268,14 +268,14 @@ def _compat(server: Server, request: Request, slots: Slots) -> Reply | Job:
     return attrs.evolve(job, collect=wrapped)
 
 
-def _tokenize(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _tokenize(server: Server, request: Request, slots: Slots) -> Reply:
     asked = _asked(server, request)
     vocabulary = server.setup.source.vocabulary
     ids = vocabulary.encode(asked.inputs, add_bos=True)
     return _ok(tokenized(asked.inputs, ids[-asked.truncate :] if asked.truncate else ids, vocabulary))
 
 
-def _chat_tokenize(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _chat_tokenize(server: Server, request: Request, slots: Slots) -> Reply:
     body = _body(server, request)
     text: str = _typed(lambda: templated(body))
     vocabulary = server.setup.source.vocabulary
@@ -283,20 +283,20 @@ def _chat_tokenize(server: Server, request: Request, slots: Slots) -> Reply:  # 
     return _ok({"tokenize_response": said, "templated_text": text})
 
 
-def _health(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _health(server: Server, request: Request, slots: Slots) -> Reply:
     return Reply(status=200)
 
 
-def _info(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _info(server: Server, request: Request, slots: Slots) -> Reply:
     page = info_page(server.setup, server.release, server.limits, concurrent=server.concurrent, build=server.build)
     return _ok(page)
 
 
-def _models(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _models(server: Server, request: Request, slots: Slots) -> Reply:
     return _ok(models_page(server.setup))
 
 
-def _metrics(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _metrics(server: Server, request: Request, slots: Slots) -> Reply:
     page = metrics_page(server.setup, slots, server.requests.total(), server.ends, server.failures)
     return Reply(status=200, headers=TEXT, body=page.encode())
 

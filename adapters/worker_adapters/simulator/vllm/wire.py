@@ -179,7 +179,7 @@ def _completion(server: Server, request: Request, slots: Slots) -> Reply | Job:
     )
 
 
-def _abort(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _abort(server: Server, request: Request, slots: Slots) -> Reply:
     if not server.scale_out:
         return failure(403, "PermissionDeniedError", "This endpoint needs --enable-scale-out.").reply
     for number in _body(request).get("request_ids", []):
@@ -188,15 +188,15 @@ def _abort(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: AR
     return Reply(status=200)
 
 
-def _empty(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _empty(server: Server, request: Request, slots: Slots) -> Reply:
     return Reply(status=200)
 
 
-def _version(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _version(server: Server, request: Request, slots: Slots) -> Reply:
     return _ok({"version": VERSION})
 
 
-def _load(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _load(server: Server, request: Request, slots: Slots) -> Reply:
     return _ok({"server_load": 0})
 
 
@@ -204,7 +204,7 @@ def _ok(value: object) -> Reply:
     return Reply(status=200, headers=JSON, body=compact(value))
 
 
-def _models(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _models(server: Server, request: Request, slots: Slots) -> Reply:
     now = int(time.time())
     allowed = ("sampling", "logprobs", "view")
     actions = ("create_engine", "sampling", "logprobs", "search_indices", "view", "fine_tuning")
@@ -230,14 +230,14 @@ def _models(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: A
     return _ok({"object": "list", "data": [model]})
 
 
-def _metrics(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _metrics(server: Server, request: Request, slots: Slots) -> Reply:
     page = metrics_page(server.setup, slots, server.ends, server.rejections)
     return Reply(
         status=200, headers=(("content-type", "text/plain; version=1.0.0; charset=utf-8"),), body=page.encode()
     )
 
 
-def _tokenize(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _tokenize(server: Server, request: Request, slots: Slots) -> Reply:
     body = _body(request)
     _require_model(server, body)
     if not isinstance(body.get("prompt"), str):
@@ -248,7 +248,7 @@ def _tokenize(server: Server, request: Request, slots: Slots) -> Reply:  # noqa:
     return _ok({"count": len(ids), "max_model_len": server.setup.ctx, "tokens": ids, "token_strs": strings})
 
 
-def _detokenize(server: Server, request: Request, slots: Slots) -> Reply:  # noqa: ARG001
+def _detokenize(server: Server, request: Request, slots: Slots) -> Reply:
     body = _body(request)
     _require_model(server, body)
     vocabulary = server.setup.source.vocabulary
