@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from enum import Enum, StrEnum
+from enum import Enum
 from typing import Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ import attrs
 import msgspec
 
 from .api import (
+    CancelNotice,
     Features,
     FinishReason,
     FinishReasonSource,
@@ -24,6 +25,7 @@ from .api import (
     Properties,
     Reason,
     Token,
+    Traits,
     Upstream,
     UsageSource,
 )
@@ -313,30 +315,6 @@ class HealthFacts:
     detail: str
 
 
-class CancelNotice(StrEnum):
-    """When the engine notices that we closed the connection."""
-
-    AT_ONCE = "at_once"
-    NEXT_WRITE = "next_write"
-    NEVER_WHILE_QUEUED = "never_while_queued"
-
-
-@attrs.frozen(kw_only=True)
-class Traits:
-    """How the engine behaves where the runtime has to know. Every trait has a reader and a proof in docs/engines.
-
-    `keep_alive`: seconds an idle connection may be reused; 0: the engine closes after every stream. `probe_interval`:
-    seconds between two reads of properties. `backpressure`: the engine slows down when we stop reading. `ends_with_body`:
-    the clean end of the body is the engine's only sign of the end, so it has to be provable: chunks, or a length.
-    """
-
-    cancel: CancelNotice = CancelNotice.AT_ONCE
-    backpressure: bool = False
-    ends_with_body: bool = False
-    keep_alive: float = 4.0
-    probe_interval: float = 1.0
-
-
 @attrs.frozen(kw_only=True)
 class WorkerFacts:
     """The dialect's reading of a worker: its properties (the runtime sets `observed_at`), and what rules out `strict`."""
@@ -351,6 +329,10 @@ def _nothing_against(_request: GenerateRequest) -> tuple[str, ...]:
 
 def _no_opinion(_reply: Reply) -> Fault | None:
     return None
+
+
+def _says_nothing(_reply: Reply) -> bool:
+    return False
 
 
 def _nothing_to_refuse(_request: GenerateRequest) -> None:
@@ -374,7 +356,8 @@ class Dialect:
     with the dialect that it returns. `not_a_stream`: what a 200 that is no event stream means, None where that is nothing of
     this engine's. A request is judged again by that one's `check`, and both have the same `name`.
     `abort`, where an engine does not notice that the connection was closed, or late: the control call that ends what
-    `encode` began with the same arguments. It is sent beside a stream that was left; nothing is made of the reply.
+    `encode` began with the same arguments. It is sent beside a stream that was left; `stopped`: whether the reply says that
+    the engine has stopped, and not only that it was told.
     """
 
     name: str
@@ -397,3 +380,4 @@ class Dialect:
     apply_template: Callable[[Sequence[Mapping[str, Any]], ProbeTarget], Probe[str]] | None = None
     resolve: Callable[[ProbeTarget], Probe[Dialect]] | None = None
     abort: Encoder | None = None
+    stopped: Callable[[Reply], bool] = _says_nothing

@@ -24,6 +24,7 @@ __all__ = [
     "loads",
     "mapped",
     "reader",
+    "shown",
     "told",
 ]
 
@@ -32,7 +33,8 @@ Figures: TypeAlias = dict[str, float | int | str]
 
 MOST = 2**53  # as far as a JSON number counts, for whoever reads our events
 MOST_FIGURES = 64
-LONGEST = 200  # characters of a name or a word beside the text
+LONGEST = 200  # characters of a name beside the text
+SHOWN = 500  # of words for people
 
 
 def loads(data: bytes, errors: str = "strict") -> Any:
@@ -78,6 +80,13 @@ def told(value: object, longest: int = LONGEST) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= longest and value.isprintable() else None
 
 
+def shown(value: object) -> str:
+    """Words for people, on one line."""
+    text = value if isinstance(value, str) else type(value).__name__
+    line = "".join(c if c.isprintable() else " " for c in text[:SHOWN])
+    return line if len(text) <= SHOWN else line[:-1] + "…"
+
+
 def listed(value: object) -> list[Any]:
     """A list; empty where it is none."""
     return value if isinstance(value, list) else []
@@ -89,12 +98,15 @@ def mapped(value: object) -> Mapping[str, Any]:
 
 
 def figures(value: object) -> Figures:
-    """Measurements: numbers that are finite, and words; what is nested, or more than there can be of them, is left out."""
+    """Measurements: numbers that are finite, and words for people; what is nested, or too much, is left out.
+
+    Yes and no are no numbers: an engine's flags are not measurements.
+    """
     found: Figures = {}
-    for name, one in mapped(value).items():
+    for name, one in value.items() if isinstance(value, Mapping) else ():
         if len(found) == MOST_FIGURES:
             break
-        known = told(one) if isinstance(one, str) else _number(one)
+        known = shown(one) if isinstance(one, str) else _number(one)
         if known is not None and told(name):
             found[name] = known
     return found

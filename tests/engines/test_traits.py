@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from worker_adapters import registry
+from worker_adapters import GenerateRequest, Pool, Traits, connect, registry
 from worker_adapters.engines.triton import LLMAPI, TRTLLM, VLLM
+from worker_adapters.simulator import Simulator
 
 PAGES = Path(__file__).parents[2] / "docs" / "engines"
 ENGINES = ("llamacpp", "openai-completions", "sglang", "tgi", "trtllm", "vllm")
@@ -49,3 +50,39 @@ def test_the_page_of_triton_says_it_of_the_three():
     for dialect in (TRTLLM, VLLM, LLMAPI):
         traits = shown(dialect.traits)
         assert (said["backpressure"], said["keep_alive"]) == (traits["backpressure"], traits["keep_alive"])
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "mock"])
+def test_whoever_schedules_can_read_them(engine):
+    with connect(engine, "mock://local" if engine == "mock" else "http://x.test") as adapter:
+        assert adapter.traits == registry.dialect(engine).traits
+        assert isinstance(adapter.traits, Traits)
+
+
+def test_those_of_a_pool_are_what_can_be_counted_on():
+    with Pool([connect("llamacpp", "http://a.test"), connect("vllm", "http://b.test")], mixed=True) as pool:
+        assert pool.traits.cancel == "never_while_queued"
+        assert not pool.traits.backpressure
+        assert pool.traits.keep_alive == 0.0
+
+
+QUEUES = ["llamacpp", "vllm"]
+
+
+@pytest.mark.parametrize("engine", QUEUES)
+def test_a_queued_request_that_is_cancelled_leaves_the_queue_as_the_trait_says(engine):
+    """As the simulators have it, of the two engines whose queues were watched live."""
+    with Simulator(engine, slots=1, rate=20.0, seed=1) as worker, connect(engine, worker.url) as adapter:
+        first = adapter.submit(GenerateRequest(prompt="p", max_tokens=2000, ignore_eos=adapter.features.ignore_eos))
+        worker.wait_for(active=1)
+        second = adapter.submit(GenerateRequest(prompt="p", max_tokens=20))
+        worker.wait_for(queued=1)
+        second.cancel()
+        assert list(second)[-1].finish_reason == "cancelled"
+        if adapter.traits.cancel == "at_once":
+            worker.wait_for(queued=0, active=1)
+        else:
+            adapter.health()  # it has had the time
+            assert worker.state.queued == 1
+            first.cancel()
+            worker.wait_for(queued=0, active=0)

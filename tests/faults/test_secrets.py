@@ -69,6 +69,42 @@ def test_a_text_without_the_secret_in_any_form(escape: str) -> None:
     assert SECRET[12:24] not in text
 
 
+TOKEN = "Bearer eyJhbGciOiJIUzI1NiJ9.e30.XmNK3GpH3Ys_7wsYBfq4C3M6goz71I"
+KEYS = ["sk-" + "0123456789abcdef" * 4, "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZabcdefgh", "550e8400-e29b-41d4-a716-446655440000",
+        "hush-hush-very-secret", "correct-horse-battery-staple", TOKEN, "acme-prod-0f3b9c7755d1e4a2b6c8"]  # fmt: skip
+
+
+@pytest.mark.parametrize("secret", KEYS)
+@pytest.mark.parametrize("after", ["", "…", "...", '"', " is no key of ours", "***", "\n", "x", "7"])
+def test_a_secret_cut_anywhere_gives_nothing_away_but_whole_words_of_its_beginning(secret: str, after: str) -> None:
+    redactor = Redactor()
+    redactor.learn(secret)
+    for length in range(TOO_MUCH, len(secret)):
+        if secret[length : length + 1] == after[:1]:
+            continue
+        text = redactor.clean(f"bad key '{secret[:length]}{after}")
+        shown = next(n for n in range(len(secret), -1, -1) if secret[:n] in text)
+        whole = 3 * shown <= len(secret) and re.fullmatch(r"([A-Z]?[a-z]{2,}[-_. ]?){1,2}", secret[:shown])
+        assert shown < TOO_MUCH or whole, text
+
+
+HARMLESS = [
+    (TOKEN, "a Bearer token is missing: Bearer"),
+    ("password123456-and-so-on-and-on", "the password is wrong, says password"),
+    ("orders-team-4711-abcdef0123456789-abcdef", "no quota for orders-team: ask the orders-team."),
+    ("acme-prod-0f3b9c7755d1e4a2b6c8", "the model acme/7b is not served by acme"),
+]
+
+
+@pytest.mark.parametrize(("secret", "text"), HARMLESS)
+def test_words_that_a_key_happens_to_begin_with_survive(secret: str, text: str) -> None:
+    redactor = Redactor()
+    redactor.learn(secret)
+    assert redactor.clean(text) == text
+    assert secret not in redactor.clean(f"{text} {secret} {text}")
+    assert redactor.clean(f"{text} {secret} {text}").count("****") == 1
+
+
 def echoes(escape: Callable[[str], str]) -> dict[str, Callable[[str], bytes]]:
     """Ways in which a server tells a client what it had sent."""
     return {

@@ -7,11 +7,12 @@ import threading
 import attrs
 import pytest
 
-from worker_adapters import CancelOutcome, Reason, Retry, Timeouts
+from worker_adapters import CancelOutcome, Reason, Retry, Timeouts, connect
 from worker_adapters.dialect import Fault, WireRequest
+from worker_adapters.simulator import Simulator
 from worker_adapters.transport.scripted import Hang, Script
 
-from .dialects import GOOD, TINY, adapter, frames, good, kinds, quick, request, status, until
+from .dialects import GOOD, TINY, adapter, frames, good, kinds, ok, quick, request, status, until
 from .test_cancel import PHASES, Consumer
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
@@ -112,3 +113,31 @@ def test_nobody_waits_for_what_is_told():
         assert told(a) == []
         threading.Timer(0.05, transport.gate.set).start()
     assert told(a) == [b"id-1"]
+
+
+@both
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [(lambda reply: reply.status == 200, CancelOutcome.CONFIRMED), (lambda _reply: False, CancelOutcome.UNKNOWN)],
+)
+def test_an_engine_that_says_that_it_stopped_confirms_a_cancel_that_is_repeated(way, said, outcome):
+    hang = Hang()
+    dialect = attrs.evolve(STOPPABLE, stopped=said)
+    replies = {"/version": ok(b"v9"), "/abort": ok(b"")}
+    with adapter(Script(steps=[frames("ta"), hang]), dialect=dialect, replies=replies) as a:
+        consumer = Consumer(stream := getattr(a, way)(request(task_id="id")))
+        assert hang.reached.wait(5)
+        assert stream.cancel() is CancelOutcome.CLOSED
+        assert consumer.join()[-1].finish_reason == "cancelled"
+        until(lambda: stream.cancel() is outcome, 5)
+        until(lambda: a.cancel("id") is outcome, 5)
+
+
+@both
+def test_the_llm_api_of_triton_confirms_a_cancel(way):
+    with Simulator("triton-llmapi", rate=20.0) as worker, connect("triton-llmapi", worker.url) as a:
+        stream = getattr(a, way)(request(max_tokens=400))
+        assert next(stream).kind == "started"
+        assert stream.cancel() is CancelOutcome.CLOSED
+        assert list(stream)[-1].finish_reason == "cancelled"
+        until(lambda: stream.cancel() is CancelOutcome.CONFIRMED, 5)

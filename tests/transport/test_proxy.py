@@ -8,7 +8,7 @@ import threading
 import attrs
 import pytest
 
-from worker_adapters import TLS, InvalidRequestError, Retry, Timeouts, connect
+from worker_adapters import TLS, InvalidRequestError, Retry, Timeouts, connect, merge
 from worker_adapters.testing.server import nobody_there
 
 from ..runtime.dialects import GOOD, kinds, request, until
@@ -222,6 +222,45 @@ def test_a_proxy_that_can_not_reach_the_worker_is_asked_again(way, status, secur
     with Recovering() as proxy, reach(secure.url, proxy=proxy.url, retry=again, **trusting) as a:
         events = list(getattr(a, way)(request()))
     assert (kinds(events)[-1], events[0].attempt) == ("end", 2)
+
+
+# What proxies say of themselves: Squid 5.7 and tinyproxy 1.11 as seen, and RFC 9209.
+OWN = {
+    "squid": (503, ["Server: squid/5.7", "X-Squid-Error: ERR_CONNECT_FAIL 111", "Via: 1.1 x (squid/5.7)"], "CONNECT"),
+    "squid, no name": (502, ["X-Squid-Error: ERR_DNS_FAIL 0"], "CONNECT"),
+    "squid, forbidden": (403, ["Server: squid/5.7", "X-Squid-Error: ERR_ACCESS_DENIED 0"], "UPSTREAM_AUTH"),
+    "tinyproxy": (500, ["Server: tinyproxy/1.11.1"], "CONNECT"),
+    "tinyproxy, filtered": (403, ["Server: tinyproxy/1.11.1"], "UPSTREAM_AUTH"),
+    "who asks": (401, ["Proxy-Authenticate: Basic realm=x"], "UPSTREAM_AUTH"),
+    "RFC 9209": (502, ['Proxy-Status: relay.test; error=connection_refused; details="x"'], "CONNECT"),
+}
+WORKERS = {
+    "its server": (502, ["Server: uvicorn", "Via: 1.1 squid.test (squid/5.7)"], "ENGINE_ERROR"),
+    "passed on": (502, ["Proxy-Status: relay.test; received-status=502"], "ENGINE_ERROR"),
+    "says nothing": (403, [], "UPSTREAM_AUTH"),
+}
+
+
+@pytest.mark.parametrize("way", ["stream", "submit", "merge"])
+@pytest.mark.parametrize("name", [*OWN, *WORKERS])
+def test_in_absolute_form_a_proxys_own_refusal_is_told_from_a_workers(way, name):
+    status, lines, reason = {**OWN, **WORKERS}[name]
+
+    def serve(client):
+        while client.request():
+            client.send(head("Content-Length: 0", "Retry-After: 2", *lines, status=f"{status} no"))
+
+    with Server(serve) as proxy, reach("http://engine.test", proxy=proxy.url) as a:
+        (error,) = (
+            [event for _, event in merge([a.submit(request())])] if way == "merge" else getattr(a, way)(request())
+        )
+        health = a.health()
+    assert (error.reason, error.upstream.status) == (reason, status)
+    assert f"the proxy 127.0.0.1:{proxy.port}" in error.message
+    assert error.retry_after_ms == 2000
+    assert ("refused to ask" in error.message) == (name in OWN)
+    assert health.live == (name in WORKERS)
+    assert not health.ready
 
 
 @both

@@ -1,4 +1,4 @@
-"""How a worker is reached, with what stands between in earnest: Debian's nginx and tinyproxy (apt install nginx tinyproxy).
+"""How a worker is reached, with what stands between in earnest: Debian's nginx, tinyproxy and squid (apt install them).
 
 Marked live, and skipped where a program is missing: `python -m pytest -m live tests/transport`.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from worker_adapters import TLS, FromFile, GenerateRequest, Retry, Timeouts, connect
+from worker_adapters import TLS, FromFile, GenerateRequest, Retry, Timeouts, connect, merge
 from worker_adapters.simulator import ENGINES, Simulator
 
 from ..runtime.dialects import until
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.live
 
-both = pytest.mark.parametrize("way", ["stream", "submit"])
+both = pytest.mark.parametrize("way", ["stream", "submit", "merge"])
 ONCE = Retry(attempts=1)
 
 NGINX = """
@@ -142,15 +142,49 @@ def tinyproxy(folder: Path, allowed: int, auth: str = "") -> Iterator[str]:
         yield f"127.0.0.1:{port}"
 
 
+SQUID = """
+http_port 127.0.0.1:{port}
+pid_filename {folder}/squid.pid
+access_log none
+cache_log {folder}/cache.log
+cache deny all
+cache_mem 0 MB
+coredump_dir {folder}
+shutdown_lifetime 0 seconds
+visible_hostname squid.test
+acl banned dstdomain banned.test
+http_access deny banned
+http_access allow all
+"""
+
+
+@contextlib.contextmanager
+def squid(folder: Path) -> Iterator[str]:
+    port = a_port()
+    conf = folder / "squid.conf"
+    conf.write_text(SQUID.format(port=port, folder=folder))
+    for one in (folder, *folder.parents[:3]):  # it gives up being root
+        one.chmod(0o777)
+    with running(port, "squid", "-N", "-f", str(conf)):
+        yield f"127.0.0.1:{port}"
+
+
+def begun(adapter, way: str, request: GenerateRequest):
+    """Its events, in one of three ways."""
+    if way == "merge":
+        return (event for _, event in merge([adapter.submit(request)]))
+    return getattr(adapter, way)(request)
+
+
 def whole(adapter, way: str) -> str:
-    events = list(getattr(adapter, way)(GenerateRequest(prompt="p", max_tokens=8, seed=3)))
+    events = list(begun(adapter, way, GenerateRequest(prompt="p", max_tokens=8, seed=3)))
     assert events[-1].kind == "end", events
     assert adapter.health().ready, adapter.health().detail
     return "".join(event.text for event in events if event.kind == "token")
 
 
 def last(adapter, way: str):
-    return list(getattr(adapter, way)(GenerateRequest(prompt="p", max_tokens=8)))[-1]
+    return list(begun(adapter, way, GenerateRequest(prompt="p", max_tokens=8)))[-1]
 
 
 @both
@@ -234,15 +268,47 @@ def test_tinyproxys_own_refusals(way, engine, front, certificates, tmp_path):
 
 
 @both
+@pytest.mark.req("ADAPT-3300", socket=True)
+def test_squid_in_both_forms(way, front, engine, certificates, tmp_path):
+    texts = set()
+    with squid(tmp_path) as where:
+        for url in (f"{front.http}/open", front.https):
+            with connect(engine, url, model="m", proxy=f"http://{where}", tls=TLS(ca_bundle=certificates.ca)) as a:
+                texts.add(whole(a, way))
+    assert len(texts) == 1
+
+
+@both
+@pytest.mark.parametrize("by", ["squid", "tinyproxy"])
+def test_a_proxys_own_refusal_in_absolute_form_is_no_word_of_the_worker(by, way, front, engine, tmp_path):
+    """Nobody is there: Squid's 503 and tinyproxy's 500 are failures to connect. nginx's 502 behind it is an answer."""
+    proxy = squid(tmp_path) if by == "squid" else tinyproxy(tmp_path, front.secure)
+    with proxy as where:
+        for url, reason, live in (
+            (f"http://127.0.0.1:{front.nobody}", "CONNECT", False),
+            (f"{front.http}/gone", "ENGINE_ERROR", True),
+        ):
+            with connect(engine, url, model="m", proxy=f"http://{where}", retry=ONCE) as a:
+                error = last(a, way)
+                assert (error.reason, a.health().live) == (reason, live), error
+                assert f"the proxy {where}" in error.message
+        if by == "squid":
+            with connect(engine, "http://banned.test", model="m", proxy=f"http://{where}", retry=ONCE) as a:
+                error = last(a, way)
+                assert (error.reason, error.upstream.status) == ("UPSTREAM_AUTH", 403)
+                assert "refused to ask" in error.message
+
+
+@both
 def test_a_cancel_through_tinyproxy_reaches_the_worker(way, front, engine, tmp_path):
     with (
         Simulator(engine, model="m", rate=50.0) as slow,
         tinyproxy(tmp_path, front.secure) as where,
         connect(engine, slow.url, model="m", proxy=f"http://{where}") as a,
     ):
-        stream = getattr(a, way)(GenerateRequest(prompt="p", max_tokens=4000))
+        stream = begun(a, way, request := GenerateRequest(prompt="p", max_tokens=4000))
         next(stream)
-        stream.cancel()
+        a.cancel(request.task_id)
         assert list(stream)[-1].finish_reason == "cancelled"
         slow.wait_for(active=0)
 

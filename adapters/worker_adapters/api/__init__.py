@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .adapter import Adapter, CancelOutcome, Completion, Features, Health, Properties, Stream
+from .adapter import Adapter, CancelNotice, CancelOutcome, Completion, Features, Health, Properties, Stream, Traits
 from .choices import OnDegraded, Priority
 from .config import TLS, Identity, KeepAlive, Limits, MetricsOptions, Retry, TelemetryOptions, Timeouts
 from .credentials import Credentials, FromEnv, FromFile
@@ -42,6 +42,7 @@ __all__ = [
     "Adapter",
     "AdapterClosedError",
     "AdmissionRejectedError",
+    "CancelNotice",
     "CancelOutcome",
     "Completion",
     "Credentials",
@@ -78,6 +79,7 @@ __all__ = [
     "Timeouts",
     "Token",
     "TokenLogprob",
+    "Traits",
     "Upstream",
     "UsageSource",
     "WorkerError",

@@ -15,20 +15,52 @@ from .request import GenerateRequest
 
 __all__ = [
     "Adapter",
+    "CancelNotice",
     "CancelOutcome",
     "Completion",
     "Features",
     "Health",
     "Properties",
     "Stream",
+    "Traits",
 ]
 
 
 class CancelOutcome(StrEnum):
-    """`closed`: our connection is closed, the engine notices in its own time. `unknown`: there was nothing to cancel."""
+    """`closed`: our connection is closed, the engine notices in its own time. `unknown`: there was nothing to cancel.
+
+    `confirmed`, of an engine that is told in words and answers (Triton's LLM API): it has said that it stopped. A cancel
+    does not wait for that; one that is repeated later says so.
+    """
 
     UNKNOWN = "unknown"
     CLOSED = "closed"
+    CONFIRMED = "confirmed"
+
+
+class CancelNotice(StrEnum):
+    """When the engine notices that we closed the connection."""
+
+    AT_ONCE = "at_once"
+    NEXT_WRITE = "next_write"
+    NEVER_WHILE_QUEUED = "never_while_queued"
+
+
+@attrs.frozen(kw_only=True)
+class Traits:
+    """How the engine behaves. Each has its proof in docs/engines; what the runtime does not read, a scheduler does.
+
+    `cancel`: when the engine notices that a connection was closed, and its slot is free. `backpressure`: it slows down
+    when we stop reading. `keep_alive`: seconds an idle connection may be reused; 0: it closes after every stream.
+    `probe_interval`: seconds between two reads of properties. `ends_with_body`: the clean end of the body is its only sign
+    of the end, so it has to be provable: chunks, or a length.
+    """
+
+    cancel: CancelNotice = CancelNotice.AT_ONCE
+    backpressure: bool = False
+    ends_with_body: bool = False
+    keep_alive: float = 4.0
+    probe_interval: float = 1.0
 
 
 @attrs.frozen(kw_only=True)
@@ -194,6 +226,11 @@ class Adapter(Protocol):
     @property
     def features(self) -> Features:
         """What can be asked of this engine; no I/O."""
+        ...
+
+    @property
+    def traits(self) -> Traits:
+        """How this engine behaves; no I/O."""
         ...
 
     def submit(

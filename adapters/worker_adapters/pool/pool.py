@@ -22,6 +22,7 @@ from ..api import (
     Reason,
     Retry,
     Timeouts,
+    Traits,
     WorkerError,
 )
 from ..api.errors import invalid
@@ -44,7 +45,7 @@ from .members import Member, WorkerState
 from .names import Follower, Named
 from .prefer import Prefer, key_of, prefix
 from .roster import Roster
-from .together import common, features_of, healths, properties_of
+from .together import common, features_of, healths, properties_of, traits_of
 from .trip import PoolPlaces, Trip
 
 __all__ = ["Pool"]
@@ -209,12 +210,17 @@ class Pool(Streams):
         if all(one == first for one in dialects):
             return first
         names = dict.fromkeys(one.name for one in dialects)
-        return attrs.evolve(first, name="+".join(names), features=features_of(dialects))
+        return attrs.evolve(first, name="+".join(names), features=features_of(dialects), traits=traits_of(dialects))
 
     @property
     def features(self) -> Features:
         """What can be asked of all its workers; no I/O."""
         return self._dialect.features
+
+    @property
+    def traits(self) -> Traits:
+        """How the slowest of its workers to notice something behaves; no I/O."""
+        return self._dialect.traits
 
     # --- streams ------------------------------------------------------------------------------------------------------
 

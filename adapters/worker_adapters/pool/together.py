@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import attrs
 
-from ..api import Features, Health, Properties, WorkerError
+from ..api import CancelNotice, Features, Health, Properties, Traits, WorkerError
 from ..dialect import Dialect
 
-__all__ = ["common", "features_of", "healths", "properties_of"]
+__all__ = ["common", "features_of", "healths", "properties_of", "traits_of"]
 
 T = TypeVar("T")
 
@@ -29,6 +29,18 @@ def features_of(dialects: Sequence[Dialect]) -> Features:
         values = [getattr(dialect.features, field.name) for dialect in dialects]
         shared[field.name] = frozenset.intersection(*values) if field.name == "engine_options" else all(values)
     return Features(**shared)
+
+
+def traits_of(dialects: Sequence[Dialect]) -> Traits:
+    """What can be counted on, whichever of them it is."""
+    traits = [dialect.traits for dialect in dialects]
+    return Traits(
+        cancel=max((one.cancel for one in traits), key=list(CancelNotice).index),
+        backpressure=all(one.backpressure for one in traits),
+        ends_with_body=any(one.ends_with_body for one in traits),
+        keep_alive=min(one.keep_alive for one in traits),
+        probe_interval=max(one.probe_interval for one in traits),
+    )
 
 
 def healths(answers: Sequence[tuple[str, Health | WorkerError]]) -> Health:

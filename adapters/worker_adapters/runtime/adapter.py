@@ -7,7 +7,7 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Self
 
-from ..api import Features, Health, Properties, Reason
+from ..api import Features, Health, Properties, Reason, Traits
 from ..dialect import Fault
 from ..lifetime import Cause
 from ..loop import LOOP
@@ -90,6 +90,11 @@ class EngineAdapter(Streams):
     def features(self) -> Features:
         """See Adapter."""
         return self._config.dialect.features
+
+    @property
+    def traits(self) -> Traits:
+        """See Adapter. Of what the worker speaks, once that is known."""
+        return self._worker.dialect.traits
 
     @property
     def config(self) -> AdapterConfig:

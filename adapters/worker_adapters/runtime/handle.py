@@ -240,10 +240,7 @@ class RunningStream:
 
     def cancel(self) -> CancelOutcome:
         """See Stream."""
-        if self._running.delivered:
-            return CancelOutcome.UNKNOWN
-        self._running.lifetime.trip(Cause.CANCELLED, EndedBy.CALLER)
-        return CancelOutcome.CLOSED
+        return self._running.cancel()
 
     def close(self) -> None:
         """See Stream."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..api import Phase
-from ..dialect import Fault
+from ..dialect import Dialect, Fault, Reply
 from .running import Running
 from .runs import Runs
 from .worker import Worker
@@ -32,4 +34,8 @@ def leaving(worker: Worker, running: Running, attempt: Runs) -> Runs:
 def left(worker: Worker, running: Running) -> None:
     """Tell the engine that the attempt is over for us, where it has a word for that."""
     if (abort := worker.dialect.abort) is not None:
-        worker.tell(abort(running.request, attempt=running.attempts))
+        worker.tell(abort(running.request, attempt=running.attempts), partial(_heard, worker.dialect, running))
+
+
+def _heard(dialect: Dialect, running: Running, reply: Reply) -> None:
+    running.stopped = running.stopped or dialect.stopped(reply)

@@ -1,7 +1,8 @@
 """Takes secrets out of text that an engine, or something between, may have put them into.
 
 Whatever wrote the text may have escaped it (JSON, percent, base64, HTML, a Python repr) or cut it: it is compared with
-the secret as a reader would understand it, and what begins as the secret does counts as the secret.
+the secret as a reader would understand it, and what begins as the secret does counts as the secret. Only words that stand in
+the text as words, and are a third of the secret at most, do not: `Bearer`, or the name of a tenant that its key begins with.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _in_query = re.compile(
     r"([?&;](?:[\w.-]{0,40}(?:key|token|secret|password|passwd|signature|sig|auth|credential)s?)=)[^&#\s\"'<>\\]+",
     re.IGNORECASE,
 )
+_words = re.compile(r"[A-Z]?[a-z]{2,}(?:[ ._:-][A-Z]?[a-z]{2,})?[ ._:-]?")
 _user = re.compile(r"(://)[^/?#\s@\"'<>\\]{1,500}@")
 
 
@@ -115,13 +117,27 @@ def _places(form: str, plain: str) -> list[tuple[int, int]]:
         length = len(stem)
         while length < len(form) and plain.startswith(form[length], at + length):
             length += 1
-        found.append((at, at + length))
+        if not _are_words(form, length, plain, at):
+            found.append((at, at + length))
         at = plain.find(stem, at + length)
     for length in range(len(form) - 1, AT_END - 1, -1):
         if plain.endswith(form[:length]):
-            found.append((len(plain) - length, len(plain)))
+            if not _are_words(form, length, plain, len(plain) - length):
+                found.append((len(plain) - length, len(plain)))
             break
     return found
+
+
+def _are_words(form: str, length: int, plain: str, at: int) -> bool:
+    """Whether so much of the beginning of a secret, found there, is a word or two of anybody's, and tells little of it."""
+    end = at + length
+    return (
+        3 * length <= len(form)
+        and _words.fullmatch(form, 0, length) is not None
+        and not (form[length - 1].isalpha() and form[length].isalpha())
+        and not plain[max(0, at - 1) : at].isalnum()
+        and not (form[length - 1].isalnum() and plain[end : end + 1].isalnum())
+    )
 
 
 def _forms(secret: str) -> list[str]:

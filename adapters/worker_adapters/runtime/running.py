@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from ..api import End, Error, FinishReason, FinishReasonSource, GenerateRequest, Resumption, Started
+from ..api import CancelOutcome, End, Error, FinishReason, FinishReasonSource, GenerateRequest, Resumption, Started
 from ..dialect import Tally, WireRequest
 from ..lifetime import Cause, Lifetime
 from ..transport import Exchange
@@ -21,7 +21,7 @@ from ..waiting import Waker
 from .bounds import count
 from .placement import Placement
 from .places import Places
-from .recorder import Attempt
+from .recorder import Attempt, EndedBy
 from .report import Counted, ended
 from .reports import REPORTS
 from .worker import Worker
@@ -64,6 +64,7 @@ class Running:
     resumed: tuple[Resumption, ...] | None = None  # where it went on at another worker
     finished: End | None = None  # the engine's own end, while it is on its way out
     over: bool = False  # `terminal` is there
+    stopped: bool = False  # the engine has said so, after it was told (`Dialect.abort`)
     delivered: bool = False  # the consumer has its terminal event: nothing is left to cancel
     waits_for_consumer: bool = False
     moves: int = 0
@@ -116,6 +117,15 @@ class Running:
         """Do not."""
         if waker in self._waiting:
             self._waiting.remove(waker)
+
+    def cancel(self) -> CancelOutcome:
+        """See Stream. Any thread, signal handlers included."""
+        if self.stopped:
+            return CancelOutcome.CONFIRMED
+        if self.delivered:
+            return CancelOutcome.UNKNOWN
+        self.lifetime.trip(Cause.CANCELLED, EndedBy.CALLER)
+        return CancelOutcome.CLOSED
 
     def abolish(self) -> None:
         """It never came to be: nothing is told of it but to who asked."""

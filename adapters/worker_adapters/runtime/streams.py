@@ -15,13 +15,12 @@ import attrs
 from ..api import CancelOutcome, Completion, GenerateRequest, Limits, Reason, Stream, Timeouts
 from ..determinism import derive_seed
 from ..dialect import Dialect, Fault, WireRequest
-from ..lifetime import Cause, Lifetime
+from ..lifetime import Lifetime
 from .configured import require_timeouts
 from .dump import describe
 from .handle import RunningStream
 from .layers import layered
 from .places import Places
-from .recorder import EndedBy
 from .report import begun, turned_away
 from .reports import REPORTS
 from .running import Running
@@ -88,10 +87,7 @@ class Streams:
     def cancel(self, task_id: str) -> CancelOutcome:
         """See Adapter."""
         running = self.places.find(task_id)
-        if running is None or running.delivered:
-            return CancelOutcome.UNKNOWN
-        running.lifetime.trip(Cause.CANCELLED, EndedBy.CALLER)
-        return CancelOutcome.CLOSED
+        return CancelOutcome.UNKNOWN if running is None else running.cancel()
 
     @property
     def in_flight(self) -> int:

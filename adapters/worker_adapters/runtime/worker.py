@@ -258,14 +258,14 @@ class Worker:
         """What probes may need to know."""
         return ProbeTarget(model=self.model, scrape=scrape, deep=deep)
 
-    def tell(self, wire: WireRequest) -> None:
-        """Send a control call of whose reply nothing is made, beside everything else. Does not block; never raises."""
+    def tell(self, wire: WireRequest, heard: Callable[[Reply], None]) -> None:
+        """Send a control call, beside everything else; `heard` is called with the reply, if any. Does not block or raise."""
         only = Timeouts(connect=TELLING.connect, first_token=None, idle=None)
         lifetime = Lifetime(only, time.monotonic() + TELLING.probe)
 
         def steps() -> Steps[None]:
             headers = yield from self.carried.steps(lifetime)
-            yield from self.transport.exchange(wire, headers, lifetime, self.limits.max_probe_body)
+            heard((yield from self.transport.exchange(wire, headers, lifetime, self.limits.max_probe_body)))
 
         def told() -> None:
             self._telling.pop(task, None)

@@ -30,7 +30,7 @@ from .coding import Codings, codings_of, undone
 from .connections import USER_AGENT, Connection, Pool, make_pool
 from .head import Head, HeadReader
 from .link import Link
-from .wrong import BROKEN, PROXY_AUTH, broken_body, no_response, refused_by_proxy, too_late
+from .wrong import BROKEN, broken_body, is_proxys_own, no_response, refused_by_proxy, too_late
 
 if TYPE_CHECKING:
     from .control import Control
@@ -245,8 +245,9 @@ class HTTPTransport:
             head = yield from _sent(request, link, reader, lifetime)
             if head is None:
                 head = yield from _answered(link, reader, lifetime)
-            if head.status == PROXY_AUTH and self._asks_proxy:
-                raise refused_by_proxy(self._hop)  # noqa: TRY301  -- to be closed as what fails
+            if self._asks_proxy and is_proxys_own(head.status, head.headers):
+                what = f"{self._hop} refused to ask {self._where}"
+                raise refused_by_proxy(head.status, head.headers, what)  # noqa: TRY301  -- to be closed as what fails
         except BaseException as exc:
             connection.leave(lifetime)
             connection.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -18,13 +17,14 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from ..api import Reason, Upstream
+from ..api import Reason
 from ..dialect import Fault
 from ..helpers import HELPERS
 from ..lifetime import Lifetime
 from ..waiting import READ, WRITE, Steps, poller
 from .head import Head, HeadError, HeadReader
 from .link import Link, PlainLink, Socket, TLSLink
+from .wrong import refused_by_proxy
 
 __all__ = ["Target", "Tunnel", "opened"]
 
@@ -118,25 +118,9 @@ def _tunnelled(link: PlainLink, tunnel: Tunnel, lifetime: Lifetime) -> Steps[byt
         what = f"does not answer in HTTP ({exc})" if isinstance(exc, HeadError) else "closed the connection"
         raise Fault(Reason.CONNECT, f"{tunnel.proxy}, asked for {tunnel.to}, {what}") from exc
     if not 200 <= head.status < 300:
-        raise _no_tunnel(head, tunnel)
+        said = head.rest[:REFUSAL].decode("utf-8", "replace") or None
+        raise refused_by_proxy(head.status, head.headers, f"{tunnel.proxy} refused a tunnel to {tunnel.to}", said)
     return head.rest
-
-
-_REFUSALS = {401: Reason.UPSTREAM_AUTH, 403: Reason.UPSTREAM_AUTH, 407: Reason.UPSTREAM_AUTH, 429: Reason.OVERLOADED}
-_REFUSALS |= {405: Reason.UNSUPPORTED, 501: Reason.UNSUPPORTED}
-
-
-def _no_tunnel(head: Head, tunnel: Tunnel) -> Fault:
-    """The proxy's own refusal. That it can't reach the worker (502, 504), or is at a loss, is a failure to connect."""
-    reason = Reason.REDIRECT if 300 <= head.status < 400 else _REFUSALS.get(head.status, Reason.CONNECT)
-    wait = head.headers.get("retry-after", "")
-    hint = ": give its user and password in proxy=" if head.status == 407 else ""
-    return Fault(
-        reason,
-        f"{tunnel.proxy} refused a tunnel to {tunnel.to} with {head.status}{hint}",
-        upstream=Upstream(status=head.status, message=head.rest[:REFUSAL].decode("utf-8", "replace") or None),
-        retry_after=float(wait) if re.fullmatch("[0-9]{1,5}", wait) else None,
-    )
 
 
 def _looked_up(target: Target, lifetime: Lifetime) -> Steps[list[Address]]:

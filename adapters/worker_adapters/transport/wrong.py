@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
+from collections.abc import Mapping
 
 from ..api import Reason, Timeouts, Upstream
 from ..codec import BodyError, CutOffError
@@ -12,10 +14,14 @@ from ..helpers import NO_DESCRIPTORS, has_descriptors
 from ..lifetime import Cause
 from .head import HeadError
 
-__all__ = ["BROKEN", "PROXY_AUTH", "broken_body", "no_response", "refused_by_proxy", "too_late"]
+__all__ = ["BROKEN", "broken_body", "is_proxys_own", "no_response", "refused_by_proxy", "too_late"]
 
 BROKEN = (CutOffError, BodyError, OSError, ValueError)  # what a body may end with, other than its end
 PROXY_AUTH = 407
+_REFUSALS = {401: Reason.UPSTREAM_AUTH, 403: Reason.UPSTREAM_AUTH, 407: Reason.UPSTREAM_AUTH, 429: Reason.OVERLOADED}
+_REFUSALS |= {405: Reason.UNSUPPORTED, 501: Reason.UNSUPPORTED}
+_error = re.compile(r";\s*error\s*=", re.IGNORECASE)
+_programs = re.compile(r"(squid|tinyproxy|privoxy|3proxy|mitmproxy)\b", re.IGNORECASE)
 
 
 def too_late(cause: Cause, timeouts: Timeouts, where: str) -> Fault:
@@ -25,12 +31,33 @@ def too_late(cause: Cause, timeouts: Timeouts, where: str) -> Fault:
     return Fault(Reason.CONNECT_TIMEOUT, f"{where} did not answer within {timeouts.probe:g} s")
 
 
-def refused_by_proxy(proxy: str) -> Fault:
-    """What a 407 means, which only a proxy answers."""
+def refused_by_proxy(status: int, headers: Mapping[str, str], what: str, said: str | None = None) -> Fault:
+    """A proxy's own refusal. That it can't reach the worker (502, 504), or is at a loss, is a failure to connect."""
+    reason = Reason.REDIRECT if 300 <= status < 400 else _REFUSALS.get(status, Reason.CONNECT)
+    wait = headers.get("retry-after", "")
+    hint = ": give its user and password in proxy=" if status == PROXY_AUTH else ""
     return Fault(
-        Reason.UPSTREAM_AUTH,
-        f"{proxy} wants to be told who asks (407): give its user and password in proxy=",
-        upstream=Upstream(status=PROXY_AUTH),
+        reason,
+        f"{what} with {status}{hint}",
+        upstream=Upstream(status=status, message=said),
+        retry_after=float(wait) if re.fullmatch("[0-9]{1,5}", wait) else None,
+    )
+
+
+def is_proxys_own(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether an answer that came by way of a proxy was made by that, as far as it says so.
+
+    407 and what belongs to it; an error in RFC 9209's words; Squid's, which names it; and the name of a program that is
+    nothing but a forward proxy, where a worker's would stand.
+    """
+    return status == PROXY_AUTH or (
+        status >= 400
+        and (
+            "proxy-authenticate" in headers
+            or "x-squid-error" in headers
+            or _error.search(headers.get("proxy-status", "")) is not None
+            or _programs.match(headers.get("server", "")) is not None
+        )
     )
 
 

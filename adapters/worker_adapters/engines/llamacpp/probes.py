@@ -11,8 +11,9 @@ import msgspec
 
 from ...answers import Tokens, json_of
 from ...api import Properties, Reason
-from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
+from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
 from ...exposition import samples
+from ...hidden import HIDDEN, unfit_if_hidden
 from ...lenient import mapped
 from .errors import parse_error
 from .request import JSON
@@ -39,13 +40,16 @@ class _Prompt(msgspec.Struct):
 
 
 def _ask(wire: WireRequest, kind: Any = Any) -> Probe[Any]:
-    reply = yield wire
+    return _read((yield wire), wire.target, kind)
+
+
+def _read(reply: Reply, target: str, kind: Any = Any) -> Any:
     if reply.status != 200:
         raise parse_error(reply)
     try:
         return json_of(reply.body, kind)
     except ValueError as exc:
-        raise Fault(Reason.PROTOCOL, f"{wire.target} did not answer in JSON: is this a llama-server?") from exc
+        raise Fault(Reason.PROTOCOL, f"{target} did not answer in JSON: is this a llama-server?") from exc
 
 
 def _post(path: str, body: Mapping[str, Any], target: ProbeTarget, kind: Any) -> Probe[Any]:
@@ -69,8 +73,12 @@ def health(target: ProbeTarget) -> Probe[HealthFacts]:
         return HealthFacts(ready=False, detail="/health did not answer as llama-server does: is this its base URL?")
     if status != "ok":
         return HealthFacts(ready=False, detail=str(status)[:MOST_SHOWN])
+    reply = yield _get("/props", target)
+    if reply.status in HIDDEN:
+        unfit = yield from unfit_if_hidden("/completion", "/props")
+        return HealthFacts(ready=not unfit, detail=unfit or "ok (/props is hidden)")
     try:
-        props = mapped((yield from _ask(_get("/props", target))))
+        props = mapped(_read(reply, "/props"))
     except Fault as fault:
         return HealthFacts(ready=False, detail=fault.message)
     if {"role", "build_info", "total_slots", "default_generation_settings"}.isdisjoint(props):

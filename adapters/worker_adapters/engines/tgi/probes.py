@@ -10,8 +10,9 @@ import msgspec
 
 from ...answers import Id, json_of
 from ...api import Properties, Reason
-from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
+from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
 from ...exposition import samples
+from ...hidden import HIDDEN, unfit_if_hidden
 from ...lenient import mapped
 from .errors import parse_error
 from .request import JSON
@@ -32,13 +33,16 @@ class _Templated(msgspec.Struct):
 
 
 def _ask(wire: WireRequest, kind: Any = Any) -> Probe[Any]:
-    reply = yield wire
+    return _read((yield wire), wire.target, kind)
+
+
+def _read(reply: Reply, target: str, kind: Any = Any) -> Any:
     if reply.status != 200:
         raise parse_error(reply)
     try:
         return json_of(reply.body, kind)
     except ValueError as exc:
-        raise Fault(Reason.PROTOCOL, f"{wire.target} did not answer in JSON: is this a TGI?") from exc
+        raise Fault(Reason.PROTOCOL, f"{target} did not answer in JSON: is this a TGI?") from exc
 
 
 def _post(path: str, body: Mapping[str, Any], kind: Any) -> Probe[Any]:
@@ -57,8 +61,12 @@ def health(_target: ProbeTarget) -> Probe[HealthFacts]:
         return HealthFacts(ready=False, detail=parse_error(reply).message)
     if reply.body:  # a web server's page, say: TGI's own answer is empty
         return HealthFacts(ready=False, detail="/health did not answer as TGI does: is this its base URL?")
+    reply = yield WireRequest(target="/info")
+    if reply.status in HIDDEN:
+        unfit = yield from unfit_if_hidden("/generate_stream", "/info")
+        return HealthFacts(ready=not unfit, detail=unfit or "ok (/info is hidden)")
     try:
-        if not isinstance(mapped((yield from _ask(WireRequest(target="/info")))).get("model_id"), str):
+        if not isinstance(mapped(_read(reply, "/info")).get("model_id"), str):
             return HealthFacts(ready=False, detail="/info did not answer as TGI does: is this its base URL?")
     except Fault as fault:
         return HealthFacts(ready=False, detail=fault.message)

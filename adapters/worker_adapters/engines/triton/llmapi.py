@@ -10,7 +10,7 @@ import attrs
 
 from ...api import Features, GenerateRequest, Reason
 from ...determinism import TextAssembler, sampling_fields
-from ...dialect import CancelNotice, Dialect, Fault, Knob, Profile, Traits, WireRequest
+from ...dialect import CancelNotice, Dialect, Fault, Knob, Profile, Reply, Traits, WireRequest
 from .errors import not_a_stream, parse_error
 from .probes import NAME, health, identify, properties
 from .request import UNSAFE, against_unchecked, post, refuse_missing, wire_id
@@ -104,6 +104,11 @@ def abort(request: GenerateRequest, /, *, attempt: int) -> WireRequest:
     return WireRequest.for_stream(model_path(request.model or MODEL, "/generate_stream"), body)
 
 
+def stopped(reply: Reply) -> bool:
+    """Whether it says so: with a status that elsewhere stands for a mistake."""
+    return reply.status == 400 and b"cancelled by client" in reply.body
+
+
 def _check(request: GenerateRequest, inputs: Collection[str]) -> None:
     check(request)
     refuse_missing(request, PROFILE, inputs, "stop")
@@ -119,6 +124,7 @@ def fitted(inputs: Collection[str]) -> Dialect:
         traits=attrs.evolve(LLMAPI.traits, ends_with_body=REASON not in inputs),
         check=partial(_check, inputs=inputs),
         abort=abort if "stop" in inputs else None,
+        stopped=stopped,
     )
 
 
@@ -138,4 +144,5 @@ LLMAPI = Dialect(
     check=check,
     against_strict=against_unchecked,
     abort=abort,
+    stopped=stopped,
 )

@@ -9,8 +9,9 @@ import msgspec
 
 from ...answers import Tokens, json_of
 from ...api import Properties, Reason
-from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
+from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
 from ...exposition import samples
+from ...hidden import HIDDEN, unfit_if_hidden
 from ...lenient import listed, mapped, told
 from .errors import parse_error
 from .request import JSON
@@ -25,13 +26,16 @@ _NAMES = frozenset({RUNNING, WAITING, SLOTS, KV_USAGE})
 
 
 def _ask(wire: WireRequest, kind: Any = Any) -> Probe[Any]:
-    reply = yield wire
+    return _read((yield wire), wire.target, kind)
+
+
+def _read(reply: Reply, target: str, kind: Any = Any) -> Any:
     if reply.status != 200:
         raise parse_error(reply)
     try:
         return json_of(reply.body, kind)
     except ValueError as exc:
-        raise Fault(Reason.PROTOCOL, f"{wire.target} did not answer in JSON: is this a trtllm-serve?") from exc
+        raise Fault(Reason.PROTOCOL, f"{target} did not answer in JSON: is this a trtllm-serve?") from exc
 
 
 def health(_target: ProbeTarget) -> Probe[HealthFacts]:
@@ -44,8 +48,12 @@ def health(_target: ProbeTarget) -> Probe[HealthFacts]:
         return HealthFacts(ready=False, detail=parse_error(reply).message)
     if reply.body.strip():  # of another engine, or a web server's page
         return HealthFacts(ready=False, detail="/health did not answer as trtllm-serve does: is this its base URL?")
+    reply = yield WireRequest(target="/v1/models")
+    if reply.status in HIDDEN:
+        unfit = yield from unfit_if_hidden("/v1/completions", "/v1/models")
+        return HealthFacts(ready=not unfit, detail=unfit or "ok (/v1/models is hidden)")
     try:
-        models = listed(mapped((yield from _ask(WireRequest(target="/v1/models")))).get("data"))
+        models = listed(mapped(_read(reply, "/v1/models")).get("data"))
     except Fault as fault:
         return HealthFacts(ready=False, detail=fault.message)
     for card in map(mapped, models):

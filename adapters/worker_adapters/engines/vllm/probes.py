@@ -10,7 +10,8 @@ import msgspec
 
 from ...answers import Tokens, json_of
 from ...api import Properties, Reason
-from ...dialect import Fault, HealthFacts, Pause, Probe, ProbeTarget, WireRequest, WorkerFacts
+from ...dialect import Fault, HealthFacts, Pause, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
+from ...hidden import HIDDEN, unfit_if_hidden
 from ...lenient import listed, mapped, told
 from .errors import parse_error
 from .gauges import NO_GAUGES, Gauges, read_gauges
@@ -30,13 +31,16 @@ class _Prompt(msgspec.Struct):
 
 
 def _ask(wire: WireRequest, kind: Any = Any) -> Probe[Any]:
-    reply = yield wire
+    return _read((yield wire), wire.target, kind)
+
+
+def _read(reply: Reply, target: str, kind: Any = Any) -> Any:
     if reply.status != 200:
         raise parse_error(reply)
     try:
         return json_of(reply.body, kind)
     except ValueError as exc:
-        raise Fault(Reason.PROTOCOL, f"{wire.target} did not answer in JSON: is this a vLLM?") from exc
+        raise Fault(Reason.PROTOCOL, f"{target} did not answer in JSON: is this a vLLM?") from exc
 
 
 def _post(path: str, body: Mapping[str, Any], target: ProbeTarget, kind: Any) -> Probe[Any]:
@@ -74,8 +78,11 @@ def health(target: ProbeTarget) -> Probe[HealthFacts]:
 
 def _unfit(target: ProbeTarget) -> Probe[str]:
     """What rules out that a request would be taken: the key is refused, the engine is another, the model is not there."""
+    reply = yield WireRequest(target="/v1/models")
+    if reply.status in HIDDEN:
+        return (yield from unfit_if_hidden("/v1/completions", "/v1/models"))
     try:
-        models = listed(mapped((yield from _ask(WireRequest(target="/v1/models")))).get("data"))
+        models = listed(mapped(_read(reply, "/v1/models")).get("data"))
     except Fault as fault:
         return fault.message
     cards = [mapped(model) for model in models]
