@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -72,8 +72,8 @@ class Outcome:
         return f"{before}End" if isinstance(last, End) else f"{before}(let go)"
 
 
-def run(subject: Subject, case: Case, way: str = "stream") -> Outcome:
-    """One stream of a dialect with a fault in front of it."""
+def run(subject: Subject, case: Case, way: str = "stream", **known: Any) -> Outcome:
+    """One stream of a dialect with a fault in front of it. `known`: what else its adapter is made of."""
     request = GenerateRequest(
         **{
             "prompt": "p",
@@ -93,6 +93,7 @@ def run(subject: Subject, case: Case, way: str = "stream") -> Outcome:
             retry=Retry(attempts=ATTEMPTS, base=0, max_retry_after=1.0),
             timeouts=case.timeouts,
             limits=case.limits,
+            **known,
         )
         adapter = stack.enter_context(EngineAdapter(config))
         events = case.consume(lambda: opened(adapter, way, request), proxy)
