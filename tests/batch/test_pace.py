@@ -71,6 +71,25 @@ def test_it_learns_nothing_where_there_is_nothing_to_send():
     assert limit.window == 8
 
 
+def test_a_window_that_yields_leaves_room_for_others_and_takes_it_back_step_by_step():
+    limit = Limit(window=14, yielding=True)
+    full = {"seconds": 0.25, "in_flight": 14, "slots_total": 16, "queue_depth": 0}
+    limit = decide(Observation(others=0, **full), limit)
+    assert limit.window == 14
+    limit = decide(Observation(others=5, **full), limit)
+    assert limit.window == 16 - 5 - 2
+    windows = []
+    for _ in range(10):
+        limit = decide(Observation(others=1, **full), limit)
+        windows.append(limit.window)
+    assert windows == [10, 11, 12, 13, 13, 13, 13, 13, 13, 13]
+
+
+def test_without_gauges_it_yields_when_first_tokens_are_late():
+    limit = decide(Observation(seconds=0.25, in_flight=10, started=5, first_token=0.1), Limit(window=10, yielding=True))
+    assert decide(Observation(seconds=0.25, in_flight=10, started=5, first_token=0.2), limit).window < 10
+
+
 def test_a_bound_is_never_passed():
     limit = Limit(window=8, largest=20, ceiling=20)
     windows = []

@@ -188,8 +188,8 @@ def _made_way(o: Observation, limit: Limit) -> Limit | None:
     room = None if o.slots_total is None else o.slots_total - o.others - max(1, o.slots_total // 8)
     if room is not None and limit.window > max(1, room):
         return attrs.evolve(_to(limit, room, "others first", phase=Phase.HOLD, rate=0.0), ceiling=limit.ceiling)
-    if room is not None:
-        return attrs.evolve(limit, window=max(1, room), why="others first") if limit.window < room else limit
+    if room is not None and not o.queue_depth:  # room that has become free is taken step by step
+        return attrs.evolve(limit, window=min(limit.window + 1, max(1, room)), why="others first")
     slow = limit.quickest is not None and o.first_token is not None and o.first_token > 1.2 * limit.quickest + 0.01
     if (o.queue_depth or slow) and not limit.cut and limit.window > 1:
         return attrs.evolve(_to(limit, limit.window * 8 // 10, "others first", phase=Phase.HOLD, rate=0.0), cut=True)

@@ -94,7 +94,7 @@ class Staff:
         found = self._heard.get(worker.name)
         if found is not None and found is not self._noted.get(worker.name):
             self._noted[worker.name] = found
-            worker.gauged(found)
+            worker.gauged(found, time.monotonic())
 
     def close(self) -> None:
         """Close what was made here."""

@@ -20,6 +20,7 @@ REFUSED_PAUSE = 0.25  # seconds, where a refusal does not say how long
 BEFORE_REST = 3  # failures in a row, of a worker that still takes connections
 CHARACTERS_A_TOKEN = 4
 MOST = 65536  # streams of an adapter of the batch's own: its window is what counts
+REMEMBERED = 10.0  # seconds for which others' streams are reckoned with
 KEPT = 512  # first-token times, for the percentiles that people see
 
 
@@ -81,7 +82,8 @@ class Worker:
         self.kv_usage: float | None = None
         self.queue_depth: int | None = None
         self.slots_total: int | None = None
-        self.others = self._others_then = 0
+        self._others: deque[tuple[float, int]] = deque()
+        self._most_ours = 0  # in flight at once, since gauges were read
         self.last_heard = now  # when something came of it, or it got its first row
         self.was_starved = False
         self.starved = False  # in this tick: it had room, and there was no row
@@ -112,6 +114,7 @@ class Worker:
             self.last_heard = now
         self.in_flight += 1
         self._peak = max(self._peak, self.in_flight)
+        self._most_ours = max(self._most_ours, self.in_flight)
         if self._requests is not None:
             self._requests.take(1.0)
         if self._tokens is not None:
@@ -143,13 +146,21 @@ class Worker:
         if self._tokens is not None:
             self._tokens.take(used - _guess(request))
 
-    def gauged(self, found: Properties) -> None:
+    def gauged(self, found: Properties, now: float) -> None:
         """What it tells of itself just now."""
         self.kv_usage, self.queue_depth, self.slots_total = found.kv_usage, found.queue_depth, found.slots_total
         if found.slots_total is not None and found.slots_free is not None:
-            others = max(0, found.slots_total - found.slots_free + (found.queue_depth or 0) - self.in_flight)
-            # The gauges are not of the same moment as our count: twice in a row it is somebody.
-            self.others, self._others_then = min(others, self._others_then), others
+            # The gauges are not of the same moment as our count: the most that were ours since they were asked for.
+            busy = found.slots_total - found.slots_free + (found.queue_depth or 0)
+            self._others.append((now, max(0, busy - self._most_ours)))
+            while self._others[0][0] < now - REMEMBERED:
+                self._others.popleft()
+        self._most_ours = self.in_flight
+
+    @property
+    def others(self) -> int:
+        """Streams that are not ours: the most that were seen lately."""
+        return max((count for _, count in self._others), default=0)
 
     def died(self, now: float) -> None:
         """It does not answer any more; its rows come back one by one."""
