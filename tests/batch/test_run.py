@@ -21,7 +21,10 @@ pytestmark = pytest.mark.req("ADAPT-3500", socket=True)
 
 def rows(path, count, **more):
     path.write_text(
-        "".join(json.dumps({"id": n, "prompt": f"p{n}", "max_tokens": 4, **more}) + "\n" for n in range(count))
+        "".join(
+            json.dumps({"id": n, "prompt": f"p{n}", "max_tokens": 4, "ignore_eos": True, **more}) + "\n"
+            for n in range(count)
+        )
     )
     return path
 

@@ -36,17 +36,19 @@ def test_rows_are_answered_and_the_report_says_so(simulated_worker, tmp_path):
     workers = [simulated_worker("llamacpp"), simulated_worker("vllm")]
     source = rows(tmp_path / "in.jsonl", 12)
     named = [f"--worker={engine}={w.url}" for engine, w in zip(("llamacpp", "vllm"), workers, strict=True)]
-    status, out, err = run(source, tmp_path / "out", *named, "--max-tokens", 3, "--picture", tmp_path / "p.png")
+    status, out, err = run(
+        source, tmp_path / "out", *named, "--max-tokens", 3, "--ignore-eos", "--picture", tmp_path / "p.png"
+    )
     assert status == 0, err
     assert "12 in" in out
     assert all(worker.url.partition("://")[2] in out for worker in workers)
     found = [json.loads(text) for text in (tmp_path / "out").read_text().splitlines()]
     assert [(row["id"], row["tokens_out"]) for row in found] == [(n, 3) for n in range(12)]
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    status, out, err = run(source, tmp_path / "out", *named, "--max-tokens", 4)
+    status, out, err = run(source, tmp_path / "out", *named, "--max-tokens", 4, "--ignore-eos")
     assert status == 2
     assert "--accept-changes" in err
-    status, out, err = run(source, tmp_path / "out", *named, "--max-tokens", 3, "--json")
+    status, out, err = run(source, tmp_path / "out", *named, "--max-tokens", 3, "--ignore-eos", "--json")
     assert status == 0, err
     report = json.loads(out.splitlines()[-1])
     assert (report["event"], report["before"], report["rows"]) == ("report", 12, 0)
