@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from worker_adapters import StreamCancelledError, WorkerError
 
-from . import batch, completion, demo, explain, health, logs, properties, run, simulate, verify_determinism
+from . import batch, completion, demo, explain, health, logs, properties, run, simulate, verify_determinism, watch
 from .exits import Exit
 from .output import complain, flush, give_up_output, prepare_console
 from .parsing import Parser, root
@@ -24,6 +24,7 @@ COMMANDS = (
     health,
     properties,
     simulate,
+    watch,
     explain,
     verify_determinism,
     completion,

@@ -1,0 +1,147 @@
+"""`worker-adapters watch`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from worker_adapters import Adapter, GenerateRequest, engine_names
+
+from . import connecting
+from .exits import Exit
+from .output import emit, emit_json, terminal
+from .parsing import Commands, command, json_switch
+from .watched import COLUMNS, Page, Row, Source, Worker
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["add", "run"]
+
+AT_ONCE = 16  # replicas that are looked at at the same time
+HEADINGS = ("replica", "engine", "version", "health", "slots", "queue", "kv", "tok/s", "p50 ms", "p95 ms", "errors")
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    text = "A live table of replicas: health, version, slots, queue, speed, first token, errors. Ctrl-C ends it."
+    parser = command(commands, "watch", run, text)
+    parser.add_argument(
+        "urls",
+        nargs="+",
+        metavar="URL",
+        help="a worker's base URL, or the page (…/metrics) of a process that has adapters: all its replicas",
+    )
+    parser.add_argument("--engine", choices=engine_names(), help="the workers' engine; found out if it is not given")
+    parser.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks (default: 2)")
+    parser.add_argument("--count", type=int, metavar="N", help="end after so many looks")
+    parser.add_argument(
+        "--prompt", help="send this to each worker at each look, and measure how it is answered: it is work for them"
+    )
+    parser.add_argument(
+        "--max-tokens", type=int, default=16, metavar="N", help="of an answer to --prompt (default: 16)"
+    )
+    json_switch(parser, "print JSON, one replica a line, instead of a table")
+    connecting.add_shared(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Until Ctrl-C, or so many looks. FAILED where at the last look nobody was ready."""
+    sources = [_source(url, args) for url in args.urls]
+    rows: list[Row] = []
+    try:
+        with ThreadPoolExecutor(min(AT_ONCE, len(sources))) as pool:
+            look = partial(_looks, pool, sources)
+            rows = _live(look, args) if terminal() is not None and not args.json else _plain(look, args)
+    except KeyboardInterrupt:
+        return Exit.OK
+    finally:
+        for source in sources:
+            source.close()
+    return Exit.OK if any(row.health in ("ready", "-") for row in rows) else Exit.FAILED
+
+
+def _source(url: str, args: argparse.Namespace) -> Source:
+    if args.engine is None and url.partition("?")[0].rstrip("/").endswith("/metrics"):
+        return Page(url)
+    request = None
+    if args.prompt is not None:
+        request = GenerateRequest(prompt=args.prompt, max_tokens=args.max_tokens, temperature=0.0, deadline=30.0)
+
+    def make(engine: str, url: str) -> Adapter:
+        return connecting.adapter(args, engine=engine, url=url)
+
+    return Worker(url, make, args.engine, request)
+
+
+def _looks(pool: ThreadPoolExecutor, sources: Sequence[Source]) -> list[Row]:
+    return [row for rows in pool.map(lambda source: source.look(), sources) for row in rows]
+
+
+def _plain(look: Any, args: argparse.Namespace) -> list[Row]:
+    """A line per replica and look, for pipes and files."""
+    number = 0
+    while True:
+        rows: list[Row] = look()
+        if args.json:
+            for row in rows:
+                emit_json({"time": round(time.time(), 3), **attrs.asdict(row)})
+        else:
+            now = time.strftime("%H:%M:%S")
+            for row in rows:
+                told = [f"{name}={_line(value)}" for name, value in zip(HEADINGS, attrs.astuple(row), strict=True)]
+                emit(f"{now} {' '.join(told)}\n")
+        number += 1
+        if number == args.count:
+            return rows
+        time.sleep(args.every)
+
+
+def _line(value: Any) -> str:
+    text = _cell(value)
+    return f'"{text}"' if " " in text else text
+
+
+def _live(look: Any, args: argparse.Namespace) -> list[Row]:
+    from rich.live import Live  # noqa: PLC0415  -- an extra, and dear to import
+
+    number, rows = 0, look()
+    with Live(_table(rows), console=terminal(), auto_refresh=False) as live:
+        while True:
+            number += 1
+            if number == args.count:
+                return rows  # type: ignore[no-any-return]  # what a partial returns
+            time.sleep(args.every)
+            rows = look()
+            live.update(_table(rows), refresh=True)
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    from rich.table import Table  # noqa: PLC0415  -- as above
+    from rich.text import Text  # noqa: PLC0415
+
+    colours = {"ready": "green", "-": "dim"}
+    table = Table(box=None, pad_edge=False, padding=(0, 2), caption=time.strftime("%H:%M:%S"), caption_justify="left")
+    for name in HEADINGS:
+        table.add_column(name, justify="left" if name in HEADINGS[:4] else "right", no_wrap=name != "health")
+    for row in rows:
+        cells = [Text(_cell(value)) for value in attrs.astuple(row)]  # Text: brackets of a worker's are no markup
+        cells[COLUMNS.index("health")].stylize(colours.get(row.health, "red"))
+        if row.errors:
+            cells[COLUMNS.index("errors")].stylize("red")
+        table.add_row(*cells)
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+    return str(value)
