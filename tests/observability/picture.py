@@ -1,4 +1,4 @@
-"""docs/observability.png: what the panels show, drawn from a real Prometheus' answers: `python -m tests.observability.picture`."""
+"""docs/observability.png: what the panels show, by a real Prometheus: `python -m tests.observability.picture` draws it."""
 
 from __future__ import annotations
 
