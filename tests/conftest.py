@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 # Ours as its entry point brings it where it is installed: twice is once. And pytest's own for the tests of it.
-pytest_plugins = ["pytest_worker_adapters", "pytester"]
+pytest_plugins = ["pytest_worker_adapters", "pytester", "tests.traceability"]
 
 
 def pytest_collection_finish() -> None:

@@ -1,17 +1,21 @@
 """Which requirements there are, and which tests show them; `python -m tests.requirements` writes docs/requirements.md.
 
 A test says `@pytest.mark.req("ADAPT-3001")`, or `@pytest.mark.req("ADAPT-3001", socket=True)` if it shows it over a real
-socket. Tests in tests/live claim the socket by where they are. `conftest.py` holds the claim of each test to what it did;
-a mark on a class or module speaks for some of its tests and is taken at its word.
+socket, and `@pytest.mark.kills("name")` which planted fault it finds. Tests in tests/live claim the socket by where they
+are. `conftest.py` holds the claim of each test to what it did; a mark on a class or module speaks for some of its tests and
+is taken at its word.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+
+from .live.report import read as read_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,34 +73,77 @@ REQUIREMENTS = {
 PENDING: frozenset[str] = frozenset()
 
 
+# Of which no test names a mutant that it kills yet. Only ever gets shorter, too.
+UNKILLED: frozenset[str] = frozenset()
+
+
 @attrs.frozen
 class Mark:
-    """One id on one test, class or module."""
+    """One id on one test, class, module or scenario. `kills`: the mutants under which the test is run, and must fail."""
 
     id: str
     test: str
     socket: bool
+    live: bool = False
+    kills: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class _Said:
+    """The marks on one thing, as they stand there."""
+
+    ids: tuple[tuple[str, bool], ...] = ()
+    kills: tuple[str, ...] = ()
 
 
 def marks(root: Path = TESTS) -> list[Mark]:
     """Every mark in the tree, read without importing anything. Raises ValueError for one that is no plain literal."""
-    return [
+    found = [
         mark
         for path in sorted(root.rglob("*.py"))
-        for mark in _marks_of(ast.parse(path.read_bytes()), path, path.relative_to(root).as_posix())
+        for mark in _marks_of(ast.parse(path.read_bytes()), path, path.relative_to(root).as_posix(), _Said())
     ]
+    return found + [mark for path in sorted(root.rglob("*.feature")) for mark in _scenarios(path)]
 
 
-def _marks_of(node: ast.AST, path: Path, test: str) -> Iterator[Mark]:
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+def _marks_of(node: ast.AST, path: Path, test: str, outer: _Said) -> Iterator[Mark]:
+    """`outer`: what is said of the module or class around it, which speaks for a test that only says what it kills."""
+    named = isinstance(node, ast.FunctionDef | ast.ClassDef)
+    if named:
         test = f"{test}::{node.name}"  # its decorators are among its children
-    if isinstance(node, ast.Call) and ast.unparse(node.func) in {"pytest.mark.req", "mark.req"}:
-        yield from _read(node, path, test)
+    said = _said(node, path)
+    live = path.is_relative_to(LIVE)
+    for name, socket in said.ids or (outer.ids if said.kills else ()):
+        yield Mark(name, test, socket or live, live, said.kills)
+    if isinstance(node, ast.ClassDef | ast.Module):
+        outer = said if said.ids else outer
     for child in ast.iter_child_nodes(node):
-        yield from _marks_of(child, path, test)
+        if isinstance(child, ast.stmt):
+            yield from _marks_of(child, path, test, outer)
 
 
-def _read(call: ast.Call, path: Path, test: str) -> Iterator[Mark]:
+def _said(node: ast.AST, path: Path) -> _Said:
+    """By its decorators; for a module or a class also by its `pytestmark`."""
+    where: list[ast.expr] = list(getattr(node, "decorator_list", []))
+    if isinstance(node, ast.Module | ast.ClassDef):
+        where += [one.value for one in node.body if isinstance(one, ast.Assign) and _is_pytestmark(one)]
+    calls = [call for part in where for call in ast.walk(part) if isinstance(call, ast.Call)]
+    ids: list[tuple[str, bool]] = []
+    kills: list[str] = []
+    for call in calls:
+        kind = ast.unparse(call.func).removeprefix("pytest.")
+        if kind == "mark.req":
+            ids += _ids(call, path)
+        elif kind == "mark.kills":
+            kills += [ast.literal_eval(arg) for arg in call.args]
+    return _Said(tuple(ids), tuple(kills))
+
+
+def _is_pytestmark(assigned: ast.Assign) -> bool:
+    return any(isinstance(target, ast.Name) and target.id == "pytestmark" for target in assigned.targets)
+
+
+def _ids(call: ast.Call, path: Path) -> list[tuple[str, bool]]:
     try:
         ids = [ast.literal_eval(arg) for arg in call.args]
         said = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
@@ -104,26 +151,60 @@ def _read(call: ast.Call, path: Path, test: str) -> Iterator[Mark]:
         raise ValueError(f"{path}:{call.lineno}: {ast.unparse(call)} is no plain literal") from exc
     if not ids or not all(isinstance(i, str) for i in ids) or said.keys() - {"socket"}:
         raise ValueError(f'{path}:{call.lineno}: a mark is req("id", …) or req("id", …, socket=True)')
-    for i in ids:
-        yield Mark(i, test, bool(said.get("socket")) or path.is_relative_to(LIVE))
+    return [(i, bool(said.get("socket"))) for i in ids]
+
+
+_SCENARIO = re.compile(r"^\s*(?P<tags>@.*)\n\s*Scenario(?: Outline)?: (?P<name>.*)$", re.MULTILINE)
+
+
+def _scenarios(path: Path) -> Iterator[Mark]:
+    """Of a feature: every scenario works over sockets, and names the one mutant under which it fails."""
+    for found in _SCENARIO.finditer(path.read_text(encoding="utf-8")):
+        tags = found["tags"].split()
+        kills = tuple(tag.removeprefix("@kills:").replace("_", " ") for tag in tags if tag.startswith("@kills:"))
+        for tag in tags:
+            if not tag.startswith("@kills:"):
+                yield Mark(tag[1:], f"scenario {found['name']}", socket=True, kills=kills)
+
+
+def last_live(requirement: Requirement) -> str:
+    """The last green run of all live tests of its engine."""
+    report = read_report(requirement.engine) if requirement.engine else None
+    if report is None:
+        return "never" if requirement.engine else "see the engines"
+    return f"{report.date[:10]}, {report.version}: {report.tests.passed} passed"
 
 
 def text(found: list[Mark]) -> str:
     """The page."""
     lines = [
-        "# Requirements and the tests that show them",
+        "# Requirements and what shows them",
         "",
-        "Generated by `python -m tests.requirements` from the marks `@pytest.mark.req(…)`; a test fails when this page is",
-        "out of date. **Bold**: over a real socket, which is checked when the test runs; the mark of a whole class",
-        "or module is taken at its word.",
+        "Generated by `python -m tests.requirements` from the marks `@pytest.mark.req(…)` and the tags of scenarios; a",
+        "test fails when this page is out of date. That a test works over a socket is checked when it runs; the mark of a",
+        "whole class or module is taken at its word. A mutant is a planted fault (tests/mutants.py): the test named with it",
+        "runs a second time with the fault in place, in `make matrix`, and must fail then. The live results are those that",
+        "`make live-…` recorded; scenarios stand in tests/features/adapters.",
         "",
-        "| id | of | what | tests |",
-        "|---|---|---|---|",
     ]
     for name, requirement in REQUIREMENTS.items():
-        tests = sorted({(f"**{m.test}**" if m.socket else m.test).replace("|", "\\|") for m in found if m.id == name})
-        lines.append(f"| {name} | {requirement.engine or 'core'} | {requirement.what} | {'<br>'.join(tests)} |")
-    return "\n".join([*lines, ""])
+        ours = [mark for mark in found if mark.id == name]
+        lines += [
+            f"## {name}",
+            "",
+            f"{requirement.what[0].upper()}{requirement.what[1:]} ({requirement.engine or 'core'})",
+            "",
+        ]
+        lines += _listed("Over sockets", {m.test for m in ours if m.socket and not m.live})
+        lines += _listed("On the real engine", {m.test for m in ours if m.live})
+        lines += _listed("Unit tests", {m.test for m in ours if not m.socket})
+        lines += _listed("Mutants killed", {f"{kill}, by {m.test}" for m in ours for kill in m.kills})
+        lines += [f"- Last live result: {last_live(requirement)}", ""]
+    return "\n".join(lines)
+
+
+def _listed(what: str, tests: set[str]) -> list[str]:
+    return [f"- {what}:", *(f"  - {test}" for test in sorted(tests))] if tests else [f"- {what}: none"]
 
 
 if __name__ == "__main__":

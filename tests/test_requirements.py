@@ -11,7 +11,7 @@ import pytest
 from worker_adapters import registry
 
 from . import conftest, requirements
-from .requirements import PENDING, REQUIREMENTS
+from .requirements import PENDING, REQUIREMENTS, UNKILLED
 
 MARKS = requirements.marks()
 
@@ -30,6 +30,12 @@ def test_what_exists_is_shown_over_a_socket():
     assert sorted(required() - shown - PENDING) == []
     assert sorted(PENDING & shown) == [], "shown now: take it out of PENDING"
     assert required() >= PENDING
+
+
+def test_for_each_there_is_a_test_that_kills_a_mutant():
+    killed = {m.id for m in MARKS if m.kills}
+    assert sorted(required() - killed - UNKILLED) == []
+    assert sorted(UNKILLED & killed) == [], "killed now: take it out of UNKILLED"
 
 
 def test_the_page_is_up_to_date():
@@ -56,6 +62,10 @@ def marks_of(tmp_path):
         ),
         ('pytestmark = [pytest.mark.req("A")]', [("A", "test_x.py", False)]),
         ('if True:\n    @pytest.mark.req("A")\n    def test_a(): ...', [("A", "test_x.py::test_a", False)]),
+        (
+            'pytestmark = pytest.mark.req("A")\n@pytest.mark.kills("m")\ndef test_a(): ...',
+            [("A", "test_x.py", False), ("A", "test_x.py::test_a", False)],
+        ),
     ],
 )
 def test_marks_are_found_wherever_they_stand(marks_of, source, found):
@@ -83,3 +93,18 @@ def test_a_claim_that_no_socket_backs_fails_its_test(connects, claims):
         pytest.raises(pytest.fail.Exception, match="connected none") if unbacked else contextlib.suppress(StopIteration)
     ):
         call.send(None)
+
+
+def test_what_is_killed_is_said_with_what_it_shows(tmp_path):
+    (tmp_path / "test_x.py").write_text(
+        'pytestmark = pytest.mark.req("A", socket=True)\n'
+        '@pytest.mark.kills("m", "n")\ndef test_a(): ...\n'
+        '@pytest.mark.kills("o")\n@pytest.mark.req("B")\ndef test_b(): ...\n'
+    )
+    (tmp_path / "x.feature").write_text("Feature: x\n\n  @A @kills:loses_it\n  Scenario: x: y\n    When z\n")
+    found = {(m.id, m.test, m.socket, m.kills) for m in requirements.marks(tmp_path) if m.kills}
+    assert found == {
+        ("A", "test_x.py::test_a", True, ("m", "n")),
+        ("B", "test_x.py::test_b", False, ("o",)),
+        ("A", "scenario x: y", True, ("loses it",)),
+    }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 
-from worker_adapters.testing import SimulatedWorker
+from worker_adapters.simulator import Simulator
 
 from .serving import running
 from .settings import ReplicaSettings, Settings
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--demo", action="store_true", help="on simulated engines, a few tokens a second")
     parser.add_argument("--rate", type=float, default=20.0, help="tokens a second and task, of the simulated engines")
     parser.add_argument("--grace", type=float, help="seconds that a task goes on which nobody reads")
+    parser.add_argument("--replay-age", type=float, help="seconds that events are kept for clients that come back")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
@@ -33,8 +34,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with ExitStack() as stack:
         settings = demo(stack, options.rate) if options.demo else Settings.of(options.file)
-        if options.grace is not None:
-            settings = attrs.evolve(settings, grace=options.grace)
+        given = {"grace": options.grace, "replay_age": options.replay_age}
+        settings = attrs.evolve(settings, **{name: value for name, value in given.items() if value is not None})
         url, _ = stack.enter_context(running(settings, options.host, options.port))
         print(f"{url}/  (Ctrl-C ends it)", flush=True)
         stopped = threading.Event()
@@ -45,7 +46,7 @@ def main() -> None:
 
 def demo(stack: ExitStack, rate: float) -> Settings:
     """Simulated engines, and settings that name them."""
-    workers = {name: stack.enter_context(SimulatedWorker(engine, rate=rate, slots=2)) for name, engine in DEMO.items()}
+    workers = {name: stack.enter_context(Simulator(engine, rate=rate, slots=2)) for name, engine in DEMO.items()}
     return Settings(
         replicas=tuple(
             ReplicaSettings(id=name, engine=DEMO[name], url=worker.url, slots=2, model=worker.model)

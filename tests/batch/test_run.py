@@ -56,6 +56,7 @@ def test_each_row_is_answered_once_in_the_order_of_the_input(simulated_worker, t
     assert sum(len(worker.generations) for worker in workers) == 60
 
 
+@pytest.mark.kills("remembers no row")
 def test_a_second_run_asks_for_nothing_and_a_grown_input_for_the_rest(simulated_worker, tmp_path):
     worker = simulated_worker("vllm", slots=4)
     source = rows(tmp_path / "in.jsonl", 20)

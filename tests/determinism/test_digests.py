@@ -85,6 +85,7 @@ def test_what_is_no_model_is_an_os_error(tmp_path):
 
 @pytest.mark.req("OC-ADAPT-5011", socket=True)
 @pytest.mark.req("ADAPT-3700", socket=True)
+@pytest.mark.kills("forgets what the caller knows of a worker")
 def test_the_caller_s_digest_is_in_started_in_the_log_and_in_the_key(tmp_path, caplog):
     (tmp_path / "model.gguf").write_bytes(b"weights")
     digest = digest_file(tmp_path / "model.gguf")

@@ -132,28 +132,33 @@ def judge(held: list[Held]) -> list[str]:
     return found
 
 
+def show(held: list[Held], connects: int, took: float) -> None:
+    print(f"{connects:,} connects in {took:.0f} s ({connects / took:.0f} a second)")
+    print("| at | memory, MiB | threads | descriptors |\n|---:|---:|---:|---:|")
+    for n, one in enumerate(held):
+        at = "quiet" if n == len(held) - 1 else f"{n * 100 // SAMPLES} %"
+        print(f"| {at} | {one.memory / 2**20:.1f} | {one.threads} | {one.descriptors} |", flush=True)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--connects", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     command = [sys.executable, "-m", "examples.orchestrator", "--demo", "--port", "0", "--rate", "2000", "--grace", "2"]
+    command += ["--replay-age", "5"]  # else it would fill for five minutes, and nothing else be seen
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
             host, _, port = process.stdout.readline().split("//")[1].partition("/")[0].partition(":")
             began = time.monotonic()
             held = churn((host, int(port)), process.pid, options.connects, options.seed)
-            took = time.monotonic() - began
-        finally:
+            show(held, options.connects, time.monotonic() - began)
             process.terminate()
-            process.wait(20)
-    print(f"{options.connects:,} connects in {took:.0f} s ({options.connects / took:.0f} a second)")
-    print("| at | memory, MiB | threads | descriptors |\n|---:|---:|---:|---:|")
-    for n, one in enumerate(held):
-        at = "quiet" if n == len(held) - 1 else f"{n * 100 // SAMPLES} %"
-        print(f"| {at} | {one.memory / 2**20:.1f} | {one.threads} | {one.descriptors} |")
-    grown = judge(held)
+            ended = process.wait(30)
+        finally:
+            process.kill()
+    grown = [*judge(held), *([f"it ended with {ended}"] if ended else [])]
     print("\n".join(grown) or "flat")
     return bool(grown)
 

@@ -62,6 +62,7 @@ def test_two_clients_of_one_task_each_get_all_of_it(orchestrator, simulated_work
 
 
 @pytest.mark.req("ADAPT-3600", socket=True)
+@pytest.mark.kills("skips an event when a client comes back")
 def test_a_hundred_reconnects_at_random_offsets_give_the_same_bytes_as_none(orchestrator, simulated_worker):
     client = orchestrator(simulated_worker("llamacpp", says=SAYS * 40))
     task_id, rng = client.submit(max_tokens=400), random.Random(3)
@@ -360,6 +361,7 @@ def test_no_route_is_openai_s(orchestrator, simulated_worker):
 
 
 @pytest.mark.req("ADAPT-3600", socket=True)
+@pytest.mark.kills("records ahead of who reads")
 def test_what_is_not_read_is_not_read_from_the_engine(orchestrator, simulated_worker, monkeypatch):
     """A client that stops reading: within 256 KiB beyond the sockets' buffers, nothing is read from the engine, either."""
     import attrs  # noqa: PLC0415

@@ -147,6 +147,7 @@ def test_streams_of_a_pool_are_merged_with_others(simulated_worker: Any, pool_of
 # --- failover -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.kills("gives up at the first worker")
 @pytest.mark.parametrize("way", ["submit", "stream"])
 def test_a_stream_goes_on_to_a_worker_that_is_there(simulated_worker: Any, way: str) -> None:
     worker = simulated_worker("vllm", says=WORDS)

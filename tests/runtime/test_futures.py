@@ -71,6 +71,7 @@ def test_gets_between_the_tokens_of_a_slow_engine_give_what_iterating_gives(way)
 
 
 @pytest.mark.req("ADAPT-3200", socket=True)
+@pytest.mark.kills("waits for ever in get")
 @both
 def test_gets_over_a_socket_give_what_iterating_gives(way):
     """Where a thread of its own waits in C, and the loop in its poll."""

@@ -335,6 +335,7 @@ SECRET = "sw0rdfish"
 
 @both
 @pytest.mark.req("ADAPT-3300", socket=True)
+@pytest.mark.kills("sends no headers of the caller's")
 def test_headers_go_with_streams_and_probes(way, server, seen, monkeypatch, tmp_path):
     monkeypatch.setenv("TENANT_KEY", SECRET)
     (tmp_path / "key").write_text("from a file\n")
