@@ -9,7 +9,7 @@ from cffi import FFI
 HERE = Path(__file__).parent
 BEGIN, END = "/* [cdef begin] */", "/* [cdef end] */"
 LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED") or sys.version_info >= (3, 15)  # as setup.py has it
-HEADERS = ("sse.h", "body.h", "wire.h", "cpython.h")
+HEADERS = ("sse.h", "body.h", "wire.h", "keys.h", "cpython.h")
 
 ffibuilder = FFI()
 for header in HEADERS:  # the single source of the declarations: cffi gets the part between the marks as it stands
@@ -17,7 +17,7 @@ for header in HEADERS:  # the single source of the declarations: cffi gets the p
 ffibuilder.set_source(
     "worker_adapters.codec._native",
     "".join(f'#include "{header}"\n' for header in HEADERS),
-    sources=["csrc/sse.c", "csrc/body.c", "csrc/wire.c", "csrc/cpython.c"],
+    sources=["csrc/sse.c", "csrc/body.c", "csrc/wire.c", "csrc/keys.c", "csrc/cpython.c"],
     include_dirs=["csrc"],
     depends=[f"csrc/{header}" for header in HEADERS],
     # No -Werror here: a compiler newer than this code must still be able to build it.

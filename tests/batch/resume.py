@@ -19,7 +19,7 @@ from worker_adapters.batch import Batch
 from worker_adapters.batch.disk import DISK
 from worker_adapters.batch.header import header_of
 from worker_adapters.batch.journal import Journal
-from worker_adapters.batch.keys import digest_of
+from worker_adapters.batch.keys import Keys, digest_of
 
 LEFT = 100
 TEXT = "x" * 40
@@ -27,7 +27,7 @@ TEXT = "x" * 40
 
 def written(folder: Path, rows: int) -> None:
     journal = Journal(folder / "out.journal", DISK)
-    list(journal.recover(header_of({}, [], None)))
+    journal.recover(header_of({}, [], None), Keys())
     with (folder / "in").open("w") as file:
         for n in range(rows):
             file.write(f'{{"id":{n},"prompt":"p{n}"}}\n')

@@ -8,7 +8,7 @@ import pytest
 
 from worker_adapters.batch.disk import DISK
 from worker_adapters.batch.journal import Journal, JournalError
-from worker_adapters.batch.keys import digest_of
+from worker_adapters.batch.keys import Keys, digest_of
 
 from .disks import QUICK, FaultyDisk, PowerCutError
 
@@ -19,7 +19,7 @@ ROWS = [b'{"id":%d,"text":"%s"}' % (n, b"x" * (n * 37 % 200)) for n in range(40)
 
 def filled(path, rows=ROWS, *, group=8, disk=QUICK, close=True):
     journal = Journal(path, disk)
-    list(journal.recover({"format": 1}))
+    journal.recover({"format": 1}, Keys())
     for n, row in enumerate(rows, 1):
         journal.add(digest_of(row), row, failed=False)
         if n % group == 0:
@@ -32,9 +32,13 @@ def filled(path, rows=ROWS, *, group=8, disk=QUICK, close=True):
 def read(path, disk=QUICK):
     journal = Journal(path, disk)
     try:
-        found = [line for line in journal.recover({"format": 1}) if line.kind == "row"]
+        keys = Keys()
+        journal.recover({"format": 1}, keys)
+        found = [line for line in journal.lines() if line.kind == "row"]
         for line in found:
             assert journal.read(line.offset) == journal.row_at(line)
+            assert keys.offset(line.digest) == line.offset
+        assert keys.recorded == len(keys) == len(found)
         return [journal.row_at(line) for line in found]
     finally:
         journal.close()

@@ -30,7 +30,7 @@ from .disk import DISK, Disk
 from .flight import Flight, answered, failed, refused
 from .header import difference, header_of
 from .intake import Intake
-from .journal import HEADER, Journal, JournalError
+from .journal import Journal, JournalError
 from .judge import AT_ONCE, Verdict, judged
 from .keys import Keys
 from .pace import LARGEST
@@ -149,15 +149,14 @@ class Batch:
 
     def _open(self, journal: Journal, header: dict[str, Any]) -> None:
         """Take up what is there. Raises JournalError."""
-        for line in journal.recover(header):
-            if line.kind == "row":
-                self._keys.put(line.digest, line.offset, failed=line.failed)
-            elif line.kind == HEADER and not self.options.accept_changes:
-                changed = difference(msgspec.json.decode(journal.row_at(line)), header)
-                if changed is not None:
-                    raise JournalError(
-                        f"{journal.path} is of another job ({changed}): go on with --accept-changes, or name another output"
-                    )
+        found = journal.recover(header, self._keys)
+        if found is None or self.options.accept_changes:
+            return
+        changed = difference(msgspec.json.decode(found), header)
+        if changed is not None:
+            raise JournalError(
+                f"{journal.path} is of another job ({changed}): go on with --accept-changes, or name another output"
+            )
 
     def _rows(self, journal: Journal) -> Iterator[bytes]:
         again = can_be_read_again(self._source)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .disk import Disk
-from .keys import DIGEST
+from .keys import DIGEST, Keys
 
 __all__ = ["Journal", "JournalError", "Line"]
 
@@ -77,7 +77,7 @@ class Journal:
         self.path = path
         self._disk = disk
         self._group: list[bytes] = []
-        self._size = self._synced = 0
+        self._size = self._synced = self._good = 0
         self._broken = True  # until it has been recovered
         self.rows = 0  # in the group
         self._descriptor = disk.open(path)
@@ -87,19 +87,22 @@ class Journal:
             disk.close(self._descriptor)
             raise JournalError(f"another run writes {path}") from None
 
-    def recover(self, header: dict[str, Any]) -> Iterator[Line]:
-        """The records, from the first on; the tail that a crash has torn is cut off at the end. Before anything is added.
+    def recover(self, header: dict[str, Any], keys: Keys) -> bytes | None:
+        """Put what there is into the table; the header that it has. Before anything is added.
 
-        The header is given as the first one for a journal that is new. Raises JournalError for damage.
+        The tail that a crash has torn is cut off. A journal that is new gets the header given, and has none. Raises
+        JournalError for damage.
         """
         start = self._disk.read(self._descriptor, len(START), 0)
         if not START.startswith(start):
             raise JournalError(f"{self.path} is there, and is no journal of a batch")
-        good = 0
-        for line in self.lines():
-            good = line.end
-            yield line
-        size = self._disk.size(self._descriptor)
+        found = None
+        for line in self.lines(keys):
+            if line.kind == HEADER and found is None:
+                found = self.row_at(line)
+            elif line.kind == ROW:
+                keys.put(line.digest, line.offset, failed=line.failed)
+        good, size = self._good, self._disk.size(self._descriptor)
         if good < size:
             self._require_torn(good, size)
             self._disk.truncate(self._descriptor, good)
@@ -110,31 +113,35 @@ class Journal:
             self._add(HEADER, NO_KEY, msgspec.json.encode(header), failed=False)
             self.sync()
             self._disk.sync_folder(self.path.parent)
+        return found
 
-    def lines(self) -> Iterator[Line]:
-        """The records up to the first that is not whole."""
+    def lines(self, keys: Keys | None = None) -> Iterator[Line]:
+        """The records up to the first that is not whole; those of rows go into the table, if there is one, unseen."""
         match, crc32, read, unhexlify, kinds = _LINE.match, zlib.crc32, self._disk.read, binascii.unhexlify, KINDS
-        base, block = 0, b""
-        at = 0
+        base = at = self._good = 0
+        block = b""
         while True:
+            if keys is not None:
+                at += keys.scan(block, at, base)
             found = match(block, at)
             if found is not None:
                 length, crc, _, _, key, failed, kind = found.groups()
                 row, end = found.end(), found.end() + int(length) + 2
                 if end <= len(block):
                     if block[end - 2 : end] != b"}\n" or crc32(block[found.start(3) : end]) != int(crc, 16):
-                        return
+                        break
                     yield Line(base + row, base + end, unhexlify(key), failed == b"true", kinds[kind])
                     at = end
                     continue
                 if int(length) > LONGEST:
-                    return
+                    break
             elif len(block) - at > HEAD:
-                return
+                break
             more = read(self._descriptor, BLOCK, base + len(block))
             if not more:
-                return
+                break
             block, base, at = block[at:] + more, base + at, 0
+        self._good = base + at
 
     def _require_torn(self, good: int, size: int) -> None:
         """Nothing behind the last good record knows of its having been on the disk. Raises JournalError."""
