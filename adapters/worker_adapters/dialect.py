@@ -232,6 +232,8 @@ class Finished:
 
     `rest`: COUNTS are waited for, a tenth of a second at most: until then the decoder goes on, the last Finished counts, and
     nothing that fails undoes the first. TEXT: it is we who end it, and the engine is left at once, or it would go on.
+    `note`: what an operator should see in the log, of a stream that ended well. A dialect logs nothing itself: handlers are
+    an application's, and would run on the loop.
     """
 
     finish_reason: FinishReason
@@ -242,6 +244,7 @@ class Finished:
     token_ids_complete: bool = False
     metrics: Mapping[str, float | int | str] = attrs.field(factory=dict)
     rest: Rest = Rest.NOTHING
+    note: str = ""
 
 
 Item: TypeAlias = Opened | Token | Metrics | Finished

@@ -15,7 +15,18 @@ import attrs
 from .api import Reason
 from .lenient import loads, mapped
 
-__all__ = ["Said", "error_body", "is_error", "plain_word", "reason_said", "said_by", "status_in", "wait_told"]
+__all__ = [
+    "GIVEN_UP",
+    "Said",
+    "error_body",
+    "gave_up",
+    "is_error",
+    "plain_word",
+    "reason_said",
+    "said_by",
+    "status_in",
+    "wait_told",
+]
 
 SHOWN = 2048  # characters of what an engine says that are kept
 
@@ -37,6 +48,13 @@ _LOADING = (
     r"(is|are) (currently |still )?(being loaded|loading|starting up)",
     r"^loading model",
 )
+# A server that gives up says so in many words; none of them is an end.
+_GIVEN_UP = (
+    "abort aborted cancel cancelled canceled disconnect disconnected error engine_error exception failed failure"
+    " incomplete internal_error interrupted killed not_finished overloaded preempted rejected server_error shutdown"
+    " timeout timed_out time_out unavailable"
+)
+GIVEN_UP = frozenset(_GIVEN_UP.split())
 _SAID = (
     (re.compile("|".join(_TOO_LONG)), Reason.CONTEXT_TOO_LONG),
     (re.compile("|".join(_LOADING)), Reason.LOADING),
@@ -90,6 +108,11 @@ def reason_said(message: str) -> Reason | None:
 def plain_word(word: str) -> str:
     """One of an engine's words, a type or a reason, however it spells it."""
     return re.sub(r"[\s-]+", "_", word.strip().lower())
+
+
+def gave_up(reason: str | None) -> bool:
+    """Whether a reason for the end says that it is none: part of the text is missing behind it."""
+    return reason is not None and plain_word(reason) in GIVEN_UP
 
 
 def is_error(body: bytes) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import threading
 import time
 
 import pytest
@@ -336,6 +338,67 @@ def test_text_is_read_strictly(wire, text):
         text,
     )
     refused(events_of(wire, [data(piece), *wire.stream()]), "INTERNAL", "PROTOCOL")
+
+
+NULLABLE = ["vllm", "trtllm", "llamacpp", "triton-vllm", "triton-llmapi"]
+
+
+def with_text(wire, fields, text):
+    put(
+        fields,
+        {"vllm": "choices.text", "trtllm": "choices.text", "llamacpp": "content"}.get(wire.name, "text_output"),
+        text,
+    )
+    return fields
+
+
+@pytest.mark.parametrize("way", WAYS)
+@every(NULLABLE)
+def test_a_null_is_no_text_in_the_middle_and_beside_the_sign_of_the_end(wire, way):
+    """As gateways fill in what has no value; nothing is lost by it."""
+    events = [data(wire.piece("a")), data(with_text(wire, wire.piece("x"), None)), data(wire.piece("b"))]
+    events += [data(with_text(wire, wire.end(text="ab"), None)), *map(data, wire.after)]
+    assert good(events_of(wire, events, way=way), "a", "b").finish_reason_raw is not None
+
+
+WORDS = ["abort", "aborted", "cancelled", "error", "timeout", "Time-Out", "interrupted", "server_error"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+@every(["vllm", "trtllm", "tgi", "triton-vllm", "triton-llmapi"])
+def test_a_reason_that_says_that_it_was_given_up_is_no_good_end(wire, word):
+    """Whoever says it: engines know one or two of these words, forks and gateways others."""
+    end = wire.end(text="ab")
+    where = end["choices"][0] if "choices" in end else end.get("details", end)
+    where["finish_reason"] = word
+    events = events_of(wire, [data(wire.piece("a")), data(wire.piece("b")), data(end), *map(data, wire.after)])
+    assert texts_of(events) == ["a", "b"]
+    assert events[-1].code == "WORKER_RESET", events[-1]
+    assert events[-1].reason in ("ABORTED", "ENGINE_ERROR")
+
+
+def test_what_a_dialect_has_to_note_reaches_the_log_by_way_of_the_reports(caplog):
+    """A log handler is an application's: it would hold up the loop, where all others wait."""
+    wire, threads = WIRES["tgi"], []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            threads.append((threading.current_thread().name, record.getMessage()))
+
+    handler = Handler(logging.WARNING)
+    logging.getLogger("worker_adapters").addHandler(handler)
+    try:
+        end = wire.end(text="something else")
+        events = events_of(wire, [data(wire.piece("a")), data(end)], way="submit")
+        assert events[-1].kind == "end"
+        give_up = time.monotonic() + SOON
+        while not threads and time.monotonic() < give_up:
+            time.sleep(0.01)
+    finally:
+        logging.getLogger("worker_adapters").removeHandler(handler)
+    ((thread, words),) = threads
+    assert thread == "worker-adapters-reports"
+    assert "generated_text (14 characters) is not the text of its tokens (1)" in words
 
 
 # --- characters in two halves -----------------------------------------------------------------------------------------

@@ -306,7 +306,7 @@ def test_the_idle_timer_s_default_survives_the_stall_between_two_legs(monkeypatc
             clock.now += waited
         yield numbered(1025, "y", generated_text="x" * 1024 + "y", details={"finish_reason": "length"})
 
-    monkeypatch.setattr("worker_adapters.runtime.adapter.Lifetime", lifetime)
+    monkeypatch.setattr("worker_adapters.runtime.streams.Lifetime", lifetime)
     config = AdapterConfig(dialect=DIALECT, url="http://engine.test", retry=Retry(attempts=1))
     with EngineAdapter(config, transport=ScriptedTransport([Script(steps=leg_after_leg())])) as adapter:
         *_, last = adapter.stream(GenerateRequest(prompt="p", max_tokens=1025))

@@ -11,6 +11,7 @@ from ..lifetime import Cause, Interrupted
 from ..transport import Exchange
 from ..waiting import BLOCKED, Blocked
 from .reply import said
+from .report import noted
 from .running import Running
 from .runs import Feed, Pull, plain_text
 
@@ -54,6 +55,8 @@ def concluded(
         pass
     finally:
         lifetime.disarm()
+    if last.note:
+        noted(running, last.note)
     return last
 
 

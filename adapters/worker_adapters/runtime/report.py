@@ -17,14 +17,16 @@ from ..api import End, Error, GenerateRequest, Health, Phase, Priority, Reason
 from ..api.errors import ErrorCode
 from ..dialect import Fault
 from ..lifetime import Cause
+from .bounds import shown
 from .recorder import NO_METRICS, EndedBy, Recorder, Summary, Versions
+from .redact import one_line
 from .reports import REPORTS
 
 if TYPE_CHECKING:
     from .running import Running
     from .worker import Worker
 
-__all__ = ["Counted", "begun", "came_to", "ended", "healthy", "progress", "retried", "turned_away"]
+__all__ = ["Counted", "begun", "came_to", "ended", "healthy", "noted", "progress", "retried", "turned_away"]
 
 _log = logging.getLogger("worker_adapters")
 _log.addHandler(logging.NullHandler())  # a library says nothing unless its application configures logging
@@ -130,6 +132,13 @@ def progress(running: Running) -> None:
     if known[0] > counted.known_in or known[1] > counted.known_out:
         REPORTS.add(counted.count, recorder, running.request.priority, running.worker.versions, known)
         counted.known_in, counted.known_out = known
+
+
+def noted(running: Running, words: str) -> None:
+    """Something that an operator should see, of a stream that ends well."""
+    worker = running.worker
+    words = one_line(worker.redactor.clean(shown(words)))
+    REPORTS.add(_log.warning, "stream %s on %s: %s", running.request.task_id, worker.dialect.name, words)
 
 
 def _known(running: Running) -> tuple[int, int]:

@@ -17,7 +17,7 @@ __all__ = ["decode"]
 
 
 class _Chunk(msgspec.Struct, gc=False):
-    content: str = ""
+    content: str | None = ""
     tokens: Any = None
     stop: bool = False
     index: int | None = 0
@@ -106,7 +106,7 @@ class _Stream:
             run.append(Opened(tokens_in=self.tally.tokens_in))
         self.count(chunk)
         self.take(chunk)
-        text = self.text.text(chunk.content)
+        text = self.text.text(chunk.content or "")
         if chunk.stop:
             text += self.text.finish()
         if text:

@@ -13,7 +13,7 @@ import attrs
 
 from ...api import FinishReason
 from ...dialect import CancelNotice, Knob
-from ...wordings import plain_word
+from ...wordings import GIVEN_UP, plain_word
 
 __all__ = ["ANY", "ROWS", "Row", "Sign"]
 
@@ -27,16 +27,11 @@ class Sign(StrEnum):
 
 _STOP = "stop eos eos_token end end_turn stop_sequence stop_token stop_str completed finished tool_calls function_call"
 _LENGTH = "length max_tokens max_length max_new_tokens max_output_tokens model_length context_length"
-# A server that gives up says so in many words; none of them is an end, and what is none of these and none of the above is.
-_BROKEN = (
-    "abort aborted cancel cancelled canceled disconnect disconnected error engine_error exception failed failure"
-    " incomplete internal_error interrupted killed not_finished overloaded preempted rejected server_error shutdown"
-    " timeout timed_out time_out unavailable"
-)
+# What is none of these, nor a word for having given up, is an end, too.
 _WORDS: Mapping[str, FinishReason | None] = {
     **dict.fromkeys(_STOP.split(), FinishReason.STOP),
     **dict.fromkeys(_LENGTH.split(), FinishReason.LENGTH),
-    **dict.fromkeys(_BROKEN.split()),
+    **dict.fromkeys(GIVEN_UP),
 }
 
 # A field that is not OpenAI's may be refused, and one that is left out has a default: what all know is sent.

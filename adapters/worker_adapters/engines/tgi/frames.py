@@ -17,14 +17,14 @@ class Text(msgspec.Struct, gc=False):
     """A token of which only the text is wanted."""
 
     text: str
-    special: bool = False
+    special: bool | None = False
 
 
 class FullToken(msgspec.Struct, gc=False):
     """A token with all there is."""
 
     text: str
-    special: bool = False
+    special: bool | None = False
     id: Any = -1
     logprob: Any = None
 

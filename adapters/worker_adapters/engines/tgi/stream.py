@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 
-from ...api import FinishReason, FinishReasonSource, GenerateRequest, Reason, Token, TokenLogprob, UsageSource
+from ...api import FinishReason, FinishReasonSource, GenerateRequest, Reason, Token, TokenLogprob, Upstream, UsageSource
 from ...determinism import TextAssembler
 from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
 from ...lenient import count, mapped, told
+from ...wordings import gave_up
 from .errors import fault_of_event
 from .frames import Event, FullEvent, decode_event, decode_full, logprob_of
 
 __all__ = ["decode"]
 
 # The one thing that a decoder can't tell its caller by yielding it: see `_Stream.torn`.
-_log = logging.getLogger("worker_adapters")
 REPLACEMENT = "\ufffd"
 
 
@@ -49,6 +48,7 @@ class _Stream:
         self.ids: list[int] = []  # since the last Token
         self.ids_seen = 0
         self.logprobs: list[TokenLogprob] = []
+        self.note = ""
 
     def open(self, run: Run) -> None:
         """The first event that is no error."""
@@ -154,6 +154,8 @@ class _Stream:
         if stop_text is None:
             self.tell(rest, run)
         raw = self.count(event)
+        if gave_up(raw):  # a gateway's word: TGI has none
+            raise Fault(Reason.ABORTED, f"the request was given up: {raw}", upstream=Upstream(type=raw))
         if raw == "stop_sequence" and stop_text is None:  # one that a special token holds
             stop_text = next((stop for stop in self.request.stop if stop in event.token.text), None)
         stopped = stop_text is not None or (raw != "length" if raw else self.tally.tokens_out < self.request.max_tokens)
@@ -166,6 +168,7 @@ class _Stream:
                 token_ids_tail=tuple(self.ids) if self.wants_ids else None,
                 token_ids_complete=self.wants_ids and self.ids_seen == self.tally.tokens_out,
                 rest=Rest.NOTHING if _ended(event) else Rest.TEXT,
+                note=self.note,
             )
         )
 
@@ -179,7 +182,7 @@ class _Stream:
         return told(details.get("finish_reason"))
 
     def torn(self, event: Event | FullEvent) -> bool:
-        """Whether it ended inside a character; any other difference of the tokens' text to `generated_text` is logged.
+        """Whether it ended inside a character; any other difference of the tokens' text to `generated_text` is noted.
 
         That is empty then, whatever there was before (split_character_end; issue 1235 of TGI); of several legs, the last's.
         """
@@ -191,11 +194,8 @@ class _Stream:
             return half and not said
         if half or not generated:
             return True
-        _log.warning(
-            "stream %s on tgi: generated_text (%d characters) is not the text of its tokens (%d), which was told",
-            self.request.task_id,
-            len(generated),
-            len(said),
+        self.note = (
+            f"generated_text ({len(generated)} characters) is not the text of its tokens ({len(said)}), which was told"
         )
         return False
 

@@ -20,6 +20,7 @@ from ...api import (
 from ...determinism import TextAssembler
 from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
 from ...lenient import count, loads, told
+from ...wordings import gave_up
 from .errors import fault_of_error
 from .likelihood import of_trtllm, of_vllm
 
@@ -171,7 +172,7 @@ class _Stream:
         if piece or (last and piece is not None):
             self.add(self.grow(self.text, piece, last), run)
         if last:
-            if reason in ("abort", "cancelled", "timeout"):
+            if gave_up(reason):
                 raise Fault(Reason.ABORTED, f"the engine ended the request: {reason}", upstream=Upstream(type=reason))
             word = _one(event.stop_reason)
             self.reason, self.stop_reason = reason, word if isinstance(word, str) else None

@@ -20,7 +20,7 @@ ENDS = {"length": FinishReason.LENGTH, "stop": FinishReason.STOP}
 
 
 class _Choice(msgspec.Struct, gc=False):
-    text: str = ""
+    text: str | None = ""
     index: int | None = 0
     finish_reason: str | None = None
     stop_reason: Any = None
@@ -139,7 +139,7 @@ class _Stream:
             run.append(Opened(model=model))
         if self.tally.usage_source is not UsageSource.ENGINE and choice.text:
             self.tally.tokens_out += 1
-        text = self.text.text(choice.text)
+        text = self.text.text(choice.text or "")
         if raw is not None:
             self.finish = choice
             text += self.text.finish()

@@ -18,7 +18,7 @@ ID_PREFIX = "token_id:"
 class Choice(msgspec.Struct, gc=False):
     """One of an event, which may stand for several tokens; ids come when they are asked for."""
 
-    text: str = ""
+    text: str | None = ""
     index: int | None = 0
     finish_reason: str | None = None
     stop_reason: Any = None

@@ -11,13 +11,13 @@ from ...api import FinishReason, GenerateRequest, Reason, Token, TokenLogprob, U
 from ...determinism import TextAssembler
 from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
 from ...lenient import Figures, count, figures, mapped, told
+from ...wordings import gave_up
 from .errors import fault_of_error
 from .frames import Choice, Chunk, decode_chunk, decode_plain, logprobs_of
 
 __all__ = ["decode"]
 
 DONE = b"[DONE]"
-BROKEN = frozenset({"abort", "error"})
 
 
 def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
@@ -122,16 +122,17 @@ class _Stream:
         if len(choices) > 1 or choice.index:
             raise Fault(Reason.PROTOCOL, "vLLM sends several choices: a stream is of one (n=1)")
         if not self.opened:
-            if choice.finish_reason in BROKEN:
+            if gave_up(choice.finish_reason):
                 raise _broken(choice.finish_reason)
             self.opened = True
             if isinstance(choice.prompt_token_ids, list):
                 self.tally.tokens_in = len(choice.prompt_token_ids)
             run.append(Opened(tokens_in=self.tally.tokens_in, model=told(chunk.model)))
         ids = self.take_ids(choice)
-        if self.wants_logprobs and (choice.logprobs is not None or ids or choice.text):
-            self.logprobs += logprobs_of(choice.logprobs, ids, choice.text)
-        text = self.text.text(choice.text)
+        said = choice.text or ""
+        if self.wants_logprobs and (choice.logprobs is not None or ids or said):
+            self.logprobs += logprobs_of(choice.logprobs, ids, said)
+        text = self.text.text(said)
         if choice.finish_reason:  # gateways send an empty one in each event, which is none
             text += self.text.finish()
         if text:
@@ -146,7 +147,7 @@ class _Stream:
             self.index += 1
             self.ids, self.logprobs = [], []
         if choice.finish_reason:
-            if choice.finish_reason in BROKEN:
+            if gave_up(choice.finish_reason):
                 raise _broken(choice.finish_reason)
             self.finish = choice
         self.plain = not (self.wants_ids or self.wants_logprobs or self.finish or self.text.holds)
@@ -228,4 +229,5 @@ def _broken(finish_reason: str | None) -> Fault:
             "vLLM aborted the request: it was shut down, put to sleep, or told to",
             upstream=Upstream(type=finish_reason),
         )
-    return Fault(Reason.ENGINE_ERROR, "vLLM gave up the request", upstream=Upstream(type=finish_reason))
+    reason = Reason.ENGINE_ERROR if finish_reason == "error" else Reason.ABORTED  # others are forks' and gateways'
+    return Fault(reason, f"vLLM gave up the request: {finish_reason}", upstream=Upstream(type=finish_reason))
