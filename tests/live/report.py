@@ -15,22 +15,57 @@ import re
 import sys
 from pathlib import Path
 
-__all__ = ["Counts", "Report", "engine_table", "read", "write"]
+__all__ = ["Counts", "HeldTo", "Report", "engine_table", "read", "write"]
 
 FOLDER = Path(__file__).with_name("reports")
 BEGIN, END = "<!-- engines:begin -->", "<!-- engines:end -->"
 
-# Report name -> (engine, dialect). An engine without a report is listed as never run: that is what the table is for.
+# Report name -> (engine, dialect). An engine without a report is listed with what it is held to instead, or as never run.
 ENGINES = {
-    "llamacpp": ("llama.cpp `llama-server`", "llamacpp"),
-    "vllm": ("vLLM", "vllm"),
-    "triton": ("NVIDIA Triton (real server, stand-in models)", "triton"),
-    "tgi": ("Hugging Face TGI", "tgi"),
+    "llamacpp": ("llama.cpp `llama-server`", "`llamacpp`"),
+    "vllm": ("vLLM", "`vllm`"),
+    "triton": ("NVIDIA Triton (real server, stand-in models)", "`triton`"),
+    "mlx": ("mlx-lm's server", "`openai-completions-mlx`"),
+    "dynamo": ("NVIDIA Dynamo's frontend (real, with its mocker)", "`openai-completions-dynamo`; `sglang`, in ids"),
+    "sglang": ("SGLang", "`sglang`"),
+    "trtllm": ("NVIDIA trtllm-serve", "`trtllm`"),
+    "tgi": ("Hugging Face TGI", "`tgi`"),
+    "others": (
+        "LMDeploy, MAX, TabbyAPI, llamafile, llama-cpp-python's server, and any other",
+        "`openai-completions`, `-lmdeploy`, …",
+    ),
 }
-# Why an engine has none, where that is no oversight.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldTo:
+    """What an engine is held to that no live suite could run: what kind, since when, of which release, and why."""
+
+    kind: str
+    date: str
+    version: str
+    why: str
+
+
+BY_HAND = "transcripts by hand and the simulator"
 UNRUN = {
-    "tgi": "no real TGI could be run here (its server is not on PyPI): held to responses made by hand from its source, and"
-    " to Hugging Face's own clients on its simulator; `make live-tgi URL=…` runs the suite on a real one",
+    "sglang": HeldTo(
+        kind=BY_HAND, date="2026-11-27", version="0.5.23", why="from the source of its wheel: it needs a GPU"
+    ),
+    "trtllm": HeldTo(kind=BY_HAND, date="2026-11-25", version="1.2.0rc4", why="from its source: it needs a GPU"),
+    "tgi": HeldTo(
+        kind=BY_HAND,
+        date="2026-11-25",
+        version="1.4 to 3.3.7",
+        why="from its source: no index has its server. Archived upstream, read-only since March 2026: frozen here too."
+        " Hugging Face's own clients read its simulator; `make live-tgi URL=…` runs the suite on a real one",
+    ),
+    "others": HeldTo(
+        kind="rows of a table",
+        date="2026-11-27",
+        version="their sources then",
+        why="read, not run: [the table](docs/engines/openai-completions.md)",
+    ),
 }
 
 
@@ -81,8 +116,8 @@ def engine_table(readme_text: str, folder: Path | None = None) -> str:
     if readme_text.count(BEGIN) != 1 or readme_text.count(END) != 1:
         raise ValueError(f"the text must hold {BEGIN} and {END} once each")
     rows = [
-        "| Engine | Dialect | Last live pass (UTC) | Version | Live tests |",
-        "| --- | --- | --- | --- | --- |",
+        "| Engine | Dialect | Held to | Date (UTC) | Version | |",
+        "| --- | --- | --- | --- | --- | --- |",
         *(_row(name, folder) for name in ENGINES),
     ]
     block = "\n".join([BEGIN, *rows, END])
@@ -93,10 +128,12 @@ def _row(name: str, folder: Path | None) -> str:
     title, dialect = ENGINES[name]
     report = read(name, folder)
     if report is None:
-        why = f": {UNRUN[name]}" if name in UNRUN else ""
-        return f"| {title} | `{dialect}` | never{why} | | |"
+        held = UNRUN.get(name)
+        if held is None:
+            return f"| {title} | {dialect} | nothing: never run | | | |"
+        return f"| {title} | {dialect} | {held.kind} | {held.date} | {held.version} | {held.why} |"
     tests = f"{report.tests.passed} passed" + (f", {report.tests.skipped} skipped" if report.tests.skipped else "")
-    return f"| {title} | `{dialect}` | {report.date[:10]} | {report.version} | {tests} |"
+    return f"| {title} | {dialect} | **live** | {report.date[:10]} | {report.version} | {tests} |"
 
 
 def main(argv: list[str] | None = None) -> int:

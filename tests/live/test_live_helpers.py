@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cache
 import llamacpp_build
+import locked_venv
 import processes
 import pytest
 import triton_install
@@ -170,14 +171,17 @@ def test_damaged_report_is_named(tmp_path):
 
 
 def test_engine_table_replaces_what_is_between_the_markers(tmp_path, monkeypatch):
-    monkeypatch.setitem(report.ENGINES, "other", ("Other", "other"))
+    monkeypatch.setitem(report.ENGINES, "other", ("Other", "`other`"))
     report.write(a_report(), tmp_path)
     text = report.engine_table(f"# Title\n{report.BEGIN}\nold\n{report.END}\nrest\n", tmp_path)
     assert text.startswith(f"# Title\n{report.BEGIN}\n| Engine | Dialect |")
     assert text.endswith(f"{report.END}\nrest\n")
-    assert "| llama.cpp `llama-server` | `llamacpp` | 2026-01-02 | b1-0c1e570 | 41 passed, 1 skipped |\n" in text
-    assert "| Other | `other` | never | | |\n" in text
-    assert "| Hugging Face TGI | `tgi` | never: no real TGI could be run here" in text
+    assert (
+        "| llama.cpp `llama-server` | `llamacpp` | **live** | 2026-01-02 | b1-0c1e570 | 41 passed, 1 skipped |\n"
+        in text
+    )
+    assert "| Other | `other` | nothing: never run | | | |\n" in text
+    assert "| Hugging Face TGI | `tgi` | transcripts by hand and the simulator | 2026-11-25 |" in text
     assert "old" not in text
     assert report.engine_table(text, tmp_path) == text
 
@@ -234,3 +238,23 @@ def test_a_repository_holds_a_folder_per_model_under_the_name_it_was_given(tmp_p
     assert (tmp_path / "ensemble" / "1").is_dir()
     assert 'name: "mine"' in (tmp_path / "mine" / "config.pbtxt").read_text()
     assert "from vllm_backend import Vllm" in (tmp_path / "mine" / "1" / "model.py").read_text()
+
+
+@pytest.mark.parametrize("which", ["mlx", "dynamo"])
+def test_a_locked_environment_is_in_the_cache_or_not(which, capsys):
+    locked = {"mlx": locked_venv.MLX, "dynamo": locked_venv.DYNAMO}[which]
+    assert locked_venv.main([which, "--check"]) == 1
+    entry = cache.ensure(locked.name, locked.parts, lambda work, out: None)
+    assert locked_venv.main([which, "--check"]) == 0
+    assert capsys.readouterr().out == f"{entry / 'venv/bin/python'}\n"
+
+
+def test_two_releases_of_llama_cpp_are_two_entries():
+    assert llamacpp_build._parts() != llamacpp_build._parts(llamacpp_build.NEWER)
+    assert llamacpp_build.PINNED.flags == llamacpp_build.FLAGS
+    assert "-DLLAMA_BUILD_NUMBER=11434" in llamacpp_build.NEWER.flags
+
+
+def test_the_readme_has_the_table_of_what_was_recorded():
+    readme = Path(__file__).parents[2] / "README.md"
+    assert report.main(["--readme", str(readme), "--check"]) == 0, "run: python tests/live/report.py --readme README.md"
