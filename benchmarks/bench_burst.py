@@ -60,7 +60,7 @@ def test_events_out(benchmark) -> None:
             names = ["stream", "event_stream", "event_stream, submitted"]
             return contest("burst", names, "vllm", port, rounds=ROUNDS, tokens=TOKENS)
 
-    benchmark.group = "events out"
+    benchmark.group = "serving"
     figures = benchmark.pedantic(run, rounds=1)
     benchmark.extra_info.update(figures=figures)
     hold(figures, "cpu_us", [("event_stream", 2.0, "stream"), ("event_stream, submitted", 2.0, "stream")])

@@ -14,7 +14,7 @@ ASKED_FOR = bool(os.environ.get("WORKER_ADAPTERS_PAGE"))
 if not ASKED_FOR:
     pytest.skip("needs a browser: make page", allow_module_level=True)
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect, sync_playwright  # noqa: E402  -- where there is one
 
 SAYS = ["Zoë", " says", "\n", "<b>hi</b>", " 🎈"]
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome-headless-shell"]
