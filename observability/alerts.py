@@ -11,7 +11,7 @@ from worker_adapters import families as f
 __all__ = ["ALERTS", "RUNBOOK", "WHO", "WORKER", "Alert", "labels_of"]
 
 WORKER = "engine, pool_id, replica_id"
-RUNBOOK = "https://github.com/worker-adapters/worker-adapters/blob/main/observability/runbook.md"
+RUNBOOK = "observability/runbook.md"  # in this repository; python -m observability --runbook URL gives it an address
 REQUESTS = f"worker:{f.REQUESTS.name.removesuffix('_total')}:rate5m"
 SHARE = 0.05  # of the streams of a worker
 _AT = '{engine="vllm", pool_id="a", replica_id="r0"}'

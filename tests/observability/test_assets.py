@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import yaml
 
-from observability.__main__ import ROOT
+from observability.__main__ import MADE, ROOT, installed_as
 from observability.alerts import ALERTS
 from observability.panels import PANELS
 from observability.rules import RECORDED
@@ -91,3 +91,14 @@ def test_the_rules_are_groups_of_rules_with_a_section_of_the_runbook_each() -> N
     for alert in ALERTS:
         for name in re.findall(r"\w+:\w+:\w+", alert.expr):
             assert name in RECORDED
+
+
+def test_an_application_has_them_by_its_own_names() -> None:
+    """That of `MetricsOptions(namespace=…)`, and where its runbook is."""
+    for name, make in MADE.items():
+        text = installed_as(make(), "my_app", "https://wiki.test/llm")
+        if name.startswith("observability/") and not name.endswith("runbook.md"):
+            plain = re.sub(r"my_app_\w+|\w+:\w+:\w+", "", text)
+            assert not [family for family in NAMES if re.search(rf"\b{family}", plain)], name
+            assert "my_app_" in text
+        assert "observability/runbook.md#" not in text

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from observability.__main__ import main
 from observability.alerts import ALERTS
 from observability.panels import PANELS
 from observability.rules import RECORDED
@@ -45,6 +46,12 @@ def test_promtool_takes_the_rules() -> None:
 
 def test_each_alert_fires_alone_where_it_should_and_is_silent_where_it_should_be() -> None:
     tested = promtool("test", "rules", str(FOLDER / "tests" / "alerts.yaml"))
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_so_they_do_by_an_applications_own_names(tmp_path: Any) -> None:
+    assert main(["--into", str(tmp_path), "--namespace", "my_app", "--runbook", "https://wiki.test/llm"]) == 0
+    tested = promtool("test", "rules", str(tmp_path / "observability" / "tests" / "alerts.yaml"))
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
