@@ -152,6 +152,11 @@ class RunningStream:
         """See Stream."""
         return self._running.request.task_id
 
+    @property
+    def replica_id(self) -> str | None:
+        """See Stream."""
+        return self._running.worker.replica_id
+
     # --- an iterator --------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Event]:
