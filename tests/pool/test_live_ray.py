@@ -24,7 +24,7 @@ import sys
 from worker_adapters.simulator import Simulator
 with Simulator("vllm", slots=8, rate=100.0) as worker:
     print(worker.url, flush=True)
-    worker.wait_for(300.0, served=20)
+    worker.wait_for(lambda state: state.served >= 20, timeout=300.0)
     print("has served", flush=True)
     sys.stdin.read()
 """
