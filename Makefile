@@ -125,7 +125,7 @@ live-tgi: $(VENV)/.installed-test ## the suite on a real TGI that runs already: 
 	@WORKER_ADAPTERS_TGI_URL=$(URL) $(BIN)/python -m pytest tests/live/test_tgi_suite.py -m live
 
 live-ray: $(VENV)/.installed-test,ray ## the example of examples/ray_data.py on a local Ray from PyPI, a worker killed (about 2 minutes)
-	@$(BIN)/python -m pytest tests/pool/test_live_ray.py -m live
+	@$(BIN)/python -m pytest tests/live_ray/test_live_ray.py -m live
 
 clean: ## forget .venv and what was built
 	rm -rf $(VENV) .tox build dist adapters/*.egg-info adapters/worker_adapters/codec/*.so

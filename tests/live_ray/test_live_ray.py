@@ -63,8 +63,8 @@ def test_every_row_once_though_a_worker_is_killed(workers: Any, tmp_path: Path) 
 
     found = {row["id"]: row for row in rows_of(folder)}
     assert sorted(found) == list(range(ROWS))
-    failed = [row for row in found.values() if row["code"] is not None]
-    assert {row["code"] for row in failed} <= {"WORKER_RESET"}, failed  # what it was saying when it died
+    failed = [row for row in found.values() if row.get("code") is not None]
+    assert {row.get("code") for row in failed} <= {"WORKER_RESET"}, failed  # what it was saying when it died
     assert len(failed) <= 64
     assert {row["worker"] for row in found.values()} == {url for _, url in workers}
     assert all(row["mine"] == f"m{row['id']}" for row in found.values())
@@ -78,4 +78,4 @@ def test_every_row_once_though_a_worker_is_killed(workers: Any, tmp_path: Path) 
     assert f"{len(failed)} rows to do, {ROWS - len(failed)} are done" in said
     answered = list(rows_of(folder))
     assert sorted(row["id"] for row in answered) == list(range(ROWS))
-    assert not [row for row in answered if row["code"] is not None], time.monotonic() - began
+    assert not [row for row in answered if row.get("code") is not None], time.monotonic() - began
