@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from worker_adapters import (
@@ -22,8 +22,11 @@ from worker_adapters.serving import Framer
 
 from .events import events, streams
 
+# The machine is not ours alone: how long an example takes says nothing.
+QUICK = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-@settings(max_examples=40)
+
+@QUICK
 @given(streams, st.data())
 def test_the_same_events_come_back_however_the_bytes_are_cut(given, data):
     body = b"".join(event_stream(given))
@@ -38,7 +41,7 @@ def test_one_byte_at_a_time():
     assert list(parse_events(bytes([byte]) for byte in body)) == given
 
 
-@settings(max_examples=40)
+@QUICK
 @given(streams, st.integers(1, 20))
 def test_runs_have_the_frames_of_their_events(given, size):
     """However many came together: a run is framed in C, single events in Python."""
@@ -47,7 +50,7 @@ def test_runs_have_the_frames_of_their_events(given, size):
     assert runs == b"".join(map(single.frame, given))
 
 
-@settings(max_examples=40)
+@QUICK
 @given(events)
 def test_the_json_form_comes_back_through_json(event):
     form = json.loads(json.dumps(event_to_dict(event)))
@@ -57,7 +60,7 @@ def test_the_json_form_comes_back_through_json(event):
     assert event_from_dict(event_to_dict(event)) == expected
 
 
-@settings(max_examples=40)
+@QUICK
 @given(streams)
 def test_frames_are_named_and_numbered_and_hold_the_json_form(given):
     frames = SSEDecoder().feed(b"".join(event_stream(given)))
