@@ -59,7 +59,7 @@ _BUILT_IN: Mapping[str, str] = {
 def _in_process(_config: AdapterConfig) -> Transport:
     """The mock needs no server: whatever the URL, its answers are made here."""
     from .engines import mock  # noqa: PLC0415  -- only for those who connect to it
-    from .transport.scripted import ScriptedTransport  # noqa: PLC0415
+    from .transport.scripted import ScriptedTransport  # noqa: PLC0415  -- as above
 
     return ScriptedTransport(answer=mock.answer, reply=mock.reply)
 

@@ -23,11 +23,11 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """The script, to standard output."""
     try:
-        import shtab  # noqa: PLC0415  -- an extra
+        import shtab
     except ImportError:
         complain("completion needs shtab: pip install 'worker-adapters[cli]'")
         return Exit.FAILED
-    from .main import parser  # noqa: PLC0415  -- which imports this module
+    from .main import parser
 
     emit(shtab.complete(parser("worker-adapters"), shell=args.shell) + "\n")
     return Exit.OK

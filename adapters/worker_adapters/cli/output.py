@@ -52,7 +52,7 @@ def terminal(*, error: bool = False) -> Console | None:
     try:
         if stream is None or not stream.isatty():
             return None
-        from rich.console import Console  # noqa: PLC0415  -- an extra, and dear to import
+        from rich.console import Console
     except (ImportError, ValueError):  # ValueError: it is closed
         return None
     return Console(file=stream, highlight=False)
@@ -157,8 +157,8 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _draw(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.table import Table  # noqa: PLC0415  -- as in `terminal`
-    from rich.text import Text  # noqa: PLC0415
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table(*columns, show_header=bool(columns), box=None, pad_edge=False, padding=(0, 2))
     if not columns:

@@ -77,17 +77,17 @@ def milliseconds(seconds: float | None) -> str:
 
 @contextlib.contextmanager
 def _live(console: Console) -> Iterator[Shown]:
-    from rich.live import Live  # noqa: PLC0415  -- an extra, and dear to import
+    from rich.live import Live
 
     with Live(console=console, auto_refresh=False, transient=True) as live:
         yield lambda tick: live.update(_drawn(tick), refresh=True)
 
 
 def _drawn(tick: Tick) -> Any:
-    from rich.console import Group  # noqa: PLC0415  -- as above
-    from rich.progress_bar import ProgressBar  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table("worker", "window", "in flight", "tokens/s", "first token p50/p95", "rows", "failures", "", box=None)
     for worker in tick.workers:

@@ -24,7 +24,7 @@ class Progressing:
 
     def __enter__(self) -> Self:
         if self._console is not None:
-            from rich.progress import Progress  # noqa: PLC0415  -- an extra, and dear to import
+            from rich.progress import Progress
 
             self._bar = Progress(console=self._console, transient=True)
             self._task = self._bar.add_task("", total=None)

@@ -31,7 +31,7 @@ class Series:
     def draw(self, path: str) -> None:
         """A picture in that file. Raises ValueError where it can't be drawn here, OSError where it can't be written."""
         try:
-            from matplotlib.figure import Figure  # noqa: PLC0415  -- an extra, and heavy
+            from matplotlib.figure import Figure
         except ImportError:
             raise ValueError("--picture needs matplotlib: pip install 'worker-adapters[batch]'") from None
         figure = Figure(figsize=(9, 6), layout="constrained")

@@ -109,7 +109,7 @@ def _line(value: Any) -> str:
 
 
 def _live(look: Any, args: argparse.Namespace) -> list[Row]:
-    from rich.live import Live  # noqa: PLC0415  -- an extra, and dear to import
+    from rich.live import Live
 
     number, rows = 0, look()
     with Live(_table(rows), console=terminal(), auto_refresh=False) as live:
@@ -123,8 +123,8 @@ def _live(look: Any, args: argparse.Namespace) -> list[Row]:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    from rich.table import Table  # noqa: PLC0415  -- as above
-    from rich.text import Text  # noqa: PLC0415
+    from rich.table import Table
+    from rich.text import Text
 
     colours = {"ready": "green", "-": "dim"}
     table = Table(box=None, pad_edge=False, padding=(0, 2), caption=time.strftime("%H:%M:%S"), caption_justify="left")

@@ -170,7 +170,7 @@ class Roster:
         if not (self._streams or self.submitters):
             return
         for running in list(self._streams):
-            if not running.waits_for_consumer and self.best(running.placement.tried) is not None:  # type: ignore[union-attr]
+            if not running.waits_for_consumer and self.best(running.placement.tried) is not None:  # type: ignore[union-attr]  # it has one: see above
                 running.lifetime.wake()
                 return
         if self.submitters and self.best(()) is not None:

@@ -214,7 +214,7 @@ def _after_fork_in_child() -> None:
 def _at_exit() -> None:
     give_up = time.monotonic() + EXIT_SECONDS
     for one in list(OPEN):
-        one._close(max(0.0, give_up - time.monotonic()))  # noqa: SLF001
+        one._close(max(0.0, give_up - time.monotonic()))  # noqa: SLF001  -- its own kind
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -97,7 +97,7 @@ def _tabs(budget: Budget, text: str, tabsize: Any = 8) -> None:
     budget.spend(len(text) + text.count("\t") * _width(tabsize))
 
 
-def _replace(budget: Budget, text: str, old: Any = "", new: Any = "", count: Any = -1) -> None:  # noqa: ARG001
+def _replace(budget: Budget, text: str, old: Any = "", new: Any = "", count: Any = -1) -> None:
     budget.spend(len(text) + text.count(str(old)) * budget.extent(new))
 
 
@@ -150,7 +150,7 @@ def _joined(budget: Budget, items: Any, between: Any = "", *_rest: Any, **_named
     budget.spend(budget.extent(items) + count * budget.extent(between))
 
 
-def _wrapped(budget: Budget, text: Any, width: Any = 79, long: Any = True, sign: Any = None, *_rest: Any) -> None:  # noqa: ARG001
+def _wrapped(budget: Budget, text: Any, width: Any = 79, long: Any = True, sign: Any = None, *_rest: Any) -> None:
     budget.spend(len(str(text)) * (1 + budget.extent(sign or "")))
 
 
@@ -171,7 +171,7 @@ def _rounded(_budget: Budget, _value: Any, precision: Any = 0, *_rest: Any, **_n
         raise failed(f"the template rounds to more than {PRECISION} digits")
 
 
-def _summed(_budget: Budget, _items: Any, attribute: Any = None, start: Any = 0, **_named: Any) -> None:  # noqa: ARG001
+def _summed(_budget: Budget, _items: Any, attribute: Any = None, start: Any = 0, **_named: Any) -> None:
     if not isinstance(start, int | float):
         raise failed("the template sums up what are no numbers")
 

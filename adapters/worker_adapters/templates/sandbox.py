@@ -53,12 +53,12 @@ class _Generation(Extension):
 class _Bounds(NodeTransformer):
     """Puts the bounds into a template's tree."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802  -- the visitor's names
+    def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
         node.iter = _through(TURNS, node.iter)  # type: ignore[arg-type]  # jinja2 says Node, and parses an expression
         return node
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         return _through(CONCAT, nodes.List(node.nodes, lineno=node.lineno))
 
@@ -66,14 +66,14 @@ class _Bounds(NodeTransformer):
         self.generic_visit(node)
         return node if getattr(node, "ctx", "load") != "load" else _through(MADE, node)
 
-    visit_List = visit_Tuple = visit_Dict = _literal  # noqa: N815
+    visit_List = visit_Tuple = visit_Dict = _literal
 
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         sliced = isinstance(node.arg, nodes.Slice)
         self.generic_visit(node)
         return _through(MADE, node) if sliced else node
 
-    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:  # noqa: N802
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
         return nodes.Const(node.data, lineno=node.lineno)  # which is counted where it is put out
 
 
@@ -153,7 +153,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tree: nodes.Template = _Bounds().visit(self.parse(text))
         return Template.from_code(self, self.compile(tree), self.make_globals(None))
 
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ARG002
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """An operator whose result may be large."""
         return OPERATORS[operator](BUDGET.get(), left, right)
 

@@ -105,7 +105,7 @@ class _Kept:
             self.idle.remove(connection)
             connection.close()
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Connection:  # noqa: ARG002
+    def get(self, block: bool = True, timeout: float | None = None) -> Connection:  # noqa: ARG002  -- a queue's signature
         """As queue.LifoQueue."""
         try:
             return self.idle.pop()
