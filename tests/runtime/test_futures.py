@@ -368,3 +368,74 @@ def test_of_two_threads_that_begin_at_once_one_reads_everything(way):
                 thread.join(5)
             assert len(refused) == 1
             assert [kinds(events) for events in got] == [["started", "token", "token", "token", "metrics", "end"]]
+
+
+@pytest.mark.parametrize("way", ["submit", "stream"])
+@pytest.mark.parametrize("collect", [False, True])
+def test_a_callback_and_any_thread_may_ask_for_the_result(way, collect):
+    """As of any future; only who iterates a stream has it for itself."""
+    texts, called = [], threading.Event()
+
+    def done(stream):
+        texts.append(stream.result().text)
+        called.set()
+
+    hang = Hang()
+    with adapter(Script(steps=[frames("ta", "tb"), hang, frames("tc", ".")])) as a:
+        stream = getattr(a, way)(request(), collect=collect)
+        stream.add_done_callback(done)
+        others = [threading.Thread(target=lambda: texts.append(stream.result(10).text)) for _ in range(4)]
+        for other in others:
+            other.start()
+        assert hang.reached.wait(5)
+        with pytest.raises(TimeoutError):
+            stream.result(0.02)
+        hang.release()
+        assert stream.result(10).text == "abc"
+        assert called.wait(5)
+        for other in others:
+            other.join(5)
+        assert texts == ["abc"] * 5
+        assert stream.result().text == "abc"
+
+
+@pytest.mark.parametrize("way", ["submit", "stream"])
+def test_who_gives_up_waiting_for_the_result_leaves_it_to_another_thread(way):
+    hang, texts = Hang(), []
+    with adapter(Script(steps=[frames("ta"), hang, frames("tb", ".")])) as a:
+        stream = getattr(a, way)(request())
+        with pytest.raises(TimeoutError):
+            stream.result(0.02)
+        other = threading.Thread(target=lambda: texts.append(stream.result(10).text))
+        other.start()
+        assert hang.reached.wait(5)
+        hang.release()
+        other.join(5)
+        assert texts == ["ab"]
+        assert stream.result().text == "ab"
+
+
+@pytest.mark.parametrize("way", ["submit", "stream"])
+def test_the_result_of_a_stream_that_another_thread_iterates_is_not_taken_from_it(way):
+    hang = Hang()
+    with adapter(Script(steps=[frames("ta"), hang, frames("tb", ".")])) as a:
+        stream = getattr(a, way)(request(), collect=True)
+        assert next(stream).kind == "started"
+        raised = []
+
+        def ask():
+            try:
+                stream.result(1)
+            except RuntimeError as exc:
+                raised.append(str(exc))
+
+        other = threading.Thread(target=ask)
+        other.start()
+        other.join(5)
+        hang.release()
+        assert kinds(stream) == ["token", "token", "metrics", "end"]
+        assert len(raised) == 1
+        other = threading.Thread(target=lambda: raised.append(stream.result(1).text))
+        other.start()
+        other.join(5)
+        assert raised[1] == "ab"  # it is whole now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import sys
 import threading
@@ -22,6 +23,9 @@ WAYS = ("submit", "stream")
 SCRIPT = [frames("ta", "tb", "tc"), frames("td"), frames("te", "tf"), frames(".")]
 WHOLE = "abcdef"
 BLOCKS = [frames("ta", "tb"), 0.001, frames("tc"), 0.0, frames("td", "te", "tf"), frames(".")]
+
+
+NUMBERS = itertools.count()
 
 
 class Lines(logging.Handler):
@@ -47,11 +51,12 @@ class Case:
         self.adapter = adapter(answer=lambda _wire: good_of(self.steps), limits=Limits(max_in_flight=1))
         self.stream = None
         self.strikes = 0
+        self.task = f"struck-{next(NUMBERS)}"  # what is reported late is of another case
         self.lines = Lines()
         logging.getLogger("worker_adapters").addHandler(self.lines)
 
     def open(self):
-        return getattr(self.adapter, self.way)(request(task_id="struck"), collect=self.collect)
+        return getattr(self.adapter, self.way)(request(task_id=self.task), collect=self.collect)
 
     def prepare(self):
         self.stream = self.open()
@@ -85,8 +90,10 @@ class Case:
         assert time.monotonic() - began < 1.0, "close() waits for something"
         assert not self.adapter.places.held
         assert not self.adapter.places.driven
+        # One whose report was struck is reported at the loop's next look.
+        patiently(lambda: self.lines.of[self.task] in self.told, 3.0)
         logging.getLogger("worker_adapters").removeHandler(self.lines)
-        assert self.lines.of["struck"] in self.told, f"reported: {self.lines.of}"
+        assert self.lines.of[self.task] in self.told, f"reported: {self.lines.of}"
         # What was struck before it could tell the loop is forgotten at the loop's next look.
         watched = loop_module.LOOP._watched
         assert patiently(lambda: not any(getattr(one, "_running", None) for one in list(watched)), 3.0), "still watched"
@@ -203,7 +210,7 @@ class Generating(Case):
         pass
 
     def work(self):
-        assert self.adapter.generate(request(task_id="struck")).text == WHOLE
+        assert self.adapter.generate(request(task_id=self.task)).text == WHOLE
 
     def afterwards(self):
         began = time.monotonic()

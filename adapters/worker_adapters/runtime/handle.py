@@ -16,16 +16,13 @@ from ..api import (
     End,
     Error,
     Event,
-    Metrics,
-    Started,
     StreamCancelledError,
-    Token,
-    TokenLogprob,
     WorkerError,
 )
 from ..lifetime import Cause
+from ..waiting import current_waker
 from .channel import Gate, Hand, Waiter
-from .envelope import exception_of
+from .completion import collected, is_whole
 from .recorder import EndedBy
 from .running import Running
 from .source import Source
@@ -96,6 +93,10 @@ class _Handed:
         if self._reader != me:
             raise RuntimeError("a stream is read by one thread: another one reads this one already")
 
+    def bind_anew(self) -> None:
+        """Nobody has iterated it: who collects it reads it now."""
+        self._readers["by"] = self._reader = get_ident()
+
     def next_hand(self, until: float) -> Hand | None:
         """The next run, which holds one event at least; None after the terminal event."""
         self.bind()
@@ -134,7 +135,18 @@ def _holding(_handle: object) -> Iterator[Event]:
 class RunningStream:
     """A Stream (see api.adapter). Nothing that runs refers to it, so dropping it is noticed: it cancels."""
 
-    __slots__ = ("__weakref__", "_begun", "_events", "_handed", "_kept", "_merged", "_owed", "_running", "_source")
+    __slots__ = (
+        "__weakref__",
+        "_begun",
+        "_collecting",
+        "_events",
+        "_handed",
+        "_kept",
+        "_merged",
+        "_owed",
+        "_running",
+        "_source",
+    )
 
     def __init__(self, running: Running, source: Source, *, collect: bool) -> None:
         self._running = running
@@ -145,6 +157,7 @@ class RunningStream:
         self._kept: list[Event] | None = [] if collect else None
         self._owed: Event | None = None  # it is kept already, and has not reached its consumer
         self._begun = False
+        self._collecting: dict[str, int] = {}  # the thread that is in `result`
         self._merged: Waiter | None = None
 
     @property
@@ -315,18 +328,48 @@ class RunningStream:
     def result(self, timeout: float | None = None) -> Completion:
         """See Stream."""
         until = inf if timeout is None else self._running.lifetime.clock() + timeout
-        self._handed.bind()
+        me, collecting = get_ident(), self._collecting
+        within = collecting.get("by") == me  # a signal handler's, within one of this thread's
+        try:
+            while not is_whole(self._kept):
+                if collecting.setdefault("by", me) == me:
+                    self._collect(until)
+                    break
+                self._wait_a_moment(until)
+        finally:
+            if not within and collecting.get("by") == me:
+                del collecting["by"]
+        return collected(self._kept or [])
+
+    def _collect(self, until: float) -> None:
+        """All that is left. One thread at a time does; of a stream that nobody has iterated, any may."""
+        running = self._running
+        if self._begun:
+            self._handed.bind()
+        else:
+            self._handed.bind_anew()
         if self._kept is None:
             if self._begun:
                 raise RuntimeError("result() after iteration has begun needs a stream made with collect=True")
             self._kept = []
         self._owed = None
-        running, kept = self._running, self._kept
+        kept = self._kept
         if not running.delivered:
             self._source.collect(kept, until)
             kept.append(verdict(running, self._source))
             running.delivered = True
-        return _collected(kept)
+
+    def _wait_a_moment(self, until: float) -> None:
+        """Another thread collects. Raises TimeoutError."""
+        running, waker = self._running, current_waker()
+        left = until - running.lifetime.clock()
+        if left <= 0:
+            raise TimeoutError
+        running.wait_with(waker)
+        try:
+            waker.wait(min(left, 0.01 if running.over else 0.25))
+        finally:
+            running.wait_no_more(waker)
 
     def exception(self, timeout: float | None = None) -> Exception | None:
         """See Stream."""
@@ -335,30 +378,3 @@ class RunningStream:
         except (WorkerError, StreamCancelledError) as exc:
             return exc
         return None
-
-
-def _collected(events: list[Event]) -> Completion:
-    started = next((e for e in events if type(e) is Started), None)
-    terminal = events[-1]
-    tokens = [e for e in events if type(e) is Token]
-    ids: list[int] = [i for token in tokens for i in token.token_ids or ()]
-    end = terminal if isinstance(terminal, End) else None
-    if end is not None:
-        ids += end.token_ids_tail or ()
-    logprobs: list[TokenLogprob] = [p for token in tokens for p in token.logprobs or ()]
-    metrics = next((e.values for e in reversed(events) if type(e) is Metrics), {})
-    completion = Completion(
-        text="".join([token.text for token in tokens]),
-        started=started,
-        end=end,
-        token_ids=tuple(ids) if ids or (end is not None and end.token_ids_tail is not None) else None,
-        logprobs=tuple(logprobs) if logprobs else None,
-        metrics=metrics,
-    )
-    if isinstance(terminal, Error):
-        error = exception_of(terminal)
-        error.partial = completion
-        raise error
-    if end is not None and end.finish_reason == "cancelled":
-        raise StreamCancelledError(completion)
-    return completion

@@ -151,6 +151,7 @@ class Direct:
 
     def collect(self, events: list[Event], until: float) -> None:
         """See Source."""
+        self._waker = None  # perhaps another thread's has waited before
         size = size_of(events)
         while (hand := self.take(until)) is not None:
             before = len(events)
