@@ -40,6 +40,9 @@ test: $(VENV)/.installed-test ## every test that needs no real engine; of produc
 templates: $(VENV)/.installed-test,templates-check ## the record of what transformers renders, compared with the transformers installed
 	@$(BIN)/python -m pytest tests/templates -m matrix
 
+clean-runs: $(VENV)/.installed-test ## 1,000 verifications of the mock engine, which never diverges: false alarms; RUNS=…
+	@$(BIN)/python -m tests.verify.clean --runs $(or $(RUNS),1000)
+
 matrix: $(VENV)/.installed-test ## the products in full: faults × dialects × ways; twice the processes, as most of it waits
 	@$(BIN)/python -m pytest -m product -n $$((2 * $$(nproc))) --dist worksteal
 

@@ -13,7 +13,7 @@ from worker_adapters.dialect import AS_ASKED, Fault, Knob, Profile
 from worker_adapters.runtime.validate import validate
 
 from ..simulator import transcripts
-from . import document
+from . import document, strict
 
 LLAMACPP = registry.dialect("llamacpp")
 ENGINES = registry.engine_names()
@@ -207,3 +207,7 @@ def test_a_knob_that_has_no_value_is_refused(knob):
 
 def test_the_page_is_up_to_date():
     assert document.PATH.read_text(encoding="utf-8") == document.text(), "run: python -m tests.determinism.document"
+
+
+def test_the_tables_of_strict_are_up_to_date():
+    assert strict.PATH.read_text(encoding="utf-8") == strict.page(), "run: python -m tests.determinism.strict"
