@@ -1,4 +1,4 @@
-"""Writes two tables into docs/determinism.md, from what dialects and simulated workers do: `python -m tests.determinism.strict`."""
+"""Writes two tables into docs/determinism.md, from dialects and simulated workers: `python -m tests.determinism.strict`."""
 
 from __future__ import annotations
 

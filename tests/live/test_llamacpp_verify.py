@@ -59,13 +59,13 @@ def test_what_four_slots_do_is_seen_and_follows_from_the_pack(capsys, tmp_path):
     assert main(["verify-determinism", "check", str(pack)]) == status
 
 
-TEMPLATES = (
+TEMPLATES = (  # each shows the system message: where one does not, the server leaves that message out by itself
     (
         "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
     ),
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] | upper }}] {{ m['content'] | trim }}{{ eos_token }}{% endfor %}",
-    "{% for m in messages %}{{ m.role }}{{ ', ' if not loop.last }}{% endfor %}: {{ messages[-1].content | length }}",
+    "{% for m in messages %}{{ m.role }}={{ m.content }}{{ ', ' if not loop.last }}{% endfor %} {{ messages | length }}",
     (
         "{% set ns = namespace(n=0) %}{% for m in messages if m.role == 'user' %}"
         "{% set ns.n = ns.n + 1 %}{{ ns.n }}{% endfor %}"
