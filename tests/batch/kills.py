@@ -170,6 +170,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=QUICK if QUICK.is_dir() else None) as folder:
             wanted = min(draw.randrange(1, 9), options.kills - struck)
             more, twice = job(Path(folder), server, wanted, draw, points)
+            if (struck + more) // 100 > struck // 100:
+                sys.stderr.write(f"{struck + more} kills, none of which lost a row\n")
             struck, again, jobs = struck + more, again + twice, jobs + 1
     server.stop()
     sys.stdout.write(

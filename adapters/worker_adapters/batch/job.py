@@ -46,6 +46,9 @@ __all__ = ["Batch", "Options"]
 
 TICK = 0.25  # seconds between two looks at the windows
 FREE_RETURNS = 16  # how often a row may come back at no cost: one that kills its worker must not kill them all for ever
+MANY = 32  # streams, from which on is gathered
+GATHER, GATHER_SHARE = 0.01, 0.01  # seconds, and share of a row's life
+RUNS = 1000  # runs that are taken before windows and disk are looked after again
 AGAIN_AFTER = 0.25  # seconds before a row's second attempt; twice as many before each further one
 
 
@@ -180,6 +183,7 @@ class Batch:
         )
         self._now = now = time.monotonic()
         ticked = synced = self._came = now
+        self._lasted = 0.0  # seconds, about as long as rows do
         with contextlib.closing(self._intake), merge([]) as merged:
             self._merged = merged
             while not self._stopped:
@@ -188,8 +192,7 @@ class Batch:
                 self._fill()
                 if self._intake.is_empty and not self._flights:
                     continue
-                for stream, event in merged.run_until(min(ticked + TICK, self._next_try)):
-                    self._event(stream, event)
+                self._receive(min(ticked + TICK, self._next_try))
                 self._now = now = time.monotonic()
                 if journal.rows >= options.group_rows or (journal.rows and now >= synced + options.group_seconds):
                     self._sync()
@@ -202,6 +205,22 @@ class Batch:
                     if (why := self._hopeless(now - self._came)) is not None:
                         return Outcome.STALLED, why
         return Outcome.INTERRUPTED, ""
+
+    def _receive(self, until: float) -> None:
+        """Wait for what comes, for so long at most, and take all there is.
+
+        With many streams each token would wake this thread: it gathers for a moment, as nobody waits for a batch's token.
+        """
+        if len(self._flights) >= MANY:
+            time.sleep(min(GATHER, GATHER_SHARE * self._lasted))
+        for _ in range(RUNS):
+            came = False
+            for stream, event in self._merged.run_until(until):
+                self._event(stream, event)
+                came = True
+            if not came:
+                return
+            until = 0.0
 
     def _sync(self) -> None:
         begun = time.perf_counter()
@@ -327,6 +346,7 @@ class Batch:
             self._intake.give_back(row)
             return
         self._now = now = time.monotonic()
+        self._lasted += (now - flight.sent_at - self._lasted) / 16
         row.attempts += 1
         request = row.request
         assert request is not None  # noqa: S101  -- it was sent
