@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import attrs
 
-from ..api import Adapter, DeterminismLevel, GenerateRequest, WorkerError
+from ..api import Adapter, DeterminismLevel, ErrorCode, GenerateRequest, InvalidRequestError, WorkerError
 from ..api.about import VERSION
 from .evidence import Evidence, evidence_of
 from .planning import Plan
@@ -56,6 +57,9 @@ class Verification:
         self._planned = plan.established(len(adapters))
         self._total = plan.requests(self._planned)
         self._tasks = 0
+        features = adapters[0].features
+        self._logprobs = plan.logprobs if features.logprobs and plan.logprobs else None
+        self._ids = features.token_ids
 
     def record(self) -> Recording:
         """All conditions. Blocks; what a worker does wrong is part of the recording."""
@@ -83,8 +87,8 @@ class Verification:
             max_tokens=max_tokens or plan.max_tokens,
             temperature=plan.temperature,
             determinism=plan.determinism,
-            logprobs=plan.logprobs if features.logprobs and plan.logprobs else None,
-            return_token_ids=features.token_ids,
+            logprobs=self._logprobs,
+            return_token_ids=self._ids,
             ignore_eos=features.ignore_eos and plan.ignore_eos,
             engine_options=plan.engine_options,
             **given,
@@ -111,8 +115,25 @@ class Verification:
         self._progress(len(self.rounds.trials), self._total, condition)
         return trials
 
+    def _settle(self) -> None:
+        """Find out what the worker tells of tokens, where its dialect allows more than it can (Triton's models differ)."""
+        asked = self._logprobs, self._ids
+        for self._logprobs, self._ids in dict.fromkeys(
+            (asked, (asked[0] and 0, asked[1]), (None, asked[1]), (None, False))
+        ):
+            request = self.request(0, {"prompt": self.rendered(self.plan.prompt(0, "settle"))}, max_tokens=2)
+            try:
+                (trial,) = self.rounds.run("settle", [Ask(request=request, prompt="", role=Role.PRIMER)], keep=False)
+            except InvalidRequestError:
+                continue
+            if not trial.answer.failed.startswith(ErrorCode.INVALID_PARAMS):
+                return
+        self._logprobs, self._ids = asked  # it is something else that it does not take: let it say so
+
     def _reference(self) -> str:
         """Each seed, alone, on the first worker; why not, if that fails at once."""
+        with suppress(WorkerError):  # which the first request raises again
+            self._settle()
         for seed in self.plan.seeds:
             try:
                 (trial,) = self._run("reference", [self.ask(seed, Role.REFERENCE)])
