@@ -16,6 +16,10 @@ __all__ = ["fault_in", "fault_of_word", "parse_error", "told_in"]
 WHO = "the server"
 FIRST = 300  # characters of a message in which words count
 _BY_MESSAGE = (
+    # vLLM, of a prompt that fills the context: we never ask for 0. trtllm-serve calls its own failures bad requests.
+    (r"max_tokens must be at least 1, got 0", Reason.CONTEXT_TOO_LONG),
+    (r"^generation failed", Reason.ENGINE_ERROR),
+    (r"^llm is unavailable", Reason.LOADING),
     (
         r"no (\w+ )?(workers?|instances?|endpoints?|replicas?) (are |is )?(currently )?(available|ready|found)",
         Reason.LOADING,
