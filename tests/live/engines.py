@@ -51,6 +51,25 @@ def _identify_llamacpp() -> tuple[str, str]:
     return version, f"{llamacpp_build.SDIST} sha256:{llamacpp_build.SHA256}"
 
 
+def _prepare_newer() -> None:
+    import llamacpp_build  # noqa: PLC0415
+
+    try:
+        llamacpp_build.binary(llamacpp_build.NEWER)
+    except llamacpp_build.BuildError as error:
+        raise UnavailableError(str(error)) from error
+
+
+def _identify_newer() -> tuple[str, str]:
+    import llama_server  # noqa: PLC0415
+    import llamacpp_build  # noqa: PLC0415
+
+    newer = llamacpp_build.NEWER
+    with llama_server.LlamaServer(release=newer) as server:
+        version = str(server.props()["build_info"])
+    return version, f"{newer.sdist} sha256:{newer.sha256}"
+
+
 def _prepare_triton() -> None:
     import triton_install  # noqa: PLC0415
 
@@ -120,6 +139,7 @@ def _identify_tgi() -> tuple[str, str]:
 ENGINES = {
     "dynamo": LiveEngine(prepare=partial(_prepare_locked, "DYNAMO"), identity=partial(_identify_locked, "DYNAMO")),
     "llamacpp": LiveEngine(prepare=_prepare_llamacpp, identity=_identify_llamacpp),
+    "llamacpp-newer": LiveEngine(prepare=_prepare_newer, identity=_identify_newer),
     "mlx": LiveEngine(prepare=partial(_prepare_locked, "MLX"), identity=partial(_identify_locked, "MLX")),
     "tgi": LiveEngine(prepare=_prepare_tgi, identity=_identify_tgi),
     "triton": LiveEngine(prepare=_prepare_triton, identity=_identify_triton),

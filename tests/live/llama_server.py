@@ -43,11 +43,13 @@ class LlamaServer(ServerProcess):
         api_key: str | None = None,
         wait: bool = True,
         ready_timeout: float = 30.0,
+        release: llamacpp_build.Release = llamacpp_build.PINNED,
     ) -> None:
         super().__init__(port=port, wait=wait, ready_timeout=ready_timeout, grace=GRACE)
         self.api_key = api_key
         self._model = model
         self._models_dir = models_dir
+        self._release = release
         self._options = ["-np", str(slots), "-c", str(ctx), *(["--api-key", api_key] if api_key else []), *extra]
 
     def command(self) -> list[str]:
@@ -56,7 +58,15 @@ class LlamaServer(ServerProcess):
             model = ["--models-dir", str(self._models_dir)]
         else:
             model = ["-m", str(self._model or tiny_gguf.model())]
-        where = [str(llamacpp_build.binary()), *model, "--host", HOST, "--port", str(self.port), "--reuse-port"]
+        where = [
+            str(llamacpp_build.binary(self._release)),
+            *model,
+            "--host",
+            HOST,
+            "--port",
+            str(self.port),
+            "--reuse-port",
+        ]
         # -t 1: the number of threads changes the rounding, and with it the tokens (seen with a prompt of 1000 tokens).
         return [*where, "-t", "1", "--slots", "--metrics", "--props", "--no-ui", *self._options]
 

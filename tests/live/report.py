@@ -23,6 +23,7 @@ BEGIN, END = "<!-- engines:begin -->", "<!-- engines:end -->"
 # Report name -> (engine, dialect). An engine without a report is listed with what it is held to instead, or as never run.
 ENGINES = {
     "llamacpp": ("llama.cpp `llama-server`", "`llamacpp`"),
+    "llamacpp-newer": ("llama.cpp `llama-server` of November 2026", "`llamacpp`"),
     "vllm": ("vLLM", "`vllm`"),
     "triton": ("NVIDIA Triton (real server, stand-in models)", "`triton`"),
     "mlx": ("mlx-lm's server", "`openai-completions-mlx`"),
