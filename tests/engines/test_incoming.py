@@ -17,7 +17,7 @@ from .wires import CHUNKED, USAGE, WIRES, adapter_of, data, events_of, served, t
 
 WAYS = ("stream", "submit")
 SIGNED = [name for name in WIRES if name != "triton-trtllm"]  # whose engine says itself that it is over
-COUNTING = ["vllm", "trtllm"]  # which say so, and send the counts after that
+COUNTING = ["vllm", "trtllm", "openai-completions"]  # which say so, and send the counts after that
 SOON = 5.0  # seconds: far more than a tenth of one on a busy machine, far less than any timer here
 
 
@@ -56,7 +56,9 @@ def test_what_follows_the_sign_of_the_end_is_not_waited_for_any_timer(wire, way)
     events = events[: len(events) - len(wire.after)]
     end = good(events_of(wire, events, way=way, framing="open"), "a", "b")
     assert time.monotonic() - began < SOON
-    assert (end.usage_source is UsageSource.DELTAS) == (wire.name in [*COUNTING, "triton-vllm", "triton-llmapi"])
+    assert (end.usage_source is UsageSource.DELTAS) == (
+        wire.name in [*COUNTING, "sglang", "triton-vllm", "triton-llmapi"]
+    )
 
 
 @every(COUNTING)
@@ -134,7 +136,7 @@ def test_a_deadline_that_passes_after_the_end_was_seen_changes_nothing(wire, way
 
 
 @pytest.mark.parametrize("empty", ["", None])
-@every(["vllm", "trtllm", "triton-vllm", "triton-llmapi"])
+@every(["vllm", "trtllm", "openai-completions", "triton-vllm", "triton-llmapi"])
 def test_an_empty_finish_reason_is_none(wire, empty):
     pieces = [wire.piece(text) for text in ("one ", "two ", "three")]
     for piece in pieces:
@@ -152,6 +154,7 @@ def test_an_empty_generated_text_without_details_is_no_end():
 SEVERAL = {
     "vllm": [_two := {"choices": [{"index": 1, "text": "B", "finish_reason": None}]}],
     "trtllm": [_two],
+    "openai-completions": [_two],
     "llamacpp": [{"content": "B", "index": 1, "stop": False, "tokens_predicted": 1}],
     "triton-vllm": [{"text_output": ["b", "B"], "finish_reason": ["None", "None"]}],
     "triton-llmapi": [{"text_output": ["b", "B"], "finish_reason": ["None", "None"]}],
@@ -195,6 +198,10 @@ BESIDE = {
     "vllm": ["usage", "metrics", "model", "system_fingerprint", "id", "choices.logprobs", "choices.stop_reason",
              "choices.prompt_token_ids", "choices.token_ids"],
     "trtllm": ["usage", "model", "choices.stop_reason", "choices.logprobs"],
+    "openai-completions": ["usage", "model", "id", "created", "system_fingerprint", "choices.stop_reason",
+                           "choices.logprobs", "choices.delta", "choices.token_ids"],
+    "sglang": ["output_ids", "prompt_token_ids", "meta_info.prompt_tokens", "meta_info.completion_tokens", "meta_info.id",
+               "meta_info.output_token_logprobs", "meta_info.cached_tokens", "meta_info.weight_version"],
     "llamacpp": ["timings", "tokens_predicted", "tokens_evaluated", "completion_probabilities", "tokens", "model"],
     "tgi": ["details", "top_tokens", "token.logprob", "token.id", "index"],
     "triton-vllm": ["stop_reason", "num_input_tokens", "num_output_tokens", "logprobs", "model_name", "cumulative_logprob"],
@@ -326,27 +333,33 @@ def test_ids_that_were_asked_for_are_read_strictly(wire, ids):
     refused(events, "INTERNAL", "PROTOCOL")
 
 
+TEXT = {
+    **dict.fromkeys(("vllm", "trtllm", "openai-completions"), "choices.text"),
+    "sglang": "text",
+    "llamacpp": "content",
+    "tgi": "token.text",
+}
+
+
 @pytest.mark.parametrize("text", [7, ["x", 7], {"x": "y"}, True], ids=repr)
 @every()
 def test_text_is_read_strictly(wire, text):
     piece = wire.piece("a")
     put(
         piece,
-        {"vllm": "choices.text", "trtllm": "choices.text", "llamacpp": "content", "tgi": "token.text"}.get(
-            wire.name, "text_output"
-        ),
+        TEXT.get(wire.name, "text_output"),
         text,
     )
     refused(events_of(wire, [data(piece), *wire.stream()]), "INTERNAL", "PROTOCOL")
 
 
-NULLABLE = ["vllm", "trtllm", "llamacpp", "triton-vllm", "triton-llmapi"]
+NULLABLE = ["vllm", "trtllm", "openai-completions", "sglang", "llamacpp", "triton-vllm", "triton-llmapi"]
 
 
 def with_text(wire, fields, text):
     put(
         fields,
-        {"vllm": "choices.text", "trtllm": "choices.text", "llamacpp": "content"}.get(wire.name, "text_output"),
+        TEXT.get(wire.name, "text_output"),
         text,
     )
     return fields

@@ -46,7 +46,7 @@ class Wire:
 
     @property
     def engine(self) -> str:
-        return self.name.partition("-")[0]
+        return self.name if self.name == "openai-completions" else self.name.partition("-")[0]
 
     def stream(self, *texts: str, **fields: Any) -> list[bytes]:
         """A good stream."""
@@ -80,6 +80,12 @@ def _tgi_end(text: str) -> dict[str, Any]:
     return {**_token("</s>", special=True), "generated_text": text, "details": details}
 
 
+def _growth(text: str, reason: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """What is new: texts of a test know nothing of those before. Its ids say so, none of which is a first one."""
+    meta = {"id": "r", "finish_reason": reason, "prompt_tokens": 3, **fields}
+    return {"text": text, "meta_info": meta}
+
+
 def _output(text: str, **fields: Any) -> dict[str, Any]:
     return {"text_output": text, "model_name": "m", "model_version": "1", **fields}
 
@@ -93,6 +99,8 @@ WIRES = {
     for wire in (
         Wire("vllm", **OPENAI),
         Wire("trtllm", **OPENAI),
+        Wire("openai-completions", **OPENAI),
+        Wire("sglang", _growth, lambda text: _growth("", {"type": "stop", "matched": 2}), after=(b"[DONE]",)),
         Wire(
             "llamacpp",
             lambda text, **fields: {

@@ -52,18 +52,18 @@ decode_plain = msgspec.json.Decoder(Plain).decode
 _read = reader(Chunk)
 
 
-def decode_chunk(data: bytes) -> Chunk:
-    """An event. Bytes of a character that the server has torn stand in its text as `surrogateescape` has them.
+def decode_chunk(data: bytes) -> tuple[Chunk, bool]:
+    """An event, and whether the server has torn a character of it: then its bytes stand in the text as `surrogateescape`s.
 
     Raises ValueError.
     """
     try:
-        return _read(data)
+        return _read(data), False
     except ValueError:
         try:
             data.decode()
         except UnicodeDecodeError:
-            return msgspec.convert(loads(data, "surrogateescape"), Chunk)
+            return msgspec.convert(loads(data, "surrogateescape"), Chunk), True
         raise
 
 

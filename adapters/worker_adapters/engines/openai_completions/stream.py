@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from ...api import FinishReason, FinishReasonSource, GenerateRequest, Reason, Token, TokenLogprob, Upstream, UsageSource
 from ...determinism import TextAssembler
 from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
@@ -63,6 +65,7 @@ class _Stream:
         self.index = 0
         self.opened = False
         self.plain = False  # it is open, and no text needs to be held back
+        self.torn = False  # the event holds bytes that are no UTF-8
         self.deltas = 0
         self.counted: int | None = None  # by the server
         self.logprobs: list[TokenLogprob] = []
@@ -93,14 +96,14 @@ class _Stream:
         if said == DONE:
             self.done(run)
             return True
-        chunk = _parse(data)
+        chunk, self.torn = _parse(data)
         self.beside(chunk)
         if isinstance(chunk.choices, list):
             if chunk.choices and self.ended is None:
                 if len(chunk.choices) > 1:
                     raise _several()
                 self.choice(chunk.choices[0], chunk, run)
-        elif not (self.opened or mapped(chunk.usage)):
+        elif chunk.choices is msgspec.UNSET and not (self.opened or mapped(chunk.usage)):
             raise _strange(data, "it has neither choices nor an error")
         # Counts come with the reason, or after it. Those that came before it are not the last.
         self.over = self.ended is not None and bool(mapped(chunk.usage))
@@ -157,12 +160,10 @@ class _Stream:
 
     def assembled(self, delta: str) -> str:
         """Through what holds back halves of characters, torn bytes among them."""
-        try:
-            delta.encode()
-        except UnicodeEncodeError:
+        if self.torn:
             try:
                 return self.text.token_bytes(delta.encode("utf-8", "surrogateescape"))
-            except UnicodeEncodeError:  # half of a pair that JSON escapes, not a byte
+            except UnicodeEncodeError:  # half of a pair that JSON escapes, besides
                 pass
         return self.text.text(delta)
 
@@ -214,16 +215,16 @@ class _Stream:
         )
 
 
-def _parse(data: bytes) -> Chunk:
+def _parse(data: bytes) -> tuple[Chunk, bool]:
     try:
-        chunk = decode_chunk(data)
+        chunk, torn = decode_chunk(data)
     except ValueError as exc:
         if is_error(data):
             raise fault_in(error_body(data), None) from exc
         raise _strange(data, str(exc)) from exc
     if chunk.error is not None or (not chunk.choices and is_error(data)):
         raise fault_in(error_body(data), None)
-    return chunk
+    return chunk, torn
 
 
 def _several() -> Fault:

@@ -108,6 +108,8 @@ class _Stream:
         if ids is None and self.wants_ids and given is not None:
             raise Fault(Reason.PROTOCOL, "SGLang sends output_ids that are no list of numbers")
         total = counted if counted is not None else self.counted
+        if self.growing is None and not text.isascii() and any("\ud800" <= one <= "\udfff" for one in text):
+            self.growing = False  # half of a character, whose other half is new
         if self.growing is None and (self.ids_seen or self.whole):
             if ids is not None and counted is not None:
                 self.growing = abs(len(ids) - total) <= abs(len(ids) - (total - self.counted))
