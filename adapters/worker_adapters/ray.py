@@ -60,7 +60,7 @@ class Generate:
         failed_rows: float = 1.0,
         **options: Any,
     ) -> None:
-        self.pool = workers if isinstance(workers, Pool) else Pool(workers, **options)
+        self.pool: Pool = workers if isinstance(workers, Pool) else Pool(workers, **options)
         self._parameters = dict(parameters or {})
         self._template = template
         self._failed_rows = failed_rows
@@ -163,7 +163,7 @@ class KeyedFiles:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, key: str = "id") -> None:
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         self.key = key
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:

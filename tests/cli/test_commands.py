@@ -15,12 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from worker_adapters import connect
 from worker_adapters.cli import connecting, main
 from worker_adapters.cli.exits import MEANINGS, Exit
 from worker_adapters.cli.main import COMMANDS, parser
 from worker_adapters.simulator import ENGINES, Simulator
 
 from .test_cli import run
+
+
+# Of connect()'s parameters, those that are no option: what is given apart, and what a program has for its own.
+NOT_OPTIONS = {"engine", "url", "metrics", "telemetry"}
 
 
 def called(*words: str) -> tuple[int, str, str]:
@@ -90,6 +95,7 @@ def test_every_option_of_connect_is_one_of_the_command_line():
     assert (found["tls"].verify, found["tls"].ca_bundle) == (False, "c")
     assert found["keepalive"].idle == 6
     assert {name for name, value in found.items() if value is None} == set()
+    assert set(inspect.signature(connect).parameters) - NOT_OPTIONS == set(found)
 
 
 def test_what_is_not_given_is_left_to_connect():
@@ -251,6 +257,6 @@ def test_a_terminal_gets_a_drawn_table_and_no_colour_where_none_is_wanted():
 
 def test_the_page_is_true_of_commands_and_exit_statuses():
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE)) <= set(NAMES)
+    assert sorted(re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE)) == NAMES
     rows = [f"| {int(code)} | " + meaning.replace("|", r"\|") + " |" for code, meaning in MEANINGS.items()]
     assert page.split("<!-- exits:begin -->")[1].split("<!-- exits:end -->")[0].strip().splitlines()[2:] == rows

@@ -20,6 +20,10 @@ class Flight:
 
     __slots__ = ("first_at", "ids", "logprobs", "row", "sent_at", "started", "texts", "worker")
 
+    row: Row
+    sent_at: float
+    worker: Worker
+
     def __init__(self, row: Row, worker: Worker, now: float) -> None:
         self.row, self.worker, self.sent_at = row, worker, now
         self.texts: list[str] = []

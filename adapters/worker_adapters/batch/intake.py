@@ -19,6 +19,11 @@ SKIPPED_AT_ONCE = 2000  # rows that have their answer, before streams are looked
 class Intake:
     """Reads lazily: a row is parsed when it is wanted. `seconds`: spent reading and parsing."""
 
+    read: int
+    bytes_read: int
+    skipped: int
+    duplicates: int
+
     def __init__(
         self,
         path: str,
@@ -34,8 +39,8 @@ class Intake:
         self._parameters = parameters
         self._template = template
         self._back: list[tuple[float, int, Row]] = []  # that came back: a heap by when they may go again
-        self.is_open = True
-        self.seconds = 0.0
+        self.is_open: bool = True
+        self.seconds: float = 0.0
         self.read = self.bytes_read = self.skipped = self.duplicates = 0
         self.carried: set[str] = set()
 

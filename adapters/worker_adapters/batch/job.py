@@ -108,7 +108,7 @@ class Batch:
             raise ValueError("a batch needs a worker")
         self._source, self._output = str(source), Path(output)
         self._given = workers
-        self.options = options or Options()
+        self.options: Options = options or Options()
         self._on_tick = on_tick
         self._disk = disk
         self._stopped = False

@@ -79,7 +79,7 @@ class Journal:
         self._group: list[bytes] = []
         self._size = self._synced = self._good = 0
         self._broken = True  # until it has been recovered
-        self.rows = 0  # in the group
+        self.rows: int = 0  # in the group
         self._descriptor = disk.open(path)
         try:
             disk.lock(self._descriptor)

@@ -28,8 +28,8 @@ class Progress:
         self._workers = workers
         self._size = _size(source)
         self.rows = self.failed = self.returned = self.tokens_in = self.tokens_out = 0
-        self.sink = 0.0  # seconds
-        self.limited = False  # in this tick
+        self.sink: float = 0.0  # seconds
+        self.limited: bool = False  # in this tick
         self.firsts: deque[float] = deque(maxlen=8 * KEPT)
         self.bounds: dict[str, float] = defaultdict(float)
         self._processor = time.process_time()

@@ -53,6 +53,13 @@ class Figures:
 class Worker:
     """Used by the batch's thread alone. Times are on the monotonic clock."""
 
+    adapter: Adapter
+    name: str
+    engine: str
+    rows: int
+    tokens: int
+    failures: int
+
     def __init__(
         self,
         adapter: Adapter,
@@ -67,11 +74,11 @@ class Worker:
         tokens_per_minute: float | None = None,
     ) -> None:
         self.adapter, self.name, self.engine = adapter, name, engine
-        self.limit = Limit(window=window, largest=largest, ceiling=largest, yielding=yielding)
-        self.in_flight = 0
-        self.rests_until = 0.0
+        self.limit: Limit = Limit(window=window, largest=largest, ceiling=largest, yielding=yielding)
+        self.in_flight: int = 0
+        self.rests_until: float = 0.0
         self.useless = ""
-        self.is_proving = False  # after a rest: one row at a time until one has ended
+        self.is_proving: bool = False  # after a rest: one row at a time until one has ended
         self._failures = 0  # in a row
         self._rest = SHORTEST_REST
         self._requests = None if requests_per_minute is None else Rate(requests_per_minute, now)
@@ -84,9 +91,9 @@ class Worker:
         self.slots_total: int | None = None
         self._others: deque[tuple[float, int]] = deque()
         self._most_ours = 0  # in flight at once, since gauges were read
-        self.last_heard = now  # when something came of it, or it got its first row
-        self.was_starved = False
-        self.starved = False  # in this tick: it had room, and there was no row
+        self.last_heard: float = now  # when something came of it, or it got its first row
+        self.was_starved: bool = False
+        self.starved: bool = False  # in this tick: it had room, and there was no row
         self._begin_tick()
 
     def _begin_tick(self) -> None:

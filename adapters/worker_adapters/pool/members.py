@@ -47,6 +47,13 @@ class Member:
     asked for more than that, and for one more from then on.
     """
 
+    rests: bool
+    probe_at: float
+    hold_until: float
+    failures: int
+    strikes: int
+    refusals: int
+
     def __init__(self, adapter: EngineAdapter) -> None:
         self.adapter = adapter
         self.leaving = False  # it is given no more streams

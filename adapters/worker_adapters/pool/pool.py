@@ -114,7 +114,7 @@ class Pool(Streams):
         for adapter in given:
             self.add(adapter)
         self._worker = _nobody(attrs.evolve(first, dialect=self._dialect, pool_id=self._pool_id, replica_id=None))
-        self.places = self._new_places()
+        self.places: PoolPlaces = self._new_places()
         OPEN.add(self)
         self._follow_name()
         self._roster.watch_over()

@@ -67,7 +67,7 @@ class Roster:
         self._streams: deque[Running] = deque()  # that wait for a place
         self._turn = -1
         self._watch = _Watch(self)
-        self.closed = False
+        self.closed: bool = False
 
     # --- members ------------------------------------------------------------------------------------------------------
 

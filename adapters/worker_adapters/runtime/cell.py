@@ -20,6 +20,9 @@ T = TypeVar("T")
 class _Flight(Generic[T]):
     """One asking, and who waits for it."""
 
+    over: bool
+    told: bool
+
     def __init__(self) -> None:
         self.over = self.told = False
         self.interrupted = False  # whoever asked was: it found out nothing, and who waits asks again

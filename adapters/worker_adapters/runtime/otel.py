@@ -47,7 +47,7 @@ class StreamTrace:
         self._recorder = recorder
         self._span = span
         self._epoch = time.time_ns() - round(clock_at * NANO)
-        self.context = trace.set_span_in_context(span)
+        self.context: Context = trace.set_span_in_context(span)
         self._prepared: tuple[Span | None, Mapping[str, str]] | None = self._begun()
         known = span.get_span_context()
         sampled = known.is_valid and known.trace_flags.sampled
@@ -146,7 +146,7 @@ class OpenTelemetryRecorder:
     ) -> None:
         """`labels`: what else tells the worker, on its spans."""
         self.telemetry = self
-        self.propagates = options.traces and options.propagate
+        self.propagates: bool = options.traces and options.propagate
         self._new = NEW_NAMES in {word.strip() for word in os.environ.get(OPT_IN, "").split(",")}
         address, port = server
         self._common: dict[str, Any] = {

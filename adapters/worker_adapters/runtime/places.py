@@ -34,7 +34,7 @@ class Places:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self.most = limits.max_in_flight
+        self.most: int = limits.max_in_flight
         """Streams that it has room for. A pool may want fewer there than the adapter would take."""
         self.watchers: list[Callable[[], None]] = []
         """Whose workers these are: called when there is room. Foreign threads, signal handlers."""

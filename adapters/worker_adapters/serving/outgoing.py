@@ -146,7 +146,7 @@ class Patience:
         self._heartbeat = heartbeat
         self._gone = gone
         self._heard_at = monotonic()
-        self.seconds = heartbeat if gone is None else min(LOOK, heartbeat or LOOK)
+        self.seconds: float | None = heartbeat if gone is None else min(LOOK, heartbeat or LOOK)
 
     def heard(self) -> None:
         """Something went out."""

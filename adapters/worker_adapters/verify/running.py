@@ -47,7 +47,7 @@ class Verification:
         environment: dict[str, Any] | None = None,
     ) -> None:
         self.plan = plan
-        self.rounds = Rounds(adapters, tap)
+        self.rounds: Rounds = Rounds(adapters, tap)
         self._adapters = adapters
         self._progress = progress
         self.rendered = rendered

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -48,7 +48,7 @@ class Plain(msgspec.Struct, gc=False):
     error: None = None
 
 
-decode_plain = msgspec.json.Decoder(Plain).decode
+decode_plain: Callable[[bytes], Plain] = msgspec.json.Decoder(Plain).decode
 _read = reader(Chunk)
 
 

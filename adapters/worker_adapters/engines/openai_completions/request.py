@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ...api import GenerateRequest, Reason
@@ -13,7 +14,7 @@ __all__ = ["OPTIONS", "against_strict", "check", "encode"]
 
 OPTIONS = frozenset({"unchecked"})
 # Knobs that OpenAI's completions do not have, at the value that asks for nothing.
-NOT_STANDARD = {"top_k": 0, "repetition_penalty": 1.0}
+NOT_STANDARD: Mapping[str, float] = {"top_k": 0, "repetition_penalty": 1.0}
 
 
 def check(profile: Profile, request: GenerateRequest) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from codecs import getincrementaldecoder
+from codecs import IncrementalDecoder, getincrementaldecoder
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,15 +39,15 @@ class Answer:
     ) -> None:
         self.setup = setup
         self.body = body
-        self.prompt = tuple(prompt)
+        self.prompt: tuple[int, ...] = tuple(prompt)
         self.incremental = incremental
         self.running = running
-        self.rid = str(body.get("rid") or id(self))
+        self.rid: str = str(body.get("rid") or id(self))
         self.sampling: Mapping[str, Any] = body.get("sampling_params") or {}
         self.aborted = False
-        self.decoder = getincrementaldecoder("utf-8")("replace")
-        self.text = ""
-        self.told = 0
+        self.decoder: IncrementalDecoder = getincrementaldecoder("utf-8")("replace")
+        self.text: str = ""
+        self.told: int = 0
         self.ids: list[int] = []
         self.scores: list[tuple[float, int, str]] = []
 

@@ -18,7 +18,7 @@ SSE = (("content-type", "text/event-stream; charset=utf-8"),)
 TEXT = (("content-type", "text/plain; charset=utf-8"),)
 DONE = b"data: [DONE]\n\n"
 VERSION = "0.5.23"
-FULL = {"type": "abort", "status_code": 503, "message": "The request queue is full."}
+FULL: Mapping[str, Any] = {"type": "abort", "status_code": 503, "message": "The request queue is full."}
 _KNOWN = (
     "max_new_tokens stop stop_token_ids stop_regex temperature top_p top_k min_p frequency_penalty presence_penalty"
     " repetition_penalty min_new_tokens n beam_width json_schema regex ebnf structural_tag ignore_eos skip_special_tokens"
