@@ -23,7 +23,6 @@ from worker_adapters.simulator import ENGINES, Simulator
 
 from .test_cli import run
 
-
 # Of connect()'s parameters, those that are no option: what is given apart, and what a program has for its own.
 NOT_OPTIONS = {"engine", "url", "metrics", "telemetry"}
 
