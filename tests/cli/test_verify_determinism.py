@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
-from worker_adapters.cli import main
+from worker_adapters.cli import main, progressing
 from worker_adapters.simulator import Simulator
 from worker_adapters.testing.server import nobody_there
 
@@ -52,6 +54,23 @@ def test_what_did_not_take_place_is_2(capsys):
     said = capsys.readouterr().out
     assert "beside 2 others" in said
     assert "not established" in said.splitlines()[-1]
+
+
+def test_how_far_it_is_is_told_on_standard_error(capsys, monkeypatch):
+    """In lines where there is no terminal; as a bar where there is one, and rich."""
+    few = ["--engine", "mock", "--url", "mock://a", *FEW, "--conditions", "again", "--json"]
+    monkeypatch.setattr(progressing, "EVERY", 0.0)
+    assert verify(*few) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["state"] == "clean"
+    assert "4 of about 4 requests" in err
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=80)
+    monkeypatch.setattr(progressing, "OFTEN", 0.0)
+    monkeypatch.setattr(progressing, "terminal", lambda **_: console)
+    assert verify(*few) == 0
+    assert "again" in shown.getvalue()
+    assert "requests" not in capsys.readouterr().err
 
 
 def test_nobody_there_is_2(capsys, nobody):

@@ -151,6 +151,14 @@ def test_clean_answers_are_not_clean_where_the_condition_did_not_take_place():
     assert judged(beside, first, trial(1, round=1, reference=0), together).state is State.CLEAN
 
 
+def test_a_condition_that_took_place_for_some_seeds_only_is_not_clean():
+    beside = Condition(name="again", kind="beside", text="beside 1", width=1)
+    first = [trial(seed, role=Role.REFERENCE, seed=seed) for seed in (0, 1)]
+    together = [trial(2, round=2, reference=0), trial(3, round=2, role=Role.NEIGHBOUR, seed=9)]
+    verdict = judged(beside, *first, *together, trial(4, seed=1, reference=1))
+    assert (verdict.state, verdict.established, verdict.seeds) == (State.NOT_ESTABLISHED, 1, 2)
+
+
 def test_a_divergence_counts_even_where_the_condition_is_not_shown():
     beside = Condition(name="again", kind="beside", text="beside 1", width=1)
     verdict = judged(beside, trial(0, role=Role.REFERENCE), trial(1, reference=0, said=answer("abx")))

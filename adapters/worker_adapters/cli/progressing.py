@@ -11,6 +11,7 @@ from .output import note, terminal
 __all__ = ["Progressing"]
 
 EVERY = 10.0  # seconds between two lines
+OFTEN = 0.1  # seconds between two looks of the bar
 
 
 class Progressing:
@@ -26,7 +27,7 @@ class Progressing:
         if self._console is not None:
             from rich.progress import Progress
 
-            self._bar = Progress(console=self._console, transient=True)
+            self._bar = Progress(console=self._console, transient=True, auto_refresh=False)  # no thread for it
             self._task = self._bar.add_task("", total=None)
             self._bar.start()
         return self
@@ -39,8 +40,11 @@ class Progressing:
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Say so, if it is time."""
+        now = time.monotonic()
+        if now - self._said < (EVERY if self._bar is None else OFTEN):
+            return
+        self._said = now
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=max(done, total), description=what)
-        elif (now := time.monotonic()) - self._said >= EVERY:
-            self._said = now
+            self._bar.update(self._task, completed=done, total=max(done, total), description=what, refresh=True)
+        else:
             note(f"{done} of about {max(done, total)} requests: {what}")

@@ -34,8 +34,9 @@ def _bound(verdict: Verdict) -> str:
     if verdict.bound is None:
         return "-"
     off = sum(each.established for each in verdict.divergences)
-    counted = f"{off} of {verdict.established} diverged: " if off else ""
-    return f"{counted}diverges in less than {verdict.bound * 100:.1f} % at 95 %"
+    counted = f"{off} of {verdict.established} diverged" if off else ""
+    allowed = f"diverges in less than {verdict.bound * 100:.1f} % at 95 %" if verdict.bound < 1 else ""
+    return ": ".join(filter(None, (counted, allowed)))
 
 
 def _told(told: Mapping[str, Any]) -> str:
