@@ -42,6 +42,7 @@ def running(settings: Settings, host: str = "127.0.0.1", port: int = 0) -> Itera
             outbuf_high_watermark=AHEAD,  # 16 MiB are the default: megabytes would be read ahead
             channel_request_lookahead=1,  # with 0 a connection is not looked at while its request is served
             connection_limit=4096,
+            log_socket_errors=False,  # clients that have gone are no errors
             asyncore_use_poll=True,
         )
         thread = threading.Thread(target=server.run, name="waitress", daemon=True)

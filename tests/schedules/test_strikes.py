@@ -173,6 +173,14 @@ class Getting(Iterating):
             self.events.append(event)
 
 
+class GettingMany(Iterating):
+    """`get_many`, with a limit."""
+
+    def work(self):
+        while run := self.stream.get_many(5.0):
+            self.events += run
+
+
 class Keeping(Nexting):
     """`next` of a stream that is collected, too; the result is whole."""
 
@@ -299,8 +307,8 @@ class Asking(Case):
 
 
 CASES = (
-    Opening, Iterating, Nexting, Getting, Keeping, Blocking, Resulting, Generating, Closing, Cancelling, ClosingTheAdapter,
-    Dropping, Calling, Asking,
+    Opening, Iterating, Nexting, Getting, GettingMany, Keeping, Blocking, Resulting, Generating, Closing, Cancelling,
+    ClosingTheAdapter, Dropping, Calling, Asking,
 )  # fmt: skip
 
 
