@@ -18,9 +18,11 @@ from ..runtime.dialects import until
 from .client import text_of
 
 ENGINES = ["llamacpp", "vllm", "tgi", "triton-vllm", "triton-trtllm", "triton-llmapi", "trtllm", "sglang"]
-# The frozen client of each engine in `make matrix`, of one in `make test`: it waits until nothing moves.
+# The frozen client in `make matrix`, of one of them in `make test`: it waits until nothing moves. The others' events say the
+# whole text again, or their dialect is found out, and not the one that is counted with here.
 FROZEN = [
-    pytest.param(engine, marks=[pytest.mark.product, *[pytest.mark.matrix] * (engine != "vllm")]) for engine in ENGINES
+    pytest.param(engine, marks=[pytest.mark.product, *[pytest.mark.matrix] * (engine != "vllm")])
+    for engine in ("vllm", "llamacpp", "tgi", "trtllm")
 ]
 PHASES = ["queued", "before the head", "before the first token", "in mid-stream", "over", "unknown"]
 SAYS = ["Zoë", " says:", "\r\n\n", "data: ", "🎈", " fin"]
@@ -403,9 +405,9 @@ def test_what_is_not_read_is_not_read_from_the_engine(orchestrator, simulated_wo
         assert kept.written > buffers / 2, "it never filled the buffers"
         assert kept.written <= (256 << 10) + len(got) + buffers
         share = read[0] / kept.written  # the engine's bytes for each of ours
-        assert engine in REPEATS or read[0] <= (256 << 10) + (len(got) + buffers) * share
+        assert read[0] <= (256 << 10) + (len(got) + buffers) * share
         assert not kept.over
-        until(lambda: next(body, None) is None or read[0] > seen)  # and goes on when it reads again
+        until(lambda: next(body, None) is None or read[0] > seen, 20)  # and goes on when it reads again
         assert client.cancel(task_id) == 204
 
 
