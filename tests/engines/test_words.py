@@ -15,7 +15,7 @@ from ..products import product
 from ..transport.servers import Server, chunk, head
 from .wires import CHUNKED, WIRES, adapter_of, data, events_of, page, served, texts_of
 
-SIMULATED = ("llamacpp", "tgi", "vllm", "trtllm", "triton-trtllm", "triton-vllm", "triton-llmapi")
+SIMULATED = ("llamacpp", "sglang", "tgi", "vllm", "trtllm", "triton-trtllm", "triton-vllm", "triton-llmapi")
 
 
 def every(names=tuple(WIRES)):
