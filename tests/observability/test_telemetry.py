@@ -74,6 +74,8 @@ class Collected:
         """The stream's, and its attempts', in order."""
         streams, attempts = [], []
         for span in self.exporter.get_finished_spans():
+            if span.name == "app":
+                continue
             (attempts if "http.request.method" in span.attributes else streams).append(span)
         assert len(streams) == 1
         return streams[0], sorted(attempts, key=lambda span: span.attributes["worker_adapters.attempt"])
@@ -104,9 +106,9 @@ def test_a_span_per_stream_and_per_attempt_in_the_callers_trace(collected: Colle
         with collected.tracer.get_tracer("app").start_as_current_span("app") as app:
             stream = getattr(adapter, way)(request(task_id="t", session_id="s", model="m"))
         list(stream)
-    spans = collected.exporter.get_finished_spans()
-    assert [span.name for span in spans] == ["app", "POST", "POST", "text_completion m"]
-    whole, (refused, answered) = spans[-1], spans[1:3]
+    spans = collected.exporter.get_finished_spans()  # the stream may have ended before the application's span did
+    assert sorted(span.name for span in spans) == ["POST", "POST", "app", "text_completion m"]
+    whole, (refused, answered) = collected.spans()
     assert whole.parent.span_id == app.get_span_context().span_id
     assert {span.parent.span_id for span in (refused, answered)} == {whole.context.span_id}
     assert {span.context.trace_id for span in spans} == {app.get_span_context().trace_id}
