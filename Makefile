@@ -76,7 +76,7 @@ bench: $(VENV)/.installed-test,bench ## benchmarks beside their peers; tables an
 	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' -o pythonpath=benchmarks --benchmark-only --benchmark-json=.benchmarks.json --timeout 600
 	@$(BIN)/python benchmarks/report.py .benchmarks.json
 
-observability: $(VENV)/.installed-test ## a real Prometheus (Debian's package, unpacked in ~/.cache) scrapes, evaluates our rules and is asked
+observability: $(VENV)/.installed-observability ## a real Prometheus (Debian's package, unpacked in ~/.cache) scrapes, evaluates our rules and is asked
 	@$(BIN)/python -m tests.observability.prometheus
 	@WORKER_ADAPTERS_PROMETHEUS=1 $(BIN)/python -m pytest tests/observability --timeout 600
 

@@ -49,6 +49,20 @@ def test_paced(benchmark, streams: int) -> None:
     assert figures["stream"]["rss_kib"] <= MOST_KIB
 
 
+def test_observed(benchmark) -> None:
+    """Metrics and logs, switched on, beside streams without."""
+
+    def run():
+        with server("vllm", rate=RATE) as port:
+            options = {"streams": 256, "seconds": SECONDS, "tokens": int((SECONDS + 1.5) * RATE)}
+            return contest("paced", ["stream", "stream, observed"], "vllm", port, rounds=ROUNDS, **options)
+
+    benchmark.group = "paced, observed"
+    figures = benchmark.pedantic(run, rounds=1)
+    benchmark.extra_info.update(streams=256, rate=RATE, figures=figures)
+    hold(figures, "cpu_us", [("stream, observed", 1.05, "stream")])
+
+
 @pytest.mark.parametrize("scenario", ["paced", "paced_async"])
 def test_openai(benchmark, scenario: str) -> None:
     """The most streams that openai reads, synchronously or not, in less than 70 % of a core."""
