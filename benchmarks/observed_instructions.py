@@ -3,7 +3,7 @@
     python benchmarks/observed_instructions.py      exit 1 if there are more than 3 % more
 
 A client's process under valgrind's callgrind, all its threads included; what one burst costs is what more of them cost, so
-that neither the interpreter's start nor the imports count. The logs are written, in DEBUG. What the clock starts is left out:
+that neither the interpreter's start nor imports count. The logs are written, in DEBUG. What the clock starts is left out:
 a burst takes 10 ms, and counters are brought up to date every half second; under valgrind it takes a minute.
 """
 
