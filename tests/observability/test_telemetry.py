@@ -8,7 +8,8 @@ import re
 import subprocess
 import sys
 import threading
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry import trace
@@ -44,6 +45,10 @@ from worker_adapters.transport.scripted import Hang, Script, ScriptedTransport
 from ..runtime.mocked import busy, good, request, tokens
 from .receiver import Receiver
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PATIENCE = 20.0
 OLD = {
     "gen_ai.client.operation.duration",
     "gen_ai.client.operation.time_to_first_chunk",
@@ -92,10 +97,14 @@ def collected() -> Collected:
     return Collected()
 
 
-def traced(collected: Collected, *scripts: Any, **config: Any) -> EngineAdapter:
+@contextmanager
+def traced(collected: Collected, *scripts: Any, **config: Any) -> Iterator[EngineAdapter]:
+    """Once it is left, everything is reported, however busy the machine is."""
     transport = ScriptedTransport(scripts, reply=mock.reply)
     known = {"dialect": mock.DIALECT, "url": "http://x.test:81", "telemetry": collected.options, "pool_id": "a"}
-    return EngineAdapter(AdapterConfig(**{**known, **config}), transport=transport)
+    with EngineAdapter(AdapterConfig(**{**known, **config}), transport=transport) as adapter:
+        yield adapter
+        assert adapter.drain(PATIENCE)
 
 
 @pytest.mark.req("ADAPT-3004")
@@ -230,6 +239,7 @@ def test_a_real_receiver_gets_spans_and_metrics_over_http() -> None:
         options = TelemetryOptions(tracer_provider=tracer, meter_provider=meter)
         with connect("mock", "mock://local", telemetry=options) as adapter:
             completion = adapter.generate(GenerateRequest(prompt="the-needle", max_tokens=5))
+            assert adapter.drain(PATIENCE)
         meter.shutdown()
         tracer.shutdown()
     assert sorted(span.name for span in receiver.spans) == ["POST", "text_completion"]
