@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,7 +30,8 @@ from worker_adapters import (
     dump,
     merge,
 )
-from worker_adapters.pool import Pool
+from worker_adapters.dialect import Fault
+from worker_adapters.pool import Pool, roster
 from worker_adapters.testing.server import nobody_there
 
 from ..runtime.dialects import until
@@ -244,6 +246,22 @@ def test_a_worker_that_failed_is_asked_for_its_health_before_it_is_given_streams
     while len(bad.generations) == 1:
         pool.generate(request())
     assert pool.workers[0].failures == 0
+
+
+def test_a_failure_while_the_loop_gives_up_looking_is_looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: list[Any] = []
+    made = roster.Roster(Retry())
+
+    def forget(_one: Any) -> None:
+        made.note(made.members[0], Fault(Reason.CONNECT, "just now, on another thread"))
+        watched.clear()  # the loop's is the later one of the two
+
+    monkeypatch.setattr(roster, "LOOP", SimpleNamespace(watch=lambda one, *_: watched.append(one), forget=forget))
+    with connect("vllm", "http://x.test") as adapter:
+        made.add(adapter)  # type: ignore[arg-type]
+        made.look(0.0)
+        assert made.members[0].rests
+        assert watched
 
 
 def test_a_stream_waits_for_the_one_worker_there_is(simulated_worker: Any, pool_of: Any) -> None:

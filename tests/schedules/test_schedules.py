@@ -13,11 +13,12 @@ import pytest
 
 from .merging import MERGES, MORE_MERGES
 from .parts import PARTS
+from .pools import POOLS
 from .scenarios import MORE, STREAMS
 from .scheduler import Exploration, Scheduler, Violation, explore
 from .world import MODULES, World
 
-SCENARIOS = {**PARTS, **STREAMS, **MERGES}
+SCENARIOS = {**PARTS, **STREAMS, **MERGES, **POOLS}
 if os.environ.get("WORKER_ADAPTERS_SCHEDULES") == "all":
     SCENARIOS |= {**MORE, **MORE_MERGES}
 LARGEST = {
@@ -250,6 +251,16 @@ PLANTED = {
         "places",
         "        with self._lock:\n            if self._by_task", "        if True:\n            if self._by_task",
         "places, both wait", "more streams than places",
+    ),
+    "kept place: a stream that moves does not see that it is over": (
+        "trip",
+        "        if running.lifetime.causes:\n            member", "        if False:\n            member",
+        "pool, a stream is left while it moves", "a place was never given back",
+    ),
+    "lost wake-up: a pool is not told of a place that is free": (
+        "places",
+        "        for watcher in self.watchers:\n            watcher()", "        pass",
+        "pool, two wait for one place", "nobody can go on",
     ),
     "lost wake-up: the thread of the reports says too late that it is idle": (
         "reports",

@@ -132,11 +132,16 @@ class Roster:
         return None
 
     def seat(self, trip: Trip, running: Running) -> Member | None:
-        """Give a stream a place, at a worker that it has not tried. None where there is none. The caller's to note."""
+        """Give a stream a place, at a worker that it has not tried. None where there is none.
+
+        Noted before it is taken: whatever strikes in between, whoever ends the stream gives it back.
+        """
         passed = list(trip.tried)
         while (member := self.best(passed, trip.key)) is not None:
+            trip.member = member
             if member.places.seat(running):
                 return member
+            trip.member = None
             passed.append(member)  # somebody else was there first
         return None
 

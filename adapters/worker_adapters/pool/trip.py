@@ -62,9 +62,8 @@ class Trip:
 
         Raises Interrupted.
         """
-        self.member = member
         if running.lifetime.causes:
-            self.leave(running)
+            member.places.free(running)
             raise Interrupted(running.lifetime.causes[0][0])
         running.worker, running.wire = member.worker, None
         if not self.names_model and running.request.model != member.worker.model:
