@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -14,6 +15,7 @@ from worker_adapters.testing.server import nobody_there
 
 from ..transport.servers import BlackHole, Server
 from .consumers import dying, reading, slow, stopping
+from .labelled import CHUNKS, FRAMINGS, GOOD, HEADS, LABELS, answered, compressed, unframed
 
 if TYPE_CHECKING:
     from worker_adapters.testing.faultproxy import Fault
@@ -99,6 +101,24 @@ def _first(subject: Subject, frame: bytes) -> list[Fault]:
 
 def _plain(subject: Subject, frames: list[bytes], *lines: str, **head: Any) -> list[Fault]:
     return [Answer(subject.head("connection: close", *lines, **head) + b"".join(frames))]
+
+
+def _labelled(lines: list[str], subject: Subject) -> list[Fault]:
+    return answered(subject, lines, drop="content-type")
+
+
+def _headed(lines: list[str], subject: Subject) -> list[Fault]:
+    return answered(subject, lines)
+
+
+def _framed(frame: Callable[[bytes], bytes], subject: Subject) -> list[Fault]:
+    return [Answer(subject.head(CHUNKS) + frame(b"".join(subject.frames)))]
+
+
+def _framed_later(frame: Callable[[bytes], bytes], subject: Subject) -> list[Fault]:
+    half = subject.half
+    good = subject.answer(*subject.frames[:half], end=False)
+    return [Answer(good + frame(b"".join(subject.frames[half:])))]
 
 
 def _half_a_character(subject: Subject) -> bytes:
@@ -297,6 +317,27 @@ CASES = [
         "two lengths that differ",
         lambda s: [Answer(s.head("content-length: 7", "content-length: 8") + b"data: {}")],
         *(INTERNAL, "PROTOCOL", False, "first_token", 1),
+        sent=1,
+    ),
+    *(case(name, partial(_labelled, lines)) for name, lines in LABELS.items()),
+    *(case(name, partial(_headed, lines), *WRONG_FIRST, sent=1) for name, lines in HEADS.items()),
+    *(case(name, partial(_framed, frame)) for name, frame in GOOD.items()),
+    *(case(name, partial(_framed, frame), *WRONG_FIRST, sent=1) for name, frame in FRAMINGS.items()),
+    *(case(f"{name}, later", partial(_framed_later, frame), *WRONG_LATER, sent=1) for name, frame in FRAMINGS.items()),
+    case("length and chunks", lambda s: answered(s, [f"content-length: {len(b''.join(s.frames))}", CHUNKS])),
+    case("a status below 100", lambda s: answered(s, [], "99 No"), *WRONG_FIRST, sent=1),
+    # Where the end of the body is all there is, a connection that closes proves nothing.
+    case(
+        "HTTP/1.0, whole",
+        unframed,
+        but=dict.fromkeys(("triton 2.51.0", "triton 2.51.0-ensemble"), CUT),
+        sent=1,
+    ),
+    case(
+        "refusal that is compressed",
+        lambda s: compressed(b'{"error":{"message":"who are you?"}}', "401 -"),
+        *(INTERNAL, "UPSTREAM_AUTH", False, "first_token", 1),
+        but={"mock": (NEW, "ENGINE_ERROR", True, "first_token", 1)},  # which knows no statuses
         sent=1,
     ),
     case(
