@@ -129,5 +129,5 @@ def test_nothing_comes_to_what_is_no_row():
 
 def test_the_rows_name_every_reason():
     """A reason that is new to the taxonomy needs a row here."""
-    of_others = {"ORCHESTRATOR", "NO_WORKER"}  # an orchestrator's own, and a pool's (tests/pool)
+    of_others = {"QUEUE_FULL", "QUOTA", "DEPRECATED", "UNTRUSTED", "NOT_FOUND", "REPLAY_GONE"}  # an orchestrator's own
     assert {reason for _, reason in ROWS} == {str(reason) for reason in Reason} - of_others
