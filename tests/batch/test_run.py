@@ -245,6 +245,16 @@ def test_a_pipe_is_read_as_it_comes_and_bounds_the_job(simulated_worker, tmp_pat
     assert Bound.SOURCE in bounds
 
 
+def test_what_can_t_work_is_said_before_anything_is_done(simulated_worker, tmp_path):
+    worker = simulated_worker("vllm")
+    with pytest.raises(FileNotFoundError):
+        ran(tmp_path / "nothing", tmp_path / "out", [worker])
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="order=completion"):
+        ran(tmp_path / "pipe", tmp_path / "out", [worker], order="input")
+    assert not (tmp_path / "out.journal").exists()
+
+
 def test_parquet_in_and_out(simulated_worker, tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -38,7 +38,7 @@ from .progress import Progress
 from .report import Outcome, Report, Tick
 from .rows import Row, Template
 from .sink import in_completion_order, in_input_order, written
-from .source import NOT_YET, can_be_read_again
+from .source import NOT_YET, can_be_read_again, require_possible
 from .staff import staff_of
 from .worker import Worker
 
@@ -129,9 +129,11 @@ class Batch:
     def run(self) -> Report:
         """Answer all rows that have no answer yet, and write the output once there are no more.
 
-        Raises JournalError, and OSError for input and output: what was answered is kept, and a later run goes on from there.
+        Raises JournalError, ValueError for what can't work before anything is done, and OSError for input and output: what
+        was answered is kept, and a later run goes on from there.
         """
         begun = time.monotonic()
+        require_possible(self._source, self._output.name, self.options.order)
         journal = Journal(self.journal_path, self._disk)
         in_order = False
         try:
@@ -162,11 +164,8 @@ class Batch:
             )
 
     def _rows(self, journal: Journal) -> Iterator[bytes]:
-        again = can_be_read_again(self._source)
-        if self.options.order == "completion" or (self.options.order is None and not again):
+        if self.options.order == "completion" or not can_be_read_again(self._source):
             return in_completion_order(journal, self._keys)
-        if not again:
-            raise JournalError("the order of the input needs an input that can be read again: take order=completion")
         return in_input_order(journal, self._keys, self._source)
 
     # --- the loop -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,17 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-__all__ = ["NOT_YET", "Line", "NotYet", "Source", "opened", "parquet"]
+__all__ = [
+    "NOT_YET",
+    "Line",
+    "NotYet",
+    "Source",
+    "can_be_read_again",
+    "is_parquet",
+    "opened",
+    "parquet",
+    "require_possible",
+]
 
 BLOCK = 256 * 1024
 PARQUET_ROWS = 1024  # read at once
@@ -38,7 +48,7 @@ def is_parquet(path: str) -> bool:
 def opened(path: str) -> Source:
     """The rows of a file, of `-` (standard input) or of a pipe; of the latter two without ever blocking.
 
-    Raises OSError, and ImportError where Parquet can't be read here.
+    Raises OSError, and ValueError where Parquet can't be read here.
     """
     if is_parquet(path):
         return _parquet_rows(path)
@@ -51,6 +61,18 @@ def opened(path: str) -> Source:
 def can_be_read_again(path: str) -> bool:
     """Whether it is a file, and no pipe."""
     return path != "-" and Path(path).is_file()
+
+
+def require_possible(source: str, output: str, order: str | None) -> None:
+    """Raises OSError for an input that is not there, ValueError for what can't be done with it."""
+    if source != "-":
+        Path(source).stat()
+    if is_parquet(source) or is_parquet(output):
+        parquet()
+    if order == "input" and not can_be_read_again(source):
+        raise ValueError(
+            f"the order of the input needs one that can be read again, which {source} can't: order=completion"
+        )
 
 
 def _file_lines(descriptor: int) -> Source:
@@ -94,9 +116,9 @@ def _parquet_rows(path: str) -> Source:
 
 
 def parquet() -> Any:
-    """The module. Raises ImportError with what to install."""
+    """The module. Raises ValueError with what to install."""
     try:
         import pyarrow.parquet  # noqa: PLC0415  -- an extra, and heavy
     except ImportError:
-        raise ImportError(PARQUET_EXTRA) from None
+        raise ValueError(PARQUET_EXTRA) from None
     return pyarrow.parquet

@@ -104,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
                 complain(str(error))
                 return Exit.USAGE
             except OSError as error:
+                if error.filename == args.input:
+                    raise
                 where = "" if error.filename is None else f"{error.filename}: "
                 complain(
                     f"{where}{error.strerror or error}; what was answered is in {batch.journal_path}: run it again to go on"
