@@ -71,6 +71,19 @@ def test_it_learns_nothing_where_there_is_nothing_to_send():
     assert limit.window == 8
 
 
+def test_a_worker_that_becomes_slower_as_a_whole_keeps_its_window():
+    limit = Limit(window=8, largest=32, ceiling=32)
+    for _ in range(20):
+        limit = decide(good(limit, 10 * limit.window), limit)
+    assert limit.window == 32
+    windows = []
+    for _ in range(40):
+        limit = decide(good(limit, 4 * limit.window), limit)
+        windows.append(limit.window)
+    assert min(windows) >= 16  # half of it is tried for a round
+    assert windows[-20:].count(32) >= 18
+
+
 def test_a_window_that_yields_leaves_room_for_others_and_takes_it_back_step_by_step():
     limit = Limit(window=14, yielding=True)
     full = {"seconds": 0.25, "in_flight": 14, "slots_total": 16, "queue_depth": 0}

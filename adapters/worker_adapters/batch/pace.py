@@ -100,6 +100,7 @@ class Limit:
     ceiling_rounds: int = 0
     found: int = 0  # the last ceiling
     refusals: int = 0  # ceilings in a row that were found where the last one was
+    fell: float = 0.0  # the rate it had, where it gives much less now and that is looked at once more
     life: float = 0.0  # seconds that a row lasted in the last round
     quickest: float | None = None  # first-token time of a worker that has room
     cut: bool = False  # in this round
@@ -156,6 +157,7 @@ def _new_round(limit: Limit, *, settled: bool = True) -> Limit:
 def _to(limit: Limit, window: int, why: str, *, phase: Phase, **changes: object) -> Limit:
     """Another window; its round begins once it is filled with rows of its own."""
     window = max(1, min(window, limit.largest, limit.ceiling))
+    limit = attrs.evolve(limit, fell=0.0)
     return attrs.evolve(_new_round(limit, settled=False), window=window, phase=phase, why=why, **changes)  # type: ignore[arg-type]  # fields of Limit
 
 
@@ -231,6 +233,7 @@ def _held(o: Observation, limit: Limit) -> Limit:
     # Where rows have become slow, a round would take too long to tell.
     collapsed = limit.since >= max(2 * ROUND, limit.life / 2) and limit.round_rate < COLLAPSED * limit.rate
     enough = limit.since >= ROUND and limit.ended >= max(limit.window, 4) and limit.tokens > 0
+    enough = enough or (limit.fell > 0 and limit.since >= 2 * ROUND and limit.tokens > 0)
     if not enough and not collapsed:
         return limit
     queued = limit.queued
@@ -252,9 +255,13 @@ def _measured(o: Observation, limit: Limit, rate: float, queued: float) -> Limit
     before = limit.rate
     if before and rate > (1 + CHANGED) * before:
         return _again(limit, "it gives more")
-    if before and rate < (1 - 2 * CHANGED) * before:
-        half, why = limit.window // 2, "it gives much less"
-        return _to(limit, half, why, phase=Phase.HOLD, rate=0.0, up=False, pause=1, rested=1)
+    if before and rate < (1 - 2 * CHANGED) * before:  # it is looked at once more, with nothing in it of what was before
+        return _new_round(attrs.evolve(limit, rate=0.0, fell=before, pause=1, why="it gives much less"))
+    if limit.fell:
+        before, limit = limit.fell, attrs.evolve(limit, rate=rate, fell=0.0, up=False)
+        if rate < (1 - 2 * CHANGED) * before and limit.window > 1:
+            return _to(limit, limit.window // 2, "trying half", phase=Phase.TRY, held=limit.window)
+        return _new_round(limit)
     if before and rate < (1 - CHANGED) * before:
         return _trial(o, attrs.evolve(limit, rate=rate, pause=1, up=False), queued)
     limit = attrs.evolve(limit, rate=(before + rate) / 2 if before else rate)
@@ -265,7 +272,8 @@ def _measured(o: Observation, limit: Limit, rate: float, queued: float) -> Limit
 
 def _again(limit: Limit, why: str) -> Limit:
     """Start once more, from the window as it is."""
-    return attrs.evolve(_new_round(limit), phase=Phase.START, levels=(), rate=0.0, held=0, pause=1, rested=0, why=why)
+    start = attrs.evolve(_new_round(limit), phase=Phase.START, levels=(), rate=0.0, held=0, pause=1, rested=0, why=why)
+    return attrs.evolve(start, fell=0.0)
 
 
 def _trial(o: Observation, limit: Limit, queued: float) -> Limit:
