@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ..api import Adapter, WorkerError
@@ -10,7 +11,9 @@ from .planning import WORDS
 
 __all__ = ["prompt_of"]
 
-LOOKS = 8  # requests until a length is hit, or given up
+LOOKS = 16  # requests until a length is hit, or given up
+FEW = 8  # tokens that are made of marks
+MARKS = ".,;:!?"  # a token each, for most tokenizers
 
 
 def prompt_of(length: int, tag: str, adapter: Adapter, measure: Callable[[str], int | None]) -> dict[str, Any] | None:
@@ -19,20 +22,28 @@ def prompt_of(length: int, tag: str, adapter: Adapter, measure: Callable[[str], 
     By the engine's own tokenizer where it takes ids; else by trying: `measure` tells how many tokens a text has. Blocks.
     """
     if adapter.features.prompt_tokens and adapter.features.tokenize:
-        try:
+        with suppress(WorkerError):  # its server may have no such route
             ids = adapter.tokenize(_text(tag, length + 1))
-        except WorkerError:
-            return None
-        return {"prompt_tokens": ids[:length]} if len(ids) >= length else None
-    count = max(1, length // 2)
+            if len(ids) >= length:
+                return {"prompt_tokens": ids[:length]}
+    words, marks = max(0, length // 4), 0
+    tried: set[tuple[int, int]] = set()
     for _ in range(LOOKS):
-        text = _text(tag, count)
+        if (words, marks) in tried:  # the first mark may be two tokens: come from further below
+            words, marks = max(0, words - 1), 0
+        tried.add((words, marks))
+        text = f"{_text(tag, words)} {(MARKS * (1 + marks // len(MARKS)))[:marks]}".rstrip()
         told = measure(text)
         if told is None:
             return None
         if told == length:
             return {"prompt": text}
-        count = max(1, count + (length - told if abs(length - told) < 8 else (length - told) // 2))
+        if 0 < length - told <= FEW:  # as few as can be filled up
+            marks += length - told
+        elif marks and told > length:
+            marks = max(0, marks - (told - length))
+        else:
+            words = max(0, words + (length - told) // 3 - (told > length))
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
 import attrs
@@ -60,6 +61,7 @@ class Verification:
         features = adapters[0].features
         self._logprobs = plan.logprobs if features.logprobs and plan.logprobs else None
         self._ids = features.token_ids
+        self._whole = features.ignore_eos and plan.ignore_eos  # answers of full length
 
     def record(self) -> Recording:
         """All conditions. Blocks; what a worker does wrong is part of the recording."""
@@ -79,7 +81,7 @@ class Verification:
 
     def request(self, seed: int, given: dict[str, Any], *, max_tokens: int | None = None) -> GenerateRequest:
         """A request with all that the dialect can tell of tokens."""
-        plan, features = self.plan, self._adapters[0].features
+        plan = self.plan
         self._tasks += 1
         return GenerateRequest(
             task_id=f"verify-{plan.nonce}-{self._tasks}",
@@ -89,7 +91,7 @@ class Verification:
             determinism=plan.determinism,
             logprobs=self._logprobs,
             return_token_ids=self._ids,
-            ignore_eos=features.ignore_eos and plan.ignore_eos,
+            ignore_eos=self._whole,
             engine_options=plan.engine_options,
             **given,
         )
@@ -116,19 +118,22 @@ class Verification:
         return trials
 
     def _settle(self) -> None:
-        """Find out what the worker tells of tokens, where its dialect allows more than it can (Triton's models differ)."""
-        asked = self._logprobs, self._ids
-        for self._logprobs, self._ids in dict.fromkeys(
-            (asked, (asked[0] and 0, asked[1]), (None, asked[1]), (None, False))
-        ):
-            request = self.request(0, {"prompt": self.rendered(self.plan.prompt(0, "settle"))}, max_tokens=2)
-            try:
-                (trial,) = self.rounds.run("settle", [Ask(request=request, prompt="", role=Role.PRIMER)], keep=False)
-            except InvalidRequestError:
-                continue
-            if not trial.answer.failed.startswith(ErrorCode.INVALID_PARAMS):
-                return
-        self._logprobs, self._ids = asked  # it is something else that it does not take: let it say so
+        """Find out what can be asked of tokens: the worker may take less than its dialect can say (Triton's models)."""
+        asked = self._logprobs, self._ids, self._whole
+        for likely in dict.fromkeys((self._logprobs, None if self._logprobs is None else 0, None)):
+            for self._ids, self._whole in product(dict.fromkeys((asked[1], False)), dict.fromkeys((asked[2], False))):
+                self._logprobs = likely
+                if self._is_taken():
+                    return
+        self._logprobs, self._ids, self._whole = asked  # it is something else that it does not take: let it say so
+
+    def _is_taken(self) -> bool:
+        request = self.request(0, {"prompt": self.rendered(self.plan.prompt(0, "settle"))}, max_tokens=2)
+        try:
+            (trial,) = self.rounds.run("settle", [Ask(request=request, prompt="", role=Role.PRIMER)], keep=False)
+        except InvalidRequestError:
+            return False
+        return not trial.answer.failed.startswith(ErrorCode.INVALID_PARAMS)
 
     def _reference(self) -> str:
         """Each seed, alone, on the first worker; why not, if that fails at once."""
@@ -246,7 +251,7 @@ class Verification:
             (trial,) = self.rounds.run("length", [Ask(request=request, prompt="", role=Role.PRIMER)], keep=False)
             return trial.answer.tokens_in
 
-        return prompt_of(length, f"{self.plan.nonce}length{length}", self._adapters[0], measure)
+        return prompt_of(length, f"{self.plan.nonce[:4]} {length}", self._adapters[0], measure)
 
     def _try_cancelled(self, condition: Condition) -> Condition:
         seeds: Sequence[int] = self.plan.seeds
