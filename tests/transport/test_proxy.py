@@ -8,7 +8,7 @@ import threading
 import attrs
 import pytest
 
-from worker_adapters import TLS, InvalidRequestError, Retry, Timeouts, connect, merge
+from worker_adapters import TLS, InvalidRequestError, Retry, Timeouts, as_completed, connect, merge
 from worker_adapters.testing.server import nobody_there
 
 from ..runtime.dialects import GOOD, kinds, request, until
@@ -98,6 +98,28 @@ def test_tls_goes_through_a_tunnel(way, secure, trusting):
             assert fields["host"] == f"127.0.0.1:{secure.port}"
             assert fields["proxy-authorization"] == f"Basic {BASIC}"
             assert set(fields) == {"host", "proxy-authorization", "user-agent"}  # the rest is the worker's only
+
+
+@pytest.mark.req("ADAPT-3300", socket=True)
+def test_merged_streams_go_through_the_proxy_in_both_forms(worker, secure, trusting):
+    for url in (worker.url, secure.url):
+        with RelayProxy() as proxy, reach(url, proxy=with_user(proxy), **trusting) as a:
+            streams = [a.submit(request()) for _ in range(5)]
+            ended = [stream for stream, event in merge(streams) if event.kind == "end"]
+            assert set(ended) == set(streams)
+            assert len(proxy.asked) >= 5
+            assert [stream.exception() for stream in as_completed([a.submit(request()) for _ in range(3)])] == [
+                None
+            ] * 3
+
+
+def test_a_merge_that_is_left_ends_what_still_waits_for_a_tunnel():
+    with Hanging(CONSENT[:15]) as proxy, reach("https://engine.test", proxy=proxy.url) as a:
+        merged = merge([a.submit(request())])
+        assert proxy.reached.wait(10)
+        merged.close()
+        assert proxy.left.wait(10)
+        until(lambda: a.in_flight == 0)
 
 
 def test_a_tunnel_is_kept_as_any_connection(secure, trusting):
