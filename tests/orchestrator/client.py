@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
@@ -18,7 +19,11 @@ from examples.orchestrator.tasks import Tasks
 
 from worker_adapters import Event, Token, parse_events
 
-__all__ = ["Answer", "Client", "text_of"]
+from ..runtime.dialects import until as state
+
+__all__ = ["Answer", "Client", "text_of", "until"]
+
+until = partial(state, seconds=30.0)  # many threads of several servers share the machine with other tests
 
 
 @attrs.frozen

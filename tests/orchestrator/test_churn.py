@@ -6,16 +6,17 @@ import os
 
 import pytest
 
-from ..runtime.dialects import until
 from .churn import Held, churn, judge
 
 
 @pytest.mark.req("ADAPT-3600", "ADAPT-3101", socket=True)
 def test_clients_that_come_and_go_leave_nothing_behind(orchestrator, simulated_worker):
+    from .client import until  # noqa: PLC0415  -- needs Flask
+
     client = orchestrator(simulated_worker("vllm", rate=2000.0), grace=0.5, heartbeat=0.2)
     held = churn(client.address, os.getpid(), 150)
     assert judge(held) == []
-    until(lambda: client.tasks.waiting == 0 and client.tasks.replicas[0].busy == 0, 20)
+    until(lambda: client.tasks.waiting == 0 and client.tasks.replicas[0].busy == 0)
 
 
 def test_what_grows_is_told():

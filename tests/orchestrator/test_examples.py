@@ -16,8 +16,7 @@ import pytest
 import worker_adapters
 from worker_adapters import End, parse_events
 
-from ..runtime.dialects import until
-from .client import text_of
+from .client import text_of, until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

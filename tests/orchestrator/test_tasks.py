@@ -14,8 +14,7 @@ from worker_adapters import End, Error, ErrorCode, FinishReason, Started, Token
 from worker_adapters.codec import SSEDecoder
 from worker_adapters.testing.server import nobody_there
 
-from ..runtime.dialects import until
-from .client import text_of
+from .client import text_of, until
 
 ENGINES = ["llamacpp", "vllm", "tgi", "triton-vllm", "triton-trtllm", "triton-llmapi", "trtllm", "sglang"]
 # The frozen client in `make matrix`, of one of them in `make test`: it waits until nothing moves. The others' events say the
@@ -273,7 +272,7 @@ def test_a_task_whose_client_has_left_is_cancelled_after_the_grace_time(orchestr
         with client.listen(task_id) as chunks:
             next(chunks)
     kept = client.tasks.log._tasks[task_id]
-    until(lambda: kept.over and client.tasks.replicas[0].busy == 0 and worker.state.active == 0, 10)
+    until(lambda: kept.over and client.tasks.replicas[0].busy == 0 and worker.state.active == 0)
     *_, end = client.stream(task_id).events
     assert end.finish_reason is FinishReason.CANCELLED
 
@@ -407,7 +406,7 @@ def test_what_is_not_read_is_not_read_from_the_engine(orchestrator, simulated_wo
         share = read[0] / kept.written  # the engine's bytes for each of ours
         assert read[0] <= (256 << 10) + (len(got) + buffers) * share
         assert not kept.over
-        until(lambda: next(body, None) is None or read[0] > seen, 20)  # and goes on when it reads again
+        until(lambda: next(body, None) is None or read[0] > seen)  # and goes on when it reads again
         assert client.cancel(task_id) == 204
 
 
@@ -422,7 +421,7 @@ def test_a_client_that_takes_nothing_at_all_is_given_up(orchestrator, simulated_
     with client.listen(task_id, receive_buffer=1 << 14) as body:
         next(body)
         kept = client.tasks.log._tasks[task_id]
-        until(lambda: kept.over and client.tasks.replicas[0].busy == 0, 30)
+        until(lambda: kept.over and client.tasks.replicas[0].busy == 0)
     assert kept.readers == 0
     *_, end = client.stream(task_id, last=f"{task_id}:{kept.count - 2}").events
     assert end.finish_reason is FinishReason.CANCELLED

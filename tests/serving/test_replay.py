@@ -281,21 +281,22 @@ def test_a_cancel_reaches_a_recording_that_waits_for_its_readers(way):
 
 @WAYS
 def test_a_stream_that_nobody_reads_is_cancelled_after_a_grace_time(way):
-    log = ReplayLog()
-    with (
-        adapter_of(Script(steps=[tokens(1), Hang()])) as adapter,
-        Recording(log, "t1", grace=0.05) as recording,
-    ):
+    clock = Clock()
+    log = ReplayLog(clock=clock)
+    with adapter_of(Script(steps=[tokens(1), Hang()])) as adapter, Recording(log, "t1", grace=10.0) as recording:
         thread, ends = in_thread(recording, getattr(adapter, way)(request(task_id="t1")))
         reader = log.read("t1", heartbeat=0.01)
-        for _ in zip(range(20), reader):  # four times the grace: it is read  # noqa: B905
-            pass
-        assert not recording.is_deserted
+        next(reader)
+        clock.now = 100.0
+        assert next(reader)
+        assert not recording.is_deserted  # somebody reads
         reader.close()
+        clock.now = 109.0
+        assert not recording.is_deserted
+        clock.now = 110.0
         thread.join(10)
         assert ends[0].finish_reason is FinishReason.CANCELLED
-        again = log.read("t1")
-        assert [*parse_events(again)][-1] == ends[0]
+        assert [*parse_events(log.read("t1"))][-1] == ends[0]
 
 
 def test_an_error_that_came_first_may_be_spared_for_another_try():

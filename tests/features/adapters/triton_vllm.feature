@@ -32,7 +32,7 @@ Feature: Triton with the vLLM backend behind an adapter
   @OC-ADAPT-5060 @ADAPT-3101 @kills:cancels_nothing
   Scenario: triton-vllm: cancel before the first token
     Given a simulated "triton-vllm" worker
-    And its next answers meet "stall@0:600ms"
+    And its next answers meet "stall@0:1500ms"
     When a completion is asked for and cancelled after 0 tokens
     Then it ended as cancelled, with 0 tokens
     And the worker has seen its client leave
@@ -40,7 +40,7 @@ Feature: Triton with the vLLM backend behind an adapter
   @OC-ADAPT-5060 @ADAPT-3101 @kills:cancels_nothing
   Scenario: triton-vllm: cancel in mid-stream
     Given a simulated "triton-vllm" worker
-    And its next answers meet "stall@4:600ms"
+    And its next answers meet "stall@4:1500ms"
     When a completion is asked for and cancelled after 2 tokens
     Then it ended as cancelled, with 2 tokens
     And the worker has seen its client leave

@@ -32,7 +32,7 @@ Feature: trtllm-serve behind an adapter
   @ADAPT-3000 @ADAPT-3101 @kills:cancels_nothing
   Scenario: trtllm: cancel before the first token
     Given a simulated "trtllm" worker
-    And its next answers meet "stall@0:600ms"
+    And its next answers meet "stall@0:1500ms"
     When a completion is asked for and cancelled after 0 tokens
     Then it ended as cancelled, with 0 tokens
     And the worker has seen its client leave
@@ -40,7 +40,7 @@ Feature: trtllm-serve behind an adapter
   @ADAPT-3000 @ADAPT-3101 @kills:cancels_nothing
   Scenario: trtllm: cancel in mid-stream
     Given a simulated "trtllm" worker
-    And its next answers meet "stall@4:600ms"
+    And its next answers meet "stall@4:1500ms"
     When a completion is asked for and cancelled after 2 tokens
     Then it ended as cancelled, with 2 tokens
     And the worker has seen its client leave
