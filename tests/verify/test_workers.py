@@ -67,3 +67,11 @@ def test_a_command_that_fails_is_no_restart(restarted, monkeypatch):
     monkeypatch.setattr(restarting, "TELLING", 0.2)
     verdict = restart_verdict(restarted[0].url, "exit 3")
     assert verdict.missing == {"the command ended with status 3": 2}
+
+
+@pytest.mark.parametrize("engine", ["tgi", "trtllm", "vllm"])
+def test_prompts_of_a_length_are_made_whether_the_worker_takes_ids_or_not(engine):
+    with Simulator(engine) as one:
+        plan = {"seeds": 1, "max_tokens": 4, "conditions": ("lengths",), "lengths": (16, 33, 64)}
+        verdicts = judge(recorded(engine, one.url, **plan)).verdicts
+    assert [(verdict.state, verdict.established) for verdict in verdicts] == [(State.CLEAN, 1)] * 3
