@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from enum import StrEnum
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import attrs
 
@@ -28,8 +28,7 @@ class EndedBy(StrEnum):
     ADAPTER = "adapter"
 
 
-@attrs.frozen
-class Versions:
+class Versions(NamedTuple):
     """What is known of the worker: the engine's version, and TensorRT-LLM's."""
 
     engine: str | None

@@ -31,7 +31,7 @@ __all__ = ["Counted", "begun", "came_to", "ended", "healthy", "noted", "progress
 _log = logging.getLogger("worker_adapters")
 _log.addHandler(logging.NullHandler())  # a library says nothing unless its application configures logging
 
-PROGRESS_SECONDS = 0.5  # between two updates of the token counters: scrapes are many seconds apart
+PROGRESS_SECONDS = 2.0  # between two updates of the token counters: scrapes are many seconds apart
 _ENDED_BY = {
     Reason.DEADLINE: EndedBy.DEADLINE,
     Reason.CONNECT_TIMEOUT: EndedBy.TIMER,
@@ -130,7 +130,7 @@ def progress(running: Running) -> None:
         return
     counted, known = running.counted, _known(running)
     if known[0] > counted.known_in or known[1] > counted.known_out:
-        REPORTS.add(counted.count, recorder, running.request.priority, running.worker.versions, known)
+        REPORTS.later(counted.count, recorder, running.request.priority, running.worker.versions, known)
         counted.known_in, counted.known_out = known
 
 

@@ -55,6 +55,15 @@ class Reports:
         else:
             self.call(partial(report, *args, **named))
 
+    def later(self, report: Callable[..., None], *args: Any, **named: Any) -> None:
+        """As `add`, within a second: nobody is woken for what hundreds of streams have to tell now and then."""
+        if len(self._queue) >= MOST:
+            self.dropped += 1
+        elif self._resident.here:
+            self._queue.append(partial(report, *args, **named))
+        else:
+            self.call(partial(report, *args, **named))
+
     def call(self, callback: Callable[[], None]) -> None:
         """As `add`, but never dropped: somebody waits for it."""
         self._queue.append(callback)
