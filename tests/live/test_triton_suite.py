@@ -56,11 +56,3 @@ class TestRealEnsemble(Real):
     dialect = DIALECT
     transcripts = Transcripts(FOLDER / "2.51.0-ensemble")
     model = "ensemble"
-
-    @contextmanager
-    def worker(self):
-        if self.alone:
-            with TritonServer(*ENSEMBLE) as own:
-                yield own.url
-        else:
-            yield self.server.url
