@@ -54,6 +54,7 @@ def shown_tests(page: Path) -> list[str]:
     ]
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", [page for page in pages() if shown_tests(page)], ids=named)
 def test_what_a_page_shows_as_tests_passes(page, pytester, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "adapters"))

@@ -28,6 +28,7 @@ def wheel(tmp_path_factory):
     return dist.build(tmp_path_factory.mktemp("dist"))[1]
 
 
+@pytest.mark.timeout(300)  # the first of them waits for the compiler
 def test_a_wheel_holds_the_packages_and_nothing_else(wheel):
     assert dist.faults_of(wheel) == []
     with zipfile.ZipFile(wheel) as archive:
@@ -37,6 +38,7 @@ def test_a_wheel_holds_the_packages_and_nothing_else(wheel):
         assert "-cp311-abi3-" in wheel.name
 
 
+@pytest.mark.timeout(300)
 def test_what_should_not_be_in_a_wheel_is_found(wheel, tmp_path):
     bad = shutil.copy(wheel, tmp_path)
     with zipfile.ZipFile(bad, "a") as archive:
@@ -45,6 +47,7 @@ def test_what_should_not_be_in_a_wheel_is_found(wheel, tmp_path):
     assert len(dist.faults_of(Path(bad))) == 2
 
 
+@pytest.mark.timeout(300)
 def test_from_an_empty_venv_to_the_first_token(wheel, tmp_path):
     program = dist.first_program()
     assert len([line for line in program.splitlines() if line]) <= dist.LINES
