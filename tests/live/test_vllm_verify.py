@@ -32,7 +32,18 @@ def test_64_seeds_are_exact_one_at_a_time_and_across_two_workers(capsys):
 def test_bfloat16_in_batches_of_eight_diverges_and_is_found(capsys, tmp_path):
     pack = tmp_path / "pack.json"
     with VllmServer(seqs=8, extra=["--dtype", "bfloat16"]) as one:
-        words = ["--seeds", "16", "--max-tokens", "48", "--conditions", "again,beside", "--widths", "7"]
+        words = [
+            "--seeds",
+            "16",
+            "--max-tokens",
+            "128",
+            "--prompt-words",
+            "200",
+            "--conditions",
+            "again,beside",
+            "--widths",
+            "7",
+        ]
         status, found = verify(capsys, "--url", one.url, *words, "--pack", str(pack))
     assert status == 1
     assert found["again"]["state"] == "clean"

@@ -35,7 +35,7 @@ from worker_adapters.verify import (
     read_pack,
     write_pack,
 )
-from worker_adapters.verify.planning import LENGTHS, WIDTHS
+from worker_adapters.verify.planning import LENGTHS, PROMPT_WORDS, WIDTHS
 from worker_adapters.verify.showing import COLUMNS, rows
 from worker_adapters.verify.tapping import Tap
 
@@ -79,6 +79,7 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--seeds", type=int, default=64, metavar="N", help="so many seeds, from 0 on (64)")
     asked.add_argument("--max-tokens", type=int, default=128, metavar="N")
     asked.add_argument("--temperature", type=float, default=1.0)
+    asked.add_argument("--prompt-words", type=int, default=PROMPT_WORDS, metavar="N", help="the length of prompts")
     asked.add_argument("--conditions", type=_names, default=CONDITIONS, help=f"of {','.join(CONDITIONS)} (all)")
     asked.add_argument("--widths", type=_integers, default=WIDTHS, metavar="N,…", help="others beside a request")
     asked.add_argument("--lengths", type=_integers, default=LENGTHS, metavar="N,…", help="tokens of prompts")
@@ -151,6 +152,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         return Plan(
             seeds=args.seeds,
             max_tokens=args.max_tokens,
+            prompt_words=args.prompt_words,
             temperature=args.temperature,
             conditions=args.conditions,
             widths=args.widths,

@@ -12,7 +12,7 @@ import attrs
 from ..api import DeterminismLevel
 from .records import Condition
 
-__all__ = ["CONDITIONS", "LENGTHS", "WIDTHS", "Plan"]
+__all__ = ["CONDITIONS", "LENGTHS", "PROMPT_WORDS", "WIDTHS", "Plan"]
 
 CONDITIONS = ("again", "order", "beside", "prefix", "lengths", "cancelled", "workers", "restart")
 WIDTHS = (2, 4, 8, 16)
@@ -51,6 +51,7 @@ class Plan:
     engine_options: Mapping[str, Any] = attrs.field(factory=dict)
     nonce: str = "0"
     tries: int = 3
+    prompt_words: int = PROMPT_WORDS
 
     def __attrs_post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -62,7 +63,7 @@ class Plan:
 
     def prompt(self, seed: int, kind: str = "") -> str:
         """The prompt of a seed: its first words are nobody else's."""
-        words = random.Random(f"{self.nonce}/{kind}/{seed}").choices(WORDS, k=PROMPT_WORDS)  # noqa: S311  -- repeatable
+        words = random.Random(f"{self.nonce}/{kind}/{seed}").choices(WORDS, k=self.prompt_words)  # noqa: S311  -- repeatable
         tag = blake2b(f"{self.nonce}/{kind}/{seed}".encode(), digest_size=4).hexdigest()
         return f"{tag} {' '.join(words)}"
 
