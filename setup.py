@@ -1,11 +1,10 @@
 """Build script: the part of the packaging that pyproject.toml can't say.
 
 The SSE codec (csrc/) is compiled through cffi in API mode against Python's limited API, so one wheel per platform serves
-every Python from 3.11 on. Free-threaded Pythons have no limited API (before 3.15): they get a wheel of their own.
+every Python from 3.11 on. Free-threaded Pythons have no limited API: they get a wheel of their own.
 """
 
 import shutil
-import sys
 import sysconfig
 
 from setuptools import setup
@@ -22,8 +21,7 @@ BROKEN_BUILD = (
 )
 
 
-# As cffi has it (USE_LIMITED_API in its recompiler); csrc/build_native.py decides alike.
-LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED") or sys.version_info >= (3, 15)
+LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")  # csrc/build_native.py decides alike
 
 
 class BuildCodec(build_ext):

@@ -8,7 +8,7 @@ from cffi import FFI
 
 HERE = Path(__file__).parent
 BEGIN, END = "/* [cdef begin] */", "/* [cdef end] */"
-LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED") or sys.version_info >= (3, 15)  # as setup.py has it
+LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")  # as setup.py has it
 HEADERS = ("sse.h", "body.h", "wire.h", "keys.h", "cpython.h")
 
 ffibuilder = FFI()
@@ -24,6 +24,5 @@ ffibuilder.set_source(
     # -g0: a Python that was built with -g says so to whatever is built for it.
     extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden", "-g0"],
     extra_link_args=["-Wl,--strip-debug"] if sys.platform == "linux" else [],
-    define_macros=[("Py_LIMITED_API", "0x030b0000")] if LIMITED else [],
     py_limited_api=LIMITED,
 )

@@ -1,5 +1,9 @@
 #define PY_SSIZE_T_CLEAN
-#include <Python.h> /* the limited API of 3.11 (Py_LIMITED_API), where there is one: build_native.py */
+#include <pyconfig.h>
+#ifndef Py_GIL_DISABLED /* free-threaded Pythons have none: build_native.py */
+#define Py_LIMITED_API 0x030b0000
+#endif
+#include <Python.h>
 #include <limits.h>
 
 #include "cpython.h"

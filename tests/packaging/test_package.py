@@ -14,7 +14,7 @@ import pytest
 from . import dist
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("sse", "body", "wire", "cpython")
+SOURCES = ("sse", "body", "wire", "keys", "cpython")
 FREE_THREADED = """
 import runpy, sysconfig
 told = sysconfig.get_config_var
