@@ -331,6 +331,9 @@ def watched(scheduler: Scheduler, cls: type, fields: str) -> Any:
     class Watched(cls):  # type: ignore[misc]  # a class that is only known at run time
         __slots__ = ()
 
+        def __class_getitem__(cls, _of: object) -> type:
+            return cls  # of whatever it is: that is for types alone
+
         def __init__(self, *args: Any, **named: Any) -> None:
             before, scheduler.silent = scheduler.silent, True
             try:
