@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import pytest
+
 from . import stressed
+from .stress import is_a_struck_start
 
 ROOT = Path(__file__).parents[2]
 HANGS = """
@@ -54,3 +58,17 @@ def test_a_call_whose_end_was_struck_leaves_nothing_of_those_around_it():
     late.__enter__()
     dog.is_out()
     assert not dog.calls
+
+
+def test_what_fails_before_a_thread_works_is_told_from_what_fails_in_its_work():
+    def traceback_of(call):
+        with pytest.raises(RuntimeError) as caught:
+            call()
+        return caught.tb.tb_next.tb_next  # without the two frames here
+
+    assert is_a_struck_start(traceback_of(lambda: threading.Thread().join()))
+
+    def work():
+        raise RuntimeError
+
+    assert not is_a_struck_start(traceback_of(lambda: threading.Thread(target=work).run()))
