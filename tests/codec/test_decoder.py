@@ -23,6 +23,7 @@ def test_public_names():
         "WIRE_WOKEN",
         "Wire",
         "encode",
+        "encode_lines",
     ]
     assert set(module.__all__) < set(worker_adapters.codec.__all__)
     assert issubclass(EventTooLargeError, ValueError)
