@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import ssl
@@ -63,9 +64,10 @@ def is_proxys_own(status: int, headers: Mapping[str, str]) -> bool:
 
 def no_response(exc: BaseException, where: str) -> Fault:
     """What went wrong before a response head had come."""
-    # A look-up that fails for want of a descriptor says that the name is not known.
+    # A look-up that fails for want of a descriptor says that the name is not known; beside nss-mdns, that something is busy.
     if isinstance(exc, OSError) and (
-        exc.errno in NO_DESCRIPTORS or (isinstance(exc, socket.gaierror) and not has_descriptors())
+        exc.errno in NO_DESCRIPTORS
+        or ((isinstance(exc, socket.gaierror) or exc.errno == errno.EBUSY) and not has_descriptors())
     ):
         return Fault(Reason.LOCAL_LIMIT, f"the process has no descriptor left for a connection to {where}")
     if isinstance(exc, socket.gaierror):
