@@ -10,6 +10,7 @@ import pytest
 
 from worker_adapters import TLS, Error, GenerateRequest, Limits, Retry, Timeouts, WorkerError, connect
 
+from ..products import product
 from ..transport.servers import Client, Server
 from .attacks import EVENT, FACTOR, GROWING, LATE, PATH, PROBE_BODY, ROWS, Attack, Growing, rendered
 
@@ -84,7 +85,7 @@ def warm():
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("row", "way"), WAYS, ids=[f"{row.name}, {way}" for row, way in WAYS])
+@product("row, way", WAYS)
 def test_an_attack_comes_to_its_reason_and_costs_no_more_than_its_row_says(row, way):
     with Server(attacking(row)) as server:
         come_to(server.url, row, way)  # what is loaded and kept by then is not its
