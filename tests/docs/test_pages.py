@@ -17,8 +17,6 @@ from .running import BlockError, Workers, run_page
 
 LINKED = [*pages(), *(ROOT / name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "benchmarks/README.md"))]
 
-COMING = {"observability.png"}  # written at this moment
-
 
 def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
@@ -99,8 +97,6 @@ def test_no_link_leads_nowhere(page):
             continue
         path, _, anchor = target.partition("#")
         there = (page.parent / path).resolve() if path else page
-        if target in COMING:
-            continue
         assert there.exists(), f"{named(page)}: {target} leads nowhere"
         if anchor and there.suffix == ".md":
             assert anchor in anchors(there), f"{named(page)}: {target} has no such heading"
