@@ -151,9 +151,11 @@ TIMED = ("stall", "trickle", "comments")
 # Where in an event a byte lies, and the words of a failure, are llama-server's own.
 OF_LLAMACPP = ("close@b200", "eof@b50", "garbage@b118", "error@2:Context")
 # A Triton is asked first what it speaks, and fails there (tests/engines/test_triton_sockets.py).
-# trtllm-serve never refuses for load: what comes is a proxy's 503. A TGI that loads has its port closed: test_tgi.py.
+# trtllm-serve never refuses for load: what comes is a proxy's 503. A TGI that loads has its port closed: test_tgi.py;
+# an SGLang says 503 and not a word, which may be anything.
 ELSEWHERE = {f"triton-{kind}": ("stall@accept", "close@accept") for kind in ("llmapi", "trtllm", "vllm")} | {
     "tgi": ("loading",),
+    "sglang": ("loading",),
     "trtllm": ("overloaded",),
 }
 
