@@ -10,7 +10,7 @@ from pathlib import Path
 from .pages import ROOT
 
 PACKAGE = sorted((ROOT / "adapters").rglob("*.py"))
-LONGEST_MODULE = 420
+LONGEST_MODULE = 400
 LONGEST_FUNCTION = 40
 # What is longer, with its length, and why it is not cut. May shrink; what shrinks below the rule leaves the table.
 LONGER = {

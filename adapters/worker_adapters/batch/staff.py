@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Staff", "staff_of"]
 
 ASKED = 5.0  # seconds that the beginning waits for workers to say what they are
+STOPS = 0.05  # seconds between two looks at whether the job is stopped meanwhile
 GAUGES, GAUGES_YIELDING = 2.0, 0.5  # seconds between two looks at a worker's gauges
 SILENT = 30.0  # seconds without anything from a worker that has rows, until it is asked whether it works
 
@@ -30,6 +32,7 @@ class Staff:
         self.workers = workers
         self._own = own
         self._heard: dict[str, Properties | None] = {}
+        self._news = threading.Event()  # somebody has been heard
         self._asked: dict[str, float] = {}
         self._noted: dict[str, Properties] = {}
         self._well: dict[str, bool | None] = {}  # of those that are silent: None while they are being asked
@@ -40,7 +43,8 @@ class Staff:
             self._ask(worker)
         give_up = time.monotonic() + ASKED
         while len(self._heard) < len(self.workers) and time.monotonic() < give_up and not stopped():
-            time.sleep(0.005)
+            self._news.wait(STOPS)
+            self._news.clear()
         for worker in self.workers:
             self._note(worker)
 
@@ -50,6 +54,7 @@ class Staff:
 
         def work() -> None:
             heard[name] = _properties(adapter)
+            self._news.set()
 
         self._have(name, work)
 

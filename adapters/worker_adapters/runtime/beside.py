@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ..lifetime import Lifetime
 from ..loop import Loop, Task
 from ..waiting import BLOCKED, Steps
 
-__all__ = ["StepsTask"]
+__all__ = ["Begins", "StepsTask"]
+
+
+class Begins(Protocol):
+    """What is to be done beside the streams, from the first one on at the latest."""
+
+    def begin(self) -> None:
+        """Idempotent; does not block."""
+        ...
 
 
 class StepsTask(Task):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import attrs
 
@@ -15,7 +15,7 @@ from ..dialect import Dialect, Fault, Pause, Probe, ProbeTarget, Reply, WireRequ
 from ..lifetime import Cause, Interrupted, Lifetime
 from ..transport import Transport
 from ..waiting import NOBODY, Steps, current_waker
-from .beside import StepsTask
+from .beside import Begins, StepsTask
 from .bounds import bounded, shown
 from .carried import UNAUTHORIZED, Carried
 from .cell import Cell
@@ -43,14 +43,6 @@ RESOLVE_RETRY = 1.0  # seconds that a failure to resolve is the answer to all wh
 TELLING = Timeouts(connect=1.0, probe=1.0)  # nobody waits for it but close()
 NO_REPLY = Reply(status=0, headers={}, body=b"")  # what a pause is answered with
 STARTED_WAITS = 0.1  # seconds that `Started` may wait for the version, past the stream's own first frame
-
-
-class Begins(Protocol):
-    """What is to be done beside the streams, from the first one on at the latest."""
-
-    def begin(self) -> None:
-        """Idempotent; does not block."""
-        ...
 
 
 class Worker:
