@@ -10,6 +10,7 @@ from worker_adapters import GenerateRequest, Limits, MetricsOptions, connect
 from worker_adapters.runtime.reports import REPORTS
 
 STREAMS, TOKENS = 3, 4
+REQUEST = GenerateRequest(prompt="p", max_tokens=TOKENS, seed=7)  # whose text does not end before
 
 
 def main(forks: bool) -> None:
@@ -17,8 +18,8 @@ def main(forks: bool) -> None:
     known = {"pool_id": "a", "replica_id": "r0", "metrics": MetricsOptions(), "limits": Limits(hand_over=1)}
     with connect("mock", "mock://local", **known) as adapter:
         if forks:
-            adapter.generate(GenerateRequest(prompt="p", max_tokens=TOKENS))  # the parent counts, too
-            held = adapter.submit(GenerateRequest(prompt="p", max_tokens=TOKENS))  # and is in mid-stream
+            adapter.generate(REQUEST)  # the parent counts, too
+            held = adapter.submit(REQUEST)  # and is in mid-stream
             REPORTS.flush(time.monotonic() + 10)  # prometheus_client has one lock for all, which a fork may find taken
             child = os.fork()
             if child:
@@ -29,8 +30,8 @@ def main(forks: bool) -> None:
         adapter.health()
         adapter.properties()
         for _ in range(STREAMS):
-            adapter.generate(GenerateRequest(prompt="p", max_tokens=TOKENS))
-        held = adapter.submit(GenerateRequest(prompt="p", max_tokens=TOKENS))
+            adapter.generate(REQUEST)
+        held = adapter.submit(REQUEST)
         # It waits to be read: one is in flight.
         if not forks:
             REPORTS.flush(time.monotonic() + 10)

@@ -234,7 +234,7 @@ def test_after_started_the_stream_ends(simulated_worker: Any, pool_of: Any) -> N
 def test_a_worker_that_failed_is_asked_for_its_health_before_it_is_given_streams(
     simulated_worker: Any, pool_of: Any
 ) -> None:
-    bad = simulated_worker("vllm", says=WORDS, faults=["reset@head", "/health status:503*2"])
+    bad = simulated_worker("vllm", says=WORDS, faults=["status:502", "/health status:503*2"])
     good = simulated_worker("vllm", says=WORDS)
     pool = pool_of(bad, good)
     while pool.workers[0].state == "open":
@@ -265,7 +265,7 @@ def test_a_failure_while_the_loop_gives_up_looking_is_looked_after(monkeypatch: 
 
 
 def test_a_stream_waits_for_the_one_worker_there_is(simulated_worker: Any, pool_of: Any) -> None:
-    worker = simulated_worker("vllm", says=WORDS, faults=["reset@head"])
+    worker = simulated_worker("vllm", says=WORDS, faults=["status:502"])
     pool = pool_of(worker, connected={"retry": Retry(base=0.0)})
     events = list(pool.submit(request()))
     assert (started(events).attempt, events[-1].kind) == (2, "end")
