@@ -21,6 +21,7 @@ import msgspec
 __all__ = ["CLIENTS", "PATHS", "Client"]
 
 PROMPT = "we see"
+MOST_STREAMS = 20_000  # at once
 PATHS = {"vllm": "/v1/completions", "llamacpp": "/completion"}
 
 
@@ -52,15 +53,15 @@ def ours(way: str, *, observed: bool = False, events_out: bool = False) -> Calla
     def make(wire: str, port: int) -> Iterator[Client]:
         from prometheus_client import CollectorRegistry
 
-        from worker_adapters import GenerateRequest, MetricsOptions, Token, connect, event_stream
+        from worker_adapters import GenerateRequest, Limits, MetricsOptions, Token, connect, event_stream
 
-        watched: dict[str, Any] = {}
+        options: dict[str, Any] = {"limits": Limits(max_in_flight=MOST_STREAMS)}
         if observed:
             logger = logging.getLogger("worker_adapters")
             logger.addHandler(logging.StreamHandler(open(os.devnull, "w", encoding="utf-8")))  # noqa: PTH123, SIM115
             logger.setLevel(logging.DEBUG)
-            watched = {"metrics": MetricsOptions(registry=CollectorRegistry())}
-        with connect(wire, f"http://127.0.0.1:{port}", **watched) as adapter:
+            options["metrics"] = MetricsOptions(registry=CollectorRegistry())
+        with connect(wire, f"http://127.0.0.1:{port}", **options) as adapter:
             start = getattr(adapter, way)
 
             def texts(tokens: int) -> Iterator[str]:
