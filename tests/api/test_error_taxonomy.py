@@ -195,6 +195,8 @@ def test_the_statuses_are_of_every_code():
         (1, "1", "1"),
         (1000, "1", "1000"),
         (1001, "2", "1001"),
+        (-5, "1", "0"),
+        (10**400, "1" + "0" * 397, "1" + "0" * 400),
         (86_400_000, "86400", "86400000"),
     ],
 )
@@ -247,3 +249,9 @@ def test_an_exception_tells_what_its_envelope_tells(kind):
 
 def test_an_invalid_request_is_a_value_error():
     assert issubclass(InvalidRequestError, ValueError)
+
+
+@pytest.mark.parametrize("given", ["a\r\nSet-Cookie: x=1", "a\nb", "\rb", "a\0", "a\x7f", "💥", "\ud800"])
+def test_a_correlation_id_that_would_make_a_header_of_its_own_is_left_out(given):
+    assert http_headers(ERROR, given) == http_headers(ERROR)
+    assert http_headers(ERROR, "é") == {**http_headers(ERROR), "X-Correlation-Id": "é"}  # as WSGI has bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from datetime import UTC, datetime
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_every_field_can_be_wrong():
 def test_each_wrong_field_is_named_by_itself(name):
     given = {"prompt": "x", name: WRONG[name]}
     fields = refused(given).fields
-    assert [*fields] == (["prompt"] if name == "prompt_tokens" else [name]) or name == "prompt_tokens"
+    assert [*fields] == (["prompt", "prompt_tokens"] if name == "prompt_tokens" else [name])
     assert name in fields[name]
 
 
@@ -87,6 +88,122 @@ def test_all_wrong_fields_are_told_at_once():
     assert error.reason is Reason.VALIDATION
     assert len(error.message) <= 500
     assert pickle.loads(pickle.dumps(error)).fields == error.fields
+
+
+def nested(kind, depth=3000):
+    value = kind()
+    for _ in range(depth):
+        value = {"a": value} if kind is dict else [value]
+    return value
+
+
+class Foreign:
+    """An object that bears no look at it."""
+
+    __hash__ = None
+
+    def __repr__(self):
+        raise RuntimeError
+
+    def __eq__(self, _other):
+        raise RuntimeError
+
+
+SCALARS = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    2**31,
+    2**63,
+    2**64,
+    -(10**400),
+    10**5000,
+    0.5,
+    1e39,
+    "",
+    "x",
+    "\ud800",
+    "a\r\nb",
+    "\0",
+    b"x",
+]
+NO_NUMBERS = [float("nan"), float("inf"), -float("inf"), {"a": float("nan")}, "{", '{"a":NaN}', "9" * 5000, "[" * 10**5]
+NESTED = [
+    [],
+    [[]],
+    [None],
+    [True],
+    [1.5],
+    [2**70],
+    ["\ud800"],
+    ["a"] * 5,
+    [""],
+    {},
+    {1: 2},
+    {"\ud800": 1},
+    nested(dict),
+    nested(list),
+]
+OTHERS = [Foreign(), object(), set(), range(3), 1j, {"unchecked": 1}, {"unchecked": {"a": object()}}, int]
+
+
+@pytest.mark.parametrize("name", [*WRONG, "colour", "", "\ud800", "a" * 1000, 1, None, (1,)], ids=ascii)
+def test_whatever_stands_in_a_field_only_that_field_is_refused(name):
+    """Nothing else is raised, whatever a caller sends; and the answer can be sent."""
+    for value in [*SCALARS, *NO_NUMBERS, *NESTED, *OTHERS]:
+        fields, answer = fields_of({"prompt": "x", name: value})
+        if name == "prompt_tokens" and value is not None:
+            assert fields == {"prompt", "prompt_tokens"}
+        else:
+            assert fields == {str(name)[:40]} or (name in WRONG and not fields)
+        json.dumps(answer).encode()
+
+
+def fields_of(given):
+    """Which fields are refused, and the answer that says so."""
+    try:
+        GenerateRequest.from_dict(given)
+    except InvalidRequestError as exc:
+        return exc.fields.keys(), http_refusal(exc)
+    return set(), None
+
+
+BODIES = [
+    b"",
+    b"{",
+    b"null",
+    b"3",
+    b'"x"',
+    b"[]",
+    b"\xff",
+    b"\xef\xbb\xbf{}",
+    b'{"prompt":"\\ud800"}',
+    '{"prompt":"\ud800"}',
+]
+BODIES += [
+    "{}".encode("utf-16"),
+    b"[" * 10**5,
+    b'{"a":' * 10**5,
+    b'{"prompt":"x","priority":' + b"[" * 400 + b"]" * 400 + b"}",
+]
+BODIES += [b'{"prompt":"x","seed":%b}' % number for number in (b"NaN", b"-Infinity", b"1e999", b"9" * 5000, b"1.0")]
+
+
+@pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
+def test_a_body_that_is_no_request_is_refused(body):
+    with pytest.raises(InvalidRequestError) as caught:
+        GenerateRequest.from_json(body)
+    assert caught.value.fields
+    json.dumps(http_refusal(caught.value)).encode()
+
+
+@pytest.mark.parametrize("when", ["2026-11-27T12:00:00Z", "1700000000", -1, 0, True, 10**400, datetime.now(tz=UTC)])
+def test_a_deadline_is_a_number_of_seconds(when):
+    for name in ("deadline", "deadline_at"):
+        said = refused({"prompt": "x", name: when}).fields[name]
+        assert said.startswith(f"{name} must be a finite number greater than 0, got ")
 
 
 @pytest.mark.parametrize("given", [[], "x", None, 3])

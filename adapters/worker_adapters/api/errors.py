@@ -6,7 +6,6 @@ only on whether the stream had started; `code_of` is that rule and the only plac
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -306,10 +305,20 @@ def http_status(code: ErrorCode) -> int:
 
 
 def http_headers(error: Error, correlation_id: str | None = None) -> dict[str, str]:
-    """The response headers that belong to `http_status`: a 429 says when to come back (whole seconds, at least 1)."""
-    headers = {} if correlation_id is None else {"X-Correlation-Id": correlation_id}
+    """The response headers that belong to `http_status`: a 429 says when to come back (whole seconds, at least 1).
+
+    A correlation id that can't be in a header is left out: an answer about a failure doesn't fail.
+    """
+    headers = {}
+    if correlation_id is not None and _fits_header(correlation_id):
+        headers["X-Correlation-Id"] = correlation_id
     if http_status(error.code) == 429:
-        backoff = 1000 if error.retry_after_ms is None else error.retry_after_ms
-        headers["Retry-After"] = str(max(1, math.ceil(backoff / 1000)))
+        backoff = 1000 if error.retry_after_ms is None else max(0, error.retry_after_ms)
+        headers["Retry-After"] = str(max(1, -(-backoff // 1000)))
         headers["X-Backoff-Ms"] = str(backoff)
     return headers
+
+
+def _fits_header(value: str) -> bool:
+    """Whether it can't end its line, and WSGI has bytes for it."""
+    return all(" " <= char <= "\xff" and char != "\x7f" for char in value)

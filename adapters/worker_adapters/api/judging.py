@@ -59,7 +59,7 @@ def _number(
     if not good or not low <= value <= high or (open_low and value == low):
         bounds = f"greater than {low:g}" if open_low else f"at least {low:g}"
         bounds += "" if high == math.inf else f" and at most {high:g}"
-        why = "" if high != math.inf else " (engines hold numbers in 32 bits)"
+        why = " (engines hold numbers in 32 bits)" if high == math.inf and most == MAX_NUMBER else ""
         raise WrongError(f"{name} must be a finite number {bounds}{why}, got {shown(value)}")
 
 
@@ -120,9 +120,12 @@ def _member(name: str, value: Any, kind: type[StrEnum]) -> None:
         raise WrongError(f"{name} must be one of {', '.join(kind)}, got {shown(value)}")
 
 
+ONE_PROMPT = "exactly one of prompt and prompt_tokens must be given"
+
+
 def _prompt(request: GenerateRequest) -> None:
     if (request.prompt is None) == (request.prompt_tokens is None):
-        raise WrongError("exactly one of prompt and prompt_tokens must be given")
+        raise WrongError(ONE_PROMPT)
     if request.prompt is not None:
         if not isinstance(request.prompt, str):
             raise WrongError(
@@ -134,6 +137,8 @@ def _prompt(request: GenerateRequest) -> None:
 def _prompt_tokens(request: GenerateRequest) -> None:
     if request.prompt_tokens is None:
         return
+    if request.prompt is not None:
+        raise WrongError(ONE_PROMPT)
     if not isinstance(request.prompt_tokens, tuple):
         raise WrongError(f"prompt_tokens must be a sequence of token ids, got {shown(request.prompt_tokens)}")
     if not request.prompt_tokens:
@@ -175,7 +180,7 @@ def _deadline_at(request: GenerateRequest) -> None:
 
 def _profile(request: GenerateRequest) -> None:
     profile = request.sampler_profile_version
-    if profile not in tuple(PROFILES):
+    if not isinstance(profile, str) or profile not in PROFILES:
         raise WrongError(f"sampler_profile_version must be one of {', '.join(sorted(PROFILES))}, got {shown(profile)}")
 
 

@@ -57,9 +57,10 @@ def _enum(kind: type[StrEnum], value: Any) -> Any:
     """An enum member where there is one; anything else is kept for `submit` to refuse, with the field's name."""
     if type(value) is kind:
         return value
+    given = plain(value)
     try:
-        return kind(plain(value))
-    except (TypeError, ValueError):
+        return kind(given) if isinstance(given, str) else value  # of anything else the error would hold the repr
+    except ValueError:
         return value
 
 
