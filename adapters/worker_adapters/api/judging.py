@@ -179,7 +179,7 @@ def _deadline_at(request: GenerateRequest) -> None:
 
 
 def _profile(request: GenerateRequest) -> None:
-    profile = request.sampler_profile_version
+    profile: Any = request.sampler_profile_version
     if not isinstance(profile, str) or profile not in PROFILES:
         raise WrongError(f"sampler_profile_version must be one of {', '.join(sorted(PROFILES))}, got {shown(profile)}")
 
