@@ -18,10 +18,14 @@ from typing import Any
 RECORD = Path(__file__).parent / "surface.txt"
 PUBLIC = (
     "worker_adapters",
+    "worker_adapters.batch",
     "worker_adapters.dialect",
     "worker_adapters.pool",
+    "worker_adapters.ray",
+    "worker_adapters.serving",
     "worker_adapters.simulator",
     "worker_adapters.testing",
+    "worker_adapters.verify",
 )
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 

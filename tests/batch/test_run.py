@@ -10,7 +10,7 @@ import time
 import pytest
 
 from worker_adapters import Timeouts, batch, connect
-from worker_adapters.batch import Batch, Bound, JournalError, Options, Outcome, staff
+from worker_adapters.batch import Batch, Bound, JournalError, Options, Outcome, intake, staff
 from worker_adapters.testing import SimulatedWorker
 from worker_adapters.testing.server import nobody_there
 
@@ -243,6 +243,25 @@ def test_a_pipe_is_read_as_it_comes_and_bounds_the_job(simulated_worker, tmp_pat
     writer.join()
     assert report.written == 3
     assert Bound.SOURCE in bounds
+
+
+def test_rows_that_have_their_answer_are_passed_over_without_a_wait(simulated_worker, tmp_path, monkeypatch):
+    monkeypatch.setattr(intake, "SKIPPED_AT_ONCE", 4)
+    worker = simulated_worker("vllm", slots=8)
+    ran(rows(tmp_path / "in.jsonl", 40), tmp_path / "out.jsonl", [worker])
+    waits = []
+
+    class Watched(Batch):
+        def _receive(self, until):
+            if self._intake.is_behind:
+                waits.append(until - self._now)
+            super()._receive(until)
+
+    rows(tmp_path / "in.jsonl", 41)
+    with worker.connect() as adapter:
+        report = Watched(tmp_path / "in.jsonl", tmp_path / "out.jsonl", [adapter], disk=QUICK).run()
+    assert (report.before, report.rows) == (40, 1)
+    assert waits == [0.0] * 10
 
 
 def test_what_can_t_work_is_said_before_anything_is_done(simulated_worker, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from .keys import NOWHERE, Keys
@@ -13,6 +14,7 @@ from .source import NOT_YET, NotYet, opened
 
 __all__ = ["Intake"]
 
+PIPE_PAUSE = 0.02  # seconds between two looks at a pipe that has nothing
 SKIPPED_AT_ONCE = 2000  # rows that have their answer, before streams are looked after again
 
 
@@ -40,6 +42,7 @@ class Intake:
         self._template = template
         self._back: list[tuple[float, int, Row]] = []  # that came back: a heap by when they may go again
         self.is_open: bool = True
+        self.is_behind: bool = False  # it has only stopped reading so that streams are looked after
         self.seconds: float = 0.0
         self.read = self.bytes_read = self.skipped = self.duplicates = 0
         self.carried: set[str] = set()
@@ -76,7 +79,14 @@ class Intake:
                 return row
         return NOT_YET if self._back or self.is_open else None
 
+    def pause(self, now: float) -> float:
+        """Seconds until there may be a row, where there was none just now."""
+        if self.is_open:
+            return 0.0 if self.is_behind else PIPE_PAUSE
+        return max(0.0, self._back[0][0] - now) if self._back else inf
+
     def _new(self) -> Row | NotYet | None:
+        self.is_behind = False
         for _ in range(SKIPPED_AT_ONCE):
             found = next(self._source, None)
             if found is None:
@@ -101,6 +111,7 @@ class Intake:
             if row.extra:
                 self.carried.update(row.extra)
             return row
+        self.is_behind = True
         return NOT_YET
 
     def _duplicate(self, number: int, ident: Ident) -> Row | None:

@@ -263,7 +263,7 @@ class Batch:
                 for worker in free:
                     worker.starved = True
                 if row is NOT_YET:
-                    self._next_try = now + 0.02 if self._intake.is_open else now + TICK
+                    self._next_try = now + self._intake.pause(now)
                 return
             if not self._place(row, free, now):
                 return

@@ -28,6 +28,7 @@ __all__ = ["Journal", "JournalError", "Line"]
 
 BLOCK = 4 * 1024 * 1024  # bytes read at once
 LONGEST = 512 * 1024 * 1024  # bytes: no row is longer, so a `len` that is says the line is damaged
+SHORT, AROUND = 4096, 256 * 1024  # bytes read at once of rows that are read one by one
 HEAD = 256  # bytes: what stands in front of a row is shorter
 HEADER, CLOSED, ROW = "header", "closed", "row"
 KINDS = {kind.encode(): kind for kind in (HEADER, CLOSED, ROW)}
@@ -80,6 +81,7 @@ class Journal:
         self._size = self._synced = self._good = 0
         self._broken = True  # until it has been recovered
         self.rows: int = 0  # in the group
+        self._block, self._block_at = b"", 0  # what `read` has read last
         self._descriptor = disk.open(path)
         try:
             disk.lock(self._descriptor)
@@ -161,13 +163,18 @@ class Journal:
 
     def read(self, line_offset: int) -> bytes:
         """The row that begins there, and what follows it up to the end of its line."""
-        size = 4096
+        at = line_offset - self._block_at
+        if at >= 0 and (end := self._block.find(b"\n", at)) >= 0:
+            return self._block[at : end - 1]
+        # Mostly they are wanted in about the order in which they stand: the next ones are in a block around this one.
+        near = -AROUND <= at <= len(self._block) + AROUND
+        start, size = (max(0, line_offset - AROUND // 4), AROUND) if near else (line_offset, SHORT)
         while True:
-            data = self._disk.read(self._descriptor, size, line_offset)
-            end = data.find(b"\n")
+            self._block_at, self._block = start, self._disk.read(self._descriptor, size, start)
+            end = self._block.find(b"\n", line_offset - start)
             if end >= 0:
-                return data[: end - 1]
-            if len(data) < size:
+                return self._block[line_offset - start : end - 1]
+            if len(self._block) < size:
                 raise JournalError(f"{self.path} has changed while it was read")
             size *= 8
 
