@@ -1,4 +1,4 @@
-"""A strict reader of Prometheus' text format, written from its description and sharing no code with what writes it."""
+"""A strict reader of Prometheus' text format and of OpenMetrics, from their descriptions: no code of what writes them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import attrs
 __all__ = ["Exposed", "exposed"]
 
 _NAME = "[a-zA-Z_:][a-zA-Z0-9_:]*"
-_SAMPLE = re.compile(rf"({_NAME})(?:\{{(.*)\}})? (\S+)")
+_LABELS = r'\{(?:[^"\\{}]|"(?:[^"\\]|\\.)*")*\}'
+_SAMPLE = re.compile(rf"({_NAME})(?P<labels>{_LABELS})? (\S+)(?P<exemplar> # (?P<of>{_LABELS}) \S+(?: \S+)?)?")
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)')
 _ENDINGS = {"histogram": ("_bucket", "_count", "_sum"), "counter": ("",), "gauge": ("",)}
+_NEWER = {"histogram": ("_bucket", "_count", "_sum", "_created"), "counter": ("_total", "_created"), "gauge": ("",)}
+LONGEST_EXEMPLAR = 128  # characters of the names and values of its labels
 
 
 @attrs.define
@@ -55,11 +58,11 @@ class Exposed:
             assert ("_sum", labels) in self.samples
 
 
-def exposed(page: str) -> dict[str, Exposed]:
+def exposed(page: str, *, openmetrics: bool = False) -> dict[str, Exposed]:
     """The families of a page, each held to the format. Raises AssertionError."""
     families: dict[str, Exposed] = {}
-    assert page.endswith("\n")
-    for line in page.splitlines():
+    assert page.endswith("\n# EOF\n" if openmetrics else "\n")
+    for line in page.removesuffix("# EOF\n" if openmetrics else "").split("\n"):
         if line.startswith(("# HELP ", "# TYPE ")):
             _, what, name, rest = line.split(" ", 3)
             assert re.fullmatch(_NAME, name)
@@ -67,35 +70,46 @@ def exposed(page: str) -> dict[str, Exposed]:
             assert not family.samples, f"{name} comes twice"
             setattr(family, "kind" if what == "TYPE" else "text", rest)
         elif line and not line.startswith("#"):
-            _read(line, families)
+            _read(line, families, _NEWER if openmetrics else _ENDINGS)
+        else:
+            assert not (line and openmetrics), f"a comment, which OpenMetrics has not: {line}"
     for family in families.values():
         family.check()
     return families
 
 
-def _read(line: str, families: dict[str, Exposed]) -> None:
+def _read(line: str, families: dict[str, Exposed], endings: dict[str, tuple[str, ...]]) -> None:
     sample = _SAMPLE.fullmatch(line)
     assert sample, line
+    labels = _labels_of(sample["labels"] or "{}", line)
+    of = [
+        (families[sample[1].removesuffix(e)], e)
+        for e in ("", "_bucket", "_count", "_sum", "_total", "_created")
+        if _is(sample[1], e, families, endings)
+    ]
+    assert len(of) == 1, line
+    family, ending = of[0]
+    if sample["exemplar"]:
+        assert endings is _NEWER, line
+        assert ending in ("_bucket", "_total"), line
+        assert sum(len(name + value) for name, value in _labels_of(sample["of"], line)) <= LONGEST_EXEMPLAR, line
+    key = (ending, tuple(labels))
+    assert key not in family.samples, f"twice: {line}"
+    family.samples[key] = float(sample[3])
+
+
+def _labels_of(text: str, line: str) -> list[tuple[str, str]]:
     labels, at = [], 0
-    text = sample[2] or ""
+    text = text[1:-1]
     while at < len(text):
         label = _LABEL.match(text, at)
         assert label, line
         labels.append((label[1], re.sub(r"\\(.)", lambda m: {"n": "\n"}.get(m[1], m[1]), label[2])))
         at = label.end()
     assert len({name for name, _ in labels}) == len(labels), line
-    of = [
-        (families[sample[1][: -len(e) or None]], e)
-        for e in ("", "_bucket", "_count", "_sum")
-        if _is(sample[1], e, families)
-    ]
-    assert len(of) == 1, line
-    family, ending = of[0]
-    key = (ending, tuple(labels))
-    assert key not in family.samples, f"twice: {line}"
-    family.samples[key] = float(sample[3])
+    return labels
 
 
-def _is(name: str, ending: str, families: dict[str, Exposed]) -> bool:
-    family = families.get(name[: -len(ending) or None]) if name.endswith(ending) else None
-    return family is not None and ending in _ENDINGS.get(family.kind, ())
+def _is(name: str, ending: str, families: dict[str, Exposed], endings: dict[str, tuple[str, ...]]) -> bool:
+    family = families.get(name.removesuffix(ending)) if name.endswith(ending) else None
+    return family is not None and ending in endings.get(family.kind, ())

@@ -6,18 +6,17 @@ import logging
 
 from ..api import Error, ErrorCode, Reason
 from ..dialect import Fault
-from .reports import REPORTS, described
+from .reports import REPORTS, described, logged
 from .running import Running
 
 __all__ = ["bug_of", "error_of"]
-
-_log = logging.getLogger("worker_adapters")
 
 
 def bug_of(running: Running, exc: BaseException) -> Fault:
     """What nobody expected, logged for an operator."""
     bug = described(exc)
-    REPORTS.add(_log.error, "a stream met a bug of its adapter: %s", bug, extra={"task_id": running.request.task_id})
+    named = {"task_id": running.request.task_id}
+    REPORTS.add(logged, logging.ERROR, "a stream met a bug of its adapter: %s", bug, extra=named)
     return Fault(Reason.BUG, f"a bug of the adapter: {bug}")
 
 

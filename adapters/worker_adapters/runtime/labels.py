@@ -12,12 +12,10 @@ from ..api import Reason, Upstream
 from ..dialect import Fault
 from ..transport import Exchange
 from ..waiting import Steps
-from .reports import REPORTS
+from .reports import REPORTS, logged
 from .worker import Worker
 
 __all__ = ["is_event_stream"]
-
-_log = logging.getLogger("worker_adapters")
 
 BLANK = 200  # bytes of blank lines before the first field that are borne
 SHOWN = 80  # characters of a label
@@ -73,7 +71,8 @@ def _warn(worker: Worker, label: str, coding: str) -> None:
     if coding:
         said += f" and Content-Encoding {coding[:SHOWN]!a}"
     REPORTS.add(
-        _log.warning,
+        logged,
+        logging.WARNING,
         "%s labels its event stream with %s: taken for one by its first bytes",
         worker.dialect.name,
         worker.redactor.clean(said),

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, ref
 
 from .. import families as f
 from ..api import ErrorCode, Health, MetricsOptions, Priority, Properties, Reason
@@ -66,7 +66,8 @@ class _Families:
         """Whether the values of this process are files, which one that serves all processes reads."""
         self._made: dict[Family, Any] = {family: self._make(family, namespace) for family in FAMILIES}
         _register(registry, list(self._made.values()))
-        _all.add(self)
+        with contextlib.suppress(TypeError):
+            _all[self] = ref(registry)
         self._made[f.BUILD_INFO].labels(VERSION).set(1)
         # What is in flight on each adapter that is bound to a worker.
         self._adapters: dict[tuple[str, ...], WeakKeyDictionary[PrometheusRecorder, Collection[object]]] = {}
@@ -92,6 +93,18 @@ class _Families:
         if self.multiprocess:
             for family, read in _OF_PROCESS.items():
                 self._made[family].set(read())
+
+    def again(self, registry: CollectorRegistry) -> None:
+        """Where an application has emptied its registry since, it has them again, with what was counted."""
+        seen = self._made[f.BUILD_INFO]
+        try:
+            registry.register(seen)
+        except Exception:  # noqa: BLE001  -- it is there, as nearly always
+            return
+        for one in self._made.values():
+            with contextlib.suppress(Exception):
+                registry.unregister(one)
+        _register(registry, list(self._made.values()))
 
     def unlock(self) -> None:
         """In a forked child, where whoever scraped at the fork gives back no lock; prometheus_client makes no new ones."""
@@ -173,14 +186,28 @@ _families: WeakKeyDictionary[Any, dict[str, _Families]] = WeakKeyDictionary()  #
 _making = threading.RLock()  # while families are registered; a child that is forked meanwhile has its own
 
 
-_all: WeakSet[_Families] = WeakSet()
+_all: WeakKeyDictionary[_Families, ref[Any]] = WeakKeyDictionary()  # and the registry of each
 
 
 def _forked() -> None:
     global _making  # noqa: PLW0603  -- as above
     _making = threading.RLock()
-    for families in list(_all):
+    for families, registry in list(_all.items()):
         families.unlock()
+        known = registry()
+        if known is not None and hasattr(known, "_lock"):
+            known._lock = threading.RLock()  # noqa: SLF001  -- see unlock
+    if _all:
+        _unlock_files()
+
+
+def _unlock_files() -> None:
+    """The one lock of all values of multiprocess mode, the application's too, which no attribute holds."""
+    from prometheus_client import values  # noqa: PLC0415  -- loaded, as there are families
+
+    for cell in getattr(values.ValueClass.inc, "__closure__", None) or ():
+        if isinstance(cell.cell_contents, type(threading.Lock())):
+            cell.cell_contents = threading.Lock()
 
 
 os.register_at_fork(after_in_child=_forked)
@@ -202,6 +229,8 @@ def _families_of(options: MetricsOptions) -> _Families:
         by_namespace = _kept_by(registry)
         if options.namespace not in by_namespace:
             by_namespace[options.namespace] = _Families(registry, options.namespace)
+        else:
+            by_namespace[options.namespace].again(registry)
         return by_namespace[options.namespace]
 
 

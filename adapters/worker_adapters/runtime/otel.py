@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, propagate, trace
@@ -81,12 +82,20 @@ class StreamTrace:
         return span, headers
 
     def ended(self, summary: Summary) -> None:
-        """Among the reports: the spans end when what they are of did."""
+        """Among the reports: the spans end when what they are of did. One that can't keeps no other from it."""
+        parts: list[Callable[[], None]] = [
+            partial(self._attempt_ended, one, summary) for one in summary.attempts if one.span is not None
+        ]
         if self._prepared is not None and self._prepared[0] is not None:
-            self._prepared[0].end()  # it came to no attempt
-        for one in summary.attempts:
-            if one.span is not None:
-                self._attempt_ended(one, summary)
+            parts.append(self._prepared[0].end)  # it came to no attempt
+        parts.append(partial(self._stream_ended, summary))
+        for part in parts:
+            try:
+                part()
+            except Exception as exc:  # noqa: BLE001  -- an application's processor, or exporter
+                _told(exc)
+
+    def _stream_ended(self, summary: Summary) -> None:
         span = self._span
         for name, value in _results(summary):
             span.set_attribute(name, value)

@@ -20,7 +20,7 @@ from ..lifetime import Cause
 from .bounds import shown
 from .recorder import NO_METRICS, EndedBy, Recorder, Summary, Versions
 from .redact import one_line
-from .reports import REPORTS
+from .reports import REPORTS, logged
 
 if TYPE_CHECKING:
     from .running import Running
@@ -86,7 +86,8 @@ def retried(running: Running, failed: Fault, wait: float) -> None:
         REPORTS.add(recorder.retried, failed.reason)
     if _log.isEnabledFor(logging.INFO):
         REPORTS.add(
-            _log.info,
+            logged,
+            logging.INFO,
             "stream %s on %s: attempt %d failed (%s), another in %.3g s",
             running.request.task_id,
             worker.dialect.name,
@@ -103,7 +104,8 @@ def came_to(running: Running, what: str, *, since: float | None = None) -> None:
         now = running.lifetime.clock()
         milliseconds = round((now - (running.submitted_at if since is None else since)) * 1000, 3)
         REPORTS.add(
-            _log.debug,
+            logged,
+            logging.DEBUG,
             "stream %s on %s: attempt %d: %s after %.3f ms",
             running.request.task_id,
             running.worker.dialect.name,
@@ -233,7 +235,7 @@ def _log_line(running: Running, terminal: End | Error, level: int) -> Callable[[
     by = _ended_by(running, terminal)
     outcome = f"{terminal.code}/{terminal.reason}" if isinstance(terminal, Error) else str(terminal.finish_reason)
     return partial(
-        _log.log,
+        logged,
         level,
         "stream %s on %s ended: %s",
         request.task_id,

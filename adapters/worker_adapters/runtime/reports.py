@@ -13,14 +13,14 @@ import os
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..waiting import Resident, Waker, current_waker
 
-__all__ = ["REPORTS", "Reports", "described"]
+__all__ = ["REPORTS", "Reports", "described", "logged"]
 
 _log = logging.getLogger("worker_adapters")
 
@@ -123,6 +123,17 @@ class Reports:
                 except BaseException as exc:  # noqa: BLE001  -- a registry, a handler or a callback of an application's
                     with contextlib.suppress(BaseException):  # perhaps it is logging itself that fails
                         _log.error("a stream could not be reported: %s", described(exc))
+
+
+def logged(level: int, words: str, *args: Any, extra: Mapping[str, object]) -> None:
+    """A line with fields, which count before those that an application's factory of records puts there by the same names.
+
+    `Logger.log(extra=…)` raises for such a name, and the line is lost.
+    """
+    if _log.isEnabledFor(level):
+        record = _log.makeRecord(_log.name, level, __file__, 0, words, args, None)
+        vars(record).update(extra)
+        _log.handle(record)
 
 
 def described(exc: BaseException) -> str:

@@ -38,7 +38,10 @@ def telemetry_of(config: AdapterConfig) -> OpenTelemetryRecorder | None:
     except ValueError:  # no network: a transport of its own
         server = (config.dialect.name, None)
     labels = {"pool_id": config.pool_id, "replica_id": config.replica_id or ""}
-    return made(config.telemetry, engine=config.dialect.name, server=server, labels=labels)
+    try:
+        return made(config.telemetry, engine=config.dialect.name, server=server, labels=labels)
+    except Exception as exc:  # noqa: BLE001  -- an application's providers
+        raise invalid(f"telemetry can't be set up ({type(exc).__name__})") from None
 
 
 def _otel() -> type[OpenTelemetryRecorder]:
