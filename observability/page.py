@@ -36,8 +36,8 @@ process counts in a file of its own, and a scrape adds them up. A gauge is merge
 - The budgets of versions and replicas are each process's own.
 - The gauges of the process itself are brought up to date when a stream ends, not when they are scraped.
 - There are no exemplars.
-- An adapter that was made before a fork counts in each process. prometheus_client has one lock for all values, which a fork may
-  find taken by a thread that counts: it is made anew in the child.
+- An adapter that was made before a fork counts in each process. prometheus_client has one lock for all values, which a fork
+  may find taken by a thread that counts: it is made anew in the child.
 """
 
 
