@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from .cli import main
+__all__ = ["start"]
 
-__all__: list[str] = []
+
+def start() -> int:
+    """Whoever types Ctrl-C while the command line is still being loaded gets no traceback, either."""
+    try:
+        from .cli import main  # noqa: PLC0415  -- see above
+
+        return main()
+    except KeyboardInterrupt:
+        return 130
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start())

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
 from worker_adapters import connect
@@ -82,7 +83,9 @@ def parsed(*words: str) -> argparse.Namespace:
 GIVEN = """--model m --credentials-env KEY --header X-A=A --proxy http://p:1 --metrics-url http://h/metrics --pool-id a
     --replica-id r --connect-timeout 1 --first-token-timeout none --idle-timeout 3 --probe-timeout 4 --attempts 2
     --max-retry-after 5 --retry-status 529 --retry-status 408 --ca-bundle c --client-cert d --client-key e
-    --server-hostname n --insecure --max-in-flight 9 --hand-over 8 --max-event-size 7 --keepalive-idle 6 --model-digest g
+    --server-hostname n --insecure --max-in-flight 9 --hand-over 8 --max-event-size 7 --keepalive-idle 6
+    --keepalive-interval 5 --keepalive-probes 3 --max-error-body 4096 --max-probe-body 4096 --max-collected 4096 --stall 2
+    --retry-base 0.2 --retry-cap 3 --model-digest g
     --engine-version v --trtllm-version t"""
 
 
@@ -95,6 +98,14 @@ def test_every_option_of_connect_is_one_of_the_command_line():
     assert found["keepalive"].idle == 6
     assert {name for name, value in found.items() if value is None} == set()
     assert set(inspect.signature(connect).parameters) - NOT_OPTIONS == set(found)
+    kept = {name: attrs.asdict(kind()) for name, kind in connecting.RECORDS.items()}
+    left = {
+        f"{name}.{field}"
+        for name in kept
+        for field, value in kept[name].items()
+        if getattr(found[name], field) == value
+    }
+    assert left == {"retry.random"}  # a program's own
 
 
 def test_what_is_not_given_is_left_to_connect():
@@ -194,7 +205,7 @@ def test_a_simulator_that_can_not_be_is_explained(words, told):
     assert told in err
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])
 def test_completion(shell):
     status, out, _err = called("completion", shell)
     assert status == 0

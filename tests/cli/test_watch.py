@@ -140,4 +140,4 @@ def test_a_page_of_something_else_is_no_trouble(said: bytes) -> None:
     (row,) = Page("http://x/metrics", read=lambda _url: said).look()
     assert row.tokens_per_second is None
     (gone,) = Page("ftp://x/metrics").look()
-    assert gone.health == "down: ValueError"
+    assert gone.health == "down: it must begin with http:// or https://"

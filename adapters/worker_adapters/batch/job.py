@@ -133,7 +133,7 @@ class Batch:
         was answered is kept, and a later run goes on from there.
         """
         begun = time.monotonic()
-        require_possible(self._source, self._output.name, self.options.order)
+        require_possible(self._source, self._output, self.options.order)
         journal = Journal(self.journal_path, self._disk)
         in_order = False
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
@@ -63,11 +64,15 @@ def can_be_read_again(path: str) -> bool:
     return path != "-" and Path(path).is_file()
 
 
-def require_possible(source: str, output: str, order: str | None) -> None:
+def require_possible(source: str, output: Path, order: str | None) -> None:
     """Raises OSError for an input that is not there, ValueError for what can't be done with it."""
-    if source != "-":
-        Path(source).stat()
-    if is_parquet(source) or is_parquet(output):
+    if source != "-" and stat.S_ISDIR(Path(source).stat().st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), source)
+    if output.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(output))
+    if source != "-" and output.exists() and output.samefile(source):
+        raise ValueError(f"the output {output} is the input: its answers would take the place of its rows")
+    if is_parquet(source) or is_parquet(output.name):
         parquet()
     if order == "input" and not can_be_read_again(source):
         raise ValueError(

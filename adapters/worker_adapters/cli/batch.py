@@ -18,8 +18,8 @@ from worker_adapters.batch import Batch, JournalError, Options, Outcome, Report,
 
 from . import asking, connecting
 from .exits import Exit
-from .output import complain, emit_json, emit_record, emit_table, note
-from .parsing import Commands, command, json_switch
+from .output import complain, emit_json, emit_record, emit_table, note, worded
+from .parsing import Commands, command, count, json_switch, positive
 from .progress import display
 from .series import Series
 
@@ -53,9 +53,9 @@ def add(commands: Commands) -> None:
         "--accept-changes", action="store_true", help="go on although parameters, model or template changed"
     )
     job.add_argument("--order", choices=["input", "completion"], help="of OUT (default: the input's, if it is a file)")
-    job.add_argument("--window", type=int, default=8, metavar="N", help="rows that each worker is given at first")
-    job.add_argument("--requests-per-minute", type=float, metavar="N", help="that each worker's gateway allows")
-    job.add_argument("--tokens-per-minute", type=float, metavar="N", help="likewise, in and out")
+    job.add_argument("--window", type=count, default=8, metavar="N", help="rows that each worker is given at first")
+    job.add_argument("--requests-per-minute", type=positive, metavar="N", help="that each worker's gateway allows")
+    job.add_argument("--tokens-per-minute", type=positive, metavar="N", help="likewise, in and out")
     job.add_argument("--yield-to-interactive", action="store_true", help="others on the same workers come first")
     job.add_argument(
         "--patience", type=float, default=600.0, metavar="SECONDS", help="without any answer, then give up; 0: never"
@@ -85,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.worker:
         raise ValueError("a batch needs a worker: --worker ENGINE=URL, for example --worker vllm=http://127.0.0.1:8000")
     series = Series()
+    if args.picture:
+        series.require_drawable(args.picture)
     with contextlib.ExitStack() as stack:
         adapters = [
             stack.enter_context(connecting.adapter(args, engine=engine, url=url)) for engine, url in args.worker
@@ -104,12 +106,11 @@ def run(args: argparse.Namespace) -> int:
                 complain(str(error))
                 return Exit.USAGE
             except OSError as error:
-                if error.filename == args.input:
-                    raise
-                where = "" if error.filename is None else f"{error.filename}: "
-                complain(
-                    f"{where}{error.strerror or error}; what was answered is in {batch.journal_path}: run it again to go on"
-                )
+                if error.filename in (args.input, args.output) or not batch.journal_path.exists():  # nothing has begun
+                    complain(worded(error))
+                    return Exit.USAGE
+                kept = f"what was answered is in {batch.journal_path}: run it again to go on"
+                complain(f"{worded(error)}; {kept}")
                 return Exit.UNFINISHED
     _tell(args, report)
     if args.picture:

@@ -7,7 +7,9 @@ with connecting.ready(args) as adapter:   # waits, where --wait was given
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -27,9 +29,9 @@ from worker_adapters import (
 )
 from worker_adapters.api.credentials import Credentials
 
-from .parsing import seconds
+from .parsing import count, positive, seconds
 
-__all__ = ["adapter", "add", "add_shared", "options", "ready"]
+__all__ = ["adapter", "add", "add_shared", "options", "ready", "require_there"]
 
 RECORDS: Mapping[str, Callable[..., Any]] = {
     "timeouts": Timeouts,
@@ -64,6 +66,14 @@ SETTINGS = (
     Setting("--idle-timeout", "timeouts", "idle", "between contents", seconds),
     Setting("--probe-timeout", "timeouts", "probe", "of health, properties and version", float, "SECONDS"),
     Setting("--attempts", "retry", "attempts", "in all, before anything has come", int, "N"),
+    Setting(
+        "--retry-base",
+        "retry",
+        "base",
+        "the first pause is drawn from up to that, each next from twice as much",
+        positive,
+    ),
+    Setting("--retry-cap", "retry", "cap", "what no such pause exceeds", positive),
     Setting("--max-retry-after", "retry", "max_retry_after", "the longest that is waited for", float, "SECONDS"),
     Setting("--ca-bundle", "tls", "ca_bundle", "a PEM file of authorities, instead of the system's", None, "FILE"),
     Setting("--client-cert", "tls", "client_cert", "a PEM file to show to the server", None, "FILE"),
@@ -72,7 +82,15 @@ SETTINGS = (
     Setting("--max-in-flight", "limits", "max_in_flight", "streams at once", int, "N"),
     Setting("--hand-over", "limits", "hand_over", "events that wait for a slow reader", int, "N"),
     Setting("--max-event-size", "limits", "max_event_size", "of one event of the engine", int, "BYTES"),
+    Setting("--max-error-body", "limits", "max_error_body", "of an engine's error that is read", int, "BYTES"),
+    Setting("--max-probe-body", "limits", "max_probe_body", "of a probe's answer", int, "BYTES"),
+    Setting("--max-collected", "limits", "max_collected", "of a text that is collected", int, "BYTES"),
+    Setting("--stall", "limits", "stall", "after which a full hand-over that nobody reads counts as stuck", positive),
     Setting("--keepalive-idle", "keepalive", "idle", "of silence before TCP asks whether the peer is there", seconds),
+    Setting("--keepalive-interval", "keepalive", "interval", "between two such questions", positive),
+    Setting(
+        "--keepalive-probes", "keepalive", "probes", "questions without an answer until it counts as gone", count, "N"
+    ),
     Setting("--model-digest", "identity", "model_digest", "where the engine can't tell it", None, "DIGEST"),
     Setting("--engine-version", "identity", "engine_version", "where the engine can't tell it", None, "VERSION"),
     Setting("--trtllm-version", "identity", "trtllm_version", "where the engine can't tell it", None, "VERSION"),
@@ -162,8 +180,37 @@ def _credentials(args: argparse.Namespace) -> Credentials | None:
     return FromFile(args.credentials_file) if args.credentials_file else None
 
 
+def require_there(args: argparse.Namespace) -> None:
+    """Raise ValueError for a file or a variable that is not there: the library, which asks with each request, fails that."""
+    for name, variable in args.header:
+        _require_set("--header", variable, f" (the value of {name})")
+    if args.credentials_env:
+        _require_set("--credentials-env", args.credentials_env)
+    if args.credentials_file:
+        _require_readable("--credentials-file", args.credentials_file)
+    for one in SETTINGS:
+        if one.metavar == "FILE" and one.dest in args:
+            _require_readable(one.flag, getattr(args, one.dest))
+
+
+def _require_set(flag: str, variable: str, what: str = "") -> None:
+    if variable not in os.environ:
+        raise ValueError(f"{flag}: the environment variable {variable} is not set{what}")
+
+
+def _require_readable(flag: str, path: str) -> None:
+    file = Path(path)
+    if not file.exists():
+        raise ValueError(f"{flag}: there is no file {path}")
+    if file.is_dir():
+        raise ValueError(f"{flag}: {path} is a directory")
+    if not os.access(file, os.R_OK):
+        raise ValueError(f"{flag}: {path} may not be read")
+
+
 def adapter(args: argparse.Namespace, *, engine: str | None = None, url: str | None = None, **more: Any) -> Adapter:
     """An adapter for the worker of --engine and --url, or for the one that is named here. No I/O."""
+    require_there(args)
     return connect(engine or args.engine, url or args.url, **(options(args) | more))
 
 

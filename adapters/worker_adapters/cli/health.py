@@ -25,5 +25,5 @@ def run(args: argparse.Namespace) -> int:
     """What the worker says of itself; FAILED unless it is ready."""
     with connecting.ready(args) as adapter:
         health = adapter.health()
-        emit_record(attrs.asdict(health), as_json=args.json)
+        emit_record(attrs.asdict(health), as_json=args.json, times=("observed_at",))
         return Exit.OK if health.ready else Exit.FAILED

@@ -7,12 +7,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from worker_adapters import StreamCancelledError, WorkerError
+from worker_adapters import InvalidRequestError, StreamCancelledError, WorkerError
 
 from . import batch, completion, demo, explain, health, logs, properties, run, simulate, verify_determinism, watch
 from .exits import Exit
-from .output import complain, flush, give_up_output, prepare_console
-from .parsing import Parser, root
+from .output import complain, flush, give_up_output, prepare_console, worded
+from .parsing import Parser, parsed, root
 
 __all__ = ["main", "parser"]
 
@@ -31,9 +31,13 @@ COMMANDS = (
 )
 
 
+NOT_THAT_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # another one was meant
+
+
 def parser(prog: str) -> Parser:
     """The whole command line's."""
     made = root(prog)
+    made.set_defaults(declared=made)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:
         command.add(commands)
@@ -48,21 +52,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(words)
         flush()
     except KeyboardInterrupt:
+        complain("interrupted")
         return Exit.INTERRUPTED
     except BrokenPipeError:  # `… | head`: nobody reads on
         give_up_output()
         return Exit.GONE
+    except NOT_THAT_FILE as error:
+        complain(worded(error))
+        return Exit.USAGE
     except OSError as error:  # a full disk, a port that is taken
         give_up_output()
-        named = "" if error.filename is None else f"{error.filename}: "
-        complain(f"{named}{error.strerror or error}")
+        complain(worded(error))
         return Exit.FAILED
     return status
 
 
 def _run(words: Sequence[str]) -> int:
     try:
-        args = parser("worker-adapters").parse_args(words)
+        args = parsed(parser("worker-adapters"), words)
     except SystemExit as done:  # --help, --version, or what was asked wrongly
         return Exit(done.code if isinstance(done.code, int) else Exit.USAGE)
     logs.configure(args)
@@ -79,9 +86,12 @@ def _said(error: Exception, args: argparse.Namespace) -> Exit:
     """What ended a command, for people, and its exit status."""
     if getattr(args, "debug", False):
         traceback.print_exception(error)
+    if isinstance(error, InvalidRequestError):
+        complain(f"{error.code}/{error.reason}: {error.message}")  # where: on this command line
+        return Exit.USAGE
     if isinstance(error, WorkerError):
         complain(str(error))
-        return Exit.USAGE if isinstance(error, ValueError) else Exit.FAILED
+        return Exit.FAILED
     if isinstance(error, StreamCancelledError):
         complain(str(error))
         return Exit.FAILED

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "prepare_console",
     "read_input",
     "terminal",
+    "worded",
 ]
 
 
@@ -80,11 +82,16 @@ def emit_json(value: Any) -> None:
     emit(json.dumps(value, ensure_ascii=not is_unicode(), default=str) + "\n")
 
 
-def emit_record(rows: Mapping[str, Any], *, as_json: bool = False) -> None:
-    """What is known of one thing, name by name: two columns, or an object of JSON. None shows as -."""
+def emit_record(rows: Mapping[str, Any], *, as_json: bool = False, times: Sequence[str] = ()) -> None:
+    """What is known of one thing, name by name: two columns, or an object of JSON. None shows as -.
+
+    `times`: which of them are Unix time; people are shown the hour.
+    """
     if as_json:
         emit_json(rows)
-    elif (console := terminal()) is not None:
+        return
+    rows = {name: _hour(value) if name in times else value for name, value in rows.items()}
+    if (console := terminal()) is not None:
         _draw(console, (), [(name, _shown(value)) for name, value in rows.items()])
     else:
         emit(_two_columns(rows))
@@ -129,6 +136,12 @@ def complain(text: str) -> None:
     note(f"worker-adapters: {text}")
 
 
+def worded(error: OSError) -> str:
+    """What the system said, with the file that it said it of."""
+    named = "" if error.filename is None else f"{error.filename}: "
+    return f"{named}{error.strerror or error}"
+
+
 def flush() -> None:
     """Raise now what the interpreter would only complain of at its exit."""
     if sys.stdout is not None:
@@ -141,6 +154,10 @@ def give_up_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (AttributeError, OSError, ValueError):  # there is none
         return
+
+
+def _hour(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
 def _shown(value: Any) -> str:

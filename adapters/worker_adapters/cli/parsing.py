@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 from worker_adapters.api.about import VERSION
@@ -14,7 +15,20 @@ from . import logs
 from .exits import MEANINGS
 from .output import complain, emit
 
-__all__ = ["Commands", "Parser", "Run", "assignment", "command", "json_switch", "root", "seconds"]
+__all__ = [
+    "Commands",
+    "Parser",
+    "Run",
+    "assignment",
+    "command",
+    "count",
+    "json_switch",
+    "parsed",
+    "port",
+    "positive",
+    "root",
+    "seconds",
+]
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001  -- what add_subparsers() returns has no other name
 """What `add()` of a command is given."""
@@ -31,6 +45,12 @@ class Parser(argparse.ArgumentParser):
         """One line on standard error, then the way to help; exit status 2."""
         complain(f"{message} ({self.prog} --help lists the options)")
         raise SystemExit(2)
+
+    def unknown(self, words: Sequence[str]) -> NoReturn:
+        """The same, of words that nobody has asked for."""
+        known = [flag for action in self._actions for flag in action.option_strings]
+        meant = difflib.get_close_matches(words[0].partition("=")[0], known, 1)
+        self.error(f"unrecognized arguments: {' '.join(words)}{f' (did you mean {meant[0]}?)' if meant else ''}")
 
     def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ARG002  -- argparse's signature
         emit(message)  # help and version: they are what was asked for, so standard output
@@ -50,9 +70,17 @@ def root(prog: str) -> Parser:
 def command(commands: Commands, name: str, run: Run, text: str) -> Parser:
     """Declare a command; `text` is its one-sentence description. Returns its parser, for its options."""
     parser = commands.add_parser(name, help=text, description=text, epilog=EPILOG)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, declared=parser)
     _common(parser)
     return parser
+
+
+def parsed(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """What the words ask for. What is wrong with them is said by the command that they name."""
+    args, rest = parser.parse_known_args(words)
+    if rest:
+        args.declared.unknown(rest)
+    return args
 
 
 def _common(parser: Parser) -> None:
@@ -81,6 +109,31 @@ def seconds(text: str) -> float | None:
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no time: a number of seconds above 0, or none for no limit")
     return value
+
+
+def positive(text: str) -> float:
+    """A number above 0, and no infinity."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number, at least 1."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, at least 1")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """A TCP port; 0 for any that is free."""
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number up to 65535, or 0 for one that is free")
+    return int(text)
 
 
 def assignment(text: str) -> tuple[str, Any]:

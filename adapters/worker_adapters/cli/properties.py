@@ -25,5 +25,6 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """What is known; what is not shows as -."""
     with connecting.ready(args) as adapter:
-        emit_record(attrs.asdict(adapter.properties(scrape=args.scrape)), as_json=args.json)
+        known = attrs.asdict(adapter.properties(scrape=args.scrape))
+        emit_record(known, as_json=args.json, times=("observed_at",))
         return Exit.OK

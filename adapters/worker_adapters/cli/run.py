@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from worker_adapters import Error, event_to_dict
-
 from . import asking, connecting
-from .exits import Exit
-from .output import emit_json
 from .parsing import Commands, command, json_switch
-from .showing import show_stream
+from .showing import show_events, show_stream
 
 __all__ = ["add", "run"]
 
@@ -18,7 +14,7 @@ __all__ = ["add", "run"]
 def add(commands: Commands) -> None:
     """Declare the command."""
     parser = command(commands, "run", run, "Stream one completion to the terminal.")
-    parser.add_argument("--prompt", required=True, help="the prompt; - reads standard input")
+    asking.add_prompt(parser)
     json_switch(parser, "print the events as JSON lines")
     connecting.add(parser)
     asking.add(parser, max_tokens=256)
@@ -30,9 +26,4 @@ def run(args: argparse.Namespace) -> int:
     with connecting.ready(args) as adapter, adapter.stream(asked) as stream:
         if not args.json:
             return show_stream(stream)
-        status = Exit.OK
-        for event in stream:
-            emit_json(event_to_dict(event))
-            if isinstance(event, Error):
-                status = Exit.FAILED
-        return status
+        return show_events(stream)

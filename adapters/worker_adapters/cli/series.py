@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from errno import ENOENT
+from importlib.util import find_spec
+from pathlib import Path
+
 import attrs
 
 from worker_adapters.batch import Tick
 
 __all__ = ["Series"]
 
+MATPLOTLIB = "--picture needs matplotlib: pip install 'worker-adapters[batch]'"
 MOST = 2000  # points; beyond, every other one is dropped
 
 
@@ -28,12 +33,19 @@ class Series:
             self.ticks = self.ticks[1::2]
             self._every *= 2
 
+    def require_drawable(self, path: str) -> None:
+        """Raise what `draw` would, before there is anything to draw."""
+        if find_spec("matplotlib") is None:
+            raise ValueError(MATPLOTLIB)
+        if not (folder := Path(path).parent).is_dir():
+            raise FileNotFoundError(ENOENT, "there is no such folder", str(folder))
+
     def draw(self, path: str) -> None:
         """A picture in that file. Raises ValueError where it can't be drawn here, OSError where it can't be written."""
         try:
             from matplotlib.figure import Figure
         except ImportError:
-            raise ValueError("--picture needs matplotlib: pip install 'worker-adapters[batch]'") from None
+            raise ValueError(MATPLOTLIB) from None
         figure = Figure(figsize=(9, 6), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True)
         seconds = [tick.elapsed for tick in self.ticks]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from worker_adapters import End, Error, Metrics, Started, Stream, Token
+from worker_adapters import End, Error, Metrics, Started, Stream, Token, event_to_dict
 
 from .exits import Exit
-from .output import emit, note, note_record
+from .output import emit, emit_json, note, note_record
 
-__all__ = ["show_stream"]
+__all__ = ["show_events", "show_stream"]
 
 Closing = Callable[[Mapping[str, Any]], None]
 
@@ -41,6 +41,18 @@ def show_stream(stream: Stream, *, cancel_after: int | None = None, closing: Clo
             emit("\n")
             closing(_facts(started, metrics, event))
     return Exit.OK
+
+
+def show_events(stream: Stream, *, cancel_after: int | None = None) -> Exit:
+    """All events as JSON lines. FAILED for an Error. Blocks to the end."""
+    status = Exit.OK
+    for event in stream:
+        emit_json(event_to_dict(event))
+        if isinstance(event, Token) and event.index + 1 == cancel_after:
+            stream.cancel()
+        if isinstance(event, Error):
+            status = Exit.FAILED
+    return status
 
 
 def _facts(started: Started | None, metrics: Mapping[str, float | int | str], end: End) -> dict[str, Any]:

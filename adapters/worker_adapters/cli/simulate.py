@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import inspect
 import os
 import signal
 import threading
@@ -10,10 +12,11 @@ from types import FrameType
 
 from worker_adapters.simulator import FaultSpec, Simulator, parse
 from worker_adapters.simulator import engine_names as simulated_names
+from worker_adapters.simulator.registry import build_of
 
 from .exits import Exit
-from .output import emit, emit_json, note
-from .parsing import Commands, assignment, command, json_switch
+from .output import complain, emit, emit_json, note
+from .parsing import Commands, assignment, command, count, json_switch, port, positive
 
 __all__ = ["add", "run", "simulator"]
 
@@ -23,21 +26,23 @@ def add(commands: Commands) -> None:
     parser = command(commands, "simulate", run, "Serve an engine's wire from a seeded token source, until Ctrl-C.")
     parser.add_argument("--engine", choices=simulated_names(), default="llamacpp")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 picks a free one")
+    parser.add_argument("--port", type=port, default=0, help="0 picks a free one")
     parser.add_argument("--model", help="what it calls its model (default: what `run` asks for without --model)")
-    parser.add_argument("--ctx", type=int, default=8192, metavar="TOKENS", help="context length, as the engine's flag")
-    parser.add_argument("--kv-tokens", type=int, metavar="TOKENS", help="size of a cache that all slots share")
-    parser.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key clients must have")
-    parser.add_argument("--rate", type=float, help="tokens per second (default: as fast as it goes)")
-    parser.add_argument("--first-token-delay", type=float, default=0.0, metavar="SECONDS")
-    parser.add_argument("--slots", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--split", type=int, metavar="BYTES", help="cut response bodies into pieces of that size")
-    parser.add_argument("--load-time", type=float, default=0.0, metavar="SECONDS", help="answer 503 for that long")
     parser.add_argument(
-        "--keep-alive", type=float, default=5.0, metavar="SECONDS", help="how long idle connections live"
+        "--ctx", type=count, default=8192, metavar="TOKENS", help="context length, as the engine's flag"
     )
-    parser.add_argument("--coalesce", type=int, default=1, metavar="EVENTS", help="events of a stream per HTTP chunk")
+    parser.add_argument("--kv-tokens", type=count, metavar="TOKENS", help="size of a cache that all slots share")
+    parser.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key clients must have")
+    parser.add_argument("--rate", type=positive, help="tokens per second (default: as fast as it goes)")
+    parser.add_argument("--first-token-delay", type=_pause, default=0.0, metavar="SECONDS")
+    parser.add_argument("--slots", type=count, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--split", type=count, metavar="BYTES", help="cut response bodies into pieces of that size")
+    parser.add_argument("--load-time", type=_pause, default=0.0, metavar="SECONDS", help="answer 503 for that long")
+    parser.add_argument(
+        "--keep-alive", type=_pause, default=5.0, metavar="SECONDS", help="how long idle connections live"
+    )
+    parser.add_argument("--coalesce", type=count, default=1, metavar="EVENTS", help="events of a stream per HTTP chunk")
     parser.add_argument(
         "--option",
         type=assignment,
@@ -54,7 +59,18 @@ def add(commands: Commands) -> None:
         metavar="SPEC",
         help="what goes wrong, such as stall@12:30s; may be given several times (docs/simulator.md)",
     )
+    parser.add_argument(
+        "--drift",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="an answer that differs from run to run, such as tie@127 if width>=5; may be given several times",
+    )
     json_switch(parser, "print where it listens as JSON")
+
+
+def _pause(text: str) -> float:
+    return 0.0 if text in ("0", "0.0") else positive(text)
 
 
 def _fault(text: str) -> FaultSpec:
@@ -66,10 +82,7 @@ def _fault(text: str) -> FaultSpec:
 
 def run(args: argparse.Namespace) -> int:
     """Its URL to standard output, then serve until a signal."""
-    try:
-        served = simulator(args)
-    except TypeError as error:  # an option that it does not know
-        raise ValueError(f"{args.engine}: {error}") from error
+    served = simulator(args)
     stopped = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -77,14 +90,27 @@ def run(args: argparse.Namespace) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    with served:
-        if args.json:
-            emit_json({"engine": args.engine, "url": served.url, "model": served.model})
-        else:
-            emit(f"{served.url}\n")
-        note(f"{args.engine} with the model {served.model} simulated at {served.url}; Ctrl-C stops it")
+    try:
+        served.start()
+    except OSError as error:
+        taken = "; --port 0 picks a port that is free" if error.errno == errno.EADDRINUSE else ""
+        said = os.strerror(error.errno) if error.errno else error
+        complain(f"can't listen at {args.host}:{args.port}: {said}{taken}")
+        return Exit.FAILED
+    try:
+        _told(args, served)
         stopped.wait()
+    finally:
+        served.stop()
     return Exit.OK
+
+
+def _told(args: argparse.Namespace, served: Simulator) -> None:
+    if args.json:
+        emit_json({"engine": args.engine, "url": served.url, "model": served.model})
+    else:
+        emit(f"{served.url}\n")
+    note(f"{args.engine} with the model {served.model} simulated at {served.url}; Ctrl-C stops it")
 
 
 def simulator(args: argparse.Namespace) -> Simulator:
@@ -92,6 +118,12 @@ def simulator(args: argparse.Namespace) -> Simulator:
     api_key = None
     if args.api_key_env is not None and not (api_key := os.environ.get(args.api_key_env)):
         raise ValueError(f"--api-key-env: the environment variable {args.api_key_env} is not set")
+    known = list(inspect.signature(build_of(args.engine)).parameters.values())[1:]  # after what all engines have
+    options = dict(args.option)
+    for name in set(options).difference(one.name for one in known):
+        if all(one.kind is not one.VAR_KEYWORD for one in known):
+            has = ", ".join(one.name for one in known) or "none"
+            raise ValueError(f"--option: {args.engine} has no option {name!r}; it has: {has}")
     return Simulator(
         args.engine,
         host=args.host,
@@ -109,5 +141,6 @@ def simulator(args: argparse.Namespace) -> Simulator:
         keep_alive_s=args.keep_alive,
         coalesce=args.coalesce,
         faults=args.fault,
-        **dict(args.option),
+        drift=args.drift,
+        **options,
     )

@@ -41,7 +41,7 @@ from worker_adapters.verify.tapping import Tap
 
 from . import connecting
 from .exits import Exit
-from .output import complain, emit, emit_json, emit_record, emit_table, note
+from .output import complain, emit, emit_json, emit_record, emit_table, note, worded
 from .parsing import Commands, assignment, command, json_switch
 from .progressing import Progressing
 
@@ -107,14 +107,22 @@ def _integers(text: str) -> tuple[int, ...]:
 def run(args: argparse.Namespace) -> int:
     """The report, and its exit status: 0 clean, 1 diverged, 2 not established or unreachable."""
     try:
+        if args.pack is not None:
+            args.pack.parent.stat()
         recording, report, shrunk = _verified(args)
+        if args.pack is not None:
+            write_pack(args.pack, recording, report)
     except InvalidRequestError:
         raise
     except WorkerError as error:  # nobody there: nothing is established
         complain(str(error))
         return Exit.USAGE
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # FAILED would say that something diverged
+        complain(worded(error))
+        return Exit.USAGE
     if args.pack is not None:
-        write_pack(args.pack, recording, report)
         note(f"the pack is {args.pack}; worker-adapters verify-determinism check {args.pack} judges it again")
     _show(report, as_json=args.json, more={"bisected": shrunk} if shrunk else {})
     return report.status
@@ -122,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _verified(args: argparse.Namespace) -> tuple[Recording, Report, list[dict[str, Any]]]:
     if not args.engine or not args.url:
-        raise invalid("verify-determinism needs --engine and --url")
+        args.declared.error("verify-determinism needs --engine and --url")
     plan = _plan(args)
     template = None if args.template is None else ChatTemplate.from_file(args.template)
     environment = {} if template is None else {"template_digest": template.digest}
@@ -169,6 +177,7 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 
 def _adapters(args: argparse.Namespace, plan: Plan, tap: Tap) -> list[Adapter]:
+    connecting.require_there(args)
     dialect = tap.on(registry.dialect(args.engine))
     options = connecting.options(args)
     given = options.pop("limits", None) or Limits(hand_over=HAND_OVER)
@@ -188,7 +197,11 @@ def _renderer(template: ChatTemplate, adapter: Adapter) -> Callable[[str], str]:
 
 
 def _check(args: argparse.Namespace) -> int:
-    recording, said = read_pack(args.pack)
+    try:
+        recording, said = read_pack(args.pack)
+    except OSError as error:
+        complain(worded(error))
+        return Exit.USAGE
     report = judge(recording)
     same = json.loads(json.dumps(report.plain(), default=str)) == said
     _show(report, as_json=args.json, more={"as_recorded": same})

@@ -16,7 +16,7 @@ from worker_adapters import Adapter, GenerateRequest, engine_names
 from . import connecting
 from .exits import Exit
 from .output import emit, emit_json, terminal
-from .parsing import Commands, command, json_switch
+from .parsing import Commands, command, count, json_switch, positive
 from .watched import COLUMNS, Page, Row, Source, Worker
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ __all__ = ["add", "run"]
 
 AT_ONCE = 16  # replicas that are looked at at the same time
 HEADINGS = ("replica", "engine", "version", "health", "slots", "queue", "kv", "tok/s", "p50 ms", "p95 ms", "errors")
+
+NAMES = tuple(heading.replace(" ", "_") for heading in HEADINGS)  # in lines
 
 
 def add(commands: Commands) -> None:
@@ -39,8 +41,8 @@ def add(commands: Commands) -> None:
         help="a worker's base URL, or the page (…/metrics) of a process that has adapters: all its replicas",
     )
     parser.add_argument("--engine", choices=engine_names(), help="the workers' engine; found out if it is not given")
-    parser.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks (default: 2)")
-    parser.add_argument("--count", type=int, metavar="N", help="end after so many looks")
+    parser.add_argument("--every", type=positive, default=2.0, metavar="SECONDS", help="between two looks (default: 2)")
+    parser.add_argument("--count", type=count, metavar="N", help="end after so many looks")
     parser.add_argument(
         "--prompt", help="send this to each worker at each look, and measure how it is answered: it is work for them"
     )
@@ -95,7 +97,7 @@ def _plain(look: Any, args: argparse.Namespace) -> list[Row]:
         else:
             now = time.strftime("%H:%M:%S")
             for row in rows:
-                told = [f"{name}={_line(value)}" for name, value in zip(HEADINGS, attrs.astuple(row), strict=True)]
+                told = [f"{name}={_line(value)}" for name, value in zip(NAMES, attrs.astuple(row), strict=True)]
                 emit(f"{now} {' '.join(told)}\n")
         number += 1
         if number == args.count:

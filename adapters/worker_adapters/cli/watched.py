@@ -165,7 +165,9 @@ class Page:
         try:
             page = self._read(self._url)
         except (OSError, ValueError) as exc:
-            return [Row(replica=self._url, health=f"down: {getattr(exc, 'reason', None) or type(exc).__name__}")]
+            reason = getattr(exc, "reason", exc)  # urllib wraps what the system said
+            said = getattr(reason, "strerror", None) or str(reason) or type(exc).__name__
+            return [Row(replica=self._url, health=f"down: {said}")]
         now, counted = time.monotonic(), _counted(samples(page, self._names))
         before, self._before = self._before, (now, counted)
         rows = []
