@@ -6,6 +6,7 @@ Those of dialects are `worker_adapters.testing.MUTANTS`, which third parties hol
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,13 @@ from worker_adapters.testing import MUTANTS as OF_DIALECTS
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["NAMES", "plant"]
+__all__ = ["NAMES", "everywhere", "plant"]
 
 Plant = Callable[["pytest.MonkeyPatch"], None]
 
 
-def _of_dialect(mutate: Callable[[Any], Any]) -> Plant:
-    """`connect(name)` gives a dialect with the fault, and so does what it finds out to go on with (Triton)."""
+def everywhere(mutate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The dialect with the change, and so what it finds out to go on with (Triton)."""
 
     def mutated(dialect: Any) -> Any:
         changed = mutate(dialect)
@@ -35,8 +36,14 @@ def _of_dialect(mutate: Callable[[Any], Any]) -> Plant:
 
         return attrs.evolve(changed, resolve=resolve)
 
+    return mutated
+
+
+def _of_dialect(mutate: Callable[[Any], Any]) -> Plant:
+    """`connect(name)` gives a dialect with the fault."""
+
     def plant(patch: pytest.MonkeyPatch) -> None:
-        real = registry.dialect
+        real, mutated = registry.dialect, everywhere(mutate)
         patch.setattr(registry, "dialect", lambda engine: mutated(real(engine)))
 
     return plant
@@ -146,6 +153,15 @@ def _forgetful(real: Any) -> Any:
     return recover
 
 
+def _served_with(**settings: Any) -> Plant:
+    """The example orchestrator on a waitress that is set like that."""
+    return _attribute("waitress", "create_server", lambda real: lambda *args, **how: real(*args, **{**how, **settings}))
+
+
+def _plain_listener(_real: Any) -> Any:
+    return lambda host, port: socket.create_server((host, port), backlog=1024)
+
+
 def _gives_up(_real: Any) -> Any:
     def again(_self: Any, failed: Exception, _running: Any) -> Any:
         raise failed
@@ -184,6 +200,9 @@ NAMES: dict[str, Plant] = {
     "records ahead of who reads": _attribute(
         "worker_adapters.serving.recording.Recording", "_wait_for_room", lambda _real: lambda _self: None
     ),
+    "looks at no connection that it serves": _served_with(channel_request_lookahead=0),
+    "lets the server read ahead": _served_with(outbuf_high_watermark=16 << 20),
+    "leaves its send buffer to the kernel": _attribute("examples.orchestrator.serving", "listener", _plain_listener),
     "gives up at the first worker": _attribute("worker_adapters.pool.trip.Trip", "again", _gives_up),
     "lets OpenAI's route through": _attribute("examples.orchestrator.serving", "make_app", _openai_route),
 }

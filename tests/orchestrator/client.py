@@ -55,11 +55,11 @@ class Client:
 
     @classmethod
     def of(cls, stack: ExitStack, workers: Sequence[Any], *, slots: int, **settings: Any) -> Client:
-        """`workers`: simulated ones, or (engine, url)."""
+        """`workers`: simulated ones, or (engine, url), or (engine, url, model)."""
         replicas = []
         for n, worker in enumerate(workers):
             engine, url, model = (
-                (*worker, None) if isinstance(worker, tuple) else (worker.engine, worker.url, worker.model)
+                (*worker, None)[:3] if isinstance(worker, tuple) else (worker.engine, worker.url, worker.model)
             )
             replicas.append(ReplicaSettings(id=f"r{n}", engine=engine, url=url, model=model, slots=slots, pool="p"))
         url, tasks = stack.enter_context(running(Settings(replicas=tuple(replicas), **settings)))
