@@ -84,11 +84,9 @@ def failed(flight: Flight, error: Error) -> bytes:
 
 
 def refused(row: Row, why: str, reason: str = "VALIDATION", **more: Any) -> bytes:
-    """The row of what was never asked for."""
-    return _with_extra(
-        row,
-        {"id": row.id, "code": "INVALID_PARAMS", "reason": reason, "message": why, "attempts": row.attempts, **more},
-    )
+    """The row of what was never asked for; `line`: its number in the input, as its id may be a hash."""
+    out = {"id": row.id, "code": "INVALID_PARAMS", "reason": reason, "message": why, "attempts": row.attempts}
+    return _with_extra(row, {**out, "line": row.number, **more})
 
 
 def _with_extra(row: Row, out: dict[str, Any]) -> bytes:

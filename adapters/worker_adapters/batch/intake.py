@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Mapping
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .keys import NOWHERE, Keys
-from .rows import Ident, Row, Template, duplicate_of, identify, row_of
-from .source import NOT_YET, NotYet, opened
+from .rows import Ident, Row, duplicate_of, identify, row_of
+from .source import NOT_YET, NotYet, Source, opened
+
+if TYPE_CHECKING:
+    from .job import Options
 
 __all__ = ["Intake"]
 
@@ -26,20 +28,9 @@ class Intake:
     skipped: int
     duplicates: int
 
-    def __init__(
-        self,
-        path: str,
-        keys: Keys,
-        *,
-        retry_errors: bool,
-        parameters: Mapping[str, Any],
-        template: Template | None,
-    ) -> None:
-        self._source = opened(path)
-        self._keys = keys
-        self._retry_errors = retry_errors
-        self._parameters = parameters
-        self._template = template
+    def __init__(self, path: str, keys: Keys, options: Options) -> None:
+        self._path, self._keys, self._options = path, keys, options
+        self._source: Source | None = None  # until the first row is wanted
         self._back: list[tuple[float, int, Row]] = []  # that came back: a heap by when they may go again
         self.is_open: bool = True
         self.is_behind: bool = False  # it has only stopped reading so that streams are looked after
@@ -59,7 +50,8 @@ class Intake:
 
     def close(self) -> None:
         """Read no more."""
-        self._source.close()
+        if self._source is not None:
+            self._source.close()
 
     def give_back(self, row: Row) -> None:
         """It is to be sent again."""
@@ -86,9 +78,10 @@ class Intake:
         return max(0.0, self._back[0][0] - now) if self._back else inf
 
     def _new(self) -> Row | NotYet | None:
-        self.is_behind = False
+        self.is_behind, options = False, self._options
+        source = self._source = opened(self._path) if self._source is None else self._source
         for _ in range(SKIPPED_AT_ONCE):
-            found = next(self._source, None)
+            found = next(source, None)
             if found is None:
                 self.is_open = False
                 return None
@@ -104,10 +97,10 @@ class Intake:
                 if duplicate is not None:
                     return duplicate
                 continue
-            if offset != NOWHERE and not (failed and self._retry_errors):
+            if offset != NOWHERE and not (failed and options.retry_errors):
                 self.skipped += 1
                 continue
-            row = row_of(number, line, ident, parameters=self._parameters, template=self._template)
+            row = row_of(number, line, ident, parameters=options.parameters, template=options.template)
             if row.extra:
                 self.carried.update(row.extra)
             return row

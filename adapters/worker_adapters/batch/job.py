@@ -30,7 +30,7 @@ from .disk import DISK, Disk
 from .flight import Flight, answered, failed, refused
 from .header import difference, header_of
 from .intake import Intake
-from .journal import Journal, JournalError
+from .journal import Journal, JournalError, StoppedError
 from .judge import AT_ONCE, Verdict, judged
 from .keys import Keys
 from .pace import LARGEST
@@ -134,23 +134,29 @@ class Batch:
         """
         begun = time.monotonic()
         require_possible(self._source, self._output, self.options.order)
-        journal = Journal(self.journal_path, self._disk)
-        in_order = False
+        journal = Journal(self.journal_path, self._disk, lambda: self._stopped)
+        in_order, count = False, None
+        gone: list[bytes] = []
         try:
             self._staff = staff = staff_of(self._given, self.options, begun)
+            self._progress = Progress(self._source, self._keys, staff.workers, begun)
+            self._intake = Intake(self._source, self._keys, self.options)
             try:
                 staff.ask(stopped=lambda: self._stopped)
                 self._open(journal, header_of(self.options.parameters, staff.facts(), self.options.template_digest))
-                self._progress = Progress(self._source, self._keys, staff.workers, begun)
+                self._progress.before = self._keys.recorded
                 outcome, why = self._answer(journal, staff.workers)
             finally:
                 staff.close()
             journal.sync()
-            count = written(self._output, self._rows(journal), self._disk) if outcome is Outcome.DONE else None
+            if outcome is Outcome.DONE:
+                count = written(self._output, self._rows(journal, gone), self._disk)
             in_order = True
-            return self._progress.report(outcome, why, written=count, intake=self._intake)
+        except StoppedError:
+            outcome, why = Outcome.INTERRUPTED, ""
         finally:
             journal.close(in_order=in_order)
+        return self._progress.report(outcome, why, written=count, gone=len(gone), intake=self._intake)
 
     def _open(self, journal: Journal, header: dict[str, Any]) -> None:
         """Take up what is there. Raises JournalError."""
@@ -163,23 +169,17 @@ class Batch:
                 f"{journal.path} is of another job ({changed}): go on with --accept-changes, or name another output"
             )
 
-    def _rows(self, journal: Journal) -> Iterator[bytes]:
-        if self.options.order == "completion" or not can_be_read_again(self._source):
-            return in_completion_order(journal, self._keys)
-        return in_input_order(journal, self._keys, self._source)
+    def _rows(self, journal: Journal, gone: list[bytes]) -> Iterator[bytes]:
+        again = can_be_read_again(self._source)
+        if self.options.order == "completion" or not again:
+            return in_completion_order(journal, self._keys, gone if again else None)
+        return in_input_order(journal, self._keys, self._source, gone)
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def _answer(self, journal: Journal, workers: Sequence[Worker]) -> tuple[Outcome, str]:
         self._journal, self._workers = journal, workers
         options = self.options
-        self._intake = Intake(
-            self._source,
-            self._keys,
-            retry_errors=options.retry_errors,
-            parameters=options.parameters,
-            template=options.template,
-        )
         self._now = now = time.monotonic()
         ticked = synced = self._came = now
         self._lasted = 0.0  # seconds, about as long as rows do

@@ -15,7 +15,7 @@ from __future__ import annotations
 import binascii
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ import msgspec
 from .disk import Disk
 from .keys import DIGEST, Keys
 
-__all__ = ["Journal", "JournalError", "Line"]
+__all__ = ["Journal", "JournalError", "Line", "StoppedError"]
 
 BLOCK = 4 * 1024 * 1024  # bytes read at once
 LONGEST = 512 * 1024 * 1024  # bytes: no row is longer, so a `len` that is says the line is damaged
@@ -43,6 +43,10 @@ _LINE = re.compile(
 
 class JournalError(Exception):
     """The journal can't be gone on with: it is damaged, another run holds it, or it is of another job."""
+
+
+class StoppedError(Exception):
+    """The run was stopped while it read."""
 
 
 class Line(NamedTuple):
@@ -71,12 +75,14 @@ class Journal:
     """One writer's, by a lock on the file. `group` holds what was added and is not on the disk yet.
 
     Nothing is known to be kept until `sync` has returned. After an OSError of a write or a sync the journal takes no more:
-    what of it reached the disk shows when it is opened again.
+    what of it reached the disk shows when it is opened again. Reading takes long where there is much: it raises
+    StoppedError once `stopped` says so.
     """
 
-    def __init__(self, path: Path, disk: Disk) -> None:
+    def __init__(self, path: Path, disk: Disk, stopped: Callable[[], bool] = lambda: False) -> None:
         self.path = path
         self._disk = disk
+        self._stopped = stopped
         self._group: list[bytes] = []
         self._size = self._synced = self._good = 0
         self._broken = True  # until it has been recovered
@@ -139,11 +145,17 @@ class Journal:
                     break
             elif len(block) - at > HEAD:
                 break
+            self._look_up()
             more = read(self._descriptor, BLOCK, base + len(block))
             if not more:
                 break
             block, base, at = block[at:] + more, base + at, 0
         self._good = base + at
+
+    def _look_up(self) -> None:
+        """Between two blocks."""
+        if self._stopped():
+            raise StoppedError
 
     def _require_torn(self, good: int, size: int) -> None:
         """Nothing behind the last good record knows of its having been on the disk. Raises JournalError."""
@@ -166,6 +178,7 @@ class Journal:
         at = line_offset - self._block_at
         if at >= 0 and (end := self._block.find(b"\n", at)) >= 0:
             return self._block[at : end - 1]
+        self._look_up()
         # Mostly they are wanted in about the order in which they stand: the next ones are in a block around this one.
         near = -AROUND <= at <= len(self._block) + AROUND
         start, size = (max(0, line_offset - AROUND // 4), AROUND) if near else (line_offset, SHORT)

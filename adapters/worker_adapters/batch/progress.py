@@ -24,7 +24,7 @@ class Progress:
     def __init__(self, source: str, keys: Keys, workers: Sequence[Worker], begun: float) -> None:
         self._begun = begun
         self._keys = keys
-        self._before = keys.recorded
+        self.before: int = 0  # rows that runs before have answered
         self._workers = workers
         self._size = _size(source)
         self.rows = self.failed = self.returned = self.tokens_in = self.tokens_out = 0
@@ -67,7 +67,7 @@ class Progress:
             elapsed=now - self._begun,
             rows=self.rows,
             failed=self.failed,
-            before=self._before,
+            before=self.before,
             in_flight=in_flight,
             waiting=intake.waiting,
             tokens_per_second=(delivered - tokens_then) / (now - then),
@@ -80,16 +80,16 @@ class Progress:
             workers=tuple(worker.figures(now) for worker in self._workers),
         )
 
-    def report(self, outcome: Outcome, why: str, *, written: int | None, intake: Intake) -> Report:
-        """At the end."""
+    def report(self, outcome: Outcome, why: str, *, written: int | None, gone: int, intake: Intake) -> Report:
+        """At the end; `gone`: failed rows that the input has no more."""
         now = time.monotonic()
         p50, p95 = percentiles(self.firsts)
         return Report(
             outcome=outcome,
             elapsed=now - self._begun,
             rows=self.rows,
-            failed=self._keys.failed,
-            before=self._before,
+            failed=self._keys.failed - gone,
+            before=self.before,
             tokens_in=self.tokens_in,
             tokens_out=self.tokens_out,
             duplicates=intake.duplicates,

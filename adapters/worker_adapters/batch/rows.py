@@ -80,12 +80,12 @@ def identify(line: bytes | Mapping[str, Any]) -> Ident:
         # As `digest_of`, without a call: a job of ten million rows is taken up by ten million of these.
         return Ident(blake2b(b"i" + _encode(own), digest_size=DIGEST).digest(), own)
     except (msgspec.MsgspecError, UnicodeError, TypeError, RecursionError):
-        return _hashed(b"x" + line, None)
+        return _hashed(b"x" + line.strip(), None)  # its end may be the file's
 
 
 def _of_fields(fields: Any) -> Ident:
     try:
-        own = fields.get("custom_id", fields.get("id"))
+        own = fields.get("id") if fields.get("custom_id") is None else fields["custom_id"]
         if own is not None:
             return Ident(digest_of(b"i" + _encode(own)), own, fields)
         return _hashed(b"r" + canonical(request_fields(fields)), fields)
@@ -128,7 +128,9 @@ def request_fields(fields: Mapping[Any, Any]) -> Mapping[Any, Any]:
     body = fields.get("body")
     if not isinstance(body, Mapping) or "prompt" in fields or "prompt_tokens" in fields:
         return fields
-    out: dict[str, Any] = {}
+    url, out = fields.get("url"), dict[str, Any]()
+    if url is not None and not (isinstance(url, str) and url.endswith("/completions")):
+        raise ValueError(f"completions are asked for here, and nothing of {url!r:.80}")
     given: Mapping[str, Any] = body
     for name, value in given.items():
         if value is None or name in _OPENAI_IGNORED:
@@ -173,6 +175,8 @@ def row_of(
         if fields.keys() - _TAKEN:
             openai = _OPENAI_LINE if "body" in fields else _NOTHING
             row.extra = {name: v for name, v in fields.items() if name not in _TAKEN and name not in openai} or None
+        if fields.get("custom_id") is not None and fields.get("id") is not None:  # one is its key, one its caller's
+            row.extra = {"id": fields["id"], **(row.extra or {})}
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         row.refused = str(error) or type(error).__name__
     return row

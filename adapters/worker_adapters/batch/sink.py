@@ -21,15 +21,23 @@ BLOCK = 1024 * 1024
 PARQUET_ROWS = 4096
 
 
-def in_completion_order(journal: Journal, keys: Keys) -> Iterator[bytes]:
-    """The rows of the journal that no later one supersedes."""
+def in_completion_order(journal: Journal, keys: Keys, gone: list[bytes] | None) -> Iterator[bytes]:
+    """The rows of the journal that no later one supersedes.
+
+    `gone`, where this run has met all rows that there are: failures of rows that the input has no more (a line that was
+    still being written, a duplicate that stands elsewhere now) are put there, and given to nobody.
+    """
     for line in journal.lines():
-        if line.kind == "row" and keys.offset(line.digest) == line.offset:
+        if line.kind != "row" or keys.offset(line.digest) != line.offset:
+            continue
+        if gone is not None and line.failed and not keys.was_met(line.digest):
+            gone.append(line.digest)
+        else:
             yield journal.row_at(line)
 
 
-def in_input_order(journal: Journal, keys: Keys, source: str) -> Iterator[bytes]:
-    """The rows as the input has them, which is read once more; those that it has no more come last."""
+def in_input_order(journal: Journal, keys: Keys, source: str, gone: list[bytes]) -> Iterator[bytes]:
+    """The rows as the input has them, which is read once more; answers of those that it has no more come last."""
     keys.forget_meetings()
     given = 0
     for found in opened(source):
@@ -49,7 +57,11 @@ def in_input_order(journal: Journal, keys: Keys, source: str) -> Iterator[bytes]
     if given == keys.recorded:
         return
     for record in journal.lines():
-        if record.kind == "row" and keys.offset(record.digest) == record.offset and not keys.was_met(record.digest):
+        if record.kind != "row" or keys.offset(record.digest) != record.offset or keys.was_met(record.digest):
+            continue
+        if record.failed:
+            gone.append(record.digest)
+        else:
             yield journal.row_at(record)
 
 

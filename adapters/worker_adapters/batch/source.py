@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import io
 import os
 import select
 import stat
 import sys
-from collections.abc import Generator, Mapping
+import zlib
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -26,6 +29,17 @@ __all__ = [
 
 BLOCK = 256 * 1024
 PARQUET_ROWS = 1024  # read at once
+BOM = b"\xef\xbb\xbf"
+GZIP = b"\x1f\x8b"
+OTHER_KINDS = {
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ": "xz",
+    b"BZh": "bzip2",
+    b"PK\x03\x04": "zip",
+    b"PAR1": "Parquet: its name must end in .parquet",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 PARQUET_EXTRA = "Parquet needs pyarrow: pip install 'worker-adapters[arrow]'"
 
 
@@ -49,14 +63,15 @@ def is_parquet(path: str) -> bool:
 def opened(path: str) -> Source:
     """The rows of a file, of `-` (standard input) or of a pipe; of the latter two without ever blocking.
 
-    Raises OSError, and ValueError where Parquet can't be read here.
+    A file may be gzip's. Raises OSError, and ValueError where Parquet can't be read here.
     """
     if is_parquet(path):
         return _parquet_rows(path)
     descriptor = os.dup(sys.stdin.fileno()) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return _file_lines(descriptor)
-    return _pipe_lines(descriptor)
+    is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    source = _file_lines(descriptor, path) if is_file else _pipe_lines(descriptor)
+    next(source)  # it has begun, so that closing it closes the descriptor
+    return source
 
 
 def can_be_read_again(path: str) -> bool:
@@ -66,12 +81,14 @@ def can_be_read_again(path: str) -> bool:
 
 def require_possible(source: str, output: Path, order: str | None) -> None:
     """Raises OSError for an input that is not there, ValueError for what can't be done with it."""
-    if source != "-" and stat.S_ISDIR(Path(source).stat().st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), source)
     if output.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(output))
-    if source != "-" and output.exists() and output.samefile(source):
-        raise ValueError(f"the output {output} is the input: its answers would take the place of its rows")
+    if source != "-":
+        _require_readable(source)
+        if output.exists() and output.samefile(source):
+            raise ValueError(f"the output {output} is the input: its answers would take the place of its rows")
+    if output.name.endswith(".gz"):
+        raise ValueError(f"{output}: an output is not compressed, so it can't be called .gz")
     if is_parquet(source) or is_parquet(output.name):
         parquet()
     if order == "input" and not can_be_read_again(source):
@@ -80,18 +97,46 @@ def require_possible(source: str, output: Path, order: str | None) -> None:
         )
 
 
-def _file_lines(descriptor: int) -> Source:
-    with open(descriptor, "rb", buffering=BLOCK) as file:
-        for number, line in enumerate(file, 1):
-            if not line.isspace():
+def _require_readable(path: str) -> None:
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(mode) or is_parquet(path):
+        return
+    with Path(path).open("rb") as file:
+        start = file.read(4)
+    for magic, kind in OTHER_KINDS.items():
+        if start.startswith(magic):
+            raise ValueError(f"{path} is no JSON Lines in UTF-8, but {kind}")
+
+
+def _file_lines(descriptor: int, path: str) -> Source:
+    with io.BufferedReader(io.FileIO(descriptor), BLOCK) as file:
+        yield NOT_YET
+        lines: Iterable[bytes] = _unpacked(file, path) if file.peek(2).startswith(GZIP) else file
+        for number, line in enumerate(lines, 1):
+            if number == 1:
+                line = line.removeprefix(BOM)  # noqa: PLW2901  -- the same line
+            if line and not line.isspace():
                 yield number, line
+            if not line.endswith(b"\n"):
+                return  # what somebody still writes behind it is no line of its own
+
+
+def _unpacked(file: io.BufferedReader[io.FileIO], path: str) -> Iterator[bytes]:
+    """Lines of gzip's. Raises OSError for what is damaged or cut off."""
+    try:
+        yield from gzip.GzipFile(fileobj=file)
+    except (OSError, EOFError, zlib.error) as error:
+        raise OSError(errno.EIO, f"its gzip can't be read: {error}", path) from error
 
 
 def _pipe_lines(descriptor: int) -> Source:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    number, rest, begun = 0, b"", b""
+    number, parts = 0, list[bytes]()  # of the line that has begun
     try:
+        yield NOT_YET
         while True:
             if not poll.poll(0):
                 yield NOT_YET
@@ -99,14 +144,19 @@ def _pipe_lines(descriptor: int) -> Source:
             block = os.read(descriptor, BLOCK)
             if not block:
                 break
-            *lines, rest = (rest + block).split(b"\n")
+            *lines, rest = block.split(b"\n")
             for line in lines:
                 number += 1
-                if line and not line.isspace():
-                    yield number, line
-        begun = rest
-        if begun and not begun.isspace():
-            yield number + 1, begun
+                whole = b"".join((*parts, line))
+                parts.clear()
+                if number == 1:
+                    whole = whole.removeprefix(BOM)
+                if whole and not whole.isspace():
+                    yield number, whole
+            parts.append(rest)
+        whole = b"".join(parts)
+        if whole and not whole.isspace():
+            yield number + 1, whole
     finally:
         os.close(descriptor)
 
