@@ -6,6 +6,10 @@ In the pages stand, invisible to a reader,
     …
     -->
     <!-- not run: why -->   before a block that can't be run here
+
+What a command says is shown below it, and what a program prints in a block of `text` right after it. It is compared, output
+and error as a terminal shows them; `…` stands for what differs from run to run (a time, a port): within a line for some
+characters, as a line of its own for any lines. A command whose failure is shown (`worker-adapters: …`) must fail.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ def pages() -> list[Path]:
 
 @attrs.frozen(kw_only=True)
 class Block:
-    """`kind`: python, console, or setup. `line`: where it begins in its page, counted from 1."""
+    """`kind`: python, console, setup, or shown: what the block before prints. `line`: where it begins, counted from 1."""
 
     kind: str
     text: str
@@ -45,7 +49,7 @@ _PIECE = re.compile(
 
 def blocks(page: str) -> Iterator[Block]:
     """Those that are run, and those of the same kinds that a mark says can't be."""
-    skipped = ""
+    skipped, program_ends = "", -1
     for piece in _PIECE.finditer(page):
         line = page.count("\n", 0, piece.start()) + 1
         if piece["why"] is not None:
@@ -57,6 +61,9 @@ def blocks(page: str) -> Iterator[Block]:
                 indent = len(piece["indent"])
                 text = "".join(row[indent:] or "\n" for row in piece["text"].splitlines(keepends=True))
                 yield Block(kind=piece["kind"], text=text, line=line, skipped=skipped)
+                program_ends = -1 if skipped or piece["kind"] == "console" else piece.end()
+            elif piece["kind"] == "text" and program_ends >= 0 and not page[program_ends : piece.start()].strip():
+                yield Block(kind="shown", text=piece["text"], line=line)
             skipped = ""
 
 

@@ -12,7 +12,7 @@ from prometheus_client import start_http_server
 
 import worker_adapters
 
-from .pages import ROOT, blocks, pages
+from .pages import ROOT, blocks, kinds_without_a_name, pages
 from .running import BlockError, Workers, run_page
 
 LINKED = [*pages(), *(ROOT / name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "benchmarks/README.md"))]
@@ -64,11 +64,32 @@ def test_what_a_page_shows_as_tests_passes(page, pytester, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["```python\nraise ValueError\n```", "```console\n$ worker-adapters nope\n```", "```console\n$ rm x\n```"]
+    "text",
+    [
+        "```python\nraise ValueError\n```",
+        "```console\n$ worker-adapters nope\n```",
+        "```console\n$ rm x\n```",
+        "```console\n$ worker-adapters --version\nworker-adapters …\nand more\n```",
+        "```console\n$ worker-adapters --version\nworker-adapter …\n```",
+        "```console\n$ make demo\nsomething\n```",
+    ],
 )
 def test_a_block_that_fails_fails(text, workers):
     with pytest.raises(BlockError, match="page:1"):
         run_page(blocks(text), workers, "page")
+
+
+def test_what_a_program_prints_is_compared(workers):
+    text = "```python\nprint(1.5)\n```\n\n```text\n{}\n```"
+    run_page(blocks(text.format("1…")), workers, "page")
+    with pytest.raises(BlockError, match="page:5: BlockError: it says"):
+        run_page(blocks(text.format("2…")), workers, "page")
+
+
+def test_what_a_command_says_is_compared_and_may_be_a_failure(workers):
+    good, bad = "worker-adapters explain EMPTY", "worker-adapters explain NOPE"
+    text = f"```console\n$ {good}\nEMPTY (reason)\n…\n$ {bad}\nworker-adapters: …\n```"
+    assert run_page(blocks(text), workers, "page") == 1
 
 
 def test_what_is_marked_is_left_out_and_what_is_set_up_is_there(workers):
@@ -100,6 +121,11 @@ def test_no_link_leads_nowhere(page):
         assert there.exists(), f"{named(page)}: {target} leads nowhere"
         if anchor and there.suffix == ".md":
             assert anchor in anchors(there), f"{named(page)}: {target} has no such heading"
+
+
+@pytest.mark.parametrize("page", LINKED, ids=named)
+def test_what_looks_like_something_to_run_says_what_it_is(page):
+    assert kinds_without_a_name(page.read_text(encoding="utf-8")) == []
 
 
 def test_what_can_not_be_run_is_the_exception():

@@ -32,10 +32,11 @@ def run(args: argparse.Namespace) -> int:
     if unknown := [name for name in wanted if name not in known]:
         complain(f"there is no code or reason {unknown[0]!r}; `worker-adapters explain` lists all")
         return Exit.USAGE
-    for name in wanted:
+    for place, name in enumerate(wanted):
         kind, said = known[name]
+        separator = "\n" if place else ""
         if args.json:
             emit_json({"name": name, "kind": kind, "what_happened": said.happened, "what_to_do": said.do})
         else:
-            emit(f"{name} ({kind})\n\nWhat happened: {said.happened}\n\nWhat to do: {said.do}\n")
+            emit(f"{separator}{name} ({kind})\n\nWhat happened: {said.happened}\n\nWhat to do: {said.do}\n")
     return Exit.OK

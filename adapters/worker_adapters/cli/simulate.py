@@ -18,7 +18,7 @@ from .exits import Exit
 from .output import complain, emit, emit_json, note
 from .parsing import Commands, assignment, command, count, json_switch, port, positive
 
-__all__ = ["add", "run", "simulator"]
+__all__ = ["add", "run", "simulator", "tell"]
 
 
 def add(commands: Commands) -> None:
@@ -33,6 +33,11 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--kv-tokens", type=count, metavar="TOKENS", help="size of a cache that all slots share")
     parser.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key clients must have")
+    _add_wire(parser)
+    json_switch(parser, "print where it listens as JSON")
+
+
+def _add_wire(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=positive, help="tokens per second (default: as fast as it goes)")
     parser.add_argument("--first-token-delay", type=_pause, default=0.0, metavar="SECONDS")
     parser.add_argument("--slots", type=count, default=2)
@@ -66,7 +71,6 @@ def add(commands: Commands) -> None:
         metavar="SPEC",
         help="an answer that differs from run to run, such as tie@127 if width>=5; may be given several times",
     )
-    json_switch(parser, "print where it listens as JSON")
 
 
 def _pause(text: str) -> float:
@@ -98,14 +102,15 @@ def run(args: argparse.Namespace) -> int:
         complain(f"can't listen at {args.host}:{args.port}: {said}{taken}")
         return Exit.FAILED
     try:
-        _told(args, served)
+        tell(args, served)
         stopped.wait()
     finally:
         served.stop()
     return Exit.OK
 
 
-def _told(args: argparse.Namespace, served: Simulator) -> None:
+def tell(args: argparse.Namespace, served: Simulator) -> None:
+    """Where it is: for programs on standard output, for people beside it."""
     if args.json:
         emit_json({"engine": args.engine, "url": served.url, "model": served.model})
     else:
