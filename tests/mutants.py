@@ -76,8 +76,8 @@ def _changed_probe(name: str, change: Callable[[Any], Any]) -> Callable[[Any], A
 
 
 def _without_deadline(real: Any) -> Any:
-    def running(self: Any, request: Any, *args: Any) -> Any:
-        return real(self, attrs.evolve(request, deadline=None, deadline_at=None), *args)
+    def running(self: Any, request: Any, *args: Any, **named: Any) -> Any:
+        return real(self, attrs.evolve(request, deadline=None, deadline_at=None), *args, **named)
 
     return running
 
@@ -183,7 +183,7 @@ NAMES: dict[str, Plant] = {
     "asks elsewhere": _of_dialect(_elsewhere),
     "has no patience with queues": _attribute("worker_adapters.lifetime.Lifetime", "__init__", _impatient),
     "cancels nothing": _attribute("worker_adapters.runtime.handle.RunningStream", "cancel", _silent_cancel),
-    "knows no deadline": _attribute("worker_adapters.runtime.streams.Streams", "_running", _without_deadline),
+    "knows no deadline": _attribute("worker_adapters.runtime.streams.Streams", "running", _without_deadline),
     "never tries again": _attribute("worker_adapters.runtime.layers", "wait_before_next", _never_again),
     "calls every error internal": _attribute("worker_adapters.runtime.envelope", "code_of", _always_internal),
     "waits for ever in get": _attribute("worker_adapters.runtime.handle.RunningStream", "get", _patient_get),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging  # noqa: F401  -- before ours, see the end: hooks of a fork run in the reverse order, and this one's takes a lock
 import os
 import threading
 from collections import Counter, deque
@@ -147,7 +148,8 @@ HELPERS = Helpers()
 os.register_at_fork(after_in_child=HELPERS.reset)
 
 # Held while a module is loaded late, and over a fork. CPython has a lock per module, which a child would inherit locked if
-# another thread of its parent was just importing: nobody is there to unlock it.
+# another thread of its parent was just importing: nobody is there to unlock it. It is waited for first of all, while the
+# fork holds no lock that the import may need: logging's, whose hook is older.
 _importing = threading.RLock()
 os.register_at_fork(before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_importing.release)
 

@@ -267,6 +267,35 @@ def test_a_child_forked_in_the_middle_of_a_late_import_can_import(tmp_path: Path
     assert (done.stdout, done.stderr) == ("1", "")
 
 
+LOGGING = """
+import faulthandler, os, sys, threading
+faulthandler.dump_traceback_later(20, exit=True)
+from worker_adapters.helpers import imported
+forking, importing = threading.Event(), threading.Event()
+os.register_at_fork(before=forking.set)  # hooks run in the reverse order
+import logging  # has one, too, unless that is older than ours
+
+def load():
+    importing.set()
+    forking.wait()
+    logging.getLogger("one that is imported")
+
+importer = threading.Thread(target=imported, args=(load,))
+importer.start()
+importing.wait()
+if (child := os.fork()) == 0:
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), end="")
+importer.join()
+"""
+
+
+def test_a_fork_that_waits_for_a_late_import_holds_nothing_that_the_import_needs() -> None:
+    """Logging's lock: whichever of the two modules was imported first."""
+    done = subprocess.run([sys.executable, "-c", LOGGING], capture_output=True, text=True, check=False, timeout=50)
+    assert (done.stdout, done.stderr) == ("0", "")
+
+
 def test_a_dropped_handle_whose_finalizer_was_struck_is_noticed_by_its_death_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

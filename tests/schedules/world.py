@@ -23,12 +23,12 @@ from worker_adapters import (
     UsageSource,
 )
 from worker_adapters.lifetime import Cause, Interrupted
-from worker_adapters.runtime.adapter import EngineAdapter
 from worker_adapters.runtime.envelope import envelope
 from worker_adapters.runtime.layers import ending
 from worker_adapters.runtime.recorder import EndedBy
 from worker_adapters.runtime.redact import Redactor
 from worker_adapters.runtime.runs import Feed
+from worker_adapters.runtime.streams import Streams
 from worker_adapters.waiting import BLOCKED
 
 from .primitives import Run, SimWaker, copy_of, shown, threading_of, watched
@@ -326,10 +326,7 @@ class World:
             opened.lifetime.wake()
             return
         if how == "close the adapter":
-            itself = SimpleNamespace(
-                places=opened.places, _worker=_Worker(), _transport=SimpleNamespace(close=lambda: None)
-            )
-            self.close_adapter(itself)
+            self.close_adapter(SimpleNamespace(places=opened.places))
             within = opened.running.driver == 1 + scheduler.tasks.index(scheduler.current)
             assert within or not opened.places.held, "closed, and a stream is in flight"
             reading.cancel_returned = True
@@ -338,15 +335,13 @@ class World:
         reading.outcomes.append(CancelOutcome.CLOSED if outcome is None else outcome)
         reading.cancel_returned = True
 
-    def close_adapter(self, itself: Any) -> None:
+    def close_adapter(self, streams: Any) -> None:
         """The adapter's own code, with what it knows of the process replaced."""
         own = {
             "LOOP": SimpleNamespace(is_current=lambda: False),
-            "REPORTS": SimpleNamespace(flush=lambda _give_up: True),
             "threading": threading_of(self.scheduler),
-            "time": SimpleNamespace(monotonic=lambda: 0.0),
             "Cause": Cause,
             "EndedBy": EndedBy,
         }
-        close = EngineAdapter._close
-        type(close)(close.__code__, own)(itself, inf)
+        for step, given in ((Streams.close, ()), (Streams.wait, (inf,))):
+            type(step)(step.__code__, own)(streams, *given)

@@ -1,9 +1,9 @@
-"""One question to all workers of a pool at once."""
+"""One question to the workers of a pool: to all at once, or to one after the other."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from ..helpers import HELPERS
 from ..runtime import EngineAdapter
 from ..waiting import current_waker
 
-__all__ = ["all_asked"]
+__all__ = ["all_asked", "first_asked"]
 
 T = TypeVar("T")
 
@@ -45,3 +45,16 @@ def all_asked(
     while len(answers) < len(adapters) and (left := give_up - time.monotonic()) > 0:
         waker.wait(left)
     return dict(answers)
+
+
+def first_asked(adapters: Iterable[EngineAdapter], ask: Callable[[EngineAdapter], T], nobody: WorkerError) -> T:
+    """The answer of the first that has one. Raises WorkerError: `nobody` where there is none to ask."""
+    raised = nobody
+    for adapter in adapters:
+        try:
+            return ask(adapter)
+        except WorkerError as exc:
+            if not exc.retriable:
+                raise
+            raised = exc
+    raise raised

@@ -181,6 +181,15 @@ class Member:
             last_failure=self.why,
         )
 
+    def told(self, now: float) -> str:
+        """The same in a line."""
+        state = self.state(now)
+        return (
+            f"{self.name}: {state.state}, {state.in_flight} of {state.window} in flight"
+            + (f", {state.failures} failures in a row" if state.failures else "")
+            + (f", the last: {state.last_failure}" if state.last_failure else "")
+        )
+
     def due(self) -> float:
         """When something is to be done about it."""
         if self.rests:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import attrs
 
 from ..api import (
     Adapter,
+    CancelOutcome,
+    Completion,
     DeterminismLevel,
     Features,
     GenerateRequest,
@@ -21,31 +22,30 @@ from ..api import (
     Properties,
     Reason,
     Retry,
+    Stream,
     Timeouts,
     Traits,
-    WorkerError,
 )
 from ..api.errors import invalid
 from ..dialect import Dialect, Fault
-from ..lifetime import ENDS_ATTEMPT, Cause
-from ..loop import LOOP
+from ..lifetime import ENDS_ATTEMPT
 from ..runtime import AdapterConfig, EngineAdapter
 from ..runtime.adapter import recorder_of
 from ..runtime.origin import OnDemand
+from ..runtime.places import Places
 from ..runtime.readiness import FIRST_PAUSE, LONGEST_PAUSE
-from ..runtime.recorder import EndedBy
 from ..runtime.reports import REPORTS
 from ..runtime.running import Running
-from ..runtime.streams import OPEN, Streams
+from ..runtime.streams import HOLDERS, Streams
 from ..runtime.validate import validate
 from ..runtime.worker import Worker
-from .asking import all_asked
+from .asking import all_asked, first_asked
 from .going import Story, can_go_on
 from .members import Member, WorkerState
 from .names import Follower, Named
 from .prefer import Prefer, key_of, prefix
 from .roster import Roster
-from .together import common, features_of, healths, properties_of, traits_of
+from .together import common, healths, properties_of, spoken
 from .trip import PoolPlaces, Trip
 
 __all__ = ["Pool"]
@@ -54,7 +54,7 @@ CLOSE_SECONDS = 2.0
 T = TypeVar("T")
 
 
-class Pool(Streams):
+class Pool:
     """Many workers as one Adapter. The adapters are the pool's from then on: closing it closes them.
 
     A stream goes to the worker with the most room (its streams in flight over its window, which is the adapter's
@@ -72,8 +72,6 @@ class Pool(Streams):
     `strict` is refused. `limits.max_in_flight` bounds the pool as a whole, where limits are given; `retry`, `limits`,
     `timeouts` and `pool_id` default to the first adapter's. Picklable as adapters are.
     """
-
-    follows = 1
 
     def __init__(
         self,
@@ -109,13 +107,13 @@ class Pool(Streams):
         self._prefer: Prefer | None = prefix if isinstance(prefer, str) else prefer
         self._dialect, self._model = first.dialect, first.model
         self._pool_id = first.pool_id if pool_id is None else pool_id
-        self._limits, self._timeouts = limits or first.limits, timeouts or first.timeouts
         self._roster = Roster(retry or first.retry)
         for adapter in given:
             self.add(adapter)
         self._worker = _nobody(attrs.evolve(first, dialect=self._dialect, pool_id=self._pool_id, replica_id=None))
-        self.places: PoolPlaces = self._new_places()
-        OPEN.add(self)
+        places = PoolPlaces(self._roster, sys.maxsize if limits is None else limits.max_in_flight)
+        self._streams = Streams(places, limits or first.limits, timeouts or first.timeouts)
+        HOLDERS.add(self)
         self._follow_name()
         self._roster.watch_over()
 
@@ -123,16 +121,23 @@ class Pool(Streams):
         if self._name is not None:
             self._roster.also = Follower(self._name, self).due
 
-    def _new_places(self) -> PoolPlaces:
-        limits: Limits | None = self._given["limits"]
-        return PoolPlaces(self._roster, sys.maxsize if limits is None else limits.max_in_flight)
-
     def __repr__(self) -> str:
         return f"<Pool {self._pool_id} of {len(self._roster.members)} workers, {self._dialect.name}>"
 
     def __reduce__(self) -> tuple[Callable[..., Pool], tuple[Any, ...]]:
         adapters: Any = self._name or [member.adapter for member in self._roster.members if not member.leaving]
         return _remade, (type(self), adapters, dict(self._given))
+
+    @property
+    def places(self) -> Places:
+        """Its streams', who have another one at a worker each."""
+        return self._streams.places
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
 
     # --- its workers --------------------------------------------------------------------------------------------------
 
@@ -152,7 +157,7 @@ class Pool(Streams):
                 names = f"{member.dialect.name} and {ours.config.dialect.name}"
                 raise invalid(f"the workers of a pool speak one dialect, not {names}: Pool(…, mixed=True)")
         self._roster.add(ours)
-        self._dialect = self._spoken()
+        self._dialect = spoken([member.dialect for member in self._roster.members])
         models = {member.adapter.config.model for member in self._roster.members}
         self._model = models.pop() if len(models) == 1 else None  # else each worker's own
 
@@ -161,7 +166,7 @@ class Pool(Streams):
         and leaves the pool once it has none.
         """
         if worker is None:
-            return super().drain(timeout)
+            return self._streams.drain(timeout)
         member = self._member(worker)
         member.leaving = member.drained = True
         give_up = math.inf if timeout is None else time.monotonic() + timeout
@@ -202,16 +207,6 @@ class Pool(Streams):
                 return member
         raise invalid("that worker is not in the pool", pool_id=self._pool_id)
 
-    def _spoken(self) -> Dialect:
-        """What stands for all of them: the one dialect, or its name is all of theirs, and its features what they share."""
-        members = self._roster.members
-        dialects = [member.dialect for member in members]
-        first = dialects[0]
-        if all(one == first for one in dialects):
-            return first
-        names = dict.fromkeys(one.name for one in dialects)
-        return attrs.evolve(first, name="+".join(names), features=features_of(dialects), traits=traits_of(dialects))
-
     @property
     def features(self) -> Features:
         """What can be asked of all its workers; no I/O."""
@@ -224,8 +219,38 @@ class Pool(Streams):
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
+    def submit(
+        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
+    ) -> Stream:
+        """See Adapter."""
+        return self._streams.begin(self._running(request, timeouts, "submit"), block=block, collect=collect)
+
+    def stream(
+        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
+    ) -> Stream:
+        """See Adapter."""
+        return self._streams.begin(self._running(request, timeouts, "stream"), block=block, collect=collect)
+
+    def generate(
+        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False
+    ) -> Completion:
+        """See Adapter."""
+        with self.stream(request, timeouts=timeouts, block=block) as stream:
+            return stream.result()
+
+    def cancel(self, task_id: str) -> CancelOutcome:
+        """See Adapter."""
+        return self._streams.cancel(task_id)
+
+    @property
+    def in_flight(self) -> int:
+        """See Adapter."""
+        return len(self.places.held)
+
     def _running(self, request: GenerateRequest, timeouts: Timeouts | None, way: str) -> Running:
-        running = super()._running(request, timeouts, way)
+        running = self._streams.running(
+            request, timeouts, way, judge=self._judge, worker=self._worker, model=self._model
+        )
         if self._name is not None:
             self._roster.watch_over()  # in a forked child nobody does yet
         running.placement = trip = Trip(self._roster, names_model=request.model is not None)
@@ -304,15 +329,9 @@ class Pool(Streams):
 
     def _ask_one(self, ask: Callable[[EngineAdapter], T]) -> T:
         self._require_open()
-        raised: WorkerError | None = None
-        for member in sorted(self._roster.members, key=lambda member: (not member.is_open, len(member.places.held))):
-            try:
-                return ask(member.adapter)
-            except WorkerError as exc:
-                if not exc.retriable:
-                    raise
-                raised = exc
-        raise raised or self._worker.refusal_of_probe(Fault(Reason.NO_WORKER, "there is no worker in the pool"))
+        members = sorted(self._roster.members, key=lambda member: (not member.is_open, len(member.places.held)))
+        nobody = self._worker.refusal_of_probe(Fault(Reason.NO_WORKER, "there is no worker in the pool"))
+        return first_asked((member.adapter for member in members), ask, nobody)
 
     def _asked(self) -> list[EngineAdapter]:
         return [member.adapter for member in self._roster.members]
@@ -328,37 +347,28 @@ class Pool(Streams):
 
     def close(self) -> None:
         """See Adapter. Its workers' adapters are closed, too."""
-        self._close(CLOSE_SECONDS)
+        self.close_by(time.monotonic() + CLOSE_SECONDS)
 
-    def _close(self, seconds: float) -> None:
-        give_up = time.monotonic() + seconds
-        for running in self.places.close():
-            running.lifetime.trip(Cause.CANCELLED, EndedBy.ADAPTER)
+    def close_by(self, give_up: float) -> None:
+        """See Holder."""
+        self._streams.close()
         self._roster.close()
-        if not LOOP.is_current():
-            me = threading.get_ident()
-            self.places.wait_until_empty(give_up, but=lambda running: running.driver == me)
+        self._streams.wait(give_up)
         for member in self._roster.members:
-            member.adapter._close(max(0.0, give_up - time.monotonic()))  # noqa: SLF001  -- its own base class's
+            member.adapter.close_by(give_up)
         self._worker.close(give_up)
         REPORTS.flush(give_up)
 
-    def _after_fork(self) -> None:
-        for running in self.places.unended():
-            if not running.lifetime.disowned:  # by its worker's adapter
-                running.disown()
+    def forked(self) -> None:
+        """See Holder."""
+        self._streams.disown()
         self._roster.reset()
-        self.places = self._new_places()
         self._follow_name()
 
     def told(self) -> list[str]:
-        """See Streams."""
-        return [
-            f"{state.replica_id or state.url}: {state.state}, {state.in_flight} of {state.window} in flight"
-            + (f", {state.failures} failures in a row" if state.failures else "")
-            + (f", the last: {state.last_failure}" if state.last_failure else "")
-            for state in self.workers
-        ]
+        """See Holder."""
+        now = self._roster.clock()
+        return [member.told(now) for member in self._roster.members]
 
 
 def _ours(adapter: Any) -> EngineAdapter:

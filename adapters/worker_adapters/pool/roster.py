@@ -94,12 +94,11 @@ class Roster:
                 member.places.watchers.remove(self.room_again)
 
     def reset(self) -> None:
-        """In a forked child: the adapters have places of their own there, and what the parent has found out is old."""
+        """In a forked child: what the parent has found out is old."""
         self._streams.clear()
         self.submitters.clear()
         for member in self.members:
             member.forget()
-            member.places.watchers.append(self.room_again)
 
     # --- placing ------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import attrs
 from ..api import CancelNotice, Features, Health, Properties, Traits, WorkerError
 from ..dialect import Dialect
 
-__all__ = ["common", "features_of", "healths", "properties_of", "traits_of"]
+__all__ = ["common", "healths", "properties_of", "spoken"]
 
 T = TypeVar("T")
 
@@ -22,7 +22,16 @@ def common(values: Iterable[T | None]) -> T | None:
     return told.pop() if len(told) == 1 else None
 
 
-def features_of(dialects: Sequence[Dialect]) -> Features:
+def spoken(dialects: Sequence[Dialect]) -> Dialect:
+    """What stands for all of them: the one dialect, or its name is all of theirs, and its features what they share."""
+    first = dialects[0]
+    if all(one == first for one in dialects):
+        return first
+    names = dict.fromkeys(one.name for one in dialects)
+    return attrs.evolve(first, name="+".join(names), features=_features_of(dialects), traits=_traits_of(dialects))
+
+
+def _features_of(dialects: Sequence[Dialect]) -> Features:
     """What all can express."""
     shared: dict[str, Any] = {}
     for field in attrs.fields(Features):
@@ -31,7 +40,7 @@ def features_of(dialects: Sequence[Dialect]) -> Features:
     return Features(**shared)
 
 
-def traits_of(dialects: Sequence[Dialect]) -> Traits:
+def _traits_of(dialects: Sequence[Dialect]) -> Traits:
     """What can be counted on, whichever of them it is."""
     traits = [dialect.traits for dialect in dialects]
     return Traits(

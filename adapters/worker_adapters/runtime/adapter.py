@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Self
 
-from ..api import Features, Health, Properties, Reason, Traits
+from ..api import (
+    CancelOutcome,
+    Completion,
+    Features,
+    GenerateRequest,
+    Health,
+    Properties,
+    Reason,
+    Stream,
+    Timeouts,
+    Traits,
+)
 from ..dialect import Fault
-from ..lifetime import Cause
-from ..loop import LOOP
 from ..transport import Transport
 from .metrics import PrometheusRecorder
 from .origin import AdapterConfig, OnDemand
 from .places import Places
 from .readiness import health, ready, unreachable
-from .recorder import NO_METRICS, EndedBy, Recorder, recorders
+from .recorder import NO_METRICS, Recorder, recorders
 from .refresh import Refresher
 from .reports import REPORTS
-from .streams import OPEN, Streams, dump
+from .running import Running
+from .streams import HOLDERS, Streams, dump
 from .tracing import telemetry_of
+from .validate import validate
 from .worker import Worker
 
 __all__ = ["AdapterConfig", "EngineAdapter", "dump", "recorder_of"]
@@ -28,26 +38,24 @@ __all__ = ["AdapterConfig", "EngineAdapter", "dump", "recorder_of"]
 CLOSE_SECONDS = 2.0  # how long close() waits for its threads; a DNS look-up is the only thing that can take longer
 
 
-class EngineAdapter(Streams):
+class EngineAdapter:
     """An Adapter (see api.adapter) for any dialect."""
 
     def __init__(self, config: AdapterConfig, transport: Transport | None = None) -> None:
         self._config = config
-        self._dialect, self._model = config.dialect, config.model
-        self._limits, self._timeouts = config.limits, config.timeouts
         self._given_transport = transport
-        self._recorder = recorder_of(
-            config
-        )  # a child goes on with it: to make one takes locks that nobody there gives back
+        # A child goes on with it: to make one takes locks that nobody there gives back.
+        self._recorder = recorder_of(config)
+        self._streams = Streams(Places(config.limits), config.limits, config.timeouts)
+        self._recorder.follow(self.places.held)
         self._set_up()
-        OPEN.add(self)
+        HOLDERS.add(self)
         if self._worker.refresher is not None:
             self._worker.refresher.begin()
 
     def _set_up(self) -> None:
         """Everything that a forked child must not share with its parent."""
         config = self._config
-        self.places: Places = Places(config.limits)
         self._transport = self._given_transport or (config.transport or OnDemand)(config)
         self._worker = worker = Worker(
             dialect=config.dialect,
@@ -66,15 +74,14 @@ class EngineAdapter(Streams):
             recorder=self._recorder,
             shared=_reached_alike(config) if self._given_transport is None and config.transport is None else None,
         )
-        self._recorder.follow(self.places.held)
         if config.metrics is not None and config.metrics.refresh is not None:
             worker.refresher = Refresher(worker, config.metrics.refresh, scrape=config.metrics.scrape)
         for secret in () if config.proxy is None else config.proxy.secrets:
             worker.redactor.learn(secret)
 
-    def _after_fork(self) -> None:
-        for running in self.places.unended():
-            running.disown()
+    def forked(self) -> None:
+        """See Holder."""
+        self._streams.disown()
         self._set_up()
         if self._recorder is not NO_METRICS:
             REPORTS.call(self._recorder.disowned)
@@ -105,6 +112,63 @@ class EngineAdapter(Streams):
     def worker(self) -> Worker:
         """What its streams share."""
         return self._worker
+
+    @property
+    def places(self) -> Places:
+        """Its streams'."""
+        return self._streams.places
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    # --- streams ------------------------------------------------------------------------------------------------------
+
+    def submit(
+        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
+    ) -> Stream:
+        """See Adapter."""
+        return self._streams.begin(self._running(request, timeouts, "submit"), block=block, collect=collect)
+
+    def stream(
+        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
+    ) -> Stream:
+        """See Adapter."""
+        return self._streams.begin(self._running(request, timeouts, "stream"), block=block, collect=collect)
+
+    def generate(
+        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False
+    ) -> Completion:
+        """See Adapter."""
+        with self.stream(request, timeouts=timeouts, block=block) as stream:
+            return stream.result()
+
+    def cancel(self, task_id: str) -> CancelOutcome:
+        """See Adapter."""
+        return self._streams.cancel(task_id)
+
+    @property
+    def in_flight(self) -> int:
+        """See Adapter."""
+        return len(self.places.held)
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """See Adapter."""
+        return self._streams.drain(timeout)
+
+    def _running(self, request: GenerateRequest, timeouts: Timeouts | None, way: str) -> Running:
+        return self._streams.running(
+            request, timeouts, way, judge=self._judge, worker=self._worker, model=self._config.model
+        )
+
+    def _judge(self, request: GenerateRequest) -> None:
+        validate(request, self._config.dialect)
+
+    def told(self) -> list[str]:
+        """See Holder."""
+        return []
 
     # --- probes -----------------------------------------------------------------------------------------------------
 
@@ -168,15 +232,12 @@ class EngineAdapter(Streams):
 
     def close(self) -> None:
         """See Adapter."""
-        self._close(CLOSE_SECONDS)
+        self.close_by(time.monotonic() + CLOSE_SECONDS)
 
-    def _close(self, seconds: float) -> None:
-        give_up = time.monotonic() + seconds
-        for running in self.places.close():
-            running.lifetime.trip(Cause.CANCELLED, EndedBy.ADAPTER)
-        if not LOOP.is_current():
-            me = threading.get_ident()
-            self.places.wait_until_empty(give_up, but=lambda running: running.driver == me)
+    def close_by(self, give_up: float) -> None:
+        """See Holder."""
+        self._streams.close()
+        self._streams.wait(give_up)
         self._worker.close(give_up)
         self._transport.close()  # with which a probe under way is interrupted, wherever it is
         REPORTS.flush(give_up)

@@ -13,19 +13,19 @@ from .running import Running
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .streams import Streams
+    from .streams import Holder
 
 __all__ = ["describe"]
 
 
-def describe(adapters: Iterable[Streams]) -> str:
+def describe(holders: Iterable[Holder]) -> str:
     """A page of text for people: a line per adapter and stream. Takes no lock, reads what it finds."""
     now = time.monotonic()
     lines = []
-    for adapter in adapters:
-        places = adapter.places
-        lines.append(f"{adapter!r}: {len(places.held)} in flight, {len(places.driven)} driven by the loop")
-        lines += [f"  {line}" for line in adapter.told()]
+    for holder in holders:
+        places = holder.places
+        lines.append(f"{holder!r}: {len(places.held)} in flight, {len(places.driven)} driven by the loop")
+        lines += [f"  {line}" for line in holder.told()]
         # A stream of a pool is told of there, though it has a place of its worker's as well.
         lines += [f"  {_line(running, now)}" for running in list(places.held) if running.places is places]
     tasks, watched = LOOP.counts()

@@ -38,14 +38,21 @@ class Places:
         """Streams that it has room for. A pool may want fewer there than the adapter would take."""
         self.watchers: list[Callable[[], None]] = []
         """Whose workers these are: called when there is room. Foreign threads, signal handlers."""
-        self._lock = threading.RLock()
         self.held: dict[Running, None] = {}
         self.driven: dict[object, None] = {}
         """What still holds a connection: the drivers of streams that are over included, until they have let go."""
-        # By task; stale entries are told from live ones by `held`, and go with their streams.
-        self._by_task: WeakValueDictionary[str, Running] = WeakValueDictionary()
         self._waiting: deque[Waker] = deque()
         self.closed: bool = False
+        self.reset()
+
+    def reset(self) -> None:
+        """In a forked child: what is in flight is the parent's, and so are the threads that wait."""
+        self._lock = threading.RLock()
+        self.held.clear()
+        self.driven.clear()
+        self._waiting.clear()
+        # By task; stale entries are told from live ones by `held`, and go with their streams.
+        self._by_task: WeakValueDictionary[str, Running] = WeakValueDictionary()
 
     def take(self, running: Running, *, block: bool) -> None:
         """Give a stream its place. Raises Fault: ADAPTER_CLOSED, VALIDATION (its task is in flight), LOCAL_LIMIT.
