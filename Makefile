@@ -109,7 +109,7 @@ batch-yielding: $(VENV)/.installed-test ## interactive requests beside a batch t
 batch-fixed: $(VENV)/.installed-test ## the pace of batches beside fixed windows of 1 to 512, over sockets: about six minutes
 	@$(BIN)/python -m tests.batch.fixed
 
-live: live-llamacpp live-vllm live-triton live-mlx live-dynamo ## every live suite
+live: live-llamacpp live-vllm live-triton live-mlx live-transformers live-dynamo ## every live suite
 
 live-llamacpp: $(VENV)/.installed-test,live ## two releases of a real llama-server, built from PyPI once (about 10 minutes)
 	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_llama*.py tests/live/test_newer_llamacpp.py -m live
@@ -122,6 +122,9 @@ live-triton: $(VENV)/.installed-test ## a real Triton from PyPI on the CPU, its 
 
 live-mlx: $(VENV)/.installed-test ## a real mlx-lm server on the CPU, installed from PyPI once (360 MB)
 	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_mlx_*.py -m live
+
+live-transformers: $(VENV)/.installed-test ## a real `transformers serve` on the CPU, installed from PyPI once (1.2 GB)
+	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_transformers_*.py -m live
 
 live-dynamo: $(VENV)/.installed-test ## NVIDIA Dynamo's real frontend before its mocker, from PyPI once (730 MB)
 	@WORKER_ADAPTERS_LIVE_REPORT=1 $(BIN)/python -m pytest tests/live/test_dynamo_*.py -m live

@@ -45,6 +45,7 @@ _BUILT_IN: Mapping[str, str] = {
     "openai-completions-max": ".engines.openai_completions:MAX",
     "openai-completions-mlx": ".engines.openai_completions:MLX",
     "openai-completions-tabbyapi": ".engines.openai_completions:TABBYAPI",
+    "openai-completions-transformers": ".engines.openai_completions:TRANSFORMERS",
     "sglang": ".engines.sglang",
     "tgi": ".engines.tgi",
     "triton": ".engines.triton",

@@ -80,6 +80,8 @@ BAD = {
     "a string of an error": ([A, data({"error": "x"})], "ENGINE_ERROR"),
     "an error beside choices": ([A, data({"choices": [], "error": {"message": "x"}})], "ENGINE_ERROR"),
     "an event called error": ([A, b"event: error\ndata: gone\n\n", DONE], "ENGINE_ERROR"),
+    "an error that is no JSON": ([A, b'data: {"error": "no "quotes" are escaped"}\n\n'], "ENGINE_ERROR"),
+    "one of two lines": ([A, b'data: {"error": "CUDA error: out of memory\nat x"}\n\n'], "ENGINE_ERROR"),
     "a flat error": ([A, data({"object": "error", "message": "x", "code": 500})], "ENGINE_ERROR"),
     "a detail": ([data({"detail": "Too Many Requests"})], "OVERLOADED"),
     "a full queue inside a 200": ([data({"error": {"message": "The queue is full", "code": 503}}), DONE], "OVERLOADED"),
@@ -146,8 +148,27 @@ def test_each_row_is_an_engine_of_the_registry(name):
     assert dialect.name == "openai-completions"
     assert pickle.loads(pickle.dumps(dialect)).features == dialect.features
     body = json.loads(dialect.encode(GenerateRequest(prompt="p", seed=1), attempt=1).body)
+    if packed := ROWS[name].packed:
+        body |= {f"{packed}.{knob}": value for knob, value in json.loads(body[packed]).items()}
     assert {knob.wire for knob in ROWS[name].knobs if not knob.absent} <= set(body)
     assert ("stream_options" in body) == ROWS[name].asks_usage
+
+
+def test_what_a_row_packs_is_one_string():
+    """`transformers serve`: what it leaves out of generation_config comes from the model, whether it draws at all included."""
+    encode = registry.dialect("openai-completions-transformers").encode
+    body = json.loads(encode(GenerateRequest(prompt="p", seed=1, top_k=3), attempt=1).body)
+    assert set(body) == {"prompt", "stream", "max_tokens", "seed", "temperature", "top_p", "generation_config"}
+    assert json.loads(body["generation_config"]) == {
+        "do_sample": True,
+        "top_k": 3,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+    }
+    body = json.loads(encode(GenerateRequest(prompt="p", seed=1, temperature=0), attempt=1).body)
+    assert json.loads(body["generation_config"])["do_sample"] is False
+    with pytest.raises(InvalidRequestError, match="presence_penalty"):
+        registry.validate(GenerateRequest(prompt="p", presence_penalty=0.5), "openai-completions-transformers")
 
 
 def test_a_row_of_ones_own():

@@ -22,3 +22,10 @@ class TestDynamo(EngineSuite):
 
     dialect = DIALECT
     transcripts = Transcripts(FOLDER / "dynamo-1.6.1")
+
+
+class TestTransformers(EngineSuite):
+    """`transformers serve`, recorded: no `[DONE]`, no finish_reason until the last, which has the usage; errors in a 200."""
+
+    dialect = DIALECT
+    transcripts = Transcripts(FOLDER / "transformers-5.24.0")

@@ -116,7 +116,7 @@ def _prepare_locked(name: str) -> None:
 
 
 def _identify_locked(name: str) -> tuple[str, str]:
-    """By what is installed: neither of the two tells its version to who asks."""
+    """By what is installed: none of them tells its version to who asks."""
     import locked_venv  # noqa: PLC0415
 
     found = getattr(locked_venv, name)
@@ -142,6 +142,9 @@ ENGINES = {
     "llamacpp-newer": LiveEngine(prepare=_prepare_newer, identity=_identify_newer),
     "mlx": LiveEngine(prepare=partial(_prepare_locked, "MLX"), identity=partial(_identify_locked, "MLX")),
     "tgi": LiveEngine(prepare=_prepare_tgi, identity=_identify_tgi),
+    "transformers": LiveEngine(
+        prepare=partial(_prepare_locked, "TRANSFORMERS"), identity=partial(_identify_locked, "TRANSFORMERS")
+    ),
     "triton": LiveEngine(prepare=_prepare_triton, identity=_identify_triton),
     "vllm": LiveEngine(prepare=_prepare_vllm, identity=_identify_vllm),
 }

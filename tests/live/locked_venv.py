@@ -1,7 +1,7 @@
 """A virtual environment in the cache with an engine from PyPI: one wheel by its digest, what it needs by version.
 
-python tests/live/locked_venv.py mlx|dynamo           print the path of its Python, installing it first if need be
-python tests/live/locked_venv.py mlx|dynamo --check   exit 0 if the cache holds it, 1 if not; installs nothing
+python tests/live/locked_venv.py mlx|dynamo|transformers           print the path of its Python, installing it first if need be
+python tests/live/locked_venv.py mlx|dynamo|transformers --check   exit 0 if the cache holds it, 1 if not; installs nothing
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import cache
 
-__all__ = ["DYNAMO", "MLX", "InstallError", "Locked"]
+__all__ = ["DYNAMO", "MLX", "TRANSFORMERS", "InstallError", "Locked"]
 
 
 class InstallError(Exception):
@@ -28,7 +28,10 @@ class InstallError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Locked:
-    """`wheel` is pinned by `sha256`, what is in `lock` by version; `imports` is what must import then."""
+    """`wheel` is pinned by `sha256`, what is in `lock` by version; `imports` is what must import then.
+
+    `index`: one more for the lock, asked only after the configured ones: where it can't be reached, pip tries for minutes on end.
+    """
 
     name: str
     wheel: str
@@ -36,6 +39,7 @@ class Locked:
     lock: Path
     imports: str
     size: str
+    index: str = ""
 
     @property
     def parts(self) -> dict[str, str]:
@@ -72,7 +76,13 @@ class Locked:
         pinned = work / "wheel.txt"
         pinned.write_text(f"{self.wheel} --hash=sha256:{self.sha256}\n", encoding="ascii")
         self._run([*pip, "--require-hashes", "-r", str(pinned)], work)
-        self._run([*pip, "--only-binary", ":all:", "-r", str(self.lock)], work)
+        locked = [*pip, "--only-binary", ":all:", "-r", str(self.lock)]
+        try:
+            self._run(locked, work)
+        except InstallError:
+            if not self.index:
+                raise
+            self._run([*locked, "--extra-index-url", self.index], work)
         self._run([str(self._python(out)), "-c", f"import {self.imports}"], work)
         cache.say(f"installed {self.wheel} in {time.monotonic() - began:.0f} s")
 
@@ -106,11 +116,20 @@ DYNAMO = Locked(
     imports="dynamo.frontend, dynamo.mocker",
     size="730 MB",
 )
+TRANSFORMERS = Locked(
+    name="transformers",
+    wheel="transformers==5.24.0",
+    sha256="ff5ebedf9359f94bb63772b6380eba6e7104d010cbbb2cb82c788817ea7486f6",
+    lock=HERE / "transformers-lock.txt",
+    imports="torch, transformers.cli.serving.server, uvicorn",
+    size="1.2 GB",
+    index="https://download.pytorch.org/whl/cpu",  # the home of the torch that is for CPUs only
+)
 
 
 def main(argv: list[str]) -> int:
     """Command line: see the module's docstring."""
-    which = {"mlx": MLX, "dynamo": DYNAMO}[argv[0]]
+    which = {"mlx": MLX, "dynamo": DYNAMO, "transformers": TRANSFORMERS}[argv[0]]
     return cache.command_line(
         argv[1:],
         f"Install {which.wheel} into the cache",

@@ -27,6 +27,7 @@ ENGINES = {
     "vllm": ("vLLM", "`vllm`"),
     "triton": ("NVIDIA Triton (real server, stand-in models)", "`triton`"),
     "mlx": ("mlx-lm's server", "`openai-completions-mlx`"),
+    "transformers": ("Hugging Face `transformers serve`", "`openai-completions-transformers`"),
     "dynamo": ("NVIDIA Dynamo's frontend (real, with its mocker)", "`openai-completions-dynamo`; `sglang`, in ids"),
     "sglang": ("SGLang", "`sglang`"),
     "trtllm": ("NVIDIA trtllm-serve", "`trtllm`"),

@@ -61,12 +61,18 @@ def test_cancel_while_decoding_ends_the_work(server, connected, model, mode):
     assert server.ended(prompt) in noticed.get(model, ("cancelled",))
 
 
+def cancel_once_begun(server, prompt, stream):
+    """What is cancelled sooner may never have reached the model."""
+    until(lambda: server.begun(prompt), POLL)
+    stream.cancel()
+
+
 @pytest.mark.parametrize("model", [*SINGLE, "ensemble"])
 def test_cancel_before_the_first_token(server, connected, model, mode):
     """There is no status line yet: the consumer blocks on the head of the answer, and Triton looks at no connection."""
     prompt = named("!first=1500")
     with connected(model) as adapter, start(adapter, request(prompt=prompt), mode) as stream:
-        caller = threading.Timer(0.3, stream.cancel)
+        caller = threading.Thread(target=cancel_once_begun, args=(server, prompt, stream))
         caller.start()
         events = list(stream)
         caller.join()
@@ -82,10 +88,13 @@ def test_a_request_that_has_run_out_of_time_is_stopped(server, connected):
     for fields, words, timeouts in (
         ({}, "!first=1000", Timeouts(first_token=0.2)),
         ({}, "!pace=1000", Timeouts(idle=0.2)),
-        ({"deadline": 0.3}, "!pace=100", Timeouts()),
+        ({"deadline": 0.5}, "!pace=100", Timeouts()),
     ):
         prompt = named(words)
         with connected("ensemble") as adapter:
+            run(
+                adapter, request(max_tokens=1), "submit"
+            )  # what it is asked before its first stream is not in that one's time then
             events = run(adapter, request(prompt=prompt, **fields), "stream", timeouts)
         assert events[-1].kind == "error"
         until(lambda prompt=prompt: server.ended(prompt), POLL)

@@ -137,6 +137,10 @@ class TritonServer(ServerProcess):
     def _is_of(self, word: str, model: str) -> bool:
         return word.startswith(f"{self._repository}/{model}/")
 
+    def begun(self, prompt: str) -> bool:
+        """Whether a model has begun with this prompt."""
+        return re.search(rf"^standin: \S+ begins {re.escape(repr(prompt))}$", self.log_text(), re.MULTILINE) is not None
+
     def ended(self, prompt: str) -> str | None:
         """Why the model says that it is through with this prompt (done, cancelled, stopped, failed); None if not yet."""
         found = self._end_of(prompt)

@@ -36,7 +36,12 @@ _BY_MESSAGE = (
         r"server (is )?busy|currently busy|all slots|no (free |available )?slots?|try again later|throttl",
         Reason.OVERLOADED,
     ),
-    (r"model .{0,200}(does not exist|not found)|unknown model|no such model", Reason.UPSTREAM_NOT_FOUND),
+    (
+        r"model .{0,200}(does not exist|not found)|unknown model|no such model|^server is pinned to",
+        Reason.UPSTREAM_NOT_FOUND,
+    ),
+    # transformers serve, inside a 200 (err_first, err_temperature, err_stop).
+    (r"^stop string preprocessing|has to be a strictly|^'?max_new_tokens'? must be", Reason.VALIDATION),
     (r"must be of type|must be a (valid )?(string|number|integer|list|boolean)|invalid json", Reason.VALIDATION),
     (r"(kv|key.value) ?cache.{0,60}(full|exhausted|out of|not enough|insufficient)", Reason.KV_EXHAUSTED),
 )
@@ -135,7 +140,7 @@ def _status(value: object) -> int | None:
 
 
 def _said(said: Said) -> Reason | None:
-    message = said.message[:FIRST].lower()  # further on, validators echo what they were sent
+    message = said.message[:FIRST].lower().replace("`", "'")  # further on, validators echo what they were sent
     return reason_said(said.message) or next((reason for words, reason in _SAID if words.search(message)), None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,18 +14,23 @@ from .rows import Row
 __all__ = ["OPTIONS", "against_strict", "check", "encode"]
 
 OPTIONS = frozenset({"unchecked"})
-# Knobs that OpenAI's completions do not have, at the value that asks for nothing.
-NOT_STANDARD: Mapping[str, float] = {"top_k": 0, "repetition_penalty": 1.0}
+# What a row may be without, at the value that asks for nothing. Others are features, which the runtime looks at.
+NOT_ALL_HAVE: Mapping[str, float] = {
+    "top_k": 0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 
 
 def check(profile: Profile, request: GenerateRequest) -> None:
     """Refuse what this server would ignore or refuse."""
     known = {knob.field for knob in profile.knobs}
-    for field, neutral in NOT_STANDARD.items():
+    for field, neutral in NOT_ALL_HAVE.items():
         if field not in known and getattr(request, field) != neutral:
             raise Fault(
                 Reason.UNSUPPORTED,
-                f"OpenAI's completions have no {field}: name the server's dialect, or send it unchecked",
+                f"OpenAI's completions, as this server has them, know no {field}: name the server's dialect, or send it unchecked",
             )
 
 
@@ -34,7 +40,7 @@ def encode(row: Row, profile: Profile, request: GenerateRequest, /, *, attempt: 
         "prompt": request.prompt if request.prompt_tokens is None else list(request.prompt_tokens),
         "stream": True,
         **({"stream_options": {"include_usage": True}} if row.asks_usage else {}),
-        **sampling_fields(profile, request),
+        **_packed(row.packed, sampling_fields(profile, request)),
     }
     model = request.model or row.any_model
     if model is not None:
@@ -42,6 +48,14 @@ def encode(row: Row, profile: Profile, request: GenerateRequest, /, *, attempt: 
     body.update(request.engine_options.get("unchecked", {}))
     del attempt  # it takes no request id
     return WireRequest.for_stream("/v1/completions", body)
+
+
+def _packed(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The knobs of a request, those that go into one field put there."""
+    if not name:
+        return fields
+    inside = {knob.removeprefix(f"{name}."): fields.pop(knob) for knob in list(fields) if knob.startswith(f"{name}.")}
+    return {**fields, name: json.dumps(inside, separators=(",", ":"))}
 
 
 def against_strict(request: GenerateRequest) -> tuple[str, ...]:

@@ -62,12 +62,22 @@ def _repetition(wire: str = "repetition_penalty") -> Knob:
     return Knob(field="repetition_penalty", wire=wire, neutral=1.0)
 
 
+# What is left out of it is taken from the model's generation_config.json, which also says whether anything is drawn at all.
+_GENERATION_CONFIG = (
+    Knob(wire="generation_config.do_sample", neutral=True, greedy=False),
+    Knob(field="top_k", wire="generation_config.top_k", neutral=0),
+    Knob(field="min_p", wire="generation_config.min_p", neutral=0.0),
+    Knob(field="repetition_penalty", wire="generation_config.repetition_penalty", neutral=1.0),
+)
+
+
 @attrs.frozen(kw_only=True)
 class Row:
     """One server, or one that nobody described.
 
     `sign`: what proves the end. `words`: what its finish_reasons mean where that differs from what most mean (None: it gave
-    up). `more`: knobs beside OpenAI's. `asks_usage`: stream_options is sent. `any_model`: what is sent where no model was
+    up). `more`: knobs beside OpenAI's; `without`: those of OpenAI's that it does not know. `packed`: the field that holds knobs
+    named `PACKED.…`, as JSON in a string. `asks_usage`: stream_options is sent. `any_model`: what is sent where no model was
     named, if one has to be. `version_at`: the path that tells its version; `queue_at`: a gauge of its `/metrics`.
     """
 
@@ -82,6 +92,7 @@ class Row:
     words: Mapping[str, FinishReason | None] = attrs.field(factory=dict)
     more: tuple[Knob, ...] = ()
     without: frozenset[str] = frozenset()
+    packed: str = ""
     asks_usage: bool = True
     prompt_tokens: bool = True
     any_model: str | None = None
@@ -196,6 +207,21 @@ ROWS: Mapping[str, Row] = {
             comments="`: ping - …`",
             unknown_fields="ignored",
             more=(_TOP_K, _MIN_P, _repetition()),
+            prompt_tokens=False,
+        ),
+        Row(
+            name="transformers",
+            server="`transformers serve`",
+            seen="live, 5.24.0",
+            body="chunks",
+            usage="with the finish_reason",
+            comments="none",
+            unknown_fields="refused",
+            more=_GENERATION_CONFIG,
+            # It would take frequency_penalty for a repetition_penalty less 1, and ignores the others.
+            without=frozenset({"frequency_penalty", "presence_penalty", "logprobs", "n"}),
+            packed="generation_config",
+            asks_usage=False,
             prompt_tokens=False,
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ __all__ = ["decode"]
 
 DONE = b"[DONE]"
 NOTHING = frozenset({b"null", b""})
+BROKEN_ERROR = re.compile(
+    rb'\s*\{\s*"error"\s*:\s*"?(.*)', re.DOTALL
+)  # transformers serve writes any message between quotes
 NO_REASON = frozenset({"", "null", "none", "None"})  # some send one of these in each event, which is none
 
 
@@ -105,8 +109,10 @@ class _Stream:
                 self.choice(chunk.choices[0], chunk, run)
         elif chunk.choices is msgspec.UNSET and not (self.opened or mapped(chunk.usage)):
             raise _strange(data, "it has neither choices nor an error")
-        # Counts come with the reason, or after it. Those that came before it are not the last.
-        self.over = self.ended is not None and bool(mapped(chunk.usage))
+        # Counts come with the reason, or after it. Those that came before it are not the last. Where it is we who found the
+        # stop string, what follows is not read, be it in the same read or not.
+        ended_here = self.ended is None and self.text.stop_text is not None
+        self.over = ended_here or (self.ended is not None and bool(mapped(chunk.usage)))
         return self.over
 
     def beside(self, chunk: Chunk) -> None:
@@ -204,7 +210,6 @@ class _Stream:
             return None
         by_us = self.ended is None
         reason, raw = self.ended or (FinishReason.STOP, None)
-        self.over = self.over or by_us
         return Finished(
             finish_reason=FinishReason.STOP if self.text.stop_text is not None else reason,
             finish_reason_raw=raw,
@@ -221,6 +226,8 @@ def _parse(data: bytes) -> tuple[Chunk, bool]:
     except ValueError as exc:
         if is_error(data):
             raise fault_in(error_body(data), None) from exc
+        if broken := BROKEN_ERROR.match(data):
+            raise fault_of_word(broken[1].decode("utf-8", "replace")) from exc
         raise _strange(data, str(exc)) from exc
     if chunk.error is not None or (not chunk.choices and is_error(data)):
         raise fault_in(error_body(data), None)
