@@ -16,11 +16,11 @@ from .api import Reason
 from .lenient import loads, mapped
 
 __all__ = [
-    "GIVEN_UP",
     "Said",
     "error_body",
     "gave_up",
     "is_error",
+    "plain_reason",
     "plain_word",
     "reason_said",
     "said_by",
@@ -36,25 +36,25 @@ _TOO_LONG = (
     r"(maximum|max|model'?s) (context|model|sequence) length",
     r"context[ _]length[ _](is )?exceeded",
     r"exceed(s|ed|ing)? (the |its |this |model'?s )*(available |maximum |max )*(context|model length|input length)",
-    r"(prompt|input|request|sequence|context)s?( length)? (\(.{0,60}\) )?(is|was|are) (too long|longer than)",
+    r"(prompt|input|request|sequence|context)s?( length)? (\(.{0,60}\) )?((is|was|are) )?(too long|longer than)",
     # TGI: "`inputs` must have less than … tokens", "`inputs` tokens + `max_new_tokens` must be <= …".
     r"'?inputs'? must have less than \d+ tokens",
     r"'?inputs'? tokens \+ '?max_new_tokens'? must be",
     # TensorRT-LLM: "… should not exceed max_num_tokens (…)", "… exceeds max_seq_len".
-    r"(exceeds?|longer than) (the |its |model )*max_(model_len|seq_len|input_len|num_tokens|position_embeddings)",
+    # TabbyAPI: "Prompt length … is greater than max_seq_len …". LM Studio: "… when context the overflows".
+    r"context (the )?overflow",
+    r"(exceeds?|(long|great)er than) (the |its |model )*max_(model_len|seq_len|input_len|num_tokens|position_embeddings)",
 )
 _LOADING = (
     # "Model … is currently loading": Hugging Face. "Loading model": llama.cpp.
     r"(is|are) (currently |still )?(being loaded|loading|starting up)",
     r"^loading model",
 )
-# A server that gives up says so in many words; none of them is an end.
-_GIVEN_UP = (
-    "abort aborted cancel cancelled canceled disconnect disconnected error engine_error exception failed failure"
-    " incomplete internal_error interrupted killed not_finished overloaded preempted rejected server_error shutdown"
-    " timeout timed_out time_out unavailable"
+# A server that gives up says so in many words, alone or as a part of others (network_error); none of them is an end.
+_GIVEN_UP = re.compile(
+    r"(^|_)(abort(ed)?|cancel(l?ed)?|disconnect(ed)?|error|exception|fail(ed|ure)?|incomplete|insufficient|interrupted|killed"
+    r"|not_finished|oom|out_of_memory|overload(ed)?|preempted|rate_limit(ed)?|rejected|shutdown|time(d_)?_?out|unavailable)(_|$)"
 )
-GIVEN_UP = frozenset(_GIVEN_UP.split())
 _SAID = (
     (re.compile("|".join(_TOO_LONG)), Reason.CONTEXT_TOO_LONG),
     (re.compile("|".join(_LOADING)), Reason.LOADING),
@@ -79,6 +79,7 @@ def said_by(error: object) -> Said:
     if not isinstance(error, dict):
         return Said(message=_shown(error))
     message, kind, code, param = (error.get(name) for name in ("message", "type", "code", "param"))
+    message = error.get("msg") if message is None else message
     return Said(
         message=message[:SHOWN] if isinstance(message, str) else _shown(error) if error else "",
         type=kind[:SHOWN] if isinstance(kind, str) else "",
@@ -110,9 +111,14 @@ def plain_word(word: str) -> str:
     return re.sub(r"[\s-]+", "_", word.strip().lower())
 
 
+def plain_reason(word: str) -> str:
+    """A reason for the end, which some send as Python shows its enumerations."""
+    return plain_word(word.rpartition(".")[2])
+
+
 def gave_up(reason: str | None) -> bool:
     """Whether a reason for the end says that it is none: part of the text is missing behind it."""
-    return reason is not None and plain_word(reason) in GIVEN_UP
+    return reason is not None and _GIVEN_UP.search(plain_reason(reason)) is not None
 
 
 def is_error(body: bytes) -> bool:

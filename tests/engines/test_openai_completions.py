@@ -61,6 +61,19 @@ GOOD = {
     "a word that nobody knows": [A, event("", "zufrieden")],
     "choices is null at the end": [A, STOP, data({"choices": None, "usage": used(1, 1)})],
     "error is null": [data({"error": None, "choices": [{"text": "a"}]}), STOP],
+    "a gateway that works on it": [b": OPENROUTER PROCESSING\n\n", A, STOP, DONE],
+    "BOM": [b"\xef\xbb\xbf" + A, STOP, DONE],
+    "lines that end in CR": [one.replace(b"\n", b"\r") for one in (A, STOP, DONE)],
+    "the last line unfinished": [A, STOP, b"data:[DONE]"],
+    "pings as events": [b"event: ping\ndata: 1\n\n", data({"type": "ping"}), data({}), b"data:\n\n", A, STOP],
+    "filters of the prompt first": [data({"choices": [], "model": "", "prompt_filter_results": [{}]}), A, STOP, DONE],
+    "counts before the reason": [A, data({"choices": [], "usage": used(1, 1)}), STOP, DONE],
+    "an empty error beside choices": [data({"error": "", "choices": [{"text": "a"}]}), STOP],
+    "no reason is false": [data({"choices": [{"text": "a", "finish_reason": False}]}), STOP],
+    "the reason is an object": [A, data({"choices": [{"text": "", "finish_reason": {"type": "length", "length": 1}}]})],
+    "words of a chat": [event(delta={"content": "a"}), event(delta={}, finish="stop"), DONE],
+    "a whole message": [data({"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]})],
+    "a message that says all again": [A, data({"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]})],
     "error after the end": [A, STOP, data({"error": {"message": "too late"}})],
 }
 
@@ -71,8 +84,46 @@ def test_a_stream_that_ends_well(name):
     assert last(*GOOD[name]).kind == "end"
 
 
+REASONS = {
+    "stop": "stop stop_sequence eos eos_token EOS end_turn tool_calls content_filter SAFETY FinishReason.stop load ja",
+    "length": "length max_tokens MAX_TOKENS model_length context_length max_context_length FinishReason.LENGTH limit",
+    "ABORTED": "abort aborted cancelled request_cancelled client_disconnect timeout aborted_by_user FinishReason.ABORT",
+    "ENGINE_ERROR": "error internal_server_error network_error out_of_memory engine_overloaded generation_failed",
+    "TRUNCATED": "null None none FINISH_REASON_UNSPECIFIED",
+}
+
+
+@pytest.mark.parametrize(("word", "meaning"), [(word, m) for m, words in REASONS.items() for word in words.split()])
+def test_what_a_word_for_the_end_means(word, meaning):
+    found = last(A, event("", word), DONE)
+    assert (found.finish_reason if found.kind == "end" else found.reason) == meaning
+
+
+def test_an_overload_that_is_a_reason_is_one():
+    assert last(event("", "overloaded"), DONE).code == "ADMISSION_REJECT"
+
+
 BAD = {
     "nothing": ([], "EMPTY"),
+    "[DONE] alone, unfinished": ([A, b"data: [DONE]"], "TRUNCATED"),
+    "counts, and no reason": ([A, data({"choices": [], "usage": used(1, 1)}), DONE], "TRUNCATED"),
+    "the last event unfinished": ([A, STOP.rstrip(b"\n")], "TRUNCATED"),
+    "a reason that is no word": ([A, data({"choices": [{"text": "", "finish_reason": 0}]})], "PROTOCOL"),
+    "OpenRouter's, beside a choice": (
+        [
+            A,
+            data(
+                {
+                    "error": {"code": 502, "message": "x"},
+                    "choices": [{"delta": {"content": ""}, "finish_reason": "error"}],
+                }
+            ),
+        ],
+        "ENGINE_ERROR",
+    ),
+    "KoboldCpp's": ([data({"detail": {"msg": "Server is busy; please try again later.", "type": "x"}})], "OVERLOADED"),
+    "LM Studio's": ([A, b'event: error\ndata: {"error": {"message": "Model unloaded."}}\n\n'], "ENGINE_ERROR"),
+    "a limit of rates, in words": ([b"event: error\ndata: Rate limit exceeded\n\n"], "OVERLOADED"),
     "cut": ([A, A], "TRUNCATED"),
     "[DONE] alone": ([DONE], "EMPTY"),
     "[DONE] of one that was interrupted": ([A, DONE], "TRUNCATED"),
@@ -155,7 +206,7 @@ def test_each_row_is_an_engine_of_the_registry(name):
 
 
 def test_what_a_row_packs_is_one_string():
-    """`transformers serve`: what it leaves out of generation_config comes from the model, whether it draws at all included."""
+    """`transformers serve`: what it leaves out of generation_config comes from the model, drawing at all included."""
     encode = registry.dialect("openai-completions-transformers").encode
     body = json.loads(encode(GenerateRequest(prompt="p", seed=1, top_k=3), attempt=1).body)
     assert set(body) == {"prompt", "stream", "max_tokens", "seed", "temperature", "top_p", "generation_config"}
@@ -204,6 +255,20 @@ ERRORS = [
     (500, b'{"error":{"message":"boom","type":"internal_server_error"}}', "ENGINE_ERROR"),
     (501, b"Content Type Not Implemented", "UNSUPPORTED"),
     (302, b"", "REDIRECT"),
+    (400, b'{"detail":"Prompt length 5000 is greater than max_seq_len 4096"}', "CONTEXT_TOO_LONG"),
+    (500, b'{"detail":"Prompt too long"}', "CONTEXT_TOO_LONG"),
+    (
+        400,
+        b'{"error":"trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with"}',
+        "CONTEXT_TOO_LONG",
+    ),
+    (503, b'{"detail":{"msg":"Server is busy; please try again later.","type":"service_unavailable"}}', "OVERLOADED"),
+    (
+        404,
+        b'{"error":{"message":"model \\"x\\" not found, try pulling it first","type":"api_error"}}',
+        "UPSTREAM_NOT_FOUND",
+    ),
+    (400, b'{"error":"No models loaded. Please load a model."}', "LOADING"),
 ]
 
 

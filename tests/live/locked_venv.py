@@ -1,7 +1,9 @@
 """A virtual environment in the cache with an engine from PyPI: one wheel by its digest, what it needs by version.
 
-python tests/live/locked_venv.py mlx|dynamo|transformers           print the path of its Python, installing it first if need be
-python tests/live/locked_venv.py mlx|dynamo|transformers --check   exit 0 if the cache holds it, 1 if not; installs nothing
+python tests/live/locked_venv.py NAME           print the path of its Python, installing it first if need be
+python tests/live/locked_venv.py NAME --check   exit 0 if the cache holds it, 1 if not; installs nothing
+
+NAME is mlx, dynamo or transformers.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ class InstallError(Exception):
 class Locked:
     """`wheel` is pinned by `sha256`, what is in `lock` by version; `imports` is what must import then.
 
-    `index`: one more for the lock, asked only after the configured ones: where it can't be reached, pip tries for minutes on end.
+    `index`: one more for the lock, asked only after the configured ones: where it can't be reached, pip tries for minutes.
     """
 
     name: str

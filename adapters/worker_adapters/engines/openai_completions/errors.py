@@ -24,10 +24,8 @@ _BY_MESSAGE = (
         r"no (\w+ )?(workers?|instances?|endpoints?|replicas?) (are |is )?(currently )?(available|ready|found)",
         Reason.LOADING,
     ),
-    (
-        r"model (is )?(not (yet )?)?(loading|loaded|ready)|no models? (is |are )?(currently )?loaded|warming up",
-        Reason.LOADING,
-    ),
+    (r"model (is )?(not (yet )?(loaded|ready)|(still |currently )?loading)|warming up", Reason.LOADING),
+    (r"no models? ((is|are) )?(currently )?loaded", Reason.LOADING),
     (
         r"too many requests|rate limit|overloaded|at capacity|queue (is |has )?(been )?full|queue limit",
         Reason.OVERLOADED,

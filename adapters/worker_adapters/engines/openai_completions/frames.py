@@ -14,12 +14,13 @@ __all__ = ["Choice", "Chunk", "decode_chunk", "decode_plain", "logprobs_of"]
 
 
 class Choice(msgspec.Struct, gc=False):
-    """One of an event. `delta` is of the chat routes: llamafile begins with one."""
+    """One of an event. `delta` and `message` are of the chat routes: llamafile begins with one."""
 
     text: str | None = None
     delta: Any = None
+    message: Any = None
     index: int | None = 0
-    finish_reason: str | None = None
+    finish_reason: Any = None
     stop_reason: Any = None
     logprobs: Any = None
 
@@ -32,6 +33,7 @@ class Chunk(msgspec.Struct, gc=False):
     model: Any = None
     error: Any = None
     system_fingerprint: Any = None
+    type: Any = None
 
 
 class PlainChoice(msgspec.Struct, gc=False):

@@ -30,7 +30,7 @@ def check(profile: Profile, request: GenerateRequest) -> None:
         if field not in known and getattr(request, field) != neutral:
             raise Fault(
                 Reason.UNSUPPORTED,
-                f"OpenAI's completions, as this server has them, know no {field}: name the server's dialect, or send it unchecked",
+                f"OpenAI's completions, as this server has them, have no {field}: name its dialect, or send it unchecked",
             )
 
 

@@ -13,7 +13,7 @@ import attrs
 
 from ...api import FinishReason
 from ...dialect import CancelNotice, Knob
-from ...wordings import GIVEN_UP, plain_word
+from ...wordings import gave_up, plain_reason
 
 __all__ = ["ANY", "ROWS", "Row", "Sign"]
 
@@ -27,12 +27,11 @@ class Sign(StrEnum):
 
 _STOP = "stop eos eos_token end end_turn stop_sequence stop_token stop_str completed finished tool_calls function_call"
 _LENGTH = "length max_tokens max_length max_new_tokens max_output_tokens model_length context_length"
-# What is none of these, nor a word for having given up, is an end, too.
-_WORDS: Mapping[str, FinishReason | None] = {
+_WORDS: Mapping[str, FinishReason] = {
     **dict.fromkeys(_STOP.split(), FinishReason.STOP),
     **dict.fromkeys(_LENGTH.split(), FinishReason.LENGTH),
-    **dict.fromkeys(GIVEN_UP),
 }
+_LIMITS = frozenset({"length", "limit", "max"})  # parts of a word
 
 # A field that is not OpenAI's may be refused, and one that is left out has a default: what all know is sent.
 _BASE = (
@@ -76,9 +75,9 @@ class Row:
     """One server, or one that nobody described.
 
     `sign`: what proves the end. `words`: what its finish_reasons mean where that differs from what most mean (None: it gave
-    up). `more`: knobs beside OpenAI's; `without`: those of OpenAI's that it does not know. `packed`: the field that holds knobs
-    named `PACKED.…`, as JSON in a string. `asks_usage`: stream_options is sent. `any_model`: what is sent where no model was
-    named, if one has to be. `version_at`: the path that tells its version; `queue_at`: a gauge of its `/metrics`.
+    up). `more`: knobs beside OpenAI's; `without`: those of OpenAI's that it does not know. `packed`: the field that holds
+    knobs named `PACKED.…`, as JSON in a string. `asks_usage`: stream_options is sent. `any_model`: what is sent where no
+    model was named, if one has to be. `version_at`: the path that tells its version; `queue_at`: a gauge of its `/metrics`.
     """
 
     name: str
@@ -108,8 +107,12 @@ class Row:
 
     def meaning(self, word: str) -> FinishReason | None:
         """What a finish_reason stands for; None: the server gave up. A word that nobody knows is an end all the same."""
-        plain = plain_word(word)
-        return self.words[plain] if plain in self.words else _WORDS.get(plain, FinishReason.STOP)
+        plain = plain_reason(word)
+        if plain in self.words:
+            return self.words[plain]
+        if gave_up(word):
+            return None
+        return _WORDS.get(plain) or (FinishReason.STOP if _LIMITS.isdisjoint(plain.split("_")) else FinishReason.LENGTH)
 
 
 ANY = Row(

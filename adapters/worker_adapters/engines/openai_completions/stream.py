@@ -12,7 +12,7 @@ from ...api import FinishReason, FinishReasonSource, GenerateRequest, Reason, To
 from ...determinism import TextAssembler
 from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
 from ...lenient import Figures, count, mapped, told
-from ...wordings import error_body, is_error
+from ...wordings import error_body, is_error, plain_word
 from .errors import fault_in, fault_of_word
 from .frames import Choice, Chunk, decode_chunk, decode_plain, logprobs_of
 from .rows import Row, Sign
@@ -24,7 +24,8 @@ NOTHING = frozenset({b"null", b""})
 BROKEN_ERROR = re.compile(
     rb'\s*\{\s*"error"\s*:\s*"?(.*)', re.DOTALL
 )  # transformers serve writes any message between quotes
-NO_REASON = frozenset({"", "null", "none", "None"})  # some send one of these in each event, which is none
+NO_REASON = frozenset({"", "null", "none", "finish_reason_unspecified"})  # some send one of these in each event
+PINGS = frozenset({b"ping", b"heartbeat", b"keepalive", b"keep-alive"})
 
 
 def decode(
@@ -93,6 +94,8 @@ class _Stream:
     def read(self, name: bytes, data: bytes, run: Run) -> bool:
         """Add what one event says to the run; true if nothing of interest follows. Raises Fault."""
         said = data.strip()
+        if name in PINGS:
+            return False
         if name == b"error":
             raise fault_in(body, None) if (body := error_body(said)) else fault_of_word(said.decode("utf-8", "replace"))
         if said in NOTHING:
@@ -107,7 +110,7 @@ class _Stream:
                 if len(chunk.choices) > 1:
                     raise _several()
                 self.choice(chunk.choices[0], chunk, run)
-        elif chunk.choices is msgspec.UNSET and not (self.opened or mapped(chunk.usage)):
+        elif chunk.choices is msgspec.UNSET and not (self.opened or mapped(chunk.usage) or _is_ping(said, chunk)):
             raise _strange(data, "it has neither choices nor an error")
         # Counts come with the reason, or after it. Those that came before it are not the last. Where it is we who found the
         # stop string, what follows is not read, be it in the same read or not.
@@ -131,7 +134,7 @@ class _Stream:
         """Text, and perhaps the end. Empty texts carry tokens that are no character yet, or a role."""
         if choice.index:
             raise _several()
-        raw = None if (choice.finish_reason or "") in NO_REASON else choice.finish_reason
+        raw = _reason_of(choice)
         meaning = None if raw is None else self.row.meaning(raw)
         if raw is not None and meaning is None and not self.opened:
             raise _given_up(raw)
@@ -151,7 +154,8 @@ class _Stream:
         """The text of a choice, as far as it can't become a stop string. Raises Fault."""
         delta = choice.text
         if delta is None:
-            delta = mapped(choice.delta).get("content") or ""
+            inner = choice.message if choice.delta is None and not self.deltas else choice.delta
+            delta = mapped(inner).get("content") or ""
             if not isinstance(delta, str):
                 raise Fault(Reason.PROTOCOL, "the server sends text that is no string")
         if delta:
@@ -229,9 +233,25 @@ def _parse(data: bytes) -> tuple[Chunk, bool]:
         if broken := BROKEN_ERROR.match(data):
             raise fault_of_word(broken[1].decode("utf-8", "replace")) from exc
         raise _strange(data, str(exc)) from exc
-    if chunk.error is not None or (not chunk.choices and is_error(data)):
+    said_error = chunk.error if chunk.choices else chunk.error is not None  # beside choices, an empty one is none
+    if said_error or (not chunk.choices and is_error(data)):
         raise fault_in(error_body(data), None)
     return chunk, torn
+
+
+def _is_ping(said: bytes, chunk: Chunk) -> bool:
+    return said == b"{}" or (isinstance(chunk.type, str) and chunk.type.encode() in PINGS)
+
+
+def _reason_of(choice: Choice) -> str | None:
+    """The word for the end, if the choice has one. Raises Fault for what is no word."""
+    found = choice.finish_reason
+    if found is None or found is False:
+        return None
+    word = mapped(found).get("type", found)
+    if not isinstance(word, str):
+        raise Fault(Reason.PROTOCOL, "the server sends a finish_reason that is no word")
+    return None if plain_word(word) in NO_REASON else word
 
 
 def _several() -> Fault:
@@ -245,9 +265,10 @@ def _strange(data: bytes, why: str) -> Fault:
 
 def _given_up(word: str) -> Fault:
     plain = word.lower()
-    failed = any(part in plain for part in ("error", "exception", "fail"))
+    failed = any(part in plain for part in ("error", "exception", "fail", "memory", "oom"))
+    full = any(part in plain for part in ("overload", "rate_limit", "insufficient"))
     return Fault(
-        Reason.ENGINE_ERROR if failed else Reason.ABORTED,
+        Reason.OVERLOADED if full else Reason.ENGINE_ERROR if failed else Reason.ABORTED,
         f"the server gave up the request: {word[:100]}",
         upstream=Upstream(type=word[:100]),
     )
