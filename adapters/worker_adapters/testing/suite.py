@@ -309,8 +309,8 @@ class EngineSuite(OverSockets, ReadsThatBlock):
         pinned = sampling_fields(self.dialect.profile, request)
         assert pinned
         for wire in pinned:
-            # Some wires carry their sampling parameters as JSON inside a JSON string, with the quotes escaped; the knobs of a row
-            # of such a server are named by where they are, FIELD.knob.
+            # Some wires carry their sampling parameters as JSON inside a JSON string, with the quotes escaped, and a row may
+            # name such a knob by where it is: FIELD.knob.
             name = re.escape(wire.rpartition(".")[2])
             assert re.search(rf'"{name}\\*"\s*:', body), f"{wire} is left to the engine"
 
