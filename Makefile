@@ -57,7 +57,10 @@ package: $(VENV)/.installed-test,release ## sdist, the wheel built from it, chec
 	@$(BIN)/python -m twine check --strict dist/*
 
 verifytypes: $(VENV)/.installed-test,verifytypes ## what pyright knows of the types that users see: 100 %; a user's program
-	@PATH="$(BIN):$$PATH" $(BIN)/python -m pyright --verifytypes worker_adapters --ignoreexternal
+	@mkdir -p build
+	@PATH="$(BIN):$$PATH" $(BIN)/python -m pyright --verifytypes worker_adapters --ignoreexternal >build/verifytypes.txt 2>&1 || \
+	  { cat build/verifytypes.txt; exit 1; }
+	@grep completeness build/verifytypes.txt
 	@$(BIN)/python -m pytest -q tests/packaging/test_types.py
 
 docs: $(VENV)/.installed-docs ## the documentation's site, in build/site; what leads nowhere is an error
@@ -70,7 +73,7 @@ pythons: $(VENV)/.installed-test ## the tests of the core, against the installed
 workflows: $(VENV)/.installed-release ## lint of the release workflow, and what cibuildwheel would build; nothing is run
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml .github/workflows
-	@for platform in linux macos; do $(BIN)/cibuildwheel --platform $$platform --archs all --print-build-identifiers | grep -v -e i686 -e win; done
+	@for platform in linux macos; do $(BIN)/cibuildwheel --platform $$platform --print-build-identifiers; done | paste -s -d ' '
 
 bench: $(VENV)/.installed-test,bench ## benchmarks beside their peers; tables and picture from what they say
 	@$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' -o pythonpath=benchmarks --benchmark-only --benchmark-json=.benchmarks.json --timeout 600

@@ -2,7 +2,7 @@
 
 python tests/packaging/changelog.py 1.2.3           # writes the section, removes the fragments
 python tests/packaging/changelog.py --draft 1.2.3   # shows it
-python tests/packaging/changelog.py --check 1.2.3   # is this version the one of the sources, and are its notes written?
+python tests/packaging/changelog.py --check 1.2.3   # may this version be released: sources, addresses, notes?
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import datetime
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,9 @@ def check(version: str) -> str:
     """What stands against releasing it; empty if nothing does."""
     if version != (ours := version_of_the_sources()):
         return f"the tag says {version}, the sources say {ours}"
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    if nowhere := [name for name, url in urls.items() if ".invalid" in url]:
+        return f"pyproject.toml names no real address for {', '.join(nowhere)}"
     log = ROOT / "CHANGELOG.md"
     if not log.exists() or f"## {version} (" not in log.read_text(encoding="utf-8"):
         return f"CHANGELOG.md has no section {version}: python tests/packaging/changelog.py {version}"

@@ -43,6 +43,12 @@ def test_a_version_that_is_not_that_of_the_sources_is_not_released():
     assert "the sources say" in changelog.check("99.0")
 
 
+def test_what_has_no_public_home_is_not_released():
+    assert all(".invalid/" in url for url in PROJECT["project"]["urls"].values())
+    assert "no real address for Documentation, Source" in changelog.check(__version__)
+    assert "no public repository yet" in (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+
+
 def test_the_workflow_says_that_it_has_not_been_run_and_asks_for_no_more_than_it_needs():
     text = WORKFLOW.read_text(encoding="utf-8")
     assert text.startswith("# Has never been run")
