@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
 import pickle
-import random
-import re
-import traceback
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
@@ -24,179 +23,208 @@ from worker_adapters import (
     FromEnv,
     GenerateRequest,
     InvalidRequestError,
+    Limits,
     MetricsOptions,
+    Pool,
     Retry,
     TelemetryOptions,
+    Timeouts,
     WorkerError,
+    batch,
     connect,
     dump,
 )
-from worker_adapters.cli.logs import JSONFormatter
+from worker_adapters.cli.main import main
 
-from ..faults.hostile import answering, reply
+from ..faults.hostile import answering
+from ..products import product
+from .planted import ANSWER, API_KEY, BEARER, PLANTED, PROMPT, QUERY, USER, Planted, Shown, answers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-WINDOW = 8  # characters of a secret, anywhere, that give it away
-PROMPT, ANSWER = "needle-of-the-prompt", "needle-of-the-answer"
+    from ..faults.subjects import Subject
 
-
-def secret(seed: int) -> str:
-    """No two of its characters in a row are likely anywhere else."""
-    chance = random.Random(seed)
-    return "".join(chance.choice("0123456789ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(40))
+TIMEOUTS = Timeouts(connect=10, first_token=20, idle=20, probe=20)
+ONE_OF_EACH = [next(s for s in PLANTED if s.name.startswith(name)) for name in ("llamacpp", "sglang", "trtllm", "tgi")]
 
 
-BEARER, API_KEY, USER, QUERY = (secret(seed) for seed in range(4))
-SECRETS = {"bearer": BEARER, "X-API-Key": API_KEY, "userinfo": USER, "query": QUERY}
-
-
-def stream_of(engine: str, *, error: str = "") -> bytes:
-    """The beginning of a good stream, then an error that quotes."""
-    frame = {
-        "llamacpp": {"content": ANSWER, "stop": False, "tokens": []},
-        "vllm": {"id": "c", "choices": [{"index": 0, "text": ANSWER, "finish_reason": None}]},
-        "tgi": {
-            "index": 1,
-            "token": {"id": 1, "text": ANSWER, "logprob": -1.0, "special": False},
-            "generated_text": None,
-        },
-    }[engine]
-    failed = {"error": {"message": error, "type": "server_error", "code": 500}}
-    if engine == "tgi":
-        failed = {"error": error, "error_type": "generation"}  # type: ignore[dict-item]  # TGI's own shape
-    return b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in (frame, failed))
-
-
-def answers(engine: str) -> list[Callable[[str], bytes]]:
-    """Each tells a client what it had sent."""
-    return [
-        lambda s: reply(
-            json.dumps({"error": {"message": f"bad key {s}", "type": s, "code": 401}}).encode(), status="401 No"
-        ),
-        lambda s: reply(f"bad key {s}".encode(), status="400 No", kind="text/plain"),
-        lambda s: reply(b"x" * 2030 + s.encode(), status="502 No", kind="text/html"),
-        lambda s: reply(f"busy: {s}".encode(), status="429 No", kind="text/plain"),
-        lambda s: reply(stream_of(engine, error=f"it was {s}"), kind="text/event-stream"),
-        lambda s: reply(f"<html>{s}</html>".encode(), kind="text/html"),
-        lambda s: reply(b"", f"Location: http://x/?access_token={QUERY}&q={s}", status="302 Found"),
-        lambda s: f"HTTP/1.1 nonsense {s}\r\n\r\n".encode("latin-1"),
-        lambda s: reply(json.dumps({"error": f"see http://u:{USER}@h/?api_key={QUERY} {s}"}).encode(), status="500 No"),
-    ]
-
-
-def echoed(request: bytes) -> Iterator[str]:
-    """What was sent, as it is, cut in half, and otherwise written."""
-    text = request.decode("latin-1")
-    sent = re.findall(
-        r"(?mi)^(?:authorization: (?:bearer |basic )?|x-api-key: |proxy-authorization: basic )(\S+)", text
-    )
-    for value in sent:
-        yield value
-        yield value[: len(value) // 2]
-        yield base64.b64encode(value.encode()).decode()
-
-
-class Shown:
-    """All that anybody could read afterwards."""
-
-    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
-        self.texts: list[str] = []
-        self._caplog = caplog
-
-    def add(self, *things: object) -> None:
-        for thing in things:
-            self.texts.append(thing.decode("latin-1") if isinstance(thing, bytes) else f"{thing!s} {thing!r}")
-
-    def failed(self, exc: BaseException) -> None:
-        self.add(exc, exc.__cause__, exc.__context__, pickle.dumps(exc), "".join(traceback.format_exception(exc)))
-        if isinstance(exc, WorkerError):
-            self.add(exc.error, pickle.dumps(exc.error))
-
-    def logged(self) -> None:
-        lines = JSONFormatter()
-        for record in self._caplog.records:
-            self.add(record.getMessage(), vars(record), record.exc_info, lines.format(record))
-
-    def check(self) -> None:
-        everything = "\n".join(self.texts)
-        for name, value in SECRETS.items():
-            for form in (value, base64.b64encode(value.encode()).decode(), value.encode().hex()):
-                for at in range(len(form) - WINDOW):
-                    assert form[at : at + WINDOW] not in everything, (
-                        f"{name}: {_around(everything, form[at : at + WINDOW])}"
-                    )
-        assert PROMPT not in everything
-        assert ANSWER not in everything
-
-
-def _around(text: str, found: str) -> str:
-    at = text.index(found)
-    return text[max(0, at - 200) : at + 80]
-
-
-@pytest.mark.req("ADAPT-3004")
-@pytest.mark.parametrize("by_proxy", [False, True])
-@pytest.mark.parametrize("engine", ["llamacpp", "vllm", "tgi"])
-def test_a_faulty_run_shows_none_of_its_secrets(
-    engine: str, by_proxy: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Shown:
+    """What is read, with every logger on; and the keys where the adapters find them."""
     caplog.set_level(logging.NOTSET + 1, logger="")
     monkeypatch.setenv("THE_KEY", BEARER)
     monkeypatch.setenv("THE_OTHER_KEY", API_KEY)
-    shown, turns = Shown(caplog), iter(range(10**6))
-    exporter, registry, reader = InMemorySpanExporter(), CollectorRegistry(), InMemoryMetricReader()
-    tracer = TracerProvider()
-    tracer.add_span_processor(SimpleSpanProcessor(exporter))
-    ways = answers(engine)
+    return Shown(caplog)
 
-    def answer(request: bytes) -> bytes:
-        said = [*echoed(request)]
-        turn = next(turns)
-        return ways[turn % len(ways)](said[turn // len(ways) % len(said)] if said else "")
 
-    with answering(answer) as url:
-        known = {
-            "credentials": FromEnv("THE_KEY"),
-            "headers": {"X-API-Key": FromEnv("THE_OTHER_KEY")},
-            "metrics": MetricsOptions(registry=registry),
-            "telemetry": TelemetryOptions(tracer_provider=tracer, meter_provider=MeterProvider([reader])),
-            "retry": Retry(attempts=2, base=0.0),
+class Told:
+    """Where adapters report to."""
+
+    def __init__(self) -> None:
+        self.exporter, self.registry, self.reader = InMemorySpanExporter(), CollectorRegistry(), InMemoryMetricReader()
+        tracer = TracerProvider()
+        tracer.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.options: dict[str, Any] = {
+            "metrics": MetricsOptions(registry=self.registry),
+            "telemetry": TelemetryOptions(tracer_provider=tracer, meter_provider=MeterProvider([self.reader])),
         }
+
+    def into(self, shown: Shown) -> None:
+        shown.add(
+            generate_latest(self.registry).decode(), [span.to_json() for span in self.exporter.get_finished_spans()]
+        )
+        metrics = self.reader.get_metrics_data()
+        shown.add("" if metrics is None else metrics.to_json())
+
+
+def known_of(told: Told, **more: Any) -> dict[str, Any]:
+    return {
+        "credentials": FromEnv("THE_KEY"),
+        "headers": {"X-API-Key": FromEnv("THE_OTHER_KEY")},
+        "retry": Retry(attempts=2, base=0.0),
+        "timeouts": TIMEOUTS,
+        **told.options,
+        **more,
+    }
+
+
+def ask(adapter: Any, shown: Shown, turns: int) -> None:
+    """In each way, and what each stream came to is read."""
+    for turn in range(turns):
+        request = GenerateRequest(prompt=PROMPT, max_tokens=4)
+        if turn % 3:
+            try:
+                (*events, last) = getattr(adapter, ("stream", "submit")[turn % 2])(request)
+            except WorkerError as refused:  # where all of a pool's workers have been asked too much
+                shown.failed(refused)
+            else:
+                shown.add(last, pickle.dumps(last), [event for event in events if event.kind != "token"])
+        else:
+            with pytest.raises(WorkerError) as caught:
+                adapter.generate(request)
+            caught.value.partial = None  # which holds text, and is the caller's
+            shown.failed(caught.value)
+        if turn % 5 == 0:
+            shown.add(adapter.health(), adapter.engine_version(), dump())
+            with pytest.raises(WorkerError) as caught:
+                adapter.tokenize(PROMPT[:3])
+            shown.failed(caught.value)
+
+
+@pytest.mark.req("ADAPT-3004")
+@product("subject, by_proxy", [(subject, by_proxy) for subject in PLANTED for by_proxy in (False, True)])
+def test_a_faulty_run_shows_none_of_its_secrets(subject: Subject, by_proxy: bool, shown: Shown) -> None:
+    told, planted = Told(), Planted(subject)
+    with answering(planted.answer) as url:
+        known = known_of(told, model=subject.model)
         if by_proxy:
             known["proxy"] = url.replace("http://", f"http://me:{USER}@")
-        with connect(engine, "http://worker.test:8000" if by_proxy else url, **known) as adapter:
-            for turn in range(6 * len(ways)):
-                request = GenerateRequest(prompt=PROMPT, max_tokens=4)
-                if turn % 3:
-                    (*events, last) = getattr(adapter, ("stream", "submit")[turn % 2])(request)
-                    shown.add(last, pickle.dumps(last), [event for event in events if event.kind != "token"])
-                else:
-                    with pytest.raises(WorkerError) as caught:
-                        adapter.generate(request)
-                    caught.value.partial = None  # which holds text, and is the caller's
-                    shown.failed(caught.value)
-                if turn % 5 == 0:
-                    shown.add(adapter.health(), adapter.engine_version(), dump())
-                    with pytest.raises(WorkerError) as caught:
-                        adapter.tokenize(PROMPT[:3])
-                    shown.failed(caught.value)
+        with connect(planted.engine, "http://worker.test:8000" if by_proxy else url, **known) as adapter:
+            ask(adapter, shown, 4 * len(answers(subject)))
             shown.add(adapter, adapter._config)
             try:
                 shown.add(pickle.dumps(adapter))
             except TypeError as exc:  # with a password in the proxy's URL
                 assert by_proxy
                 shown.failed(exc)
-        shown.add(generate_latest(registry).decode(), [span.to_json() for span in exporter.get_finished_spans()])
-        shown.add(reader.get_metrics_data().to_json())
+        told.into(shown)
     for bad in (f"http://me:{USER}@h", f"http://h/?key={QUERY}", f"h?token={QUERY}"):
         with pytest.raises(InvalidRequestError) as refused:
-            connect(engine, bad)
+            connect(planted.engine, bad)
         shown.failed(refused.value)
     shown.logged()
-    assert len(exporter.get_finished_spans()) > 30
-    assert len(caplog.records) > 50
+    assert len(told.exporter.get_finished_spans()) > 30
+    assert len(shown.texts) > 100
+    shown.check()
+
+
+@pytest.fixture
+def workers():
+    """One of each of some dialects, all of them faulty: their URLs by name."""
+    with ExitStack() as running:
+        yield {
+            planted.engine: running.enter_context(answering(planted.answer)) for planted in map(Planted, ONE_OF_EACH)
+        }
+
+
+@pytest.mark.req("ADAPT-3004")
+def test_a_pool_of_faulty_workers_shows_none(workers: dict[str, str], shown: Shown) -> None:
+    told = Told()
+    known = known_of(told, limits=Limits(max_in_flight=4), retry=Retry(attempts=2, base=0.0, cap=0.05))
+    mixed = [connect(engine, url, replica_id=engine, **known) for engine, url in workers.items()]
+    alike = [connect("sglang", workers["sglang"], replica_id=f"r{n}", **known) for n in range(3)]
+    for adapters, more in ((mixed, {"mixed": True}), (alike, {"resume": "continue"})):
+        with Pool(adapters, **more) as pool:
+            ask(pool, shown, 20)
+            shown.add(pool, vars(pool), dump(), pickle.dumps(pool), pool.health(), adapters)
+    told.into(shown)
+    shown.logged()
+    shown.check()
+
+
+@pytest.mark.req("ADAPT-3004")
+def test_a_batch_on_faulty_workers_shows_none_but_to_its_own_rows(
+    workers: dict[str, str], shown: Shown, tmp_path: Path
+) -> None:
+    told, ticks = Told(), []
+    rows = [{"id": str(n), "prompt": PROMPT} for n in range(24)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    adapters = [connect(engine, url, replica_id=engine, **known_of(told)) for engine, url in workers.items()]
+    report = batch.run(
+        tmp_path / "in.jsonl", tmp_path / "out.jsonl", adapters, on_tick=ticks.append, attempts=2, patience=10
+    )
+    for adapter in adapters:
+        adapter.close()
+    shown.add(report, ticks, dump())
+    for path in tmp_path.iterdir():
+        if path.name != "in.jsonl":
+            shown.add(path.read_bytes())
+    told.into(shown)
+    shown.logged()
+    assert report.failed
+    assert "****" in "\n".join(shown.texts)
+    shown.check()
+
+
+def console(*words: str) -> str:
+    """What a command writes, all of it."""
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        main([*words])
+    return said.getvalue()
+
+
+@pytest.mark.req("ADAPT-3004")
+def test_the_command_line_shows_none(workers: dict[str, str], shown: Shown, tmp_path: Path) -> None:
+    keys = ["--credentials-env", "THE_KEY", "--header", "X-API-Key=THE_OTHER_KEY", "--log-json", "--log-level", "debug"]
+    before = logging.getLogger("worker_adapters").handlers[:]
+    try:
+        for engine in ("llamacpp", "tgi"):
+            worker = ["--engine", engine, "--url", workers[engine], *keys]
+            for way in ((), ("--json",)) * 3:
+                shown.add(console("run", "--prompt", PROMPT, *worker, *way).replace(ANSWER, ""))  # what it is for
+                shown.add(console("health", *worker, *way), console("properties", *worker, *way))
+        urls = [*workers.values(), f"{workers['tgi']}/metrics"]
+        for way in ((), ("--json",), ("--engine", "llamacpp", "--prompt", PROMPT)):
+            shown.add(console("watch", *urls, "--count", "2", "--every", "0.01", *keys, *way))
+        pages = (
+            f"http://me:{USER}@127.0.0.1:9/metrics",
+            f"http://127.0.0.1:9/metrics?x={QUERY}",
+        )
+        shown.add(console("watch", *pages, "--count", "1"), console("watch", *pages, "--count", "1", "--json"))
+        shown.add(console("watch", f"http://me:{USER}@127.0.0.1:9", "--count", "1"))
+        (tmp_path / "in.jsonl").write_text(json.dumps({"prompt": PROMPT}) + "\n", encoding="utf-8")
+        named = [word for engine, url in workers.items() for word in ("--worker", f"{engine}={url}")]
+        files = [str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]
+        shown.add(console("batch", *files, *named, *keys, "--json", "--attempts", "2"))
+        proxied = ["--proxy", f"http://me:{USER}@127.0.0.1:9", "--engine", "vllm", "--url", "http://worker.test"]
+        shown.add(console("health", *proxied), console("run", "--prompt", "p", *proxied, "--json", "--attempts", "1"))
+        shown.add(console("health", "--engine", "vllm", "--url", f"http://me:{USER}@h/?key={QUERY}"))
+    finally:
+        logging.getLogger("worker_adapters").handlers[:] = before
+    shown.logged()
+    assert "****" in "\n".join(shown.texts)
     shown.check()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import time
+import urllib.error
 import urllib.request
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import attrs
 from worker_adapters import Adapter, GenerateRequest, WorkerError
 from worker_adapters import families as f
 from worker_adapters.exposition import Sample, samples
+from worker_adapters.runtime.redact import Redactor, one_line
 
 __all__ = ["COLUMNS", "Page", "Row", "Source", "Worker"]
 
@@ -157,6 +160,7 @@ class Page:
 
     def __init__(self, url: str, read: Callable[[str], bytes] | None = None) -> None:
         self._url = url
+        self._shown = _without_secrets(url)
         self._read = read or _read
         self._before: tuple[float, dict[tuple[str, ...], _Counted]] | None = None
 
@@ -164,10 +168,12 @@ class Page:
         """See Source."""
         try:
             page = self._read(self._url)
+        except http.client.HTTPException as exc:
+            return [Row(replica=self._shown, health=f"down: it does not speak HTTP ({type(exc).__name__})")]
         except (OSError, ValueError) as exc:
             reason = getattr(exc, "reason", exc)  # urllib wraps what the system said
             said = getattr(reason, "strerror", None) or str(reason) or type(exc).__name__
-            return [Row(replica=self._url, health=f"down: {said}")]
+            return [Row(replica=self._shown, health=f"down: {one_line(Redactor().clean(said))}")]
         now, counted = time.monotonic(), _counted(samples(page, self._names))
         before, self._before = self._before, (now, counted)
         rows = []
@@ -175,7 +181,7 @@ class Page:
             since = _Counted() if before is None else before[1].get(worker, _Counted())
             seconds = inf if before is None else now - before[0]
             rows.append(_row(worker, one, since, seconds))
-        return rows or [Row(replica=self._url, health="no metrics of worker-adapters")]
+        return rows or [Row(replica=self._shown, health="no metrics of worker-adapters")]
 
     def close(self) -> None:
         """See Source."""
@@ -253,9 +259,18 @@ def _quantile(buckets: Counter[float], share: float) -> float | None:
     return low
 
 
+def _without_secrets(url: str) -> str:
+    """As it can be shown: who looks on may not know what is before the host, or asked for."""
+    scheme, _, rest = url.partition("://")
+    place, asked, _ = rest.partition("?")
+    return f"{scheme}://{place.rpartition('@')[2]}{asked and '?…'}"
+
+
 def _read(url: str) -> bytes:
     if not url.lower().startswith(("http://", "https://")):
-        raise ValueError("it must begin with http:// or https://")
+        raise urllib.error.URLError("it must begin with http:// or https://")
+    if "@" in url.split("/", 3)[2]:
+        raise urllib.error.URLError("user:password@ is not read")  # urllib would look it up as a name
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no variable decides where we look
     with opener.open(url, timeout=TIMEOUT) as reply:
         return bytes(reply.read(LARGEST))
