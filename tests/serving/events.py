@@ -14,6 +14,7 @@ from worker_adapters import (
     Metrics,
     Phase,
     Reason,
+    Resumption,
     Started,
     Token,
     TokenLogprob,
@@ -72,6 +73,8 @@ ends = st.builds(
     token_ids_tail=ids,
     token_ids_complete=st.booleans(),
     decode_time_ms=floats,
+    resumed=st.none()
+    | st.lists(st.builds(Resumption, index=counts, replica_id=words), min_size=1, max_size=2).map(tuple),
 )
 errors = st.builds(
     Error,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from itertools import count, islice
 
 import pytest
 
 from worker_adapters import End, Error, FinishReason, GenerateRequest, Started, Token, event_stream, parse_events
-from worker_adapters.serving import HEARTBEAT
+from worker_adapters.serving import HEARTBEAT, Framer
 from worker_adapters.testing import SimulatedWorker
 from worker_adapters.transport.scripted import Hang, Script
 
@@ -127,6 +128,61 @@ def test_a_generator_is_closed_with_it():
     assert closed == [True]
 
 
+def test_a_generator_that_raises_has_said_what_it_had_and_raises_through():
+    closed = []
+
+    def some():
+        try:
+            yield Token(index=0, text="a")
+            raise KeyError
+        finally:
+            closed.append(True)
+
+    chunks = event_stream(some())
+    assert next(chunks)
+    with pytest.raises(KeyError):
+        next(chunks)
+    assert closed == [True]
+    assert next(chunks, None) is None
+
+
+def test_a_generator_without_end_is_asked_as_far_as_somebody_reads():
+    asked = []
+    chunks = event_stream(Token(index=n, text="a") for n in count() if not asked.append(n))
+    assert len(list(islice(chunks, 100))) == 100
+    chunks.close()
+    assert len(asked) == 100
+
+
+@pytest.mark.parametrize("foreign", ["x", b"x", None, {"event": "token", "i": 0, "t": "a"}, object()])
+def test_what_is_no_event_is_refused_by_its_kind(foreign):
+    for before in ([], [Token(index=n, text="a") for n in range(9)]):
+        chunks = event_stream([*before, foreign])
+        for _ in before:
+            next(chunks)
+        with pytest.raises(TypeError, match=f"not {type(foreign).__name__}"):
+            next(chunks)
+        with pytest.raises(TypeError, match=f"not {type(foreign).__name__}"):
+            Framer("t").frames([*before, foreign])
+
+
+@WAYS
+def test_no_heartbeat_follows_the_end(way):
+    with adapter_of(good(2)) as adapter:
+        stream = getattr(adapter, way)(request(max_tokens=2))
+        chunks = [chunk for chunk in event_stream(stream, heartbeat=1e-9) if chunk != HEARTBEAT]
+        assert isinstance([*parse_events(chunks)][-1], End)
+        again = event_stream(stream, heartbeat=1e-9)
+        assert [*again] == []
+
+
+@WAYS
+def test_a_heartbeat_may_be_as_far_away_as_one_likes(way):
+    with adapter_of(good(2)) as adapter:
+        chunks = event_stream(getattr(adapter, way)(request(max_tokens=2)), heartbeat=float("inf"))
+        assert isinstance([*parse_events(chunks)][-1], End)
+
+
 def test_a_stream_of_somebody_else_s_gets_heartbeats():
     class Theirs:
         task_id = "t"
@@ -166,7 +222,7 @@ def test_a_client_that_is_known_to_have_gone_ends_it(way):
         assert next(looks, None) is None
 
 
-@pytest.mark.parametrize("bad", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), "15"])
 def test_a_heartbeat_is_a_time(bad):
     with pytest.raises(ValueError, match="heartbeat"):
         event_stream([], heartbeat=bad)
@@ -202,7 +258,7 @@ def test_many_at_once_waits_no_longer_than_it_is_told_and_loses_nothing(way):
 
 @pytest.mark.req("ADAPT-3600", socket=True)
 @pytest.mark.parametrize(
-    "engine", ["llamacpp", "vllm", "tgi", "triton-vllm", "triton-trtllm", "triton-llmapi", "trtllm"]
+    "engine", ["llamacpp", "vllm", "tgi", "triton-vllm", "triton-trtllm", "triton-llmapi", "trtllm", "sglang"]
 )
 def test_every_engine_s_stream_comes_out_and_back_over_sockets(engine):
     says = ["Zoë", " says", "\r\n", "🎈", " end"]

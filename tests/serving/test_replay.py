@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import threading
 
@@ -125,7 +126,27 @@ def test_who_is_not_the_owner_is_answered_as_for_a_task_that_never_was():
 
 
 @pytest.mark.parametrize(
-    "bad", ["t1:22", "t1:999999999999999999999", "t1:-1", "t1:", "t1", "22", "t2:1", "t1:²", "t1:1 ", "t1:0x1", ":1"]
+    "bad",
+    [
+        "t1:007",
+        "t1:+1",
+        "t1:1_0",
+        "t1:\u0663",
+        "t1:\ud800",
+        "t1:1\r\nid: t1:2",
+        "x" * 100_000,
+        "t1:22",
+        "t1:999999999999999999999",
+        "t1:-1",
+        "t1:",
+        "t1",
+        "22",
+        "t2:1",
+        "t1:²",
+        "t1:1 ",
+        "t1:0x1",
+        ":1",
+    ],
 )
 def test_an_id_that_was_never_given_out_is_unknown(bad):
     log = ReplayLog()
@@ -348,6 +369,91 @@ def test_readers_that_come_and_go_while_it_runs_never_miss_a_byte():
         for thread in threads:
             thread.join(20)
     assert wrong == []
+
+
+def test_what_is_too_old_is_not_counted_though_nobody_asks():
+    clock = Clock()
+    log = ReplayLog(max_age=10, clock=clock)
+    recorded(log)
+    assert (len(log), log.size > 0) == (1, True)
+    clock.now = 11
+    assert (len(log), log.size) == (0, 0)
+
+
+def test_a_reader_that_the_collector_meets_while_the_log_is_busy_leaves():
+    """Dropped in a cycle, as a server's exceptions make them: its end comes on whatever thread allocates next."""
+    collecting = [False]
+
+    def clock():  # asked with the log's lock held
+        if collecting[0]:
+            gc.collect()
+        return 0.0
+
+    log = ReplayLog(clock=clock)
+    with Recording(log, "t1") as recording:
+        recording.append(EVENTS[:2])
+        reader = log.read("t1", heartbeat=None)
+        next(reader)
+        cycle = [reader]
+        cycle.append(cycle)
+        del reader, cycle
+        collecting[0] = True
+        done = threading.Thread(target=lambda: recording.append(EVENTS[2:]), daemon=True)
+        done.start()
+        done.join(10)
+        assert not done.is_alive()
+        collecting[0] = False
+    assert read(log, "t1") == WHOLE
+    assert log._tasks["t1"].readers == 0
+
+
+def test_readers_get_all_of_it_or_are_told_while_what_is_oldest_goes():
+    """Whoever is overtaken has got the begin without a gap, and then the one event that says so."""
+    log, frames = ReplayLog(max_bytes=3000), [frame + b"\n\n" for frame in WHOLE.split(b"\n\n")[:-1]]
+    gate, wrong, told = threading.Barrier(6), [], []
+
+    def reader(seed: int) -> None:
+        rng, got = random.Random(seed), b""
+        gate.wait(20)
+        for chunk in log.read("t1", heartbeat=None):
+            got += chunk
+            if rng.random() < 0.2:
+                stalled.wait(20)
+        seen = [frame + b"\n\n" for frame in got.split(b"\n\n")[:-1]]
+        if seen == frames:
+            return
+        told.append(seed)
+        if seen[:-1] != frames[: len(seen) - 1] or refusal(seen[-1]) is not Reason.REPLAY_GONE:
+            wrong.append(seed)
+
+    stalled = threading.Event()
+    with Recording(log, "t1") as recording:
+        recording.append(EVENTS[:1])
+        threads = [threading.Thread(target=reader, args=(seed,)) for seed in range(5)]
+        for thread in threads:
+            thread.start()
+        gate.wait(20)
+        for event in EVENTS[1:]:
+            recording.append([event])
+        stalled.set()
+        for thread in threads:
+            thread.join(20)
+    assert wrong == []
+    assert refusal(read(log, "t1")) is Reason.REPLAY_GONE  # so some may have been
+
+
+def test_the_end_of_a_task_reaches_all_who_wait_for_it():
+    log, bodies = ReplayLog(), []
+    with Recording(log, "t1"):
+        threads = [threading.Thread(target=lambda: bodies.append(read(log, "t1"))) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        until(lambda: log._tasks["t1"].readers == 20)
+    for thread in threads:
+        thread.join(20)
+    assert len(bodies) == 20
+    assert {*bodies} == {read(log, "t1")}
+    assert [*parse_events(bodies[:1])][-1].reason is Reason.BUG
 
 
 @pytest.mark.parametrize("bad", [{"max_bytes": 0}, {"max_age": 0.0}])

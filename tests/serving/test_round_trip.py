@@ -41,6 +41,35 @@ def test_one_byte_at_a_time():
     assert list(parse_events(bytes([byte]) for byte in body)) == given
 
 
+TOKEN = b'event: token\nid: t:0\ndata: {"event":"token","i":0,"t":"a"}\n\n'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xef\xbb\xbf" + TOKEN,
+        TOKEN.replace(b"\n", b"\r"),
+        TOKEN.replace(b"\n", b"\r\n"),
+        b'event: token\rid: t:0\r\nretry: 5\ncolour: red\rdata: {"event":"token",\r\ndata: "i":0,"t":"a"}\n\r',
+        b"data: {}\n\n: hello\n\n" + TOKEN + TOKEN[:-1],  # the last one has no end, and is none
+        b'data: {"event":["token"]}\n\nevent: \xff\ndata: {\n\ndata: [1]\n\n' + TOKEN,
+        TOKEN.replace(b'"a"', b'"a","new":{"x":[null]}'),
+    ],
+    ids=range(7),
+)
+def test_what_others_write_is_read_however_it_is_cut(body):
+    for cut in range(len(body) + 1):
+        reader = parse_events([body[:cut], b"", body[cut:]])
+        assert list(reader) == [Token(index=0, text="a")]
+        assert reader.last_event_id == "t:0"
+
+
+def test_an_event_that_has_no_id_leaves_that_of_the_one_before():
+    reader = parse_events([TOKEN, TOKEN.replace(b"id: t:0\n", b"")])
+    assert len(list(reader)) == 2
+    assert reader.last_event_id == "t:0"
+
+
 @QUICK
 @given(streams, st.integers(1, 20))
 def test_runs_have_the_frames_of_their_events(given, size):
@@ -88,6 +117,11 @@ def test_a_task_id_that_would_break_the_framing_is_refused(bad):
         Framer(bad)
 
 
+def test_a_figure_that_no_reader_has_a_number_for_is_left_out():
+    given = Metrics(values={"a": 10**308, "b": 10**309, "c": -(10**5000)})
+    assert list(parse_events(event_stream([given]))) == [Metrics(values={"a": 10**308})]
+
+
 @pytest.mark.parametrize("figure", [float("inf"), float("-inf"), float("nan")])
 def test_a_figure_that_json_has_no_word_for_is_left_out_and_the_text_is_not(figure):
     lone = TokenLogprob(token="a", logprob=figure)
@@ -133,10 +167,44 @@ def test_what_is_no_event_is_a_value_error(form):
         event_from_dict(form)
 
 
-@pytest.mark.parametrize("data", [b"{", b'{"event":"token","i":0}', b"[]", b'{"event":"token","i":0,"t":"\xff"}'])
-def test_data_that_is_no_event_is_a_value_error(data):
+DEEP = b"[" * 50_000 + b"]" * 50_000
+FIGURE = b'{"event":"token","i":0,"t":"a","x":%b}'
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"{",
+        b"[]",
+        b"null",
+        DEEP,
+        b'{"event":"token","i":0}',
+        b'{"event":"token","i":0.5,"t":"a"}',
+        b'{"event":"token","i":0,"t":"\xff"}',
+        b'{"event":"token","i":0,"t":"\xed\xa0\x80"}',  # half a surrogate pair, as no UTF-8 has it
+        '{"event":"token","i":0,"t":"a"}'.encode("utf-16"),
+        FIGURE % DEEP,
+        FIGURE % b"NaN",
+        b'{"event":"metrics","a":-Infinity}',
+        b'{"event":"metrics","a":%b}' % (b"9" * 5000),
+        b'{"event":"error","code":"NEW","reason":"BUG","message":""}',
+    ],
+    ids=range(14),
+)
+@pytest.mark.parametrize("name", ["token", "metrics"])
+def test_data_that_is_no_event_is_a_value_error_and_what_follows_is_read(name, data):
+    reader = parse_events([b"event: %b\ndata: %b\n\n" % (name.encode(), data) + TOKEN])
     with pytest.raises(ValueError, match=r"event|data"):
-        list(parse_events([b"event: token\ndata: " + data + b"\n\n"]))
+        next(reader)
+    assert list(reader) == [Token(index=0, text="a")]
+
+
+def test_an_event_that_is_too_large_is_refused_and_none_is_given_after_it():
+    reader = parse_events([TOKEN, TOKEN.replace(b'"a"', b'"%b"' % (b"a" * 100)), TOKEN], max_event_size=50)
+    assert next(reader)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="larger than 50 bytes"):
+            next(reader)
 
 
 def test_a_reader_knows_behind_which_event_to_go_on():

@@ -141,7 +141,7 @@ class Resumption:
     """Where a stream of a pool went on after its worker's death: with the Token of that index, at that worker."""
 
     index: int
-    replica_id: str | None
+    replica_id: str | None = None
 
 
 @attrs.frozen(kw_only=True)

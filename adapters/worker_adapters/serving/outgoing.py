@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from math import isfinite
+from threading import TIMEOUT_MAX
 from time import monotonic
 from typing import Any, TypeGuard
 
 import msgspec
 
 from ..api import Event, Metrics, Started, Stream, Token, event_to_dict
-from ..api.forms import form_of_figures
+from ..api.forms import KINDS, form_of_figures
 from ..codec import encode, encode_lines
 
 __all__ = [
@@ -36,6 +37,7 @@ HEARTBEAT = b": keep-alive\n\n"
 LOOK = 0.25  # seconds between two looks whether a client has gone, where that can be seen
 FEW = 4  # of so many frames the builder in C is not worth its call
 
+_KINDS = frozenset(KINDS.values())
 _encoder = msgspec.json.Encoder()
 _encode = _encoder.encode
 
@@ -85,7 +87,9 @@ class Framer:
         self._head = encode_lines("token", self._label, 0, b"\n").removesuffix(b"0\ndata: \n\n")
 
     def _alike(self, kind: type[Event], run: list[Any]) -> bytes:
-        """The frames of events of one kind."""
+        """The frames of events of one kind. Raises TypeError for what is no event."""
+        if kind not in _KINDS:
+            raise TypeError(f"what goes out is Started, Token, Metrics, End or Error, not {kind.__name__}")
         first = self.next_index
         if kind is not Token or [token.logprobs for token in run].count(None) < len(run):
             run = [_form(event) for event in run]
@@ -103,7 +107,15 @@ def _form(event: Event) -> dict[str, Any]:
     form = {"event": "metrics", **form_of_figures(event.values)} if isinstance(event, Metrics) else event_to_dict(event)
     if not all(map(_said, form.get("logprobs", ()))):
         del form["logprobs"]
-    return {key: value for key, value in form.items() if not isinstance(value, float) or isfinite(value)}
+    return {key: value for key, value in form.items() if not isinstance(value, float | int) or _is_number(value)}
+
+
+def _is_number(value: float) -> bool:
+    """Whether every reader of JSON has a number for it."""
+    try:
+        return isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _said(logprob: dict[str, Any]) -> bool:
@@ -117,7 +129,7 @@ def _ascii(event: Any) -> bytes:
 
 def require_heartbeat(heartbeat: float | None) -> None:
     """Raise ValueError for what is no time."""
-    if heartbeat is not None and not heartbeat > 0:
+    if heartbeat is not None and not (isinstance(heartbeat, float | int) and heartbeat > 0):
         raise ValueError(f"heartbeat must be a number of seconds greater than 0, or None, got {heartbeat!r}")
 
 
@@ -144,6 +156,7 @@ class Patience:
     def __init__(self, heartbeat: float | None, gone: Callable[[], bool] | None) -> None:
         """`seconds`: how long to wait at a time."""
         self._heartbeat = heartbeat
+        heartbeat = None if heartbeat is None else min(heartbeat, TIMEOUT_MAX)
         self._gone = gone
         self._heard_at = monotonic()
         self.seconds: float | None = heartbeat if gone is None else min(LOOK, heartbeat or LOOK)

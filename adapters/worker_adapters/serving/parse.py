@@ -49,17 +49,25 @@ def _event_of(frame: Frame) -> Event | None:
     if decoder is not None:
         try:
             return decoder.decode(frame.data)  # type: ignore[no-any-return]  # its type is the event's
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # half a surrogate pair, perhaps; or it is told what is wrong
     elif frame.event not in (b"metrics", b"message"):
         return None
     try:
-        form = json.loads(frame.data)
+        form = json.loads(frame.data.decode(), parse_constant=_no_json)  # as text: of bytes it would guess an encoding
     except (ValueError, RecursionError):
         raise ValueError(f"the data of event {frame.id!r} is no JSON: {frame.data[:80]!r}") from None
-    if frame.event == b"message" and not (isinstance(form, dict) and form.get("event") in KINDS):
+    if frame.event == b"message" and not (isinstance(form, dict) and _names_ours(form.get("event"))):
         return None
     return event_from_dict(form)
+
+
+def _names_ours(name: object) -> bool:
+    return isinstance(name, str) and name in KINDS
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"JSON has no {constant}")
 
 
 def parse_events(chunks: Iterable[bytes], *, max_event_size: int = 1 << 24) -> EventReader:

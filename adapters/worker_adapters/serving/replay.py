@@ -4,7 +4,8 @@ Frames are made once and kept as bytes, one chunk for each run of events. No rea
 oldest, of whatever task, when there are too many bytes or it is too old. Who asks for what has gone is told so by a terminal
 event of the log's own, never given less than it asked for.
 
-One lock guards it all, and a condition for each task; nothing foreign runs under it.
+One lock guards it all, and a condition for each task; nothing foreign runs under it but the garbage collector, which may
+meet a reader that somebody dropped.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ class Kept:
         task_id, _, number = last_event_id.rpartition(":")
         if task_id != self.task_id or not (number.isascii() and number.isdigit() and len(number) < 20):
             return None
-        return int(number) + 1 if int(number) < self.count else None
+        index = int(number)
+        return index + 1 if index < self.count and str(index) == number else None
 
     def since(self, index: int) -> tuple[bytes, int, int]:
         """Frames from that event on, not too many at once; the event behind them, and the offset of that."""
@@ -115,19 +117,23 @@ class ReplayLog:
         self._max_bytes = max_bytes
         self._max_age = max_age
         self.clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a reader that is dropped leaves, perhaps while the collector runs in here
         self._tasks: dict[str, Kept] = {}
         self._order: deque[Chunk] = deque()  # of all tasks, as they came
         self._size = 0
 
     @property
     def size(self) -> int:
-        """Bytes held."""
-        return self._size
+        """Bytes held. What is too old goes when the log is used, by this, too."""
+        with self._lock:
+            self._forget()
+            return self._size
 
     def __len__(self) -> int:
         """How many tasks it knows."""
-        return len(self._tasks)
+        with self._lock:
+            self._forget()
+            return len(self._tasks)
 
     def knows(self, task_id: str, *, owner: str | None = None) -> bool:
         """Whether this owner has such a task here."""
