@@ -127,7 +127,7 @@ def _ascii(event: Any) -> bytes:
     return json.dumps(form, separators=(",", ":")).encode() + b"\n"
 
 
-def require_heartbeat(heartbeat: float | None) -> None:
+def require_heartbeat(heartbeat: Any) -> None:
     """Raise ValueError for what is no time."""
     if heartbeat is not None and not (isinstance(heartbeat, float | int) and heartbeat > 0):
         raise ValueError(f"heartbeat must be a number of seconds greater than 0, or None, got {heartbeat!r}")
