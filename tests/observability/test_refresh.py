@@ -11,11 +11,15 @@ import attrs
 import pytest
 from prometheus_client import CollectorRegistry
 
-from worker_adapters import MetricsOptions, Properties, Reason
+from worker_adapters import MetricsOptions, Properties, Reason, engine_names, registry
 from worker_adapters.dialect import Fault, HealthFacts, Traits, WorkerFacts
 from worker_adapters.engines import mock
 from worker_adapters.loop import LOOP
+from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.runtime.refresh import Refresher
 
+from ..faults.hostile import answering, reply
+from ..faults.subjects import SUBJECTS, Subject
 from ..runtime.dialects import until
 from ..runtime.mocked import adapter_of, good, in_child, request
 
@@ -110,3 +114,66 @@ def test_a_child_goes_on_with_its_first_stream() -> None:
             until(lambda: asked.scrapes)
 
         in_child(use)
+
+
+GAUGES = {
+    "slots_total": "slots",
+    "slots_free": "slots_free",
+    "queue_depth": "queue_depth",
+    "kv_usage": "kv_usage_ratio",
+}
+SPOKEN = {
+    "triton 2.51.0": "triton-trtllm",
+    "openai-completions dynamo-1.6.1": "openai-completions-dynamo",
+}  # of several
+TOLD = [
+    (subject, name)
+    for subject in SUBJECTS
+    for name, entry in subject.transcripts.probes.items()
+    if entry.get("probe", name) == "properties" and subject.dialect.name != "mock"
+]
+
+
+@pytest.mark.req("OC-ADAPT-5001a")
+@pytest.mark.parametrize(("subject", "name"), TOLD, ids=lambda one: one if isinstance(one, str) else one.name)
+def test_what_each_engine_tells_of_its_load_becomes_gauges_with_their_age(subject: Subject, name: str) -> None:
+    """From recorded replies, over a socket. What it does not tell is no gauge: not a zero, nor somebody's guess."""
+    transcripts = subject.transcripts
+    entry = transcripts.probes[name]
+    target = entry.get("target", {})
+    replies = {**transcripts.probes["health"]["replies"], **transcripts.probes.get("resolve", {}).get("replies", {})}
+    replies |= entry["replies"]
+    asked: list[str] = []
+
+    def answer(request: bytes) -> bytes:
+        asked.append(request.split(b" ", 2)[1].decode())
+        return subject.replayed(replies[asked[-1]]) if asked[-1] in replies else reply(b"{}", status="404 Not Found")
+
+    found = CollectorRegistry()
+    options = MetricsOptions(registry=found, refresh=0.05, scrape=target.get("scrape", False))
+    dialect = registry.dialect(SPOKEN.get(subject.name, subject.dialect.name))
+    with answering(answer) as url:
+        known = {"model": target.get("model", subject.model), "metrics_url": f"{url}/metrics"}
+        config = AdapterConfig(dialect=dialect, url=url, pool_id="a", replica_id="r0", metrics=options, **known)
+        with EngineAdapter(config):
+            worker = {**WORKER, "engine": dialect.name}
+            until(lambda: found.get_sample_value(f"{OWN}observed_timestamp_seconds", worker))
+            told = {fact: found.get_sample_value(f"{OWN}{gauge}", worker) for fact, gauge in GAUGES.items()}
+            assert found.get_sample_value(f"{OWN}live", worker) == 1
+    expected = {fact: entry["facts"][fact] for fact in GAUGES if fact in entry["facts"]}
+    assert {fact: told[fact] for fact in expected} == expected
+    if subject.name.startswith("openai-completions dynamo"):
+        assert told["queue_depth"] is not None
+    assert ("/metrics" in asked) == ("/metrics" in entry["replies"])  # some take from others what they tell there
+
+
+@pytest.mark.parametrize("engine", engine_names())
+def test_each_engine_is_looked_at_no_more_often_than_it_bears(engine: str) -> None:
+    """However short `refresh` is: a second, and two of a llama-server, which answers in the loop that generates."""
+    least = {"mock": 0.0, "llamacpp": 2.0}.get(engine, 1.0)
+    dialect = registry.dialect(engine)
+    with adapter_of(dialect=dialect) as one:
+        refresher = Refresher(one._worker, 0.05, scrape=False)
+        assert refresher.look(100.0) == 100.0 + max(least, 0.05)
+        assert refresher.look(100.0 + least / 2) == 100.0 + max(least, 0.05)
+        until(lambda: not refresher._asking)
