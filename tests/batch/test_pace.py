@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from worker_adapters.batch import Limit, Observation, decide
+from worker_adapters.batch.pace import Phase
 from worker_adapters.batch.report import Bound, Shares, bound_of
 
-from .shapes import SHAPES, best_fixed, paced
+from .shapes import CHANGING, SHAPES, best_fixed, paced
 
 pytestmark = pytest.mark.req("ADAPT-3500")
 
@@ -25,6 +26,15 @@ def test_it_reaches_95_percent_of_the_best_fixed_window_after_the_first_minute(n
     best, window = best_fixed(SHAPES[name])
     found = paced(SHAPES[name])
     assert found >= 0.95 * best, f"{found:.0f} tokens/s, where a fixed window of {window} has {best:.0f}"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.product, pytest.mark.matrix]) for name in CHANGING]
+)
+def test_where_workers_change_it_does_as_well_as_the_best_fixed_window(name):
+    best, window = best_fixed(CHANGING[name])
+    found = paced(CHANGING[name])
+    assert found >= best, f"{found:.0f} tokens/s, where a fixed window of {window} has {best:.0f}"
 
 
 def good(limit: Limit, rate: float, seconds: float = 1.0, **more: object) -> Observation:
@@ -56,6 +66,39 @@ def test_it_is_cut_once_a_round_where_it_is_refused():
     limit = decide(good(limit, 100, in_flight=10, refused=6), limit)
     assert limit.window == 10
     assert decide(Observation(seconds=0.2, in_flight=10, refused=3), limit).window == 10
+
+
+def test_a_worker_that_refused_is_given_one_more_after_a_while_and_if_it_takes_that_it_starts_anew():
+    limit = decide(good(Limit(window=16), 100, in_flight=10, refused=6), Limit(window=16))
+    seen = []
+    for _ in range(5):
+        limit = decide(good(limit, 10 * limit.window), limit)
+        seen.append(limit.window)
+    assert seen[:4] == [10, 10, 11, 20]
+    told = decide(good(Limit(window=16), 100, in_flight=10, refused=6, paused=2.0), Limit(window=16))
+    for _ in range(39):  # twenty times what it asked for
+        told = decide(good(told, 100), told)
+        assert told.window == 10
+    assert decide(good(told, 100), told).window == 11
+
+
+def test_a_trial_that_clearly_brings_less_is_over_before_its_round():
+    limit = Limit(window=40)
+    while limit.phase is not Phase.TRY:
+        limit = decide(good(limit, 10 * min(limit.window, 40)), limit)
+    assert limit.window == 50
+    ended = {"started": 0, "ended": 5}
+    limit = decide(good(limit, 300, **ended), limit)
+    assert limit.window == 50
+    assert decide(good(limit, 300, **ended), limit).window == 40
+
+
+def test_where_more_rows_bring_as_much_more_the_window_grows_by_half():
+    limit, windows = Limit(window=8, phase=Phase.HOLD, settled=True, pause=0), []
+    for _ in range(20):
+        limit = decide(good(limit, 10 * min(limit.window, 200)), limit)
+        windows.append(limit.window)
+    assert windows[0:20:2][:6] == [10, 15, 22, 33, 49, 73]
 
 
 def test_a_time_out_in_the_queue_and_a_full_cache_cut_it():

@@ -6,10 +6,12 @@ search is a hill climb over delivered tokens per second, as that is what a batch
 - *start*: the window grows by one for each row that comes back with its first token, doubling at most once a second, as
   long as a doubling brings a tenth more. Then it falls back to the smallest window that had brought nearly as much.
 - *hold*: a round (as many rows ended as the window holds) tells what the window brings, then one a quarter larger is tried
-  for a round, and kept if it brings more; where rows wait, or it has come to bring less, a smaller one. What fails is tried
-  ever more rarely, until what the worker delivers changes by itself.
+  for a round, and kept if it brings more, then by half if it brought as much more as it was larger; where rows wait, or it
+  has come to bring less, a smaller one. What fails is tried ever more rarely, until what the worker delivers changes by
+  itself; what clearly brings less is left before its round is over.
 - *cut*, once a round: refusals, a queue's time-out, a full KV cache, a queue that shows in the first-token times (the share
-  of their lives that rows wait, as TCP Vegas counts it).
+  of their lives that rows wait, as TCP Vegas counts it). A worker that refused is given one row more after a while, and
+  if it takes that the start begins anew, from there.
 """
 
 from __future__ import annotations
@@ -33,7 +35,11 @@ QUEUED = 0.30  # share of their lives that rows may wait
 SHORT_QUEUE = 0.12
 KV_FULL, KV_HIGH = 0.97, 0.90
 ROUND = 1.0  # seconds that a round lasts at least
-RAREST = 24  # rounds between two trials
+WORSE = 0.85  # of what the window held brings: a trial that brings less is over at once
+LINEAR = 0.8  # of what was added to the window: what brings so much more has room for half as much again
+RAREST = 12  # rounds between two trials
+LOOKED_FOR = 3.0  # seconds after which a worker that has refused is given more again
+PAUSES = 20  # and as many times what it asked to be left alone for
 
 
 class Phase(StrEnum):
@@ -49,7 +55,7 @@ class Observation:
     """What one worker did in the last `seconds`; times in seconds.
 
     `started`: rows whose first token came, `first_token` their mean time to it; `ended`: rows that ended well, `lasted`
-    their mean life. `in_flight`: rows it has now. `starved`: there was room, and no row to send. Gauges are None where the
+    their mean life. `in_flight`: rows it has now. `paused`: for how long it asked to be left alone, when it refused. `starved`: there was room, and no row to send. Gauges are None where the
     engine has none. `others`: streams it runs that are not ours, as far as its gauges tell.
     """
 
@@ -61,6 +67,7 @@ class Observation:
     ended: int = 0
     lasted: float | None = None
     refused: int = 0
+    paused: float = 0.0
     timed_out: int = 0
     starved: bool = False
     kv_usage: float | None = None
@@ -97,9 +104,7 @@ class Limit:
     pause: int = 1  # rounds between two trials
     rested: int = 0  # rounds since the last
     ceiling: int = LARGEST  # where it was refused, for a while
-    ceiling_rounds: int = 0
-    found: int = 0  # the last ceiling
-    refusals: int = 0  # ceilings in a row that were found where the last one was
+    ceiling_left: float = 0.0  # seconds of that while
     fell: float = 0.0  # the rate it had, where it gives much less now and that is looked at once more
     life: float = 0.0  # seconds that a row lasted in the last round
     quickest: float | None = None  # first-token time of a worker that has room
@@ -144,6 +149,7 @@ def _noted(o: Observation, limit: Limit) -> Limit:
         ended=limit.ended + o.ended,
         waited=limit.waited + o.started * (o.first_token or 0.0),
         lived=limit.lived + o.ended * (o.lasted or 0.0),
+        ceiling_left=limit.ceiling_left - o.seconds,
         quickest=quickest,
     )
 
@@ -178,10 +184,8 @@ def _cut(o: Observation, limit: Limit) -> Limit | None:
         return None
     smaller = max(1, smaller)
     limit = attrs.evolve(limit, ceiling=limit.largest)
-    if o.refused:  # found where it was before, it is looked for ever more rarely
-        same = limit.found and abs(smaller - limit.found) <= max(1, limit.found // 8)
-        refusals = min(limit.refusals + 1, 1) if same else 0
-        limit = attrs.evolve(limit, ceiling=smaller, found=smaller, ceiling_rounds=4 << refusals, refusals=refusals)
+    if o.refused:
+        limit = attrs.evolve(limit, ceiling=smaller, ceiling_left=max(LOOKED_FOR, PAUSES * o.paused))
     return attrs.evolve(_to(limit, smaller, why, phase=Phase.HOLD, rate=0.0, held=0, up=True), cut=True)
 
 
@@ -228,20 +232,24 @@ def _started(o: Observation, limit: Limit) -> Limit:
 
 def _held(o: Observation, limit: Limit) -> Limit:
     """A round at a window, and what follows from it."""
+    if limit.ceiling < limit.largest and limit.ceiling_left <= 0:
+        known = ((limit.window, limit.rate),) if limit.rate else ()
+        one_more = attrs.evolve(limit, ceiling=limit.largest, window=min(limit.window + 1, limit.largest))
+        return attrs.evolve(_again(one_more, "it may take more now"), levels=known)
+    soon = max(2 * ROUND, limit.life / 2)
+    is_worse = limit.since >= soon and limit.round_rate < WORSE * limit.rate
+    if is_worse and limit.phase is Phase.TRY and limit.held < limit.window:
+        return _back(limit)
     if not limit.settled:
         return _new_round(limit) if limit.ended >= limit.window and limit.since >= ROUND / 2 else limit
     # Where rows have become slow, a round would take too long to tell.
-    collapsed = limit.since >= max(2 * ROUND, limit.life / 2) and limit.round_rate < COLLAPSED * limit.rate
+    collapsed = limit.since >= soon and limit.round_rate < COLLAPSED * limit.rate
     enough = limit.since >= ROUND and limit.ended >= max(limit.window, 4) and limit.tokens > 0
     enough = enough or (limit.fell > 0 and limit.since >= 2 * ROUND and limit.tokens > 0)
     if not enough and not collapsed:
         return limit
     queued = limit.queued
     limit = attrs.evolve(limit, life=limit.lived / limit.ended if limit.ended else limit.life)
-    if limit.ceiling < limit.largest:
-        limit = attrs.evolve(limit, ceiling_rounds=limit.ceiling_rounds - 1)
-        if limit.ceiling_rounds <= 0:
-            return _again(attrs.evolve(limit, ceiling=limit.largest), "it may take more now")
     if limit.phase is Phase.TRY:
         return _tried(o, limit, limit.round_rate, queued)
     smaller = max(1, int(limit.window * (1 - queued) * 1.1))
@@ -276,9 +284,9 @@ def _again(limit: Limit, why: str) -> Limit:
     return attrs.evolve(start, fell=0.0)
 
 
-def _trial(o: Observation, limit: Limit, queued: float) -> Limit:
+def _trial(o: Observation, limit: Limit, queued: float, part: int = STEP) -> Limit:
     """Try a larger window; a smaller one only where rows wait, or where it has come to bring less."""
-    step = max(1, limit.window // STEP)
+    step = max(1, limit.window // part)
     if queued >= SHORT_QUEUE:  # so many that nobody waits
         window = max(limit.window - step, ceil(limit.window * (1 - queued)))
     else:
@@ -297,6 +305,13 @@ def _tried(o: Observation, limit: Limit, rate: float, queued: float) -> Limit:
     better = rate >= MORE * limit.rate
     as_good = not larger and rate >= NO_LESS * limit.rate and queued >= SHORT_QUEUE
     if better or as_good:
-        return _trial(o, attrs.evolve(limit, rate=rate, pause=1, rested=1, up=larger), queued)
+        all_brings_more = larger and rate >= limit.rate * (1 + LINEAR * (limit.window / limit.held - 1))
+        part = 2 if all_brings_more else STEP
+        return _trial(o, attrs.evolve(limit, rate=rate, pause=1, rested=1, up=larger), queued, part)
+    return _back(limit)
+
+
+def _back(limit: Limit) -> Limit:
+    """To the window that was held before a trial, which is made ever more rarely."""
     pause = min(RAREST, limit.pause * 2)
     return _to(limit, limit.held, "no better", phase=Phase.HOLD, held=0, up=True, pause=pause, rested=0)

@@ -17,6 +17,7 @@ __all__ = ["Figures", "Worker", "of_its_own"]
 
 SHORTEST_REST, LONGEST_REST = 0.5, 30.0  # seconds
 REFUSED_PAUSE = 0.25  # seconds, where a refusal does not say how long
+LONGEST_PAUSE = 600.0  # seconds, where it does
 BEFORE_REST = 3  # failures in a row, of a worker that still takes connections
 CHARACTERS_A_TOKEN = 4
 MOST = 65536  # streams of an adapter of the batch's own: its window is what counts
@@ -99,7 +100,7 @@ class Worker:
     def _begin_tick(self) -> None:
         self._peak = self.in_flight
         self._seen_tokens = self._started = self._ended = self._refused = self._timed_out = 0
-        self._waited = self._lived = 0.0
+        self._waited = self._lived = self._paused = 0.0
         self.was_starved, self.starved = self.starved, False
 
     # --- whether it takes one more ------------------------------------------------------------------------------------
@@ -182,7 +183,9 @@ class Worker:
         """It had enough, and says for how long."""
         self._leave_refused()
         self._refused += 1
-        self.rests_until = max(self.rests_until, now + (REFUSED_PAUSE if seconds is None else min(seconds, 600.0)))
+        pause = REFUSED_PAUSE if seconds is None else min(seconds, LONGEST_PAUSE)
+        self._paused = max(self._paused, 0.0 if seconds is None else pause)
+        self.rests_until = max(self.rests_until, now + pause)
 
     def queued_too_long(self) -> None:
         """A row's first token did not come in time."""
@@ -226,6 +229,7 @@ class Worker:
             ended=self._ended,
             lasted=self._lived / self._ended if self._ended else None,
             refused=self._refused,
+            paused=self._paused,
             timed_out=self._timed_out,
             starved=self.starved or self.is_proving,
             kv_usage=self.kv_usage,
