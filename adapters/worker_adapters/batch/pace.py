@@ -55,8 +55,9 @@ class Observation:
     """What one worker did in the last `seconds`; times in seconds.
 
     `started`: rows whose first token came, `first_token` their mean time to it; `ended`: rows that ended well, `lasted`
-    their mean life. `in_flight`: rows it has now. `paused`: for how long it asked to be left alone, when it refused. `starved`: there was room, and no row to send. Gauges are None where the
-    engine has none. `others`: streams it runs that are not ours, as far as its gauges tell.
+    their mean life. `in_flight`: rows it has now. `paused`: for how long it asked to be left alone when it refused.
+    `starved`: there was room, and no row to send. Gauges are None where the engine has none. `others`: streams it runs that
+    are not ours, as far as its gauges tell.
     """
 
     seconds: float
