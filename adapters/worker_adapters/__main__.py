@@ -14,6 +14,7 @@ def start() -> int:
 
         return main()
     except KeyboardInterrupt:
+        sys.stderr.write("worker-adapters: interrupted\n")
         return 130
 
 

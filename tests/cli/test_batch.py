@@ -91,5 +91,5 @@ def test_a_tick_fits_a_line():
         elapsed=1.0, rows=5, failed=1, before=2, in_flight=3, waiting=0, tokens_per_second=9.0, rows_per_second=2.0,
         first_token_p50=0.05, first_token_p95=None, bound=Bound.ENGINE, share=0.5, left=61.0, workers=(),
     )  # fmt: skip
-    assert line(tick).startswith("7 rows (50 %), 1 failed, 3 in flight")
+    assert line(tick).startswith("7 rows (50 % read), 1 failed, 3 in flight")
     assert clock(3661.4) == "1:01:01"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from worker_adapters import __main__ as started
-from worker_adapters.cli import main, run
+from worker_adapters.cli import main, output, run, watch
 from worker_adapters.cli.exits import Exit
+from worker_adapters.cli.watched import Row
 
 from .test_commands import called
 
@@ -93,7 +98,7 @@ def test_ctrl_c_is_a_line_and_its_status(monkeypatch):
     assert (status, out, err) == (130, "", "worker-adapters: interrupted\n")
 
 
-def test_ctrl_c_while_the_command_line_is_loaded_is_no_traceback(monkeypatch):
+def test_ctrl_c_while_the_command_line_is_loaded_is_no_traceback(monkeypatch, capsys):
     class Interrupted:
         def find_spec(self, name: str, *_: object) -> None:
             if name == "worker_adapters.cli":
@@ -102,6 +107,7 @@ def test_ctrl_c_while_the_command_line_is_loaded_is_no_traceback(monkeypatch):
     monkeypatch.delitem(sys.modules, "worker_adapters.cli")
     monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
     assert started.start() == 130
+    assert capsys.readouterr().err == "worker-adapters: interrupted\n"
 
 
 def test_ids_and_a_point_in_time_reach_the_request():
@@ -127,3 +133,28 @@ def test_help_is_whole_for_every_command_on_a_narrow_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     for words in (["--help"], ["run", "--help"], ["batch", "--help"], ["verify-determinism", "check", "--help"]):
         assert main(words) == 0
+
+
+def drawn(width: int, draw: Callable[[Console], object]) -> list[str]:
+    """What is seen on a terminal of that width, without the blanks at the end."""
+    console = Console(file=io.StringIO(), width=width)
+    shown = draw(console)
+    if shown is not None:
+        console.print(shown)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_a_table_that_is_too_wide_for_a_terminal_is_one_below_the_other(monkeypatch):
+    monkeypatch.setattr(output, "emit", lambda _text: None)
+    columns, rows = ("worker", "engine", "rows", "state"), [["10.0.0.7:8000", "vllm", "7", "rests"]]
+    widths = [13, 6, 4, 5]
+    assert drawn(34, lambda console: output._draw_table(console, columns, rows, widths))[0].split() == list(columns)
+    narrow = drawn(33, lambda console: output._draw_table(console, columns, rows, widths))
+    assert narrow == ["worker  10.0.0.7:8000", "engine  vllm", "rows    7", "state   rests"]
+
+
+def test_watch_shows_what_is_told_on_a_terminal_of_any_width():
+    rows = [Row(replica="http://10.0.0.7:8000", engine="vllm", health="ready", errors=3)]
+    assert drawn(200, partial(watch._table, rows))[0].split()[-1] == "errors"
+    assert drawn(50, partial(watch._table, rows))[0].split() == ["replica", "engine", "health", "errors"]
+    assert drawn(40, partial(watch._table, rows))[1:4] == ["engine  vllm", "health  ready", "errors  3"]

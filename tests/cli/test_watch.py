@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import pytest
 from prometheus_client import CollectorRegistry, start_http_server
 
 from worker_adapters import GenerateRequest, MetricsOptions, connect
-from worker_adapters.cli.watched import Page
+from worker_adapters.cli.watched import Page, Worker
 from worker_adapters.simulator import Simulator
 from worker_adapters.testing.server import nobody_there
 
@@ -161,3 +162,14 @@ def test_a_url_that_can_not_be_read_is_down(url: str) -> None:
     (row,) = Page(url).look()
     assert row.health.startswith("down: ")
     assert "a-secret" not in str(row)
+
+
+def test_a_look_at_who_says_nothing_ends_with_the_command() -> None:
+    with Simulator("llamacpp", faults=["stall@accept:forever*"]) as silent:
+        worker = Worker(silent.url, connect, None, None)
+        looking = threading.Thread(target=worker.look)
+        looking.start()
+        silent.wait_for(faults=1)
+        worker.close()
+        looking.join(10)  # seconds; seven engines would be tried, for five each
+        assert not looking.is_alive()

@@ -236,6 +236,8 @@ if os.getpid() == {parent}:
     time.sleep(0.3)
 VALUE = 1
 """
+FORKS = "ignore:This process:DeprecationWarning"  # from Python 3.12 on, whoever forks with threads is warned
+
 FORKING = """
 import faulthandler, os, pathlib, sys, threading, time
 from worker_adapters.helpers import imported
@@ -262,7 +264,7 @@ def test_a_child_forked_in_the_middle_of_a_late_import_can_import(tmp_path: Path
     """Of another thread's, which the child does not have: the lock of that module would never be unlocked there."""
     code = FORKING.format(folder=str(tmp_path), slow=SLOW, here=str(tmp_path / "here"))
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50, cwd=tmp_path
+        [sys.executable, "-W", FORKS, "-c", code], capture_output=True, text=True, check=False, timeout=50, cwd=tmp_path
     )
     assert (done.stdout, done.stderr) == ("1", "")
 
@@ -292,7 +294,9 @@ importer.join()
 
 def test_a_fork_that_waits_for_a_late_import_holds_nothing_that_the_import_needs() -> None:
     """Logging's lock: whichever of the two modules was imported first."""
-    done = subprocess.run([sys.executable, "-c", LOGGING], capture_output=True, text=True, check=False, timeout=50)
+    done = subprocess.run(
+        [sys.executable, "-W", FORKS, "-c", LOGGING], capture_output=True, text=True, check=False, timeout=50
+    )
     assert (done.stdout, done.stderr) == ("0", "")
 
 

@@ -18,12 +18,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+FEW = 3  # columns
+GAP = 2  # between two columns
+
 __all__ = [
     "complain",
     "emit",
     "emit_json",
     "emit_record",
     "emit_table",
+    "fits",
     "flush",
     "give_up_output",
     "is_unicode",
@@ -104,11 +108,11 @@ def emit_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, as_json
             emit_json(dict(zip(columns, row, strict=True)))
         return
     texts = [[_shown(value) for value in row] for row in rows]
-    if (console := terminal()) is not None:
-        _draw(console, columns, texts)
-        return
     lines = [list(columns), *texts]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if (console := terminal()) is not None:
+        _draw_table(console, columns, texts, widths)
+        return
     emit("".join(_line(line, widths) for line in lines))
 
 
@@ -173,11 +177,27 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip() + "\n"
 
 
+def _draw_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
+    """Side by side where there is room for it, else one below the other; of few columns the last one is prose, and wraps."""
+    if fits(console, widths) or len(columns) <= FEW:
+        _draw(console, columns, rows)
+        return
+    for place, row in enumerate(rows):
+        if place:
+            emit("\n")
+        _draw(console, (), list(zip(columns, row, strict=True)))
+
+
+def fits(console: Console, widths: Sequence[int]) -> bool:
+    """Whether columns of these widths have room beside each other."""
+    return sum(widths) + GAP * (len(widths) - 1) <= console.width
+
+
 def _draw(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, show_header=bool(columns), box=None, pad_edge=False, padding=(0, 2))
+    table = Table(*columns, show_header=bool(columns), box=None, pad_edge=False, padding=(0, 1))
     if not columns:
         table.add_column(style="bold")
     for row in rows:

@@ -54,7 +54,7 @@ def _seldom(seconds: float, show: Shown) -> Shown:
 
 def line(tick: Tick) -> str:
     """A tick in a line."""
-    share = "" if tick.share is None else f" ({100 * tick.share:.0f} %)"
+    share = "" if tick.share is None else f" ({100 * tick.share:.0f} % read)"
     left = "" if tick.left is None else f", {clock(tick.left)} left"
     failed = f", {tick.failed} failed" if tick.failed else ""
     return (

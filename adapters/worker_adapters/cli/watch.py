@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +16,19 @@ from worker_adapters import Adapter, GenerateRequest, engine_names
 
 from . import connecting
 from .exits import Exit
-from .output import emit, emit_json, terminal
+from .output import emit, emit_json, fits, terminal
 from .parsing import Commands, command, count, json_switch, positive
 from .watched import COLUMNS, Page, Row, Source, Worker
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 __all__ = ["add", "run"]
 
 AT_ONCE = 16  # replicas that are looked at at the same time
+FIGURES = 4  # from that column on
 HEADINGS = ("replica", "engine", "version", "health", "slots", "queue", "kv", "tok/s", "p50 ms", "p95 ms", "errors")
 
 NAMES = tuple(heading.replace(" ", "_") for heading in HEADINGS)  # in lines
@@ -58,14 +62,14 @@ def run(args: argparse.Namespace) -> int:
     sources = [_source(url, args) for url in args.urls]
     rows: list[Row] = []
     try:
-        with ThreadPoolExecutor(min(AT_ONCE, len(sources))) as pool:
+        with ThreadPoolExecutor(min(AT_ONCE, len(sources))) as pool, ExitStack() as stack:
+            for source in sources:
+                stack.callback(source.close)  # ends looks that last: the pool waits for them
             look = partial(_looks, pool, sources)
-            rows = _live(look, args) if terminal() is not None and not args.json else _plain(look, args)
+            console = None if args.json else terminal()
+            rows = _plain(look, args) if console is None else _live(look, args, console)
     except KeyboardInterrupt:
         return Exit.OK
-    finally:
-        for source in sources:
-            source.close()
     return Exit.OK if any(row.health in ("ready", "-") for row in rows) else Exit.FAILED
 
 
@@ -110,35 +114,53 @@ def _line(value: Any) -> str:
     return f'"{text}"' if " " in text else text
 
 
-def _live(look: Any, args: argparse.Namespace) -> list[Row]:
+def _live(look: Any, args: argparse.Namespace, console: Console) -> list[Row]:
     from rich.live import Live
 
     number, rows = 0, look()
-    with Live(_table(rows), console=terminal(), auto_refresh=False) as live:
+    with Live(_table(rows, console), console=console, auto_refresh=False) as live:
         while True:
             number += 1
             if number == args.count:
                 return rows  # type: ignore[no-any-return]  # what a partial returns
             time.sleep(args.every)
             rows = look()
-            live.update(_table(rows), refresh=True)
+            live.update(_table(rows, console), refresh=True)
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[Row], console: Console) -> Table:
+    """A line for each replica; where they are too long, without what nobody tells, and else a line for each thing told."""
     from rich.table import Table
+
+    shown = [_cells(row) for row in rows]
+    used = [place for place in range(len(HEADINGS)) if place == 0 or any(cells[place].plain != "-" for cells in shown)]
+    all_of_them = list(range(len(HEADINGS)))
+    table = Table(box=None, pad_edge=False, padding=(0, 1), caption=time.strftime("%H:%M:%S"), caption_justify="left")
+    for places in (all_of_them, used):
+        widths = [max(len(HEADINGS[place]), *(cells[place].cell_len for cells in shown)) for place in places]
+        if fits(console, widths):
+            for place in places:
+                table.add_column(HEADINGS[place], justify="left" if place < FIGURES else "right", no_wrap=True)
+            for cells in shown:
+                table.add_row(*(cells[place] for place in places))
+            return table
+    table.show_header = False
+    for cells in shown:
+        for place in used:
+            table.add_row(HEADINGS[place] if place else "", cells[place])
+    return table
+
+
+def _cells(row: Row) -> list[Text]:
     from rich.text import Text
 
     colours = {"ready": "green", "-": "dim"}
-    table = Table(box=None, pad_edge=False, padding=(0, 2), caption=time.strftime("%H:%M:%S"), caption_justify="left")
-    for name in HEADINGS:
-        table.add_column(name, justify="left" if name in HEADINGS[:4] else "right", no_wrap=name != "health")
-    for row in rows:
-        cells = [Text(_cell(value)) for value in attrs.astuple(row)]  # Text: brackets of a worker's are no markup
-        cells[COLUMNS.index("health")].stylize(colours.get(row.health, "red"))
-        if row.errors:
-            cells[COLUMNS.index("errors")].stylize("red")
-        table.add_row(*cells)
-    return table
+    cells = [Text(_cell(value)) for value in attrs.astuple(row)]  # Text: brackets of a worker's are no markup
+    cells[0].stylize("bold")
+    cells[COLUMNS.index("health")].stylize(colours.get(row.health, "red"))
+    if row.errors:
+        cells[COLUMNS.index("errors")].stylize("red")
+    return cells
 
 
 def _cell(value: Any) -> str:

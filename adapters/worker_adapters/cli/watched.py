@@ -74,11 +74,15 @@ class Worker:
         self._request = request
         self._firsts: deque[float] = deque(maxlen=RECENT)
         self._errors = 0
+        self._asked_now: Adapter | None = None  # whether it is of that engine; closed by whoever closes this
+        self._closed = False
 
     def _found(self) -> Adapter | None:
         if self._adapter is None:
             for engine in ENGINES:
-                adapter = self._make(engine, self._url)
+                if self._closed:
+                    break
+                self._asked_now = adapter = self._make(engine, self._url)
                 if adapter.health().ready:
                     self._adapter, self._engine = adapter, engine
                     break
@@ -133,8 +137,10 @@ class Worker:
 
     def close(self) -> None:
         """See Source."""
-        if self._adapter is not None:
-            self._adapter.close()
+        self._closed = True
+        for adapter in (self._adapter, self._asked_now):
+            if adapter is not None:
+                adapter.close()
 
 
 def _ranked(ranked: list[float], share: float) -> float | None:
