@@ -33,10 +33,13 @@ def main() -> None:
         parser.error("give a file, or --demo")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with ExitStack() as stack:
-        settings = demo(stack, options.rate) if options.demo else Settings.of(options.file)
         given = {"grace": options.grace, "replay_age": options.replay_age}
-        settings = attrs.evolve(settings, **{name: value for name, value in given.items() if value is not None})
-        url, _ = stack.enter_context(running(settings, options.host, options.port))
+        try:
+            settings = demo(stack, options.rate) if options.demo else Settings.of(options.file)
+            settings = attrs.evolve(settings, **{name: value for name, value in given.items() if value is not None})
+            url, _ = stack.enter_context(running(settings, options.host, options.port))
+        except (OSError, ValueError) as exc:  # a setting, a URL, a port that is taken
+            parser.error(f"{options.file or 'demo'}: {exc}")
         print(f"{url}/  (Ctrl-C ends it)", flush=True)
         stopped = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stopped.set())

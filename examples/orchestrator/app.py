@@ -59,6 +59,10 @@ def make_app(tasks: Tasks, registry: prometheus_client.CollectorRegistry) -> Fla
 
     @app.get("/v1/tasks/<task_id>/stream")
     def stream(task_id: str) -> Response:
+        if request.method == "HEAD":  # which Flask adds: its answer waits for nothing
+            return Response(
+                status=200 if tasks.log.knows(task_id, owner=owner()) else 404, mimetype="text/event-stream"
+            )
         # Whether the client has gone is looked at, too: else it would hold a thread until the next heartbeat.
         chunks = tasks.log.read(
             task_id,

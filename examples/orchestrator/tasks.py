@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -36,6 +37,8 @@ from worker_adapters import (
 from .settings import ReplicaSettings, Settings
 
 __all__ = ["Replica", "Task", "Tasks"]
+
+logger = logging.getLogger(__name__)
 
 ELSEWHERE = {ErrorCode.POOL_UNAVAILABLE, ErrorCode.POOL_UNREADY, ErrorCode.ADMISSION_REJECT}
 CANCELLED = End(
@@ -142,8 +145,11 @@ class Tasks:
         """Queue it. Raises WorkerError: no replica can do that, none is there, too many wait."""
         fit = self._fit(request)
         with self._changed:
+            if self._closed:
+                raise WorkerError(_none_left("the service is being stopped", self.settings.rest))
             if all(replica.rests for replica in fit):
                 raise WorkerError(_none_left("every replica has failed a moment ago", self.settings.rest))
+            self._drop_deserted()
             if len(self._waiting) >= self.settings.queue:
                 raise WorkerError(
                     Error(
@@ -173,6 +179,12 @@ class Tasks:
                 task.recording.append([CANCELLED])
             elif task.stream is not None:
                 task.stream.cancel()
+
+    def _drop_deserted(self) -> None:
+        """Who has left holds no place in the queue."""
+        for task in [task for task in self._waiting if task.recording.is_deserted]:
+            self._waiting.remove(task)
+            task.recording.append([CANCELLED])
 
     @property
     def waiting(self) -> int:
@@ -217,6 +229,8 @@ class Tasks:
             try:
                 with task.recording:
                     self._run(task)
+            except Exception:  # a mistake of ours costs a task, which is told so, but no slot
+                logger.exception("task %s", task.request.task_id)
             finally:
                 with self._changed:
                     del self._running[task.request.task_id]
