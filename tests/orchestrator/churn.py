@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--connects", type=int, default=100_000)
     parser.add_argument("--warm-up", type=int, default=WARM_UP)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--leak", action="store_true", help="plant one: a list of one object for each stream that is asked for")
+    parser.add_argument("--leak", action="store_true", help="plant one: a list for each stream that is asked for")
     options = parser.parse_args(arguments)
     command = [sys.executable, "-m", __spec__.name if __spec__ else "tests.orchestrator.churn", SERVE]
     if options.leak:
