@@ -59,10 +59,8 @@ SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 WHOLE = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
-# The GenAI conventions' own advice on buckets.
+# The GenAI conventions' own advice on buckets, for all that is measured in seconds, and for tokens.
 CALLS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-BETWEEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 USAGE = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 
 
@@ -125,8 +123,8 @@ FIRST_TOKEN = Family(
     text="Submit to first Token, all attempts.",
     buckets=FIRST_TOKEN_MS,
     traced=True,
-    old=Instrument("gen_ai.client.operation.time_to_first_chunk", "s", FIRST),
-    new=Instrument("gen_ai.client.inference.time_to_first_chunk", "s", FIRST),
+    old=Instrument("gen_ai.client.operation.time_to_first_chunk", "s", CALLS),
+    new=Instrument("gen_ai.client.inference.time_to_first_chunk", "s", CALLS),
     scale=1000.0,
 )
 DECODE = Family(
@@ -144,8 +142,8 @@ INTER_TOKEN = Family(
     unit="milliseconds",
     text="Mean time between Tokens of a stream.",
     buckets=INTER_TOKEN_MS,
-    old=Instrument("gen_ai.client.operation.time_per_output_chunk", "s", BETWEEN),
-    new=Instrument("gen_ai.client.inference.time_per_output_chunk", "s", BETWEEN),
+    old=Instrument("gen_ai.client.operation.time_per_output_chunk", "s", CALLS),
+    new=Instrument("gen_ai.client.inference.time_per_output_chunk", "s", CALLS),
     scale=1000.0,
 )
 DURATION = Family(

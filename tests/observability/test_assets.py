@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import msgspec
@@ -102,3 +103,16 @@ def test_an_application_has_them_by_its_own_names() -> None:
             assert not [family for family in NAMES if re.search(rf"\b{family}", plain)], name
             assert "my_app_" in text
         assert "observability/runbook.md#" not in text
+
+
+def test_the_mixin_is_what_the_files_are() -> None:
+    """As monitoring mixins are read: fields that are hidden unless somebody asks for them."""
+    jsonnet = pytest.importorskip("_jsonnet", reason="comes with make observability")
+    asked = "local m = import 'mixin.libsonnet'; [m.grafanaDashboards, m.prometheusRules, m.prometheusAlerts]"
+    boards, *rules = json.loads(jsonnet.evaluate_snippet(str(FOLDER / "asked.jsonnet"), asked))
+    assert boards == {
+        name: json.loads((FOLDER / "dashboards" / name).read_text(encoding="utf-8"))
+        for name in ("worker-adapters.json",)
+    }
+    for kind, evaluated in zip(("rules", "alerts"), rules, strict=True):
+        assert evaluated == yaml.safe_load((FOLDER / kind / "worker-adapters.yaml").read_text(encoding="utf-8"))

@@ -131,6 +131,8 @@ def test_a_span_per_stream_and_per_attempt_in_the_callers_trace(collected: Colle
     )
     assert (told["gen_ai.usage.input_tokens"], told["gen_ai.usage.output_tokens"]) == (5, 3)
     assert told["gen_ai.response.finish_reasons"] == ("length",)
+    assert told["gen_ai.request.stream"] is True
+    assert 0 < told["gen_ai.response.time_to_first_chunk"] <= (whole.end_time - whole.start_time) / 1e9
     assert (told["server.address"], told["server.port"], told["worker_adapters.pool_id"]) == ("x.test", 81, "a")
     assert (refused.attributes["http.response.status_code"], refused.attributes["error.type"]) == (429, "OVERLOADED")
     assert refused.status.status_code is StatusCode.ERROR
@@ -204,7 +206,7 @@ def test_metrics_have_the_names_that_the_ecosystems_variable_chooses(
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", chosen)
     with traced(collected, good(3), Script(queue=Fault(Reason.VALIDATION, "no"))) as adapter:
         for _ in range(2):
-            list(adapter.submit(request()))
+            list(adapter.submit(request(model="m")))
     points = collected.points()
     assert set(points) == names
     assert not any(name.startswith("gen_ai.server") for name in points)
@@ -214,11 +216,14 @@ def test_metrics_have_the_names_that_the_ecosystems_variable_chooses(
     assert sum(point["count"] for point in points[duration]) == 2
     who = "gen_ai.provider.name" if chosen else "gen_ai.system"
     assert all(point["attributes"][who] == "mock" for found in points.values() for point in found)
+    assert all(point["attributes"]["gen_ai.request.model"] == "m" for found in points.values() for point in found)
     if chosen:
-        assert [points[f"gen_ai.client.inference.usage.{kind}_tokens"][0]["value"] for kind in ("input", "output")] == [
-            5,
-            3,
-        ]
+        for kind, tokens in (("input", 5), ("output", 3)):
+            found = points[f"gen_ai.client.inference.usage.{kind}_tokens"]
+            assert {p["attributes"]["gen_ai.token.modality"]: p["value"] for p in found} == {
+                "text": tokens,
+                "unknown": 0,
+            }
     else:
         usage = {p["attributes"]["gen_ai.token.type"]: p["sum"] for p in points["gen_ai.client.token.usage"]}
         assert usage == {"input": 5, "output": 3}
@@ -226,6 +231,24 @@ def test_metrics_have_the_names_that_the_ecosystems_variable_chooses(
     for name, found in points.items():
         for point in found:
             assert tuple(point.get("explicit_bounds", ())) == tuple(map(float, buckets[name])), name
+
+
+def test_the_old_names_are_what_the_ecosystems_own_helper_emits() -> None:
+    """Units and buckets, too."""
+    module = pytest.importorskip("opentelemetry.util.genai._instruments", reason="comes with make observability")
+    theirs = getattr(module, "_Instruments", None)
+    if theirs is None:
+        pytest.skip("its instruments are elsewhere now")  # they are its own affair
+    made: dict[str, tuple[str, tuple[float, ...]]] = {}
+
+    class Meter:
+        def create_histogram(self, name: str, unit: str = "", **advised: Any) -> None:
+            made[name] = unit, tuple(map(float, advised["explicit_bucket_boundaries_advisory"]))
+
+    theirs(Meter())
+    ours = {i.name: (i.unit, tuple(map(float, i.buckets))) for family in FAMILIES if (i := family.old)}
+    assert set(ours) == OLD
+    assert {name: made[name] for name in ours} == ours
 
 
 def test_a_real_receiver_gets_spans_and_metrics_over_http() -> None:

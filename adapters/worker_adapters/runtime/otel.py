@@ -135,6 +135,8 @@ def _results(summary: Summary) -> Iterator[tuple[str, Any]]:
         yield "gen_ai.response.finish_reasons", [summary.outcome]
     else:
         yield "error.type", str(summary.reason)
+    if summary.first_token_ms is not None:
+        yield "gen_ai.response.time_to_first_chunk", summary.first_token_ms / 1000
     if tokens_in:
         yield "gen_ai.usage.input_tokens", tokens_in
     yield "gen_ai.usage.output_tokens", tokens_out
@@ -225,19 +227,23 @@ class OpenTelemetryRecorder:
 
     def _measured(self, summary: Summary, context: Context | None) -> None:
         attributes = dict(self._common)
-        if summary.model is not None:
-            attributes["gen_ai.response.model"] = self._bounded(summary.model)
-        if summary.reason is not None:
-            attributes["error.type"] = str(summary.reason)
-        self._record(f.DURATION, summary.duration_seconds, attributes, context)
+        for name, model in (("response", summary.model), ("request", summary.model_asked)):
+            if model is not None:
+                attributes[f"gen_ai.{name}.model"] = self._bounded(model)
+        failed = {} if summary.reason is None else {"error.type": str(summary.reason)}
+        self._record(f.DURATION, summary.duration_seconds, {**attributes, **failed}, context)
         self._record(f.FIRST_TOKEN, summary.first_token_ms, attributes, context)
         self._record(f.INTER_TOKEN, summary.inter_token_ms, attributes, context)
         for family, kind, count in (
             (f.TOKENS_IN, "input", summary.tokens[0]),
             (f.TOKENS_OUT, "output", summary.tokens[1]),
         ):
-            typed = attributes if self._new else {**attributes, "gen_ai.token.type": kind}
-            self._record(family, count or None, typed, context)
+            if self._new:  # where nothing was told, the conventions want a zero
+                self._record(
+                    family, count, {**attributes, "gen_ai.token.modality": "text" if count else "unknown"}, context
+                )
+            else:
+                self._record(family, count or None, {**attributes, "gen_ai.token.type": kind}, context)
 
     def _record(
         self, family: f.Family, value: float | None, attributes: dict[str, Any], context: Context | None
@@ -289,6 +295,7 @@ def _asked(request: GenerateRequest) -> Iterator[tuple[str, Any]]:
     """What was asked for, without its text."""
     known = {
         "gen_ai.request.model": request.model,
+        "gen_ai.request.stream": True,
         "gen_ai.request.max_tokens": request.max_tokens,
         "gen_ai.request.temperature": float(request.temperature),
         "gen_ai.request.top_p": float(request.top_p),

@@ -56,7 +56,8 @@ class Attempt:
 class Summary:
     """What a finished stream adds to the metrics; times in milliseconds or, where they say so, seconds.
 
-    `*_at`: points on the stream's clock. `trace`: what is traced of it (tracing.py), None where nothing is.
+    `*_at`: points on the stream's clock. `model`: as the worker tells it, `model_asked`: as it was asked for. `trace`: what
+    is traced of it (tracing.py), None where nothing is.
     """
 
     priority: Priority
@@ -76,6 +77,7 @@ class Summary:
     handed_over: bool
     tokens: tuple[int, int]  # in and out, in all
     model: str | None
+    model_asked: str | None
     first_token_at: float | None
     ended_at: float
     attempts: Sequence[Attempt]

@@ -194,6 +194,7 @@ def _summary(running: Running, terminal: End | Error) -> Summary:
         handed_over=running.way == "submit",
         tokens=_known(running),
         model=None if running.started is None else running.started.model,
+        model_asked=running.request.model,
         first_token_at=first,
         ended_at=now,
         attempts=tries,
