@@ -13,9 +13,10 @@ from typing import Any
 
 from ..api import Adapter
 from .check import Checked, check
-from .job import Batch, Options
+from .job import Batch
 from .journal import JournalError
 from .keys import Keys
+from .options import Options
 from .pace import Limit, Observation, decide
 from .report import Bound, Outcome, Report, Shares, Tick, bound_of
 from .rows import key_of

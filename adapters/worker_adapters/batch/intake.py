@@ -12,7 +12,7 @@ from .rows import Ident, Row, duplicate_of, identify, row_of
 from .source import NOT_YET, NotYet, Source, opened
 
 if TYPE_CHECKING:
-    from .job import Options
+    from .options import Options
 
 __all__ = ["Intake"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from ..api import (
     InvalidRequestError,
     Started,
     Stream,
-    Timeouts,
     Token,
 )
 from ..runtime import merge
@@ -33,58 +32,24 @@ from .intake import Intake
 from .journal import Journal, JournalError, StoppedError
 from .judge import AT_ONCE, Verdict, judged
 from .keys import Keys
-from .pace import LARGEST
+from .options import Options
 from .progress import Progress
 from .report import Outcome, Report, Tick
-from .rows import Row, Template
+from .rows import Row
 from .sink import in_completion_order, in_input_order, written
 from .source import NOT_YET, can_be_read_again, require_possible
 from .staff import staff_of
 from .worker import Worker
 
-__all__ = ["Batch", "Options"]
+__all__ = ["Batch"]
 
 TICK = 0.25  # seconds between two looks at the windows
+DENIALS = 3  # workers that must say of a row that it can't be asked for, where there are as many
 FREE_RETURNS = 16  # how often a row may come back at no cost: one that kills its worker must not kill them all for ever
 MANY = 32  # streams, from which on is gathered
 GATHER, GATHER_SHARE = 0.01, 0.01  # seconds, and share of a row's life
 RUNS = 1000  # runs that are taken before windows and disk are looked after again
 AGAIN_AFTER = 0.25  # seconds before a row's second attempt; twice as many before each further one
-
-
-@attrs.frozen(kw_only=True)
-class Options:
-    """How a batch is run.
-
-    - `parameters`: fields of GenerateRequest for rows that do not say otherwise.
-    - `order`: `input` or `completion`; None takes the input's where that can be read again.
-    - `attempts`: how often a row is tried that fails by itself. `retry_errors`: rows that failed before, too.
-    - `accept_changes`: go on with a journal of other parameters, models or templates.
-    - `window`: rows that a worker is given at first. `yield_to_interactive`: others on the same workers come first.
-    - `largest`: rows that a worker is given at most.
-    - `requests_per_minute`, `tokens_per_minute`: of each worker, as its gateway counts them.
-    - `group_rows`, `group_seconds`: when what was answered is brought to the disk.
-    - `patience`: seconds without any answer after which a run gives up; None never does.
-    - `timeouts`: of each request. By default the first token has no limit, as that is where rows wait in an engine's queue.
-    - `template` renders the messages of rows that have them; `template_digest` tells one from another.
-    """
-
-    parameters: Mapping[str, Any] = attrs.field(factory=dict)
-    order: str | None = attrs.field(default=None, validator=attrs.validators.in_((None, "input", "completion")))
-    attempts: int = 4
-    retry_errors: bool = False
-    accept_changes: bool = False
-    window: int = 8
-    largest: int = LARGEST
-    yield_to_interactive: bool = False
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    group_rows: int = 256
-    group_seconds: float = 0.5
-    patience: float | None = 600.0
-    timeouts: Timeouts = attrs.field(factory=lambda: Timeouts(first_token=None))
-    template: Template | None = None
-    template_digest: str | None = None
 
 
 class Batch:
@@ -279,7 +244,11 @@ class Batch:
         if request is None:
             self._store(row, refused(row, row.refused or "it can't be asked for"), failed=True)
             return True
-        fresh = [worker for worker in free if worker.name not in row.tried] or free
+        fresh = self._fit(row, free, now)
+        if not fresh:  # it waits for one that may take it, and lets others go first
+            row.after = now + TICK
+            self._intake.give_back(row)
+            return self._intake.waiting < sum(one.limit.window for one in self._workers)
         worker = max(fresh, key=lambda one: one.room(now))
         wait = worker.wait(request, now)
         if wait > 0:
@@ -304,6 +273,13 @@ class Batch:
         self._flights[stream] = Flight(row, worker, now)
         self._merged.add(stream)
         return True
+
+    def _fit(self, row: Row, free: list[Worker], now: float) -> list[Worker]:
+        """Those that it was not sent to yet, if there are any; none that has said that it can't be."""
+        if row.denied and not self._others(row, now):
+            row.denied = ()  # to be told so once more, by one that is left
+        may = [worker for worker in free if worker not in row.denied] if row.denied else free
+        return [worker for worker in may if worker.name not in row.tried] or may
 
     def _local(self, row: Row, worker: Worker) -> None:
         """A limit of ours, which is no failure of the row's."""
@@ -351,6 +327,8 @@ class Batch:
         assert request is not None  # noqa: S101  -- it was sent
         tokens_in = end.tokens_in or 0
         worker.gave(max(0, end.tokens_out - len(flight.texts)), now)
+        for denied in row.denied:
+            denied.contradicted(now)
         worker.ended(request, end.tokens_out + tokens_in, now - flight.sent_at)
         self._progress.tokens_in += tokens_in
         self._progress.tokens_out += end.tokens_out
@@ -378,6 +356,8 @@ class Batch:
             worker.queued_too_long()
         elif verdict is Verdict.FINAL:
             worker.left()
+            if error.upstream is not None and self._asks_another(row, worker, now):
+                return
         else:
             worker.failed(now, at_once=error.reason in AT_ONCE)
         if verdict in (Verdict.DEATH, Verdict.QUEUED) and (error.reason in AT_ONCE or row.returned < FREE_RETURNS):
@@ -392,6 +372,19 @@ class Batch:
             self._intake.give_back(row)
             return
         self._store(row, failed(flight, error), failed=True)
+
+    def _asks_another(self, row: Row, worker: Worker, now: float) -> bool:
+        """An engine says that a row can't be: whether another is asked, too. It may be this one that is set up otherwise."""
+        row.denied = (*row.denied, worker)
+        if len(row.denied) >= DENIALS or not self._others(row, now):
+            return False
+        row.after = now
+        self._intake.give_back(row)
+        return True
+
+    def _others(self, row: Row, now: float) -> bool:
+        """Whether there are workers that have not said so, and that can be asked."""
+        return any(one not in row.denied and not one.useless and now >= one.rests_until for one in self._workers)
 
     def _store(self, row: Row, data: bytes, *, failed: bool) -> None:
         offset = self._journal.add(row.digest, data, failed=failed)

@@ -31,6 +31,7 @@ _VERDICTS = {
     Reason.CONNECT_TIMEOUT: Verdict.DEATH,
     Reason.DISCONNECTED: Verdict.DEATH,
     Reason.LOADING: Verdict.DEATH,
+    Reason.PROTOCOL: Verdict.DEATH,  # it may be no engine at all: a page to log in, another server
     Reason.TRUNCATED: Verdict.DEATH,
     Reason.ABORTED: Verdict.DEATH,
     Reason.UPSTREAM_AUTH: Verdict.USELESS,

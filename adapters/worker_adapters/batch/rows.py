@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 import msgspec
@@ -16,6 +16,9 @@ import msgspec
 from ..api import GenerateRequest, InvalidRequestError
 from ..determinism import derive_seed
 from .keys import DIGEST, digest_of
+
+if TYPE_CHECKING:
+    from .worker import Worker
 
 __all__ = ["FIELDS", "Ident", "Row", "Template", "canonical", "duplicate_of", "identify", "key_of", "row_of"]
 
@@ -65,6 +68,7 @@ class Row:
     attempts: int = 0
     returned: int = 0  # times it came back at no cost
     tried: tuple[str, ...] = ()
+    denied: tuple[Worker, ...] = ()  # workers that said it can't be asked for
     after: float = 0.0  # not before that point in time
 
 

@@ -15,7 +15,7 @@ from ..runtime import EngineAdapter
 from .worker import Worker, of_its_own
 
 if TYPE_CHECKING:
-    from .job import Options
+    from .options import Options
 
 __all__ = ["Staff", "staff_of"]
 

@@ -210,6 +210,13 @@ class Worker:
         if at_once or self.is_proving or self._failures >= BEFORE_REST:
             self._to_rest(now)
 
+    def contradicted(self, now: float) -> None:
+        """Another has answered a row of which this one said that it can't be asked for."""
+        self.failures += 1
+        self._failures += 1
+        if self._failures >= BEFORE_REST:
+            self._to_rest(now)
+
     def _to_rest(self, now: float) -> None:
         if now >= self.rests_until:
             self.rests_until = now + self._rest
