@@ -42,7 +42,6 @@ from ..runtime.dialects import until
 
 scenarios("adapters")
 
-SERVED_BY = {"openai-completions": "vllm"}  # an engine of which there is no simulator of its own
 SAYS = ["Zoë", " says", " hi", ",", " and", " then", " bye"]
 
 
@@ -103,7 +102,7 @@ def world():
 
 def simulated(world: World, engine: str, **options: Any) -> None:
     world.dialect = engine
-    world.worker = world.stack.enter_context(SimulatedWorker(SERVED_BY.get(engine, engine), **options))
+    world.worker = world.stack.enter_context(SimulatedWorker(engine, **options))
 
 
 # --- given ------------------------------------------------------------------------------------------------------------

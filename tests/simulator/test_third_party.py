@@ -127,7 +127,9 @@ def test_the_command_line_knows_it(installed):
 
 
 def test_what_is_no_simulator_says_so(installed, monkeypatch):
-    with pytest.raises(ValueError, match=r"there is no engine 'nobody'; there are llamacpp, .*vllm; a build function"):
+    with pytest.raises(
+        ValueError, match=r"there is no engine 'nobody'; there are llamacpp, .*vllm, .*; a build function"
+    ):
         Simulator("nobody")
     with pytest.raises(TypeError, match="made no Wire but a dict"):
         Simulator(lambda setup: {})

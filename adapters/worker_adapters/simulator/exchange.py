@@ -200,7 +200,9 @@ class Out:
 
 
 def _unframed(head: bytes) -> bytes:
-    """The head of a body that ends with its connection, as HTTP/1.0 had them."""
+    """The head of a body that ends with its connection, as HTTP/1.0 had them, which needs not say so."""
+    if head.startswith(b"HTTP/1.0"):
+        return head
     lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     framing = re.compile(rb"(transfer-encoding|content-length|connection|keep-alive):", re.IGNORECASE)
     return b"\r\n".join([*(line for line in lines if not framing.match(line)), b"Connection: close", b"", b""])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import TypeAlias, cast
 
@@ -17,6 +18,7 @@ Build: TypeAlias = Callable[..., Wire]
 
 _BUILT_IN: Mapping[str, str] = {
     "llamacpp": ".llamacpp",
+    "openai-completions": ".openai_completions",
     "sglang": ".sglang",
     "tgi": ".tgi",
     "triton-llmapi": ".triton:build_llmapi",
@@ -28,6 +30,10 @@ _BUILT_IN: Mapping[str, str] = {
 
 ENGINES = tuple(_BUILT_IN)
 """Our own."""
+
+# One wire in the manner of many servers, by the names that `connect` has for them.
+_ROWED = "openai-completions"
+_ROWS = ("dynamo", "llama-cpp-python", "llamafile", "lmdeploy", "max", "mlx", "tabbyapi", "transformers")
 
 # Where the model is part of the path, its name is the one that the engine's own examples give it, and that a client which
 # names none asks for.
@@ -44,11 +50,12 @@ def model_of(engine: str | Build) -> str:
 
 
 def engine_names() -> tuple[str, ...]:
-    """The names a Simulator takes: our own engines, then those that other distributions register. Reads metadata."""
+    """The names a Simulator takes: our own engines, rows of a table, what other distributions register. Reads metadata."""
     from importlib.metadata import entry_points  # noqa: PLC0415  -- dear to import, and few have engines of their own
 
     others = {point.name for point in entry_points(group=ENTRY_POINTS)}
-    return (*ENGINES, *sorted(others.difference(ENGINES)))
+    ours = (*ENGINES, *(f"{_ROWED}-{row}" for row in _ROWS))
+    return (*ours, *sorted(others.difference(ours)))
 
 
 def build_of(engine: str) -> Build:
@@ -56,6 +63,8 @@ def build_of(engine: str) -> Build:
     if engine in _BUILT_IN:
         module, _, attribute = _BUILT_IN[engine].partition(":")
         found = getattr(import_module(module, __package__), attribute or "build")
+    elif (row := engine.removeprefix(f"{_ROWED}-")) in _ROWS and row != engine:
+        found = partial(build_of(_ROWED), row=row)
     else:
         from importlib.metadata import entry_points  # noqa: PLC0415  -- as above
 

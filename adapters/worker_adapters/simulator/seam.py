@@ -165,3 +165,4 @@ class Wire:
     keep_alive_max: int = 100
     stream_closes: bool = False
     lone_poll: bool = False
+    chunked: bool = True

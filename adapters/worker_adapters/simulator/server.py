@@ -261,7 +261,7 @@ class Simulator:
 
     def _exchange(self, sock: socket.socket, *, last: bool) -> bool:
         """One request and its answer; whether the connection may carry another."""
-        out = Out(sock=sock, **self._cuts)
+        out = Out(sock=sock, framed=self._wire.chunked, **self._cuts)
         try:
             request = read_request(sock, out, idle=self._keep_alive)
         except BadRequestError as error:

@@ -74,7 +74,7 @@ Feature: A server of OpenAI's completions behind an adapter
     And its model's digest is known to be "sha256:c0ffee"
     When its version is asked for
     And a completion is asked for
-    Then the start tells version "0.32.0" and digest "sha256:c0ffee"
+    Then the start tells version "1.0.0" and digest "sha256:c0ffee"
 
   @OC-ADAPT-5090 @ADAPT-3001 @kills:has_no_patience_with_queues
   Scenario: openai-completions: enqueue and stream
@@ -106,7 +106,7 @@ Feature: A server of OpenAI's completions behind an adapter
       | cut@3      | WORKER_RESET     | TRUNCATED          |
       | not-json@3 | INTERNAL         | PROTOCOL           |
       | status:404 | INTERNAL         | UPSTREAM_NOT_FOUND |
-      | loading    | ADMISSION_REJECT | OVERLOADED         |
+      | loading    | POOL_UNREADY     | LOADING            |
       | overloaded | ADMISSION_REJECT | OVERLOADED         |
 
   @OC-ADAPT-5090 @ADAPT-3005 @kills:knows_no_deadline
