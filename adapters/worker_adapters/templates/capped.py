@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 from .limits import BUDGET, MAX_BITS, Budget, failed, whole_number
@@ -15,6 +15,7 @@ PRECISION = 100  # digits after the point
 ESCAPED = 6  # characters that one becomes at most, in JSON or HTML
 _spec = re.compile(r"%(?:\([^)]*\))?[#0\- +]*(\*|\d*)(?:\.(\*|\d*))?")
 _field = re.compile(r"\{[^{}]*[{}]")
+_link = re.compile(r"[^\s<]+")
 _digits = re.compile(r"\d+")
 
 
@@ -146,7 +147,7 @@ def _counted(budget: Budget, _items: Any, count: Any = 0, *_rest: Any, **_named:
 
 
 def _joined(budget: Budget, items: Any, between: Any = "", *_rest: Any, **_named: Any) -> None:
-    count = len(items) if isinstance(items, str | list | tuple | Mapping) else 0
+    count = len(items) if isinstance(items, Sized) else 0
     budget.spend(budget.extent(items) + count * budget.extent(between))
 
 
@@ -162,10 +163,6 @@ def _percents(budget: Budget, text: Any, *values: Any, **named: Any) -> None:
     _pay_for_percent(budget, str(text), named or values)
 
 
-def _indented(budget: Budget, value: Any, indent: Any) -> None:
-    budget.spend(ESCAPED * budget.extent(value) * (1 + _width(indent)))
-
-
 def _rounded(_budget: Budget, _value: Any, precision: Any = 0, *_rest: Any, **_named: Any) -> None:
     if isinstance(precision, int) and precision > PRECISION:
         raise failed(f"the template rounds to more than {PRECISION} digits")
@@ -176,8 +173,23 @@ def _summed(_budget: Budget, _items: Any, attribute: Any = None, start: Any = 0,
         raise failed("the template sums up what are no numbers")
 
 
-def _json(budget: Budget, value: Any, _ascii: Any = False, indent: Any = None, *_rest: Any, **_named: Any) -> None:
-    _indented(budget, value, indent)
+def _json(
+    budget: Budget,
+    value: Any,
+    _ascii: Any = False,
+    indent: Any = None,
+    separators: Any = None,
+    *_rest: Any,
+    **_named: Any,
+) -> None:
+    between = 1 if separators is None else max(1, budget.extent(separators))
+    budget.spend(ESCAPED * budget.extent(value) * (1 + _width(indent)) * between)
+
+
+def _linked(budget: Budget, text: Any, *given: Any, **named: Any) -> None:
+    """`urlize`: a link has at most the address twice, and all that is given; each has some characters."""
+    links = len(_link.findall(str(text)))
+    budget.spend(3 * ESCAPED * len(str(text)) + links * ESCAPED * (budget.extent(given) + budget.extent(named)))
 
 
 FILTERS: Mapping[str, Callable[..., None]] = {
@@ -191,6 +203,7 @@ FILTERS: Mapping[str, Callable[..., None]] = {
     "slice": _counted,
     "sum": _summed,
     "tojson": _json,
+    "urlize": _linked,
     "wordwrap": _wrapped,
 }
 """By their arguments as the filter has them, without the environment. All others give about as much as they take."""

@@ -6,7 +6,7 @@ so that few steps can't build what takes for ever to print, compare or hash.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MappingView
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,6 +19,10 @@ __all__ = ["BUDGET", "Budget", "TemplateError", "TemplateLimits", "failed"]
 
 WORK = 8  # times the size of the longest prompt: what a template may make in all
 MAX_BITS = 4096  # of an integer
+PART = 8  # what each part of a list or dict costs: a reference, and often an object of its own
+PAIR = 4  # a pair of a dict takes as much as so many parts of a list
+LOOK = 1 / 16  # of its extent is what it costs to compare a value, or to look for something in it
+KEPT = 100_000  # parts of values whose extents are remembered: what keeps them alive
 OTHER = 64  # the extent of what is no plain value: its repr has its type, and no contents
 MOST_SAID = 500  # characters of a template's own message
 
@@ -52,7 +56,8 @@ class Budget:
         self._limits = limits
         self._steps = limits.steps
         self._work = WORK * limits.characters
-        self._known: dict[int, tuple[object, int]] = {}  # extents by id, with what keeps the id from being used again
+        self._known: dict[int, tuple[Any, int]] = {}  # extents by id, with what keeps the id from being used again
+        self._kept = 0
 
     def step(self) -> None:
         """One more turn or call. Raises TemplateError."""
@@ -75,9 +80,17 @@ class Budget:
             raise failed(f"the template makes more than {WORK * self._limits.characters} characters in all")
 
     def made(self, value: Any) -> Any:
-        """A value that has been put together from others that were paid for."""
-        if isinstance(value, list | tuple | Mapping | set | frozenset):
-            self.spend(self.extent(value), len(value))  # it refers to its parts
+        """A value that has been put together from others that were paid for: it refers to its parts."""
+        if isinstance(value, Collection) and not isinstance(value, str | bytes):
+            each = PART * PAIR if isinstance(value, Mapping) else PART
+            self.spend(self.extent(value), each * len(value))
+        return value
+
+    def looked_at(self, value: Any) -> Any:
+        """A value that is compared, searched, or handed to a function."""
+        extent = self.extent(value)
+        if extent > OTHER:
+            self.spend(extent, int(extent * LOOK))
         return value
 
     def extent(self, value: Any) -> int:
@@ -86,17 +99,29 @@ class Budget:
             return len(value)
         if isinstance(value, int):
             return value.bit_length() // 3 + 1
-        if isinstance(value, list | tuple | Mapping | set | frozenset):
+        if value is None:
+            return len("None")
+        if isinstance(value, range):
+            return PART * len(value)
+        if isinstance(value, list | tuple | Mapping | set | frozenset | MappingView):
             known = self._known.get(id(value))
-            if known is None:
-                known = self._known[id(value)] = (value, self._written_out(value))
-            return known[1]
+            return self._remembered(value, self._written_out(value)) if known is None else known[1]
         return OTHER
+
+    def _remembered(self, value: Collection[Any], extent: int) -> int:
+        """What is remembered for longest is forgotten first; to find it out once more is paid for."""
+        self._known[id(value)] = value, extent
+        self._kept += len(value)
+        while self._kept > KEPT and len(self._known) > 1:
+            oldest = next(iter(self._known))
+            self._kept -= len(self._known.pop(oldest)[0])
+        return extent
 
     def _written_out(self, value: Iterable[Any]) -> int:
         parts = (part for pair in value.items() for part in pair) if isinstance(value, Mapping) else iter(value)
         size = 2
         for part in parts:
+            self._work -= 1
             size += 2 + self.extent(part)
             if size > self._limits.characters:
                 self.spend(size)

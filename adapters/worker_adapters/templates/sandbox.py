@@ -6,6 +6,7 @@ whose name no template can write. What is random is not there: a prompt that dif
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
@@ -26,7 +27,12 @@ __all__ = ["Compiled", "Sandbox", "render"]
 
 Compiled: TypeAlias = Template
 
-TURNS, MADE, CONCAT = " turns", " made", " concat"  # names with a space: no template can write them
+TURNS, MADE, CONCAT, LOOKED_AT = (
+    " turns",
+    " made",
+    " concat",
+    " looked at",
+)  # names with a space: no template can write them
 RANDOM_FILTERS, RANDOM_GLOBALS = ("random",), ("lipsum",)
 OTHER_METHODS = frozenset({"bit_length", "decode", "hex", "is_integer"})  # of numbers and bytes
 FRAME = frozenset({"_block_vars", "_loop_vars"})  # what Jinja2 adds to a call inside a loop or a block
@@ -62,6 +68,13 @@ class _Bounds(NodeTransformer):
         self.generic_visit(node)
         return _through(CONCAT, nodes.List(node.nodes, lineno=node.lineno))
 
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        node.expr = _looked_at(node.expr)
+        for operand in node.ops:
+            operand.expr = _looked_at(operand.expr)
+        return node
+
     def _literal(self, node: Any) -> nodes.Node:
         self.generic_visit(node)
         return node if getattr(node, "ctx", "load") != "load" else _through(MADE, node)
@@ -79,6 +92,10 @@ class _Bounds(NodeTransformer):
 
 def _through(name: str, node: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+def _looked_at(node: nodes.Expr) -> nodes.Expr:
+    return node if isinstance(node, nodes.Const) else _through(LOOKED_AT, node)
 
 
 def _to_json(
@@ -103,6 +120,8 @@ def _paid(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that is counted, and pays for what it makes."""
     pay = FILTERS.get(name)
     passed = hasattr(filter_, "jinja_pass_arg")
+    plain = inspect.unwrap(filter_)  # jinja2 wraps some, and passes the wrapper more
+    signature, passed_on = inspect.signature(plain), hasattr(plain, "jinja_pass_arg")
 
     @wraps(filter_)
     def paid(*args: Any, **named: Any) -> Any:
@@ -113,13 +132,30 @@ def _paid(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
             given = (list(budget.turns(given[0])), *given[1:])
             args = (args[0], *given) if passed else given
         if pay is not None:
-            pay(budget, *given, **named)
+            bound = signature.bind(*(args if passed_on else given), **named)
+            if named:  # in their places, by whatever names they were given
+                bound.apply_defaults()
+            pay(budget, *bound.args[passed_on:], **bound.kwargs)
+            budget.looked_at(bound.args[passed_on])
         elif given:
             budget.spend(ESCAPED * budget.extent(given[0]))
         result = filter_(*args, **named)
         return budget.turns(result) if isinstance(result, Iterator) else budget.made(result)
 
     return paid
+
+
+def _looking(test: Callable[..., Any]) -> Callable[..., Any]:
+    """A test, such as `is in`, that pays for what it looks at."""
+
+    @wraps(test)
+    def looking(*args: Any, **named: Any) -> Any:
+        budget = BUDGET.get()
+        for value in (*args, *named.values()):
+            budget.looked_at(value)
+        return test(*args, **named)
+
+    return looking
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -143,8 +179,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters: dict[str, Callable[..., Any]] = {
             name: _paid(name, filter_) for name, filter_ in self.filters.items()
         }
+        self.tests: dict[str, Callable[..., Any]] = {name: _looking(test) for name, test in self.tests.items()}
         self.filters[TURNS] = lambda items: BUDGET.get().turns(items)
         self.filters[MADE] = lambda value: BUDGET.get().made(value)
+        self.filters[LOOKED_AT] = lambda value: BUDGET.get().looked_at(value)
         self.filters[CONCAT] = concat
         self.globals.update(raise_exception=_raise_exception, strftime_now=_dated(now), namespace=_Names)
 

@@ -79,8 +79,6 @@ def _trial_of(told: Mapping[str, Any]) -> Trial:
         answer["logprobs"] = tuple(_logprob_of(one) for one in answer["logprobs"])
     if answer["marks"] is not None:
         answer["marks"] = tuple((size, likely, count) for size, likely, count in answer["marks"])
-    if answer["marks"] is not None:
-        answer["marks"] = tuple((size, likely, count) for size, likely, count in answer["marks"])
     for name in ("reads", "reasons", "token_ids"):
         if answer[name] is not None:
             answer[name] = tuple(answer[name])

@@ -55,6 +55,7 @@ def lines(report: Report) -> Iterator[str]:
         for why, count in verdict.missing.items():
             yield f"{verdict.condition}: not established for {count}: {why}"
     shown = [(verdict, each) for verdict in report.verdicts for each in verdict.divergences]
+    shown.sort(key=lambda one: one[1].parting is None)  # other tokens before other likelihoods
     for verdict, each in shown[:MOST]:
         yield f"{verdict.condition}: {_divergence(each)}"
     if len(shown) > MOST:
