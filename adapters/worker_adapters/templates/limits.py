@@ -6,7 +6,7 @@ so that few steps can't build what takes for ever to print, compare or hash.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, MappingView
+from collections.abc import Collection, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from contextvars import ContextVar
 from typing import Any
 
@@ -103,7 +103,7 @@ class Budget:
             return len("None")
         if isinstance(value, range):
             return PART * len(value)
-        if isinstance(value, list | tuple | Mapping | set | frozenset | MappingView):
+        if isinstance(value, list | tuple | Mapping | set | frozenset | KeysView | ValuesView | ItemsView):
             known = self._known.get(id(value))
             return self._remembered(value, self._written_out(value)) if known is None else known[1]
         return OTHER
