@@ -145,7 +145,7 @@ def _paid(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
     return paid
 
 
-def _looking(test: Callable[..., Any]) -> Any:
+def _looking(test: Any) -> Any:
     """A test, such as `is in`, that pays for what it looks at."""
 
     @wraps(test)
