@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 
 import pytest
 
@@ -125,6 +127,70 @@ def test_who_has_left_holds_no_place_in_the_queue(orchestrator, simulated_worker
         waiting = client.submit()
         assert client.stream(deserted).events[-1].finish_reason is FinishReason.CANCELLED
         assert client.cancel(waiting) == client.cancel(first) == 204
+
+
+@contextmanager
+def asked(client, task_id):
+    """A connection that has asked for the stream, and reads nothing of it."""
+    kept = client.tasks.log._tasks[task_id]
+    with socket.create_connection(client.address, timeout=30) as sock:
+        sock.sendall(f"GET /v1/tasks/{task_id}/stream HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        until(lambda: kept.readers or kept.over)
+        yield sock
+
+
+@pytest.mark.req("ADAPT-3600", "ADAPT-3101", socket=True)
+@pytest.mark.parametrize("phase", ["head", "0", "2"])
+def test_a_client_that_leaves_frees_its_task_s_slot_in_each_phase(orchestrator, simulated_worker, phase):
+    """Before the worker's head, before its first token, in mid-stream; heartbeats are far away."""
+    worker = simulated_worker("vllm", says=SAYS, faults=[f"stall@{phase}:forever"])
+    client = orchestrator(worker, slots=1, grace=0.2, heartbeat=600.0)
+    task_id = client.submit()
+    kept = client.tasks.log._tasks[task_id]
+    with asked(client, task_id):
+        worker.wait_for(faults=1)
+    until(lambda: kept.over and not kept.readers and worker.state.active == 0)
+    assert client.stream(task_id).events[-1].finish_reason is FinishReason.CANCELLED
+    assert text_of(client.stream(client.submit()).events) == "".join(SAYS)
+
+
+@pytest.mark.req("ADAPT-3600", socket=True)
+def test_a_client_that_leaves_the_queue_has_its_task_generated_no_more(orchestrator, simulated_worker):
+    worker = simulated_worker("vllm", says=SAYS, faults=["stall@2:forever"])
+    client = orchestrator(worker, slots=1, grace=0.2, heartbeat=600.0)
+    first = client.submit()
+    until(lambda: client.tasks.waiting == 0)
+    with client.listen(first) as chunks:
+        next(chunks)
+        queued = client.submit()
+        with asked(client, queued):
+            pass
+        until(lambda: client.tasks._waiting[0].recording.is_deserted)
+        client.cancel(first)
+        until(lambda: client.tasks.log._tasks[queued].over)  # or whoever asks is a client that came back
+    assert client.stream(queued).events[-1].finish_reason is FinishReason.CANCELLED
+    assert len(worker.generations) == 1
+
+
+@pytest.mark.req("ADAPT-3600", socket=True)
+def test_resuming_at_random_while_it_runs_by_two_clients_gives_each_the_same_bytes(orchestrator, simulated_worker):
+    client = orchestrator(simulated_worker("llamacpp", says=SAYS * 30, rate=400.0), grace=30.0)
+    task_id, bodies = client.submit(max_tokens=200), [b"", b""]
+
+    def reader(n):
+        rng, got, last = random.Random(n), b"", None
+        while not got.rpartition(b"event: ")[2].startswith(b"end"):
+            with client.listen(task_id, last) as chunks:
+                got += b"".join(chunk for chunk in islice(chunks, rng.randrange(1, 9)) if not chunk.startswith(b":"))
+            last = got.rpartition(b"\nid: ")[2].partition(b"\n")[0].decode()
+        bodies[n] = got
+
+    threads = [threading.Thread(target=reader, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert bodies == [client.stream(task_id).body] * 2
 
 
 # --- its file ---------------------------------------------------------------------------------------------------------
