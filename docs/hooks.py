@@ -50,8 +50,12 @@ def on_config(config: Any) -> Any:
     there = {name for name in there if name not in FROM_ROOT or (ROOT / FROM_ROOT[name]).exists()}
     nav: list[Any] = []
     for title, names in ORDER.items():
-        pages = [page for name in names for page in _pages(name, there)]
-        there.difference_update(pages)
+        pages: list[Any] = []
+        for name in names:
+            found = _pages(name, there)
+            there.difference_update(found)
+            alone = name.endswith(".md") or len(names) == 1
+            pages += found if alone or not found else [{name.capitalize(): found}]
         nav.append({title: pages})
     if there:
         nav.append({"More": sorted(there)})

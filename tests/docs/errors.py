@@ -29,6 +29,7 @@ except WorkerError as error:
 ```
 
 """
+JUDGED = {Reason.UNSUPPORTED: ErrorCode.INVALID_PARAMS}  # what we say before anything is sent, with another code
 
 
 def codes_of(reason: Reason) -> tuple[ErrorCode, ErrorCode]:
@@ -40,7 +41,9 @@ def pages() -> dict[Path, str]:
     """All of them, by their place."""
     found = {FOLDER / "index.md": _index()}
     for code, said in CODES.items():
-        reasons = [reason for reason in REASONS if code in codes_of(reason) and not is_theirs(reason)]
+        reasons = [
+            reason for reason in REASONS if code in (*codes_of(reason), JUDGED.get(reason)) and not is_theirs(reason)
+        ]
         facts = [f"**HTTP status**, where it comes before an orchestrator's own stream: {http_status(code)}"]
         retried = {is_retriable(code, reason) for reason in reasons or ["?"]}
         facts.append(
@@ -50,7 +53,8 @@ def pages() -> dict[Path, str]:
             facts.append("**Reasons**: " + ", ".join(f"[{reason}]({reason}.md)" for reason in reasons))
         found[FOLDER / f"{code}.md"] = _page(f"{code}", said, facts)
     for reason, said in REASONS.items():
-        found[FOLDER / f"{reason}.md"] = _page(f"{reason}", said, [] if is_theirs(reason) else [_code(reason)])
+        facts = [] if is_theirs(reason) else [_code(reason), f"**Worth trying again**: {_again(reason)}"]
+        found[FOLDER / f"{reason}.md"] = _page(f"{reason}", said, facts)
     return found
 
 
@@ -61,8 +65,17 @@ def is_theirs(reason: Reason) -> bool:
 
 def _code(reason: Reason) -> str:
     before, after = codes_of(reason)
+    if judged := JUDGED.get(reason):
+        return f"**Code**: [{judged}]({judged}.md) where nothing was sent, [{before}]({before}.md) where the server said so"
     codes = f"**Code**: [{before}]({before}.md)"
     return codes if after is before else f"{codes} before the first token, [{after}]({after}.md) after it"
+
+
+def _again(reason: Reason) -> str:
+    before, after = (is_retriable(code, reason) for code in codes_of(reason))
+    if before is after:
+        return "yes" if before else "no"
+    return "before the first token" if before else "after the first token"
 
 
 def _page(name: str, said: Explanation, facts: list[str]) -> str:
