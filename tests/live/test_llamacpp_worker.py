@@ -111,7 +111,10 @@ def test_the_version_and_the_digest_are_in_started(server, mode):
 def test_the_version_is_asked_for_once_for_many_streams(server):
     with Tap(server.port) as tap, connect("llamacpp", tap.url) as adapter:
         streams = [adapter.submit(request(seed=seed)) for seed in range(8)]
-        assert {stream.result().started.engine_version for stream in streams} == {server.props()["build_info"]}
+        told = {stream.result().started.engine_version for stream in streams}
+        version = adapter.engine_version()
+        assert version == server.props()["build_info"]
+        assert told <= {version, None}  # None: text came, and the answer was not there after a moment (a slow machine)
         assert tap.count("/props") == 1
 
 

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from asking import MODES, request, run, text
 from vllm_server import VllmServer
 
+from worker_adapters import connect
 from worker_adapters.engines.vllm import DIALECT
 from worker_adapters.testing import EngineSuite, Transcripts
 
@@ -21,7 +23,7 @@ def server():
 
 
 @pytest.mark.live("vllm")
-@pytest.mark.timeout(180)  # the first test pays for the start of the server
+@pytest.mark.timeout(420)  # the first test pays for the start of the server
 class TestRealVllm(EngineSuite):
     dialect = DIALECT
     transcripts = Transcripts(TRANSCRIPTS)
@@ -33,3 +35,34 @@ class TestRealVllm(EngineSuite):
     @contextmanager
     def worker(self):
         yield self.server.url
+
+
+@pytest.mark.live("vllm")
+@pytest.mark.req("OC-ADAPT-5090")
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"temperature": 0},
+        {"max_tokens": 400},
+        {"stop": ["e"]},
+        {"logprobs": 2},
+        {"prompt": None, "prompt_tokens": (5, 6, 7)},
+    ],
+    ids=["drawn", "greedy", "long", "stop", "logprobs", "ids"],
+)
+def test_openais_completions_say_the_same(server, mode, fields):
+    """A witness of `openai-completions`: what vLLM's own dialect makes of this server, by what OpenAI's fields can ask."""
+    unsaid = {"unchecked": {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}}  # else they come from the model
+    with connect("vllm", server.url) as own, connect("openai-completions", server.url) as other:
+        *known, end = run(own, request(**fields), mode)
+        *told, last = run(other, request(engine_options=unsaid, **fields), mode)
+    assert end.kind == last.kind == "end"
+    assert text(told) == text(known)
+    assert (last.finish_reason, last.tokens_out, last.tokens_in) == (end.finish_reason, end.tokens_out, end.tokens_in)
+    if "logprobs" in fields:
+        assert [one.logprob for event in told for one in getattr(event, "logprobs", None) or ()] == [
+            one.logprob for event in known for one in getattr(event, "logprobs", None) or ()
+        ]

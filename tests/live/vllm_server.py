@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["MODEL", "VllmServer"]
 
 MODEL = "tiny"  # as the server calls it
-READY = 120.0  # seconds; 17 to 30 on two idle cores
+READY = 240.0  # seconds; 17 to 30 on two idle cores, two minutes on two that others use
 GRACE = 10.0  # seconds from SIGTERM to SIGKILL: it ends its engine process first
 
 
