@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ...api import FinishReason, GenerateRequest, Reason, Token, TokenLogprob, UsageSource
+from ...batches import runs_of
 from ...determinism import TextAssembler
 from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
 from ...lenient import Figures, count, figures, likelihood, listed, mapped, reader
@@ -32,23 +33,7 @@ _decode_event = reader(_Event)
 
 def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
     """Events until the one with a finish_reason, which has the counts too."""
-    stream = _Stream(request, tally)
-    for batch in batches:
-        run: Run = []
-        try:
-            for payload in batch:
-                data = payload if isinstance(payload, bytes) else payload.data
-                if data:
-                    stream.read(data, run)
-                if stream.over:
-                    break
-        except Fault:
-            if run:
-                yield run
-            raise
-        yield run
-        if stream.over:
-            return
+    return runs_of(batches, _Stream(request, tally).read)
 
 
 class _Stream:
@@ -65,7 +50,6 @@ class _Stream:
         self.text = TextAssembler(request.stop)
         self.index = 0
         self.opened = False
-        self.over = False
         self.whole = ""  # as far as it was told while that could be all
         self.growing: bool | None = None  # events hold all so far
         self.ids_seen = 0
@@ -75,8 +59,8 @@ class _Stream:
         self.ids: list[int] = []  # since the last Token
         self.logprobs: list[TokenLogprob] = []
 
-    def read(self, data: bytes, run: Run) -> None:
-        """Add what one event says to the run. Raises Fault."""
+    def read(self, data: bytes, run: Run) -> bool:
+        """Add what one event says to the run; true if it was the last. Raises Fault."""
         if data.strip() == DONE:
             what = Reason.TRUNCATED if self.opened else Reason.EMPTY
             raise Fault(what, "SGLang ended the stream without a finish_reason")
@@ -101,6 +85,7 @@ class _Stream:
         self.say(event.text or "", reason, run, grown=grown)
         if reason is not None:
             self.end(meta, reason, run)
+        return reason is not None
 
     def take_ids(self, given: object, counted: int | None, text: str) -> bool:
         """Count, find out what the events hold, and keep the new ids. Returns whether this one holds all so far."""
@@ -165,7 +150,6 @@ class _Stream:
 
     def end(self, meta: Mapping[str, Any], reason: Mapping[str, Any], run: Run) -> None:
         """The sign of the end: nothing of interest follows it."""
-        self.over = True
         raw = reason.get("type")
         run.append(
             Finished(

@@ -17,6 +17,7 @@ from ...api import (
     Upstream,
     UsageSource,
 )
+from ...batches import runs_of
 from ...determinism import TextAssembler
 from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
 from ...lenient import count, loads, told
@@ -96,27 +97,10 @@ def decode(
     one: a body that ends without was cut, and a proxy has made a clean end of it.
     """
     stream = _Stream(request, tally, mode(request), accumulates=accumulates)
-    for batch in batches:
+    yield from runs_of(batches, stream.read)
+    if stream.opened and not stream.over and (stream.reason is not None or not reasoned):
         run: Run = []
-        try:
-            for payload in batch:
-                data = payload if isinstance(payload, bytes) else payload.data
-                if data:
-                    stream.read(data, run)
-                if stream.over:
-                    break
-        except Fault:
-            if run:
-                yield run
-            raise
-        if stream.over:
-            stream.add(stream.text.finish(), run)
-            run.append(stream.finished())
-        yield run
-    if stream.opened and (stream.reason is not None or not reasoned):
-        run = []
-        stream.add(stream.text.finish(), run)
-        run.append(stream.finished())
+        stream.conclude(run)
         yield run
 
 
@@ -145,8 +129,8 @@ class _Stream:
         """Whether the engine has said so in a word that is known to mean it, or the text is cut here."""
         return self.reason in _ENDED or self.text.stop_text is not None
 
-    def read(self, data: bytes, run: Run) -> None:
-        """Add what one event says to the run. Raises Fault."""
+    def read(self, data: bytes, run: Run) -> bool:
+        """Add what one event says to the run; true if it was the last. Raises Fault."""
         event = _parse(data)
         if event.error is not None:
             raise fault_of_error(event.error, status=None)
@@ -176,6 +160,14 @@ class _Stream:
                 raise Fault(Reason.ABORTED, f"the engine ended the request: {reason}", upstream=Upstream(type=reason))
             word = _one(event.stop_reason)
             self.reason, self.stop_reason = reason, word if isinstance(word, str) else None
+        if self.over:
+            self.conclude(run)
+        return self.over
+
+    def conclude(self, run: Run) -> None:
+        """What was held back, and the end."""
+        self.add(self.text.finish(), run)
+        run.append(self.finished())
 
     def weigh(self, event: Event, piece: Piece | None, tokens: int | None) -> None:
         """Take in what an event tells of its tokens. Raises Fault."""
