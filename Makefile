@@ -98,6 +98,9 @@ batch-resume: $(VENV)/.installed-test ## a job of ten million rows is taken up: 
 batch-six: $(VENV)/.installed-test ## six workers, of which one dies, one slows down and one refuses: what is reached of what they can
 	@$(BIN)/python -m tests.batch.six
 
+pool-six: $(VENV)/.installed-test ## the same of a pool that 64 threads use
+	@$(BIN)/python -m tests.pool.six
+
 page: $(VENV)/.installed-test,page ## the page of the example orchestrator in a headless Chromium (root: installed if there is none)
 	@command -v chromium chromium-browser google-chrome >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -q --no-install-recommends chromium; } || \
 	  { echo "make page needs a Chromium (Debian, Ubuntu: apt-get install chromium)" >&2; exit 1; }

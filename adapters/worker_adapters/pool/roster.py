@@ -105,6 +105,9 @@ class Roster:
     def best(self, but: Iterable[Member], key: bytes | None = None) -> Member | None:
         """The one with the most room: the least in flight over its window. Among equals they take turns.
 
+        Where a worker has refused it gets no more than it bears; its share up to there is that of its window, else it
+        would have the less to do the less it bears, and be idle beside others that have all.
+
         `key`: the one that it prefers, unless that has far more than its share.
         """
         if key is not None and (preferred := self._preferred(but, key)) is not None:
@@ -116,17 +119,17 @@ class Roster:
             if not member.is_open or member in but:
                 continue
             limit, held = member.limit(now), len(member.places.held)
-            if held < limit and (load := (held + member.others()) / limit) < least:
+            if held < limit and (load := (held + member.others()) / member.places.most) < least:
                 found, least = member, load
         return found
 
     def _preferred(self, but: Iterable[Member], key: bytes) -> Member | None:
         now = self.clock()
-        there = [(member, member.limit(now), len(member.places.held)) for member in self.members if member.is_open]
-        windows = sum(limit for _, limit, _ in there)
-        load = BOUND * (1 + sum(held for _, _, held in there)) / max(1, windows)
-        for member, limit, held in sorted(there, key=lambda one: weight(key, one[0].name), reverse=True):
-            if member not in but and held < min(limit, ceil(load * limit)):
+        there = [(member, len(member.places.held)) for member in self.members if member.is_open]
+        windows = sum(member.places.most for member, _ in there)
+        load = BOUND * (1 + sum(held for _, held in there)) / max(1, windows)
+        for member, held in sorted(there, key=lambda one: weight(key, one[0].name), reverse=True):
+            if member not in but and held < min(member.limit(now), ceil(load * member.places.most)):
                 return member
         return None
 
