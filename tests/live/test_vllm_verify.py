@@ -29,14 +29,22 @@ def test_64_seeds_are_exact_one_at_a_time_and_across_two_workers(capsys):
         assert (condition["exact"], condition["bitwise"], condition["established"]) == (64, 64, 64)
 
 
-def test_what_bfloat16_does_in_batches_of_eight_is_seen_and_follows_from_the_pack(capsys, tmp_path):
-    """Which seeds diverge, if any, is the engine's (docs/engines/vllm.md); alone it repeats itself."""
+def test_bfloat16_in_batches_of_eight_diverges_and_that_follows_from_the_pack(capsys, tmp_path):
+    """Which seeds do is the engine's (docs/engines/vllm.md); alone it repeats itself.
+
+    All prompts of a round fit into one step: a seeded one that does not ends this engine on a CPU ("CPU Generator does
+    not use offset").
+    """
     pack = tmp_path / "pack.json"
-    with VllmServer(seqs=8, extra=["--dtype", "bfloat16"]) as one:
-        words = ["--seeds", "8", "--max-tokens", "128", "--prompt-words", "200"]
-        conditions = ["--conditions", "again,beside", "--widths", "7"]
-        status, found = verify(capsys, "--url", one.url, *words, *conditions, "--pack", str(pack))
-    assert (found["again"]["state"], found["again"]["exact"]) == ("clean", 8)
+    with VllmServer(seqs=8, threads=4, extra=["--dtype", "bfloat16", "--max-num-batched-tokens", "16384"]) as one:
+        words = ["--seeds", "16", "--max-tokens", "128", "--prompt-words", "80", "--temperature", "0", "--nonce", "bf16"]
+        conditions = ["--conditions", "again,beside", "--widths", "7", "--pack", str(pack)]
+        status, found = verify(capsys, "--url", one.url, *words, *conditions)
+    assert status == 1
+    assert (found["again"]["state"], found["again"]["exact"], found["again"]["bitwise"]) == ("clean", 16, 16)
+    assert (found["beside-7"]["state"], found["beside-7"]["established"]) == ("diverged", 16)
+    assert found["beside-7"]["largest"] > 1e-3
+    assert any(one["parting"] for one in found["beside-7"]["divergences"])  # other tokens, not only other likelihoods
     assert main(["verify-determinism", "check", str(pack)]) == status
 
 

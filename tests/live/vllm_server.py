@@ -28,7 +28,8 @@ class VllmServer(ServerProcess):
     """Context manager around one vLLM server and its engine process, on a port of its own.
 
     `ctx` is --max-model-len, `seqs` --max-num-seqs; `extra` goes last on the command line. In fp32 and on one thread, so
-    that tokens repeat. Installs the engine and writes the model if the cache lacks them; raises ServerError, InstallError.
+    that tokens repeat; with more `threads` than the model has heads (two), its kernels share out one prompt's attention by
+    how much there is to do in all, and what runs beside a request changes it. Installs the engine and writes the model if the cache lacks them; raises ServerError, InstallError.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class VllmServer(ServerProcess):
         api_key: str | None = None,
         extra: Sequence[str] = (),
         wait: bool = True,
+        threads: int = 1,
     ) -> None:
         super().__init__(port=port, wait=wait, ready_timeout=READY, grace=GRACE, death=signal.SIGTERM)
         self.api_key = api_key
         self.ctx = ctx
+        self._threads = threads
         self._options = ["--max-num-seqs", str(seqs), *(["--api-key", api_key] if api_key else []), *extra]
 
     def command(self) -> list[str]:
@@ -72,7 +75,10 @@ class VllmServer(ServerProcess):
             "PYTHONPATH": str(vllm_install.shim(vllm_install.python())),
             "HF_HUB_OFFLINE": "1",
             "DO_NOT_TRACK": "1",
-            "OMP_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": str(self._threads),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            # A worker process of its own would bind itself to the cores, and have as many threads as those.
+            **({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if self._threads > 1 else {}),
             "TORCHDYNAMO_DISABLE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_CACHE_ROOT": caches,

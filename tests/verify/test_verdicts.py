@@ -12,7 +12,7 @@ from worker_adapters import TokenLogprob
 from worker_adapters.verify import Recording, State, judge, lines
 from worker_adapters.verify.bisecting import fewest, least
 from worker_adapters.verify.bounds import upper_bound
-from worker_adapters.verify.comparing import compare
+from worker_adapters.verify.comparing import compare, gap_at
 from worker_adapters.verify.evidence import most_at_once
 from worker_adapters.verify.records import Answer, Condition, Role, Trial
 
@@ -264,3 +264,19 @@ def test_any_five_are_five():
 @pytest.mark.parametrize("bound", [1, 2, 31, 63, 64])
 def test_the_least_number_that_still_fails_is_found(bound):
     assert least(64, lambda number: number >= bound) == bound
+
+
+def test_answers_that_only_end_otherwise_say_how():
+    found = compare(answer(), answer(finish="stop"))
+    assert not found.same
+    assert (found.parting.token, found.parting.byte) == (3, 3)
+    assert (found.parting.expected, found.parting.got) == ("(end: length)", "(end: stop)")
+
+
+def test_a_token_that_is_not_among_those_told_is_the_likeliest_if_it_is_likelier_than_they_are():
+    """A piece of a character has no text of its own to be listed by (vLLM)."""
+    told = (TokenLogprob(token="u", logprob=-2.5),)
+    piece = (TokenLogprob(token="", logprob=-2.25, top=told),)
+    less = (TokenLogprob(token="", logprob=-2.75, top=told),)
+    assert gap_at(answer("a", logprobs=piece), 0) == 0.25
+    assert gap_at(answer("a", logprobs=less), 0) is None

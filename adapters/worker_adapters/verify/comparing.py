@@ -21,7 +21,8 @@ SHOWN = 16  # characters of the text after the place where it parts
 class Parting:
     """The first difference. `token`: its index, None where the wire has neither ids nor tokens; `byte`: in UTF-8.
 
-    `expected` and `got`: both tokens there, or the text that follows; an empty one is the end. `gap`: between the two
+    `expected` and `got`: both tokens there, or the text that follows; an empty one is the end, and where nothing but the finish
+    reason differs, that. `gap`: between the two
     likeliest tokens there, in natural logs; None where that is not known.
     """
 
@@ -122,6 +123,10 @@ def _first_difference(left: Sequence[object], right: Sequence[object]) -> int | 
 def _parting(expected: Answer, got: Answer, at: int | None, byte: int | None) -> Parting:
     where = byte if byte is not None else len(expected.text.encode())
     counted = None if expected.token_ids is not None and got.token_ids is not None else _number_at(expected, where)
+    if at is None and byte is None:  # the same tokens: they only end otherwise
+        return Parting(
+            token=_length(expected), byte=where, expected=f"(end: {expected.finish})", got=f"(end: {got.finish})"
+        )
     return Parting(
         token=at if counted is None else counted,
         byte=where,
@@ -145,10 +150,13 @@ def _id(answer: Answer, at: int | None) -> int | None:
 
 
 def gap_at(answer: Answer, at: int | None) -> float | None:
-    """Between the two likeliest tokens at that place."""
+    """Between the two likeliest tokens at that place. One that is not among those told may still be seen to be the likeliest."""
     if at is None or answer.logprobs is None or at >= len(answer.logprobs):
         return None
-    best = sorted((one.logprob for one in answer.logprobs[at].top if not math.isnan(one.logprob)), reverse=True)
+    taken = answer.logprobs[at]
+    best = sorted((one.logprob for one in taken.top if not math.isnan(one.logprob)), reverse=True)
+    if best and taken.logprob >= best[0] and taken.token not in {one.token for one in taken.top}:
+        best.insert(0, taken.logprob)
     return best[0] - best[1] if len(best) > 1 else None
 
 

@@ -10,6 +10,7 @@ from .verdicts import Divergence, Report, State, Verdict
 __all__ = ["lines", "rows"]
 
 COLUMNS = ("condition", "verdict", "established", "exact", "compared by", "logprobs", "bound")
+NAMES = {"length": "lengths", "worker": "workers"}  # of kinds that have many conditions, as --conditions has them
 MOST = 20  # divergences shown
 
 
@@ -66,6 +67,7 @@ def lines(report: Report) -> Iterator[str]:
             yield f"{verdict.condition}: the same up to there: {shares} tokens"
     for group in report.groups[:MOST]:
         yield f"seed {group.seed} ({group.prompt}): {group}"
+    yield from _advice(report)
     yield _conclusion(report)
 
 
@@ -79,6 +81,25 @@ def _divergence(each: Divergence) -> str:
     gap = "" if parting.gap is None else f", the two best {parting.gap:.3g} apart"
     doubt = "" if each.established else " (in a try in which the condition is not shown to have taken place)"
     return f"{where}, byte {parting.byte}: {each.kind}: {parting.expected!r} became {parting.got!r}{gap}{doubt}"
+
+
+def _advice(report: Report) -> Iterator[str]:
+    """What to ask for where a whole kind of condition can't be had."""
+    shown: dict[str, list[Verdict]] = {}
+    for verdict in report.verdicts:
+        kind = verdict.condition.partition("-")[0]
+        shown.setdefault(NAMES.get(kind, kind), []).append(verdict)
+    never = [name for name, found in shown.items() if not any(one.established or one.divergences for one in found)]
+    rest = [name for name in shown if name not in never]
+    if never and rest:
+        yield (
+            f"not once shown to take place: {', '.join(never)}. If these workers can't be so (one slot, a cache that strict "
+            f"switches off, no count of tokens), ask for the rest: --conditions {','.join(rest)}"
+        )
+    widths = [one for one in shown.get("beside", ()) if "beside" in rest]
+    if some := [one for one in widths if not one.established]:
+        had = ",".join(one.condition.partition("-")[2] for one in widths if one not in some)
+        yield f"not so many at a time: {', '.join(one.text for one in some)}; ask for the rest: --widths {had}"
 
 
 def _conclusion(report: Report) -> str:
