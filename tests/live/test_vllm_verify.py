@@ -37,7 +37,18 @@ def test_bfloat16_in_batches_of_eight_diverges_and_that_follows_from_the_pack(ca
     """
     pack = tmp_path / "pack.json"
     with VllmServer(seqs=8, threads=4, extra=["--dtype", "bfloat16", "--max-num-batched-tokens", "16384"]) as one:
-        words = ["--seeds", "16", "--max-tokens", "128", "--prompt-words", "80", "--temperature", "0", "--nonce", "bf16"]
+        words = [
+            "--seeds",
+            "16",
+            "--max-tokens",
+            "128",
+            "--prompt-words",
+            "80",
+            "--temperature",
+            "0",
+            "--nonce",
+            "bf16",
+        ]
         conditions = ["--conditions", "again,beside", "--widths", "7", "--pack", str(pack)]
         status, found = verify(capsys, "--url", one.url, *words, *conditions)
     assert status == 1

@@ -28,8 +28,9 @@ class VllmServer(ServerProcess):
     """Context manager around one vLLM server and its engine process, on a port of its own.
 
     `ctx` is --max-model-len, `seqs` --max-num-seqs; `extra` goes last on the command line. In fp32 and on one thread, so
-    that tokens repeat; with more `threads` than the model has heads (two), its kernels share out one prompt's attention by
-    how much there is to do in all, and what runs beside a request changes it. Installs the engine and writes the model if the cache lacks them; raises ServerError, InstallError.
+    that tokens repeat. With more `threads` than the model has heads (two), the kernels split a request's attention by how
+    much there is to do in all: what runs beside it changes it. Installs the engine and writes the model if the cache lacks
+    them; raises ServerError, InstallError.
     """
 
     def __init__(
