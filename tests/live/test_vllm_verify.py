@@ -10,7 +10,7 @@ from vllm_server import VllmServer
 from worker_adapters import GenerateRequest, connect
 from worker_adapters.cli import main
 
-pytestmark = [pytest.mark.live("vllm"), pytest.mark.req("ADAPT-3700"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.live("vllm"), pytest.mark.req("ADAPT-3700"), pytest.mark.timeout(1200)]
 
 
 def verify(capsys, *words):
