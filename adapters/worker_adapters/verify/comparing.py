@@ -21,9 +21,9 @@ SHOWN = 16  # characters of the text after the place where it parts
 class Parting:
     """The first difference. `token`: its index, None where the wire has neither ids nor tokens; `byte`: in UTF-8.
 
-    `expected` and `got`: both tokens there, or the text that follows; an empty one is the end, and where nothing but the finish
-    reason differs, that. `gap`: between the two
-    likeliest tokens there, in natural logs; None where that is not known.
+    `expected` and `got`: both tokens there, or the text that follows; an empty one is the end, and where
+    nothing but the finish reason differs, that. `gap`: between the two likeliest tokens there, in natural logs; None where
+    that is not known.
     """
 
     token: int | None
@@ -150,7 +150,7 @@ def _id(answer: Answer, at: int | None) -> int | None:
 
 
 def gap_at(answer: Answer, at: int | None) -> float | None:
-    """Between the two likeliest tokens at that place. One that is not among those told may still be seen to be the likeliest."""
+    """Between the two likeliest tokens at that place. One that is not among those told may be the likeliest."""
     if at is None or answer.logprobs is None or at >= len(answer.logprobs):
         return None
     taken = answer.logprobs[at]
