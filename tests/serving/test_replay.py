@@ -213,6 +213,17 @@ def test_a_task_is_recorded_once_and_to_its_end():
         recording.append([END])
 
 
+def test_what_is_no_event_is_not_recorded_and_the_numbers_go_on_as_if_it_had_not_come():
+    log = ReplayLog()
+    with Recording(log, "t1") as recording:
+        recording.append(EVENTS[:2])
+        recording.append([])
+        with pytest.raises(TypeError):
+            recording.append([*EVENTS[2:], "x"])
+        recording.append(EVENTS[2:])
+    assert read(log, "t1") == WHOLE
+
+
 def test_a_recording_that_is_left_without_an_end_gets_one():
     log = ReplayLog()
     with contextlib.suppress(KeyError), Recording(log, "t1") as recording:
@@ -471,6 +482,7 @@ def test_a_failure_before_anything_else_is_raised_and_a_later_one_is_an_event():
     with pytest.raises(WorkerError) as caught:
         begin_stream(log.read("t1"))
     assert caught.value.error == failure
+    assert log._tasks["t1"].readers == 0  # though the exception is still held
     with pytest.raises(WorkerError, match="NOT_FOUND"):
         begin_stream(log.read("t1", last_event_id="t1:7"))
     assert list(parse_events(begin_stream(log.read("t2", last_event_id="t2:0")))) == [failure]

@@ -90,6 +90,7 @@ def begin_stream(chunks: Iterator[bytes]) -> Iterator[bytes]:
         reader = parse_events([first])
         error = next(reader)
         if isinstance(error, Error) and reader.last_event_id.rpartition(":")[2] in ("", "0"):
+            _close(chunks)
             raise WorkerError(error)
     return _from(first, chunks)
 
@@ -99,6 +100,10 @@ def _from(first: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield first
         yield from chunks
     finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            close()
+        _close(chunks)
+
+
+def _close(chunks: Iterator[bytes]) -> None:
+    close = getattr(chunks, "close", None)
+    if close is not None:
+        close()

@@ -70,6 +70,9 @@ class Recording:
         """Record these. Does not wait. Raises RuntimeError behind the terminal event."""
         if self._kept.over:
             raise RuntimeError("the task is over: nothing follows its terminal event")
+        if not events:
+            return
+        self._framer.next_index = self._kept.count  # also behind a call that raised
         data = self._framer.frames(events)
         self._log.put(self._kept, data, len(events), over=isinstance(events[-1], End | Error))
 
