@@ -13,7 +13,7 @@ from .alerts import ALERTS, RUNBOOK, WHO, WORKER, Alert
 __all__ = ["RECORDED", "alerts", "recording", "runbook", "tests"]
 
 MADE = "# Made by python -m observability from its tables; changes are lost.\n"
-TEST_MINUTES = 45
+TEST_MINUTES = 25  # the longest that an alert waits is ten, of rates over five
 FIRING = 'count by (alertname) (ALERTS{alertstate="firing"})'
 
 

@@ -32,7 +32,7 @@ def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[
         MultiProcessCollector(registry)
         start("200 OK", [("Content-Type", CONTENT_TYPE_LATEST)])
         return [generate_latest(registry)]
-    done = adapter.generate(GenerateRequest(prompt="p", max_tokens=TOKENS))
+    done = adapter.generate(GenerateRequest(prompt="p", max_tokens=TOKENS, seed=7))
     adapter.drain(10)
     start("200 OK", [("Content-Type", "text/plain")])
     return [f"{os.getpid()} {done.tokens_out}".encode()]

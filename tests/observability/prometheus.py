@@ -22,7 +22,8 @@ __all__ = ["FOLDER", "Prometheus", "fetch", "installed", "tool", "wanted"]
 
 FOLDER = Path(os.environ.get("WORKER_ADAPTERS_CACHE") or Path.home() / ".cache" / "worker-adapters") / "prometheus"
 ENV = "WORKER_ADAPTERS_PROMETHEUS"
-PATIENCE = 20.0
+PATIENCE = 60.0
+PORTS = 5  # that are tried: of one that was free, somebody else may have been quicker
 ROOT = Path(__file__).parents[2]
 
 
@@ -57,9 +58,11 @@ def fetch() -> None:
             packages = list(Path(folder).glob("prometheus_*.deb"))
             if packages:
                 break
-        subprocess.run(["dpkg", "-x", str(packages[0]), str(FOLDER)], check=True)
-    for name in ("etc", "lib", "usr/share", "var"):
-        shutil.rmtree(FOLDER / name, ignore_errors=True)
+        whole = Path(folder, "whole")
+        subprocess.run(["dpkg", "-x", str(packages[0]), str(whole)], check=True)
+        for name in ("prometheus", "promtool"):
+            tool(name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(whole / "usr" / "bin" / name, tool(name))  # within a file system: there as a whole, or not
 
 
 def _free_port() -> int:
@@ -81,10 +84,18 @@ class Prometheus:
         self._folder = folder
         self._config = folder / "prometheus.yaml"
         self._config.write_text(yaml.safe_dump(config), encoding="utf-8")
-        self.url = f"http://127.0.0.1:{_free_port()}"
+        self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        for _ in range(PORTS):
+            self.url = f"http://127.0.0.1:{_free_port()}"
+            self._process = self._started()
+            if self.wait_for(lambda: self._process.poll() is not None or self._get("/-/ready")) is not True:
+                return self
+        raise AssertionError(f"it does not start: {self._said()}")
+
+    def _started(self) -> subprocess.Popen[bytes]:
         words = [
             str(tool("prometheus")),
             f"--config.file={self._config}",
@@ -94,9 +105,7 @@ class Prometheus:
             "--log.level=warn",
         ]
         with (self._folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(words, stdout=log, stderr=log)
-        self.wait_for(lambda: self._get("/-/ready"))
-        return self
+            return subprocess.Popen(words, stdout=log, stderr=log)
 
     def __exit__(self, *_exc: object) -> None:
         assert self._process is not None
@@ -111,7 +120,10 @@ class Prometheus:
                 if result := found():
                     return result
             time.sleep(0.1)  # a program that tells nobody
-        raise AssertionError(f"it never came: {(self._folder / 'log').read_text(encoding='utf-8')[-2000:]}")
+        raise AssertionError(f"it never came: {self._said()}")
+
+    def _said(self) -> str:
+        return (self._folder / "log").read_text(encoding="utf-8")[-2000:]
 
     def _get(self, path: str, **asked: Any) -> bytes:
         query = f"?{urllib.parse.urlencode(asked)}" if asked else ""

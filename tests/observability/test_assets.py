@@ -105,6 +105,7 @@ def test_an_application_has_them_by_its_own_names() -> None:
         assert "observability/runbook.md#" not in text
 
 
+@pytest.mark.observability
 def test_the_mixin_is_what_the_files_are() -> None:
     """As monitoring mixins are read: fields that are hidden unless somebody asks for them."""
     jsonnet = pytest.importorskip("_jsonnet", reason="comes with make observability")

@@ -233,6 +233,7 @@ def test_metrics_have_the_names_that_the_ecosystems_variable_chooses(
             assert tuple(point.get("explicit_bounds", ())) == tuple(map(float, buckets[name])), name
 
 
+@pytest.mark.observability
 def test_the_old_names_are_what_the_ecosystems_own_helper_emits() -> None:
     """Units and buckets, too."""
     module = pytest.importorskip("opentelemetry.util.genai._instruments", reason="comes with make observability")
