@@ -41,9 +41,10 @@ _TOO_LONG = (
     r"'?inputs'? must have less than \d+ tokens",
     r"'?inputs'? tokens \+ '?max_new_tokens'? must be",
     # TensorRT-LLM: "… should not exceed max_num_tokens (…)", "… exceeds max_seq_len".
-    # TabbyAPI: "Prompt length … is greater than max_seq_len …". LM Studio: "… when context the overflows".
+    # LM Studio: "… when context the overflows". TabbyAPI: "Prompt length … is greater than max_seq_len …".
     r"context (the )?overflow",
-    r"(exceeds?|(long|great)er than) (the |its |model )*max_(model_len|seq_len|input_len|num_tokens|position_embeddings)",
+    r"(exceeds?|longer than) (the |its |model )*max_(model_len|seq_len|input_len|num_tokens|position_embeddings)",
+    r"prompt length .{0,60}greater than max_seq_len",  # of the prompt: vLLM says the like of max_tokens alone
 )
 _LOADING = (
     # "Model … is currently loading": Hugging Face. "Loading model": llama.cpp.
