@@ -12,7 +12,9 @@ __all__ = ["digest_file"]
 
 KINDS = ("*.safetensors", "*.gguf")
 REMEMBERED = 4096  # files
-YOUNG = 0.02  # seconds: a file may change again within the same tick of the clock that its mtime is read from
+# Seconds: a file may change again within the same tick of the clock that its mtime is read from. Ticks have some
+# milliseconds on a local disk, a second on some network shares, two on FAT.
+YOUNG = 2.5
 
 _known: OrderedDict[tuple[int, int, int, int], str] = OrderedDict()
 
@@ -21,7 +23,8 @@ def digest_file(path: str | os.PathLike[str]) -> str:
     """sha256 of a model, in hex: of a file (a GGUF, say), or of a folder of safetensors or GGUF shards.
 
     A folder's is that of the lines `<sha256>  <name>` of its shards, sorted by name (`sha256sum *.safetensors | sha256sum`
-    in the C locale), so that a renamed or missing shard is another model. Blocks while it reads: a file is read again only
+    in the C locale), so that a renamed or missing shard is another model. Of a GGUF that is split into several files give the folder: a file's
+    is its own only. Blocks while it reads: a file is read again only
     if its inode, mtime or size have changed. Raises OSError.
     """
     where = Path(path)

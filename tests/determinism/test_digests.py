@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
+import time
 
 import attrs
 import pytest
@@ -62,6 +64,37 @@ def test_what_has_just_been_written_may_be_written_again(tmp_path):
     for content in (b"one", b"two", b"six"):
         file.write_bytes(content)
         assert digest_file(file) == sha(content)
+
+
+def test_a_file_that_changes_within_one_tick_of_a_coarse_clock_is_read_again(tmp_path):
+    """As on a share whose times are whole seconds."""
+    file = tmp_path / "model.gguf"
+    second = int(time.time())
+    for content in (b"one", b"two"):
+        file.write_bytes(content)
+        os.utime(file, (second, second))
+        assert digest_file(file) == sha(content)
+
+
+def test_a_link_is_what_it_leads_to_under_its_own_name(tmp_path):
+    """As hubs lay out their caches: links to blobs."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
+    for folder in (blobs, snapshot):
+        folder.mkdir()
+    for name in ("one", "two"):
+        (blobs / name).write_bytes(name.encode())
+        age(blobs / name)
+    link = snapshot / "model.safetensors"
+    link.symlink_to(blobs / "one")
+    assert digest_file(link) == sha(b"one")
+    assert digest_file(snapshot) == sha(f"{sha(b'one')}  model.safetensors\n".encode())
+    link.unlink()
+    link.symlink_to(blobs / "two")
+    assert digest_file(link) == sha(b"two")
+    link.unlink()
+    link.symlink_to(blobs / "gone")
+    with pytest.raises(FileNotFoundError):
+        digest_file(snapshot)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "gguf"])
@@ -179,6 +212,15 @@ def test_what_does_not_decide_on_the_text_is_not_in_the_key(same):
 def test_what_decides_on_the_text_is_in_the_key(other):
     assert key(**other) != key()
     assert key(**other).digest != key().digest
+
+
+def test_token_ids_are_not_the_text_that_looks_like_them():
+    assert key(prompt="[1, 2]") != key(prompt=None, prompt_tokens=(1, 2))
+
+
+def test_a_set_is_written_in_the_same_order_in_every_process():
+    options = {"a": frozenset({"x", "y", "z"})}
+    assert json.loads(key(engine_options=options).parameters)["engine_options"]["a"] == ["x", "y", "z"]
 
 
 def test_a_seed_is_the_one_that_was_used():

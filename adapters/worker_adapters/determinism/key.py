@@ -13,6 +13,8 @@ from ..api import GenerateRequest, Started
 
 __all__ = ["DeterminismKey", "determinism_key"]
 
+IDS = b"\xff"  # which no text begins with: "[1, 2]" is another prompt than two token ids
+
 # What is no parameter of the text: who asks, how long they wait, what is told beside the text, and what has a field of its
 # own in the key.
 BESIDE = frozenset(
@@ -104,7 +106,7 @@ def _number(value: Any) -> Any:
 
 def _digest_of_prompt(request: GenerateRequest) -> str:
     if request.prompt_tokens is not None:
-        return sha256(json.dumps(list(request.prompt_tokens)).encode()).hexdigest()
+        return sha256(IDS + json.dumps(list(request.prompt_tokens)).encode()).hexdigest()
     return sha256((request.prompt or "").encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -115,4 +117,6 @@ def _canonical(value: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
-    return list(value) if isinstance(value, tuple | set | frozenset) else str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)  # in the same order in every process
+    return list(value) if isinstance(value, tuple) else str(value)
