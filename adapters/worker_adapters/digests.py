@@ -23,9 +23,9 @@ def digest_file(path: str | os.PathLike[str]) -> str:
     """sha256 of a model, in hex: of a file (a GGUF, say), or of a folder of safetensors or GGUF shards.
 
     A folder's is that of the lines `<sha256>  <name>` of its shards, sorted by name (`sha256sum *.safetensors | sha256sum`
-    in the C locale), so that a renamed or missing shard is another model. Of a GGUF that is split into several files give the folder: a file's
-    is its own only. Blocks while it reads: a file is read again only
-    if its inode, mtime or size have changed. Raises OSError.
+    in the C locale), so that a renamed or missing shard is another model. Give the folder of a GGUF that is split, too: a
+    file's digest is of that file. Blocks while it reads: a file is read again only if its inode, mtime or size have changed.
+    Raises OSError.
     """
     where = Path(path)
     if not where.is_dir():
