@@ -56,15 +56,19 @@ def test_what_is_taken_needs_a_list_to_go_to():
 
 
 def flat(work):
-    """Runs it often; nothing is left of it."""
+    """Runs it often; nothing is left of it. Other threads of the process may need memory meanwhile, but not each time."""
     for _ in range(3):
         work()
+    assert min(_left_of(work) for _ in range(3)) < 50
+
+
+def _left_of(work):
     gc.collect()
     before = sys.getallocatedblocks()
     for _ in range(200):
         work()
     gc.collect()
-    assert sys.getallocatedblocks() - before < 50
+    return sys.getallocatedblocks() - before
 
 
 def test_take_keeps_nothing():
