@@ -54,6 +54,34 @@ def test_several_tokens_in_an_event():
     assert texts(got) == ["ab", "cd"]
 
 
+@pytest.mark.parametrize(
+    "events",
+    [
+        [event("a", [1], 1), event("ab", [1], 2), event("abc", [1, 2, 3], 3, LENGTH)],
+        [event("a", [1], 1), event("ab", [1, 2], 2), event("c", [3], 3, LENGTH)],
+    ],
+    ids=["an id is missing", "half of it is new"],
+)
+def test_counts_that_contradict_the_ids_are_no_text(events):
+    """Else what is sent again would be taken for new, or what is new for what was there."""
+    last = stream(DIALECT, HEAD, [*events, DONE])[-1]
+    assert (last.kind, last.reason) == ("error", "PROTOCOL")
+
+
+@pytest.mark.parametrize("word", ["abort", "error", "timeout", "client_disconnect"])
+def test_a_word_for_having_given_up_is_no_end(word):
+    """An object in this release; a word in old ones, and of gateways."""
+    for reason in (word, {"type": word}):
+        got = stream(DIALECT, HEAD, [event("a", [1], 1), event("ab", [1, 2], 2, reason), DONE])
+        assert (texts(got), got[-1].kind, got[-1].reason) == (["a"], "error", "ABORTED")
+
+
+def test_an_overload_whose_text_is_none_is_one():
+    full = {"type": "abort", "status_code": 503, "message": "The request queue is full."}
+    assert stream(DIALECT, HEAD, [event(0, [], 0, full), DONE])[-1].code == "ADMISSION_REJECT"
+    assert stream(DIALECT, HEAD, [event(0, [1], 1)])[-1].reason == "PROTOCOL"
+
+
 def test_ids_without_text():
     """What Dynamo's frontend sends on this route."""
     bare = [b'data: {"output_ids":[%d],"meta_info":{"finish_reason":%s,"completion_tokens":%d}}\n\n']

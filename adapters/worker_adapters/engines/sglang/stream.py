@@ -12,6 +12,7 @@ from ...batches import runs_of
 from ...determinism import TextAssembler
 from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
 from ...lenient import Figures, count, figures, likelihood, listed, mapped, reader
+from ...wordings import gave_up
 from .errors import fault_of_abort, fault_of_error
 
 __all__ = ["decode"]
@@ -22,7 +23,7 @@ DONE = b"[DONE]"
 class _Event(msgspec.Struct, gc=False):
     """Any event of a stream, errors included. What is no text, id or sign of the end may be anything."""
 
-    text: str | None = None
+    text: Any = None
     output_ids: Any = None
     meta_info: Any = None
     error: Any = None
@@ -67,17 +68,18 @@ class _Stream:
         event = _parse(data)
         meta = mapped(event.meta_info)
         reason = _reason(meta)
-        if reason is not None and reason.get("type") == "abort" and not self.opened:
+        aborted = reason is not None and gave_up(str(reason.get("type")))
+        if reason is not None and aborted and not self.opened:
             raise fault_of_abort(reason)
+        if event.text is not None and not isinstance(event.text, str):
+            raise _strange(data, "its text is no text")
         if event.text is None and not isinstance(event.output_ids, list) and not meta:
             raise _strange(data, "it has neither text nor ids nor an error")
         if not self.opened:
             self.opened = True
             self.tally.tokens_in = count(meta.get("prompt_tokens"))
             run.append(Opened(tokens_in=self.tally.tokens_in))
-        if (
-            reason is not None and reason.get("type") == "abort"
-        ):  # what it says beside that may be all of the text again
+        if reason is not None and aborted:  # what it says beside that may be all of the text again
             raise fault_of_abort(reason)
         grown = self.take_ids(event.output_ids, count(meta.get("completion_tokens")), event.text or "")
         if self.wants_logprobs:
@@ -101,6 +103,10 @@ class _Stream:
             else:
                 self.growing = text.startswith(self.whole)
         grown = self.growing is not False
+        if self.growing is not None and ids is not None and counted is not None:
+            all_so_far, only_new = len(ids) == total, len(ids) == total - self.counted
+            if all_so_far not in (only_new, grown):
+                raise Fault(Reason.PROTOCOL, "SGLang's counts contradict its ids: are they all so far, or what is new?")
         new = [] if ids is None else ids[self.ids_seen :] if grown else ids
         self.ids_seen += len(new)
         self.complete = self.complete and ids is not None
