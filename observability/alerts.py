@@ -22,7 +22,8 @@ WHO = {"engine": "vllm", "pool_id": "a", "replica_id": "r0"}
 class Alert:
     """`query`, `limit`: what is watched, and from where on. `reasons`: the failures it is meant for, code and reason.
 
-    `firing`, `silent`: series for promtool's test, in its notation, a value a minute. `unless`: what explains it already.
+    `firing`, `also_firing`, `silent`: series for promtool's test, in its notation, a value a minute. `unless`: what explains
+    it already.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Alert:
     unless: str = ""
     firing: Mapping[str, str] = attrs.field(factory=dict)
     silent: Mapping[str, str] = attrs.field(factory=dict)
+    also_firing: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
     def expr(self) -> str:
@@ -62,6 +64,12 @@ def _by_worker(family: f.Family, matchers: str = "") -> str:
 
 def _share(numerator: str) -> str:
     return f"{numerator}\n/ on ({WORKER}) {REQUESTS}"
+
+
+def _attempts_that_failed() -> str:
+    """Of all that were made: a worker of a pool may have no stream that ended on it."""
+    failed = _by_worker(f.RETRIES)
+    return f"{failed}\n/ on ({WORKER}) ({failed} + on ({WORKER}) ({REQUESTS} or on ({WORKER}) 0 * {failed}))"
 
 
 _GOOD = {f.REQUESTS.name + labels_of(outcome="stop"): "0+100x60"}
@@ -296,14 +304,15 @@ ALERTS: tuple[Alert, ...] = (
         name="RetriesMany",
         severity="warning",
         lasts="5m",
-        query=_share(_by_worker(f.RETRIES)),
+        query=_attempts_that_failed(),
         limit=0.2,
         says="needs many attempts for its streams",
-        means="Streams succeed, but only after another attempt: each costs latency, and the worker more work.",
+        means="Streams succeed, but only after another attempt, or on another worker of the pool: it costs latency, and work.",
         do="`worker_adapter_retry_reasons_total` says why. Loading: wait for workers to be ready. Overloaded: add replicas.",
         unless=f"unless on ({WORKER}) ({_FAILED})",
         firing={**_GOOD, f.RETRIES.name + _AT: "0+50x60"},
         silent={**_GOOD, f.RETRIES.name + _AT: "0+5x60"},
+        also_firing={f.RETRIES.name + _AT: "0+1x60"},
     ),
     Alert(
         name="FirstTokenSlow",

@@ -99,7 +99,9 @@ def tests() -> str:
     """tests/alerts.yaml, for `promtool test rules`: each alert where it fires, and where it does not."""
     groups = []
     for alert in ALERTS:
-        for fires, series in ((True, alert.firing), (False, alert.silent)):
+        for fires, series in ((True, alert.firing), (True, alert.also_firing), (False, alert.silent)):
+            if not series:
+                continue
             case = {"eval_time": f"{TEST_MINUTES}m", "alertname": f"WorkerAdapters{alert.name}"}
             told = [{"labels": f'{{alertname="{case["alertname"]}"}}', "value": 1}]
             groups.append(

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from worker_adapters import (
     AdapterClosedError,
@@ -20,6 +21,7 @@ from worker_adapters import (
     GenerateRequest,
     InvalidRequestError,
     Limits,
+    MetricsOptions,
     Reason,
     Retry,
     Started,
@@ -381,3 +383,20 @@ def test_a_pool_is_made_of_adapters() -> None:
         Pool(["http://x.test"])  # type: ignore[list-item]
     with connect("vllm", "http://x.test") as adapter, pytest.raises(InvalidRequestError, match="already"):
         Pool([adapter, adapter])
+
+
+def test_a_worker_that_rests_and_can_not_be_reached_is_told_to_the_metrics(simulated_worker: Any, pool_of: Any) -> None:
+    """Streams go elsewhere, and succeed: without it nothing would show that it is gone."""
+    registry = CollectorRegistry()
+    known = {"pool_id": "p", "retry": NO_WAIT, "metrics": MetricsOptions(registry=registry)}
+    (good,) = workers_of(simulated_worker, 1)
+    labels = {"engine": "vllm", "pool_id": "p"}
+    with nobody_there() as nowhere, Pool([connect("vllm", nowhere, replica_id="gone", **known)]) as pool:
+        pool.add(connect("vllm", good.url, model=good.model, replica_id="there", **known))
+        while registry.get_sample_value("worker_adapter_retries_total", {**labels, "replica_id": "gone"}) is None:
+            pool.generate(request())
+            pool.drain(10)
+        until(lambda: registry.get_sample_value("worker_adapter_ready", {**labels, "replica_id": "gone"}) == 0)
+        assert registry.get_sample_value("worker_adapter_live", {**labels, "replica_id": "gone"}) == 0
+        failed = {"code": "POOL_UNAVAILABLE", "reason": "CONNECT"}
+        assert not any(set(failed.items()) <= set(s.labels.items()) for f in registry.collect() for s in f.samples)

@@ -24,7 +24,7 @@ from ..lifetime import Lifetime
 from ..loop import LOOP
 from ..runtime import EngineAdapter
 from ..runtime.again import REFUSED_BY_PROXIES
-from ..runtime.readiness import health
+from ..runtime.readiness import health, unreachable
 from ..waiting import Steps, Waker
 from .members import Member
 from .prefer import BOUND, weight
@@ -251,7 +251,7 @@ class Roster:
             found = health(member.worker, deep=False)
             why = None if found.ready else f"not ready: {found.detail}"
         except Fault as fault:
-            why = f"{fault.reason}: {member.worker.redactor.clean(fault.message)}"
+            why = f"{fault.reason}: {unreachable(member.worker, fault).detail}"
         finally:
             if why is None:
                 member.strikes = 0
