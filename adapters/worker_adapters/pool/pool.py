@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -18,6 +19,7 @@ from ..api import (
     Features,
     GenerateRequest,
     Health,
+    InvalidRequestError,
     Limits,
     Properties,
     Reason,
@@ -29,20 +31,18 @@ from ..api import (
 from ..api.errors import invalid
 from ..dialect import Dialect, Fault
 from ..lifetime import ENDS_ATTEMPT
-from ..runtime import AdapterConfig, EngineAdapter
-from ..runtime.adapter import recorder_of
-from ..runtime.origin import OnDemand
+from ..runtime import EngineAdapter
 from ..runtime.places import Places
 from ..runtime.readiness import FIRST_PAUSE, LONGEST_PAUSE
 from ..runtime.reports import REPORTS
 from ..runtime.running import Running
 from ..runtime.streams import HOLDERS, Streams
 from ..runtime.validate import validate
-from ..runtime.worker import Worker
 from .asking import all_asked, first_asked
 from .going import Story, can_go_on
 from .members import Member, WorkerState
 from .names import Follower, Named
+from .nobody import nobody
 from .prefer import Prefer, key_of, prefix
 from .roster import Roster
 from .together import common, healths, properties_of, spoken
@@ -110,7 +110,7 @@ class Pool:
         self._roster = Roster(retry or first.retry)
         for adapter in given:
             self.add(adapter)
-        self._worker = _nobody(attrs.evolve(first, dialect=self._dialect, pool_id=self._pool_id, replica_id=None))
+        self._worker = nobody(attrs.evolve(first, dialect=self._dialect, pool_id=self._pool_id, replica_id=None))
         places = PoolPlaces(self._roster, sys.maxsize if limits is None else limits.max_in_flight)
         self._streams = Streams(places, limits or first.limits, timeouts or first.timeouts)
         HOLDERS.add(self)
@@ -179,7 +179,7 @@ class Pool:
     def follow(self, found: Iterable[str], adapter_for: Callable[[str], Adapter]) -> None:
         """Have the workers of these addresses, each its adapter's `replica_id`: the others leave once they have no streams.
 
-        Blocks for a moment: on a helper.
+        What is no address is left out. Blocks for a moment: on a helper.
         """
         wanted = dict.fromkeys(found)
         for member in self._roster.members:
@@ -191,7 +191,8 @@ class Pool:
         for address in wanted:
             if self.places.closed:
                 return
-            self.add(adapter_for(address))
+            with contextlib.suppress(InvalidRequestError, ValueError):  # of a resolver of somebody's own
+                self.add(adapter_for(address))
         self._roster.room_again()
 
     def set_window(self, worker: Adapter | str, streams: int) -> None:
@@ -379,21 +380,3 @@ def _ours(adapter: Any) -> EngineAdapter:
 
 def _remade(kind: type[Pool], adapters: Any, given: Mapping[str, Any]) -> Pool:
     return kind(adapters, **given)
-
-
-def _nobody(like: AdapterConfig) -> Worker:
-    """In whose name it is told what becomes of a stream that has no worker. It is never asked for anything."""
-    return Worker(
-        dialect=like.dialect,
-        transport=OnDemand(like),
-        url=like.url,
-        pool_id=like.pool_id,
-        replica_id=None,
-        model=None,
-        credentials=None,
-        timeouts=like.timeouts,
-        retry=like.retry,
-        limits=like.limits,
-        identity=like.identity,
-        recorder=recorder_of(like),
-    )
