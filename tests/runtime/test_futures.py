@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from worker_adapters import Limits, StreamCancelledError, WorkerError, connect
+from worker_adapters import CancelOutcome, Limits, StreamCancelledError, WorkerError, connect
 from worker_adapters.simulator import Simulator
 from worker_adapters.transport.scripted import Hang, Script
 
@@ -417,25 +417,62 @@ def test_who_gives_up_waiting_for_the_result_leaves_it_to_another_thread(way):
 
 @pytest.mark.parametrize("way", ["submit", "stream"])
 def test_the_result_of_a_stream_that_another_thread_iterates_is_not_taken_from_it(way):
-    hang = Hang()
+    """Who asks for it waits, as for any future; who iterates has it all."""
+    hang, asked = Hang(), []
     with adapter(Script(steps=[frames("ta"), hang, frames("tb", ".")])) as a:
         stream = getattr(a, way)(request(), collect=True)
         assert next(stream).kind == "started"
-        raised = []
 
         def ask():
-            try:
-                stream.result(1)
-            except RuntimeError as exc:
-                raised.append(str(exc))
+            with pytest.raises(TimeoutError):
+                stream.result(0.02)
+            asked.append("too early")
+            asked.append(stream.result(10).text)
 
         other = threading.Thread(target=ask)
         other.start()
-        other.join(5)
+        until(lambda: asked == ["too early"])
         hang.release()
         assert kinds(stream) == ["token", "token", "metrics", "end"]
-        assert len(raised) == 1
-        other = threading.Thread(target=lambda: raised.append(stream.result(1).text))
-        other.start()
         other.join(5)
-        assert raised[1] == "ab"  # it is whole now
+        assert asked == ["too early", "ab"]
+
+
+@both
+def test_a_callback_has_the_result_at_once_of_what_another_thread_iterates(way):
+    """However far that is with it, and it loses nothing."""
+    got = []
+    with adapter(good("ta", "tb", "tc", ".")) as a:
+        stream = getattr(a, way)(request(), collect=True)
+        stream.add_done_callback(lambda stream: got.append(stream.result(0).text))
+        events = [next(stream)]
+        while way == "stream" and not stream.done():  # which its reader drives
+            events.append(next(stream))
+        until(lambda: got == ["abc"])
+        assert kinds([*events, *stream]) == ["started", "token", "token", "token", "metrics", "end"]
+        assert (stream.result().text, stream.cancel()) == ("abc", CancelOutcome.UNKNOWN)
+
+
+def test_a_result_leaves_a_collected_stream_to_whoever_iterates_it_afterwards():
+    with adapter(good("ta", "tb", "."), good("ta", "tb", ".")) as a:
+        stream = a.submit(request(), collect=True)
+        assert stream.result().text == "ab"
+        consumer = Consumer(stream)
+        assert kinds(consumer.join()) == ["started", "token", "token", "metrics", "end"]
+        with a.submit(request(), collect=True) as left:
+            assert left.result().text == "ab"
+        assert left.result().text == "ab"  # it was whole when it was left
+
+
+@both
+def test_a_callback_of_a_collected_stream_that_is_cancelled_has_what_had_come(way):
+    hang, got = Hang(), []
+    with adapter(Script(steps=[frames("ta"), hang])) as a:
+        stream = getattr(a, way)(request(), collect=True)
+        stream.add_done_callback(lambda stream: got.append(stream.exception(0)))
+        consumer = Consumer(stream)
+        assert hang.reached.wait(5)
+        stream.cancel()
+        assert kinds(consumer.join()) == ["started", "token", "end"]
+        assert a.drain(5)
+        assert [(type(one), one.partial.text) for one in got] == [(StreamCancelledError, "a")]

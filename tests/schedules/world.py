@@ -260,7 +260,7 @@ class World:
 
         places.free = counted
         opened.source.start()
-        opened.stream = self.handle.RunningStream(running, opened.source, collect=False)
+        opened.stream = self.handle.RunningStream(running, opened.source)
         opened.loop.looks_after(opened)
         return opened
 

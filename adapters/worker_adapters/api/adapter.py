@@ -204,7 +204,8 @@ class Stream(Protocol):
 
         Raises WorkerError (with `partial`) where the stream ends in an `Error`, StreamCancelledError (with `partial`)
         where it was cancelled, TimeoutError after that many seconds (it may be asked again), RuntimeError if iteration
-        has begun, unless the stream was made with `collect=True`. Several threads, and done callbacks, may ask for it.
+        has begun, unless the stream was made with `collect=True`: then it takes nothing from whoever iterates. Several
+        threads, and done callbacks, may ask for it.
         """
         ...
 

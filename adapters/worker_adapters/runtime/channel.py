@@ -106,6 +106,8 @@ class Channel:
         self._put += len(run)
         if self.collected >= 0:
             self.collected += size_of(run)
+            if self._running.record is not None:
+                self._running.record += run
         self._queue.append(Hand(run, self._put))
         waiter = self._waiter
         if waiter is not None:

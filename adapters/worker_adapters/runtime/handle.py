@@ -93,6 +93,10 @@ class _Handed:
         if self._reader != me:
             raise RuntimeError("a stream is read by one thread: another one reads this one already")
 
+    def is_mine(self) -> bool:
+        """Whether this is the thread that reads it."""
+        return self._reader == get_ident()
+
     def bind_anew(self) -> None:
         """Nobody has iterated it: who collects it reads it now."""
         self._readers["by"] = self._reader = get_ident()
@@ -143,19 +147,17 @@ class RunningStream:
         "_handed",
         "_kept",
         "_merged",
-        "_owed",
         "_running",
         "_source",
     )
 
-    def __init__(self, running: Running, source: Source, *, collect: bool) -> None:
+    def __init__(self, running: Running, source: Source) -> None:
         self._running = running
         self._source = source
         source.held_by(self)
         self._handed = _Handed(running, source)
         self._events = chain.from_iterable(self._handed)
-        self._kept: list[Event] | None = [] if collect else None
-        self._owed: Event | None = None  # it is kept already, and has not reached its consumer
+        self._kept: list[Event] | None = None  # what `result` is made of
         self._begun = False
         self._collecting: dict[str, int] = {}  # the thread that is in `result`
         self._merged: Waiter | None = None
@@ -176,8 +178,6 @@ class RunningStream:
         # All in C: a method of ours per event would cost more than making the event does.
         self._handed.bind()
         self._begun = True
-        if self._kept is not None:
-            return self
         return chain(self._events, chain.from_iterable(self._handed), _holding(self))
 
     def __next__(self) -> Event:
@@ -196,11 +196,6 @@ class RunningStream:
         until = inf if timeout is None else self._running.lifetime.clock() + timeout
         self._handed.bind()
         self._begun = True
-        if self._kept is not None:
-            try:
-                return [self._next(until)]
-            except StopIteration:
-                return []
         hand = self._handed.next_hand(until)
         # One bytecode takes them, and no call comes before the consumer has them: see `_next`.
         return [] if hand is None else [*hand.events]
@@ -208,9 +203,6 @@ class RunningStream:
     def _next(self, until: float) -> Event:
         self._handed.bind()
         self._begun = True
-        owed, self._owed = self._owed, None
-        if owed is not None and not self._running.lifetime.cancelled:
-            return owed  # an exception came before it was received
         events: Iterator[Event] = self._events
         if until < inf:
             # What is in the iterator's hand comes first; a wait with a limit is none of its business.
@@ -221,21 +213,12 @@ class RunningStream:
         # From here to the consumer there is no call: after those CPython looks for signals, and what their handlers raise
         # would lose the event.
         for event in events:
-            if self._kept is not None:
-                self._owed = event
-                self._kept.append(event)
-                self._owed = None
             return event
         if until == inf:
             if self._handed.next_hand(inf) is None:
                 raise StopIteration
             self._events = chain.from_iterable(self._handed)  # an exception ended it: Ctrl-C
         return self._next(until)
-
-    def _noted(self, event: Event) -> Event:
-        if self._kept is not None:
-            self._kept.append(event)
-        return event
 
     def __enter__(self) -> Self:
         return self
@@ -306,10 +289,6 @@ class RunningStream:
         """What was given is finished with; whether there is something for `hand_now`."""
         return self._handed.has_more()
 
-    def events_of(self, hand: Hand) -> Iterator[Event]:
-        """What is left of it, collected if the stream is."""
-        return hand.events if self._kept is None else map(self._noted, hand.events)
-
     @property
     def is_over(self) -> bool:
         """Whether the terminal event was given."""
@@ -332,7 +311,7 @@ class RunningStream:
         within = collecting.get("by") == me  # a signal handler's, within one of this thread's
         try:
             while not is_whole(self._kept):
-                if collecting.setdefault("by", me) == me:
+                if not self._is_driven_elsewhere() and collecting.setdefault("by", me) == me:
                     self._collect(until)
                     break
                 self._wait_a_moment(until)
@@ -341,23 +320,41 @@ class RunningStream:
                 del collecting["by"]
         return collected(self._kept or [])
 
-    def _collect(self, until: float) -> None:
-        """All that is left. One thread at a time does; of a stream that nobody has iterated, any may."""
+    def _is_driven_elsewhere(self) -> bool:
+        """By a thread that iterates what is recorded as well: it brings it to its end."""
         running = self._running
+        return running.record is not None and not running.over and not self._may_drive()
+
+    def _may_drive(self) -> bool:
+        return isinstance(self._source, Submitted) or not self._begun or self._handed.is_mine()
+
+    def _collect(self, until: float) -> None:
+        """All that there is. One thread at a time does; of a stream that nobody has iterated, any may."""
+        running, source = self._running, self._source
+        if running.record is not None:
+            if not running.over:
+                if not isinstance(source, Submitted):
+                    self._bind_whoever_collects()
+                source.finish(until)
+                running.delivered = running.delivered or not isinstance(source, Submitted)
+            self._kept = [*running.record, verdict(running, source)]
+            return
+        self._bind_whoever_collects()
+        if self._begun:
+            raise RuntimeError("result() after iteration has begun needs a stream made with collect=True")
+        if self._kept is None:
+            self._kept = []
+        kept = self._kept
+        if not running.delivered:
+            source.collect(kept, until)
+            kept.append(verdict(running, source))
+            running.delivered = True
+
+    def _bind_whoever_collects(self) -> None:
         if self._begun:
             self._handed.bind()
         else:
             self._handed.bind_anew()
-        if self._kept is None:
-            if self._begun:
-                raise RuntimeError("result() after iteration has begun needs a stream made with collect=True")
-            self._kept = []
-        self._owed = None
-        kept = self._kept
-        if not running.delivered:
-            self._source.collect(kept, until)
-            kept.append(verdict(running, self._source))
-            running.delivered = True
 
     def _wait_a_moment(self, until: float) -> None:
         """Another thread collects. Raises TimeoutError."""

@@ -249,7 +249,7 @@ class Merged(_Gathering[tuple[Stream, Event]]):
 
     def _given(self, stream: RunningStream, hand: Hand) -> Iterator[tuple[Stream, Event]]:
         self._whole = True
-        return zip(repeat(stream), stream.events_of(hand), strict=False)
+        return zip(repeat(stream), hand.events, strict=False)
 
 
 class _RunsOf:

@@ -13,7 +13,17 @@ from typing import Any
 
 import attrs
 
-from ..api import CancelOutcome, End, Error, FinishReason, FinishReasonSource, GenerateRequest, Resumption, Started
+from ..api import (
+    CancelOutcome,
+    End,
+    Error,
+    Event,
+    FinishReason,
+    FinishReasonSource,
+    GenerateRequest,
+    Resumption,
+    Started,
+)
 from ..dialect import Tally, WireRequest
 from ..lifetime import Cause, Lifetime
 from ..transport import Exchange
@@ -51,6 +61,7 @@ class Running:
     exchange: Exchange | None = None  # while its body is read
     tally: Tally = attrs.field(factory=Tally)
     attempts: int = 0
+    record: list[Event] | None = attrs.field(default=None, repr=False)  # of a collected one: all but its terminal event
     tries: list[Attempt] = attrs.field(factory=list)  # those of them that sent a request, or were about to
     trace: Any = attrs.field(default=None, repr=False)  # what is traced of it (tracing.py)
     started: Started | None = None

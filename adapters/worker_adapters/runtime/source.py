@@ -29,6 +29,10 @@ class Source(Protocol):
         """Add all that is left before the terminal event. Blocks; raises as `take`."""
         ...
 
+    def finish(self, until: float) -> None:
+        """Bring it to its end, where what comes is recorded (`Running.record`). Blocks; raises as `take`."""
+        ...
+
     def abandon(self) -> None:
         """The consumer wants no more: the place is free when this returns, the connection soon.
 

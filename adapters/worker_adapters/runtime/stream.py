@@ -42,12 +42,13 @@ class Direct:
     the lifetime's waker.
     """
 
-    __slots__ = ("__weakref__", "_hand", "_limit", "_running", "_runs", "_turn", "_waker", "dropped", "handle")
+    __slots__ = ("__weakref__", "_hand", "_kept", "_limit", "_running", "_runs", "_turn", "_waker", "dropped", "handle")
 
     def __init__(self, running: Running, runs: Driven, *, max_collected: int) -> None:
         self._running = running
         self._runs = runs
         self._limit = max_collected
+        self._kept = 0  # characters of text
         self._turn: dict[str, int] = {}
         self._hand: Hand | None = None
         self._waker: Waker | None = None
@@ -93,7 +94,13 @@ class Direct:
                 if lifetime.clock() >= until:
                     raise TimeoutError  # noqa: TRY301  -- the one way out that ends nothing
                 lifetime.block(waker)
-            if run is None or len(run) > 1 or type(run[0]) in TERMINAL or lifetime.cancelled:
+            if (
+                run is None
+                or len(run) > 1
+                or type(run[0]) in TERMINAL
+                or running.record is not None
+                or lifetime.cancelled
+            ):
                 return self._received(run)
             lifetime.handed = run
             self._hand = hand = Hand(run)
@@ -126,7 +133,12 @@ class Direct:
         last = run[-1]
         if isinstance(last, TERMINAL):
             run.pop()
+        if running.record is not None:  # before the end is known, with which it is whole
+            running.record += run
+        if isinstance(last, TERMINAL):
             self._end(last)
+        elif running.record is not None:
+            self._bound(size_of(run))
         lifetime.handed = run
         if lifetime.cancelled:  # perhaps meanwhile: what came with it is dropped
             run.clear()
@@ -152,13 +164,22 @@ class Direct:
     def collect(self, events: list[Event], until: float) -> None:
         """See Source."""
         self._waker = None  # perhaps another thread's has waited before
-        size = size_of(events)
         while (hand := self.take(until)) is not None:
             before = len(events)
             events += hand.events  # one bytecode: what a signal handler raises before or after it loses none
-            size += size_of(events[before:])
-            if size > self._limit and not self._running.over:
-                self._end(error_of(self._running, _too_much(self._limit)))
+            self._bound(size_of(events[before:]))
+
+    def finish(self, until: float) -> None:
+        """See Source."""
+        self._waker = None
+        while (hand := self.take(until)) is not None:
+            hand.run.clear()
+
+    def _bound(self, more: int) -> None:
+        """So many characters more are kept."""
+        self._kept += more
+        if self._kept > self._limit and not self._running.over:
+            self._end(error_of(self._running, _too_much(self._limit)))
 
     def abandon(self) -> None:
         """See Source."""
@@ -360,8 +381,13 @@ class Submitted(Task):
 
     def collect(self, events: list[Event], until: float) -> None:
         """See Source. Waits for the end only: the caller is woken once."""
-        running, channel, waker = self._running, self.channel, current_waker()
-        channel.collect()
+        self.channel.collect()
+        self.finish(until)
+        self.channel.empty_into(events)
+
+    def finish(self, until: float) -> None:
+        """See Source."""
+        running, waker = self._running, current_waker()
         running.wait_with(waker)
         try:
             while not running.over and not running.lifetime.cancelled:
@@ -371,7 +397,6 @@ class Submitted(Task):
                 waker.wait(left)
         finally:
             running.wait_no_more(waker)
-        channel.empty_into(events)
 
     def abandon(self) -> None:
         """See Source."""

@@ -82,10 +82,10 @@ class Streams:
 
         The handle is there first: dropping it does, too.
         """
+        if collect:
+            running.record = []
         source = self._source(running)
-        if collect and type(source) is Submitted:
-            source.channel.collect()
-        stream = RunningStream(running, source, collect=collect)
+        stream = RunningStream(running, source)
         worker = running.worker
         try:
             self.places.take(running, block=block)
@@ -113,7 +113,10 @@ class Streams:
         limits = self._limits
         if running.way == "stream":
             return Direct(running, layered(running), max_collected=limits.max_collected)
-        return Submitted(running, layered(running), size=limits.hand_over, max_collected=limits.max_collected)
+        submitted = Submitted(running, layered(running), size=limits.hand_over, max_collected=limits.max_collected)
+        if running.record is not None:
+            submitted.channel.collect()
+        return submitted
 
     def cancel(self, task_id: str) -> CancelOutcome:
         """See Adapter."""
