@@ -67,6 +67,7 @@ class Helpers:
         self._lock = threading.RLock()
         self._waiting: deque[_Job] = deque()
         self._running: dict[_Job, None] = {}
+        self._coming: deque[None] = deque()  # threads that were started since one has begun
 
     @property
     def in_use(self) -> int:
@@ -120,8 +121,13 @@ class Helpers:
 
     def _start(self) -> None:
         """Have one more at work, if there is room. Raises RuntimeError where no thread can be started."""
-        if len(self._running) < MOST:
-            threading.Thread(target=self._work, name="worker-adapters-helper", daemon=True).start()
+        if len(self._running) < MOST and len(self._coming) < MOST:
+            self._coming.append(None)
+            try:
+                _begun_later(threading.Thread(target=self._work, name="worker-adapters-helper", daemon=True))
+            except RuntimeError:
+                self._coming.clear()
+                raise
 
     def _next(self) -> _Job | None:
         """The first that may run, which is counted from here on."""
@@ -136,11 +142,23 @@ class Helpers:
         return None
 
     def _work(self) -> None:
+        self._coming.clear()  # before it looks: who has counted on this one has its job in the queue
         while (job := self._next()) is not None:
             try:
                 job.run()
             finally:
                 self._running.pop(job, None)
+
+
+def _begun_later(thread: threading.Thread) -> None:
+    """Start it without the wait until it has had its turn, which on a busy machine takes: the loop starts helpers."""
+    with contextlib.suppress(AttributeError):  # gevent's events take nothing; who waits for one there holds up nobody
+        thread._started.wait = _at_once  # type: ignore[attr-defined]  # noqa: SLF001  -- CPython's own, for which start() waits
+    thread.start()
+
+
+def _at_once(_timeout: float | None = None) -> bool:
+    return True
 
 
 HELPERS = Helpers()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 
 from worker_adapters import Timeouts
-from worker_adapters.helpers import PER_KEY, Helpers
+from worker_adapters.helpers import MOST, PER_KEY, Helpers
 from worker_adapters.lifetime import Cause, Lifetime
 
-from .dialects import until
+from .dialects import adapter, good, kinds, request, until
 
 
 def test_one_that_leaves_while_another_counts_who_is_at_work_ends_neither():
@@ -38,6 +39,48 @@ def test_one_that_leaves_while_another_counts_who_is_at_work_ends_neither():
     finally:
         threading.excepthook = hook
     assert not died
+
+
+@pytest.fixture
+def held_up(monkeypatch):
+    """Helpers that have yet to begin, as on a busy machine: calling one lets it."""
+    name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+    real, begin = getattr(threading, name), []
+
+    def scheduled(function, *args, **named):
+        if function.__self__.name == "worker-adapters-helper":
+            begin.append(partial(real, function, *args, **named))
+        else:
+            real(function, *args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, name, scheduled)
+        yield begin
+
+
+def test_the_loop_does_not_wait_for_a_helper_to_begin(held_up):
+    with adapter(good(), credentials=lambda: "token") as a, adapter(good(), replies={}) as other:
+        waits = a.submit(request())
+        until(lambda: held_up)
+        assert kinds(other.submit(request()))[-1] == "end"
+        assert not waits.done()
+        while not waits.done() and held_up:
+            held_up.pop()()
+            until(lambda: waits.done() or held_up)
+        assert kinds(waits)[-1] == "end"
+        for begin in held_up:
+            begin()
+
+
+def test_helpers_that_have_yet_to_begin_are_as_bounded_as_those_at_work(held_up):
+    helpers, done = Helpers(), []
+    for n in range(3 * MOST):
+        helpers.start(n, partial(done.append, n))
+    assert len(held_up) == MOST
+    held_up.pop(0)()
+    until(lambda: len(done) == 3 * MOST)
+    for begin in held_up:
+        begin()
 
 
 @pytest.fixture

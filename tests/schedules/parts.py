@@ -307,7 +307,7 @@ def helpers(world: World, *, keys: str, most: int, per_key: int, cancels: bool =
 
 _WAKER = {"Waker": "woken polling _release"}
 _CELL = {"Cell": "_known", "_Flight": "over! waiting"}
-_HELPERS = {"Helpers": "_running", "_Job": "done!"}
+_HELPERS = {"Helpers": "_running _coming", "_Job": "done!"}
 _LOOP = {"Loop": "_inbox _asleep", "Resident": "_claim"}
 _PLACES = {"Places": "held _waiting closed!"}
 PARTS: dict[str, Any] = {

@@ -193,6 +193,11 @@ PLANTED = {
     "one too many: helpers do not count their key": (
         "helpers", " and per_key[job.key] < PER_KEY", "", "helpers, one per key", "for one key",
     ),
+    "lost work: a helper that has begun is still counted on": (
+        "helpers",
+        "        self._coming.clear()  # before it looks: who has counted on this one has its job in the queue\n", "",
+        "helpers, one at a time", "nobody can go on",
+    ),
     "lost wake-up: a helper tells nobody": (
         "helpers", "            self.lifetime.wake()", "            pass", "helpers, one at a time", "nobody can go on",
     ),

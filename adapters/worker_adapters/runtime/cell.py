@@ -187,7 +187,11 @@ class Cell(Generic[T]):
 
 def _forget_frames(exc: BaseException | None) -> None:
     """What is remembered holds nothing of the thread that asked: no sockets, no secrets in its variables."""
-    while exc is not None:
+    forgotten: set[int] = set()
+    while (
+        exc is not None and id(exc) not in forgotten
+    ):  # raised while what it had caused was handled, it is in a circle
+        forgotten.add(id(exc))
         exc.__traceback__ = None
         exc = exc.__cause__ or exc.__context__
 

@@ -6,6 +6,7 @@ import gc
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -56,7 +57,8 @@ def no_leaks(*, files: bool = False) -> Iterator[None]:
         _join(thread, give_up)
     left = _threads() - threads_before
     if left:
-        raise AssertionError(f"threads were left running: {sorted(t.name for t in left)}")
+        names = sorted(thread.name for thread in left)
+        raise AssertionError(f"threads were left running: {names}\n{''.join(map(_where, left))}")
     # A stream that was dropped is tidied up by the loop, which is no thread that one could wait for; and what a thread held
     # that was just leaving is garbage only after that.
     while (held := _held(files) - before) and time.monotonic() < give_up:
@@ -64,6 +66,13 @@ def no_leaks(*, files: bool = False) -> Iterator[None]:
         time.sleep(0.01)
     if held:
         raise AssertionError(f"descriptors were left open: {sorted(held)}")
+
+
+def _where(thread: threading.Thread) -> str:
+    """What it is at."""
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001  -- public, whatever its name looks like
+    at = "its beginning or end\n" if frame is None else "\n" + "".join(traceback.format_stack(frame))
+    return f"{thread.name}, at {at}"
 
 
 def _join(thread: threading.Thread, give_up: float) -> None:

@@ -289,9 +289,9 @@ class HTTPTransport:
 
     def close(self) -> None:
         """See Transport."""
+        self._pool.close()  # first: a call that begins meanwhile finds it closed, or is among those that are interrupted
         for lifetime in list(self._calls):
             lifetime.trip(Cause.CANCELLED)
-        self._pool.close()
 
 
 def _sent(request: bytes, link: Link, reader: HeadReader, lifetime: Lifetime) -> Steps[Head | None]:
