@@ -26,8 +26,12 @@ from worker_adapters import (
     WorkerError,
     connect,
 )
+from worker_adapters.api.address import Origin
+from worker_adapters.dialect import Fault, WireRequest
 from worker_adapters.testing.server import nobody_there
 from worker_adapters.transport import opening
+from worker_adapters.transport.connections import Pool
+from worker_adapters.transport.http import HTTPTransport
 from worker_adapters.transport.trust import Trust
 
 from ..runtime.dialects import GOOD, kinds, request, until
@@ -830,3 +834,39 @@ def test_wait_ready_is_ended_by_close(in_the_middle_of, seen):
         assert [exc.reason for exc in raised] == ["ADAPTER_CLOSED"]
         with pytest.raises(WorkerError, match="closed"):
             a.wait_ready(1)
+
+
+@pytest.mark.parametrize("begun", ["before", "within"])
+def test_a_probe_that_close_interrupts_says_so(begun, seen, monkeypatch):
+    """Also one that has passed the adapter's door, and begins in the middle: it went on until its own time was up."""
+    reached, gate, raised = threading.Event(), threading.Event(), []
+
+    def answer(_client, _asked):
+        reached.set()
+        gate.wait(10)
+
+    seen.answer = answer
+    with Server(seen) as server:
+        transport = HTTPTransport(Origin.of(server.url), TLS(), pool_size=1, keep_alive=0.0)
+
+        def ask():
+            with pytest.raises(Fault) as caught:
+                transport.call(WireRequest(target="/"), {}, Timeouts(probe=60), 100)
+            raised.append(caught.value.reason)
+
+        asking, close = threading.Thread(target=ask), Pool.close
+
+        def begin(pool=None):
+            if not asking.ident:
+                asking.start()
+                assert reached.wait(5)
+            if pool is not None:
+                close(pool)
+
+        if begun == "before":
+            begin()
+        monkeypatch.setattr(Pool, "close", begin)
+        transport.close()
+        asking.join(5)
+        gate.set()
+        assert raised == ["ADAPTER_CLOSED"]

@@ -331,24 +331,29 @@ class RunningStream:
     def _collect(self, until: float) -> None:
         """All that there is. One thread at a time does; of a stream that nobody has iterated, any may."""
         running, source = self._running, self._source
-        if running.record is not None:
-            if not running.over:
-                if not isinstance(source, Submitted):
-                    self._bind_whoever_collects()
-                source.finish(until)
-                running.delivered = running.delivered or not isinstance(source, Submitted)
-            self._kept = [*running.record, verdict(running, source)]
-            return
-        self._bind_whoever_collects()
-        if self._begun:
-            raise RuntimeError("result() after iteration has begun needs a stream made with collect=True")
+        if running.record is None:
+            self._bind_whoever_collects()
+            if self._begun:
+                raise RuntimeError("result() after iteration has begun needs a stream made with collect=True")
+            if isinstance(source, Submitted):
+                self._take_all(source, until)
+                return
+            running.record = []  # nothing has come yet: it is driven from here
+        if not running.over:
+            if not isinstance(source, Submitted):
+                self._bind_whoever_collects()
+            source.finish(until)
+            running.delivered = running.delivered or not isinstance(source, Submitted)
+        self._kept = [*running.record, verdict(running, source)]
+
+    def _take_all(self, source: Submitted, until: float) -> None:
+        """What is in the hand-over is for whoever asks first."""
         if self._kept is None:
             self._kept = []
-        kept = self._kept
-        if not running.delivered:
-            source.collect(kept, until)
-            kept.append(verdict(running, source))
-            running.delivered = True
+        if not self._running.delivered:
+            source.collect(self._kept, until)
+            self._kept.append(verdict(self._running, source))
+            self._running.delivered = True
 
     def _bind_whoever_collects(self) -> None:
         if self._begun:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import inf
 from typing import Protocol
 
-from ..api import Event
 from .channel import Hand
 
 __all__ = ["Source"]
@@ -23,10 +22,6 @@ class Source(Protocol):
 
         Raises TimeoutError at that point on the lifetime's clock, and what a signal handler raised meanwhile.
         """
-        ...
-
-    def collect(self, events: list[Event], until: float) -> None:
-        """Add all that is left before the terminal event. Blocks; raises as `take`."""
         ...
 
     def finish(self, until: float) -> None:

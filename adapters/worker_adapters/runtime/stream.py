@@ -77,7 +77,7 @@ class Direct:
         try:
             if self._turn.setdefault("by", me) != me:
                 running.driver = None
-                self._wait_for_the_end(until)
+                _wait_for_the_end(running, until)  # the loop has the turn, and is just ending the stream
                 return None
             hand = self._hand
             if hand is not None and hand.events.__length_hint__():  # type: ignore[attr-defined]  # a list's iterator
@@ -131,14 +131,16 @@ class Direct:
             self._end(running.cancelled())
             return None
         last = run[-1]
-        if isinstance(last, TERMINAL):
+        terminal = last if isinstance(last, TERMINAL) else None
+        if terminal is not None:
             run.pop()
         if running.record is not None:  # before the end is known, with which it is whole
             running.record += run
-        if isinstance(last, TERMINAL):
-            self._end(last)
-        elif running.record is not None:
-            self._bound(size_of(run))
+            self._kept += size_of(run)
+            if terminal is None and self._kept > self._limit:
+                terminal = error_of(running, _too_much(self._limit))
+        if terminal is not None:
+            self._end(terminal)
         lifetime.handed = run
         if lifetime.cancelled:  # perhaps meanwhile: what came with it is dropped
             run.clear()
@@ -148,38 +150,11 @@ class Direct:
         self._hand = hand = Hand(run)
         return hand
 
-    def _wait_for_the_end(self, until: float) -> None:
-        """The loop has the turn, and is just ending the stream."""
-        running, waker = self._running, current_waker()
-        running.wait_with(waker)
-        try:
-            while not running.over:
-                left = until - running.lifetime.clock()
-                if left <= 0:
-                    raise TimeoutError
-                waker.wait(left)
-        finally:
-            running.wait_no_more(waker)
-
-    def collect(self, events: list[Event], until: float) -> None:
+    def finish(self, until: float) -> None:
         """See Source."""
         self._waker = None  # perhaps another thread's has waited before
         while (hand := self.take(until)) is not None:
-            before = len(events)
-            events += hand.events  # one bytecode: what a signal handler raises before or after it loses none
-            self._bound(size_of(events[before:]))
-
-    def finish(self, until: float) -> None:
-        """See Source."""
-        self._waker = None
-        while (hand := self.take(until)) is not None:
             hand.run.clear()
-
-    def _bound(self, more: int) -> None:
-        """So many characters more are kept."""
-        self._kept += more
-        if self._kept > self._limit and not self._running.over:
-            self._end(error_of(self._running, _too_much(self._limit)))
 
     def abandon(self) -> None:
         """See Source."""
@@ -380,23 +355,14 @@ class Submitted(Task):
         return self.channel.take(until)
 
     def collect(self, events: list[Event], until: float) -> None:
-        """See Source. Waits for the end only: the caller is woken once."""
+        """Add all that there is before the terminal event. Blocks, and raises, as `take`."""
         self.channel.collect()
         self.finish(until)
         self.channel.empty_into(events)
 
     def finish(self, until: float) -> None:
-        """See Source."""
-        running, waker = self._running, current_waker()
-        running.wait_with(waker)
-        try:
-            while not running.over and not running.lifetime.cancelled:
-                left = until - running.lifetime.clock()
-                if left <= 0:
-                    raise TimeoutError
-                waker.wait(left)
-        finally:
-            running.wait_no_more(waker)
+        """See Source. The caller is woken once."""
+        _wait_for_the_end(self._running, until, or_cancelled=True)
 
     def abandon(self) -> None:
         """See Source."""
@@ -407,6 +373,19 @@ class Submitted(Task):
     def drop(self) -> None:
         """See Source."""
         self._running.lifetime.trip(Cause.CANCELLED, EndedBy.READER)
+
+
+def _wait_for_the_end(running: Running, until: float, *, or_cancelled: bool = False) -> None:
+    waker = current_waker()
+    running.wait_with(waker)
+    try:
+        while not running.over and not (or_cancelled and running.lifetime.cancelled):
+            left = until - running.lifetime.clock()
+            if left <= 0:
+                raise TimeoutError
+            waker.wait(left)
+    finally:
+        running.wait_no_more(waker)
 
 
 def _somebody() -> bool:

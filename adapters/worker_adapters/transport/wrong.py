@@ -29,6 +29,8 @@ def too_late(cause: Cause, timeouts: Timeouts, where: str) -> Fault:
     """Why a control call ended early; closing the transport ends it, too."""
     if cause is Cause.CONNECT_TIMEOUT:
         return Fault(Reason.CONNECT_TIMEOUT, f"no connection to {where} within {timeouts.connect:g} s")
+    if cause is Cause.CANCELLED:
+        return Fault(Reason.ADAPTER_CLOSED, "the adapter was closed")
     return Fault(Reason.CONNECT_TIMEOUT, f"{where} did not answer within {timeouts.probe:g} s")
 
 
