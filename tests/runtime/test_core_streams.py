@@ -295,7 +295,8 @@ def test_result_of_a_cancelled_stream_says_so(way: str) -> None:
         stream.cancel()
         with pytest.raises(StreamCancelledError) as raised:
             stream.result()
-        assert raised.value.partial.text == "t0"
+        assert raised.value.partial.text == "t0t1"  # what had come, whatever its reader has taken
+        assert raised.value.partial.end.tokens_out == 2
         assert raised.value.partial.finish_reason is FinishReason.CANCELLED
 
 

@@ -72,15 +72,13 @@ class Direct:
         running, lifetime, me = self._running, self._running.lifetime, get_ident()
         if running.driver == me and self._turn == {"by": me}:
             raise RuntimeError("the stream is being iterated by the code that this signal handler has interrupted")
-        runs = self._runs
         running.driver = me  # as long as it may have the turn: a handler that closes the adapter does not wait for it
         try:
             if self._turn.setdefault("by", me) != me:
                 running.driver = None
                 _wait_for_the_end(running, until)  # the loop has the turn, and is just ending the stream
                 return None
-            hand = self._hand
-            if hand is not None and hand.events.__length_hint__():  # type: ignore[attr-defined]  # a list's iterator
+            if (hand := self._hand) is not None and hand.events.__length_hint__():  # type: ignore[attr-defined]  # a list's iterator
                 return hand  # an exception came before it was received
             lifetime.waker = waker = self._waker or self._own_waker()
             lifetime.stop_at = until
@@ -90,7 +88,7 @@ class Direct:
             if lifetime.cancelled:
                 self._end(running.cancelled())
                 return None
-            while (run := next(runs, None)) is BLOCKED:
+            while (run := next(self._runs, None)) is BLOCKED:
                 if lifetime.clock() >= until:
                     raise TimeoutError  # noqa: TRY301  -- the one way out that ends nothing
                 lifetime.block(waker)
