@@ -46,6 +46,7 @@ _BUILT_IN: Mapping[str, str] = {
     "openai-completions-mlx": ".engines.openai_completions:MLX",
     "openai-completions-tabbyapi": ".engines.openai_completions:TABBYAPI",
     "openai-completions-transformers": ".engines.openai_completions:TRANSFORMERS",
+    "openai-completions-vllm": ".engines.openai_completions:VLLM",
     "sglang": ".engines.sglang",
     "tgi": ".engines.tgi",
     "triton": ".engines.triton",

@@ -43,3 +43,21 @@ def test_the_same_errors(engine, name):
     recorded = WITNESSES[engine].recorded(name)
     theirs = told(registry.dialect(engine), recorded, {})
     assert told(registry.dialect("openai-completions"), recorded, {}) == theirs
+
+
+IDS = [name for name, expected in WITNESSES["vllm"].streams.items() if expected.request.get("return_token_ids")]
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_the_same_ids(name):
+    """By the row that can ask for them."""
+    recorded, expected = WITNESSES["vllm"].recorded(name), WITNESSES["vllm"].streams[name]
+
+    def ids(dialect):
+        config = AdapterConfig(dialect=dialect, url="http://engine.test", retry=Retry(attempts=1))
+        with EngineAdapter(config, transport=ScriptedTransport([script_of(recorded)])) as adapter:
+            *events, last = adapter.stream(GenerateRequest(**{"prompt": "p", "seed": 1, **expected.request}))
+        told = [one for event in events if isinstance(event, Token) for one in event.token_ids]
+        return told, last.token_ids_tail, last.token_ids_complete, last.tokens_out
+
+    assert ids(registry.dialect("openai-completions-vllm")) == ids(registry.dialect("vllm"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worker_adapters import GenerateRequest, Retry, Token, connect, registry
+from worker_adapters import GenerateRequest, InvalidRequestError, Retry, Token, connect, registry
 from worker_adapters.engines.openai_completions import ROWS
 from worker_adapters.simulator import ScriptedSource, Simulator, engine_names
 from worker_adapters.simulator.openai_completions.manners import MANNERS, Usage
@@ -123,6 +123,15 @@ def test_the_plain_name_understands_every_row(name):
         "".join(SAYS),
         "stop",
     )
+
+
+def test_a_row_that_tells_ids():
+    with Simulator("openai-completions-vllm") as sim, connect("openai-completions-vllm", sim.url) as adapter:
+        *events, last = adapter.stream(GenerateRequest(prompt="p", seed=1, max_tokens=9, return_token_ids=True))
+    told = [one for event in events if isinstance(event, Token) for one in event.token_ids]
+    assert (len([*told, *last.token_ids_tail]), last.tokens_out, last.token_ids_complete) == (9, 9, True)
+    with pytest.raises(InvalidRequestError):
+        registry.validate(GenerateRequest(prompt="p", return_token_ids=True), "openai-completions")
 
 
 def test_a_row_that_is_none():

@@ -34,6 +34,7 @@ def dialect_of(row: Row) -> Dialect:
             prompt_tokens=row.prompt_tokens,
             min_p="min_p" in fields,
             logprobs="logprobs" in fields,
+            token_ids=bool(row.ids),
             ignore_eos="ignore_eos" in fields,
             adds_bos=True,
             engine_options=OPTIONS,
@@ -54,3 +55,4 @@ LMDEPLOY = dialect_of(ROWS["lmdeploy"])
 MAX = dialect_of(ROWS["max"])
 TABBYAPI = dialect_of(ROWS["tabbyapi"])
 TRANSFORMERS = dialect_of(ROWS["transformers"])
+VLLM = dialect_of(ROWS["vllm"])

@@ -22,6 +22,7 @@ class Choice(msgspec.Struct, gc=False):
     index: int | None = 0
     finish_reason: Any = None
     stop_reason: Any = None
+    token_ids: Any = None
     logprobs: Any = None
 
 

@@ -42,6 +42,8 @@ def encode(row: Row, profile: Profile, request: GenerateRequest, /, *, attempt: 
         **({"stream_options": {"include_usage": True}} if row.asks_usage else {}),
         **_packed(row.packed, sampling_fields(profile, request)),
     }
+    if row.ids and request.return_token_ids:
+        body[row.ids] = True
     model = request.model or row.any_model
     if model is not None:
         body["model"] = model

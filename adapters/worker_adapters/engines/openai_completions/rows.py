@@ -76,7 +76,8 @@ class Row:
 
     `sign`: what proves the end. `words`: what its finish_reasons mean where that differs from what most mean (None: it gave
     up). `more`: knobs beside OpenAI's; `without`: those of OpenAI's that it does not know. `packed`: the field that holds
-    knobs named `PACKED.…`, as JSON in a string. `asks_usage`: stream_options is sent. `any_model`: what is sent where no
+    knobs named `PACKED.…`, as JSON in a string. `ids`: the field that asks for token ids, which each choice then has as
+    `token_ids`. `asks_usage`: stream_options is sent. `any_model`: what is sent where no
     model was named, if one has to be. `version_at`: the path that tells its version; `queue_at`: a gauge of its `/metrics`.
     """
 
@@ -92,6 +93,7 @@ class Row:
     more: tuple[Knob, ...] = ()
     without: frozenset[str] = frozenset()
     packed: str = ""
+    ids: str = ""
     asks_usage: bool = True
     prompt_tokens: bool = True
     any_model: str | None = None
@@ -226,6 +228,18 @@ ROWS: Mapping[str, Row] = {
             packed="generation_config",
             asks_usage=False,
             prompt_tokens=False,
+        ),
+        Row(
+            name="vllm",
+            server="vLLM's forks, as vLLM",
+            seen="live on vLLM 0.32.0",
+            body="chunks",
+            usage="an event of its own, on request",
+            comments="with a flag",
+            unknown_fields="ignored",
+            more=(_TOP_K, _MIN_P, _repetition(), _IGNORE_EOS),
+            ids="return_token_ids",
+            queue_at="vllm:num_requests_waiting",
         ),
     )
 }

@@ -65,6 +65,7 @@ class _Stream:
         self.row = row
         self.tally = tally
         self.wants_logprobs = request.logprobs is not None
+        self.wants_ids = request.return_token_ids
         self.stops = request.stop
         self.text = TextAssembler(request.stop)
         self.index = 0
@@ -74,6 +75,9 @@ class _Stream:
         self.deltas = 0
         self.counted: int | None = None  # by the server
         self.logprobs: list[TokenLogprob] = []
+        self.ids: list[int] = []  # since the last Token
+        self.ids_seen = 0
+        self.ids_complete = self.wants_ids
         self.metrics: Figures = {}
         self.ended: tuple[FinishReason, str | None] | None = None
         self.stopped_by: str | None = None
@@ -160,13 +164,25 @@ class _Stream:
                 raise Fault(Reason.PROTOCOL, "the server sends text that is no string")
         if delta:
             self.deltas += 1
+        if self.wants_ids:
+            self.ids_complete = self.ids_complete and (choice.token_ids is not None or not delta)
+            self.take_ids(choice.token_ids)
         if self.wants_logprobs and (choice.logprobs is not None or delta):
             self.logprobs += logprobs_of(choice.logprobs, delta)
         text = self.assembled(delta)
         if last:
             text += self.text.finish()
         self.tell(text, run)
-        self.plain = not (self.stops or self.wants_logprobs or self.text.holds or last)
+        self.plain = not (self.stops or self.wants_logprobs or self.wants_ids or self.text.holds or last)
+
+    def take_ids(self, given: object) -> None:
+        """Those of a choice, if it has any. Raises Fault for what is none."""
+        if given is None:
+            return
+        if not isinstance(given, list) or any(type(one) is not int for one in given):
+            raise Fault(Reason.PROTOCOL, "the server sends token_ids that are no list of numbers")
+        self.ids += given
+        self.ids_seen += len(given)
 
     def assembled(self, delta: str) -> str:
         """Through what holds back halves of characters, torn bytes among them."""
@@ -181,9 +197,10 @@ class _Stream:
         """A Token, unless there is nothing to say."""
         if text:
             logprobs = tuple(self.logprobs) if self.wants_logprobs else None
-            run.append(Token(index=self.index, text=text, logprobs=logprobs))
+            ids = tuple(self.ids) if self.wants_ids else None
+            run.append(Token(index=self.index, text=text, token_ids=ids, logprobs=logprobs))
             self.index += 1
-            self.logprobs = []
+            self.logprobs, self.ids = [], []
 
     def done(self, run: Run) -> None:
         """`[DONE]`, which some servers also send after what went wrong. Raises Fault where it proves nothing."""
@@ -205,6 +222,8 @@ class _Stream:
         tally, counted = self.tally, self.counted
         if counted is not None and (counted >= self.deltas or self.ended is not None):
             tally.tokens_out, tally.usage_source = counted, UsageSource.ENGINE
+        elif self.ids_complete and self.ids_seen:
+            tally.tokens_out, tally.usage_source = self.ids_seen, UsageSource.TOKEN_IDS
         else:
             tally.tokens_out, tally.usage_source = max(self.deltas, tally.tokens_out), UsageSource.DELTAS
 
@@ -219,6 +238,8 @@ class _Stream:
             finish_reason_raw=raw,
             finish_reason_source=FinishReasonSource.ENGINE if raw else FinishReasonSource.INFERRED,
             stop_text=self.text.stop_text or self.stopped_by,
+            token_ids_tail=tuple(self.ids) if self.wants_ids else None,
+            token_ids_complete=self.ids_complete and raw is not None and self.counted in (None, self.ids_seen),
             metrics=self.metrics,
             rest=Rest.TEXT if by_us else Rest.NOTHING if self.over else Rest.COUNTS,
         )

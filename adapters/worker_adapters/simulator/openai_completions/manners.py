@@ -50,7 +50,8 @@ class Manner:
     that are there as null before they have a value. `role`: a chat's delta comes first. `reading`: comments while it reads
     the prompt; `ping`: one while nothing else comes. `keeps_stop`: a stop string stays in the text. `halves`: a token that
     is part of a character is sent as U+FFFD; else it waits for the others. `errors` of a reply, `failing` those in a stream,
-    where None breaks off. `any_model`: it does not look at the name. `version`: what its page for that says, if it has one.
+    where None breaks off. `any_model`: it does not look at the name. `ids`: it tells them
+    to who sends return_token_ids. `version`: what its page for that says, if it has one.
     `refuses`: the status for fields that are neither OpenAI's nor those it `knows` besides; None: it ignores them.
     """
 
@@ -76,6 +77,7 @@ class Manner:
     knows: str = ""
     prompt_ids: bool = True
     any_model: bool = False
+    ids: bool = False
     version: str = ""
     health: bool = True
 
@@ -142,4 +144,5 @@ MANNERS: Mapping[str, Manner] = {
         knows="generation_config",
         prompt_ids=False,
     ),
+    "vllm": Manner(logprobs=True, ids=True, version="0.32.0"),
 }

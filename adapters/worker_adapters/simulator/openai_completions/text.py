@@ -148,6 +148,8 @@ class Answer:
             choice["logprobs"] = {**likely, "text_offset": [0]}
         elif "logprobs" in manner.nulls:
             choice["logprobs"] = None
+        if manner.ids and self.body.get("return_token_ids"):
+            choice["token_ids"] = [] if token is None else [token.id]
         chunk = self._chunk(run, [choice])
         last = reason is not None and (manner.usage is Usage.ALWAYS or (asked and manner.usage is Usage.LAST))
         if last or (asked and manner.usage is Usage.EACH):
