@@ -46,9 +46,11 @@ def take_all():
 
 def without():
     take_all()
-    last = run(adapter)
-    take_all()  # what was being closed meanwhile
-    return last, adapter.health()
+    while True:
+        count, last = len(held), run(adapter)
+        take_all()
+        if len(held) == count:  # else something was closed meanwhile, and there was room
+            return last, adapter.health()
 
 try:
     found = without()

@@ -58,7 +58,7 @@ def test_a_refusal_is_told_at_once_although_the_server_reads_no_further(way, sta
         over.set()
     assert (error.code, error.reason, error.upstream.status) == ("INVALID_PARAMS", "VALIDATION", int(status[:3]))
     assert error.upstream.message == "too long"
-    assert took < 1
+    assert took < 6  # and not the eight seconds for which the server reads nothing
 
 
 @both
