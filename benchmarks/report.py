@@ -26,6 +26,7 @@ OURS = {
     "collect": "**worker-adapters, `as_completed()`**",
     "feed": "**worker-adapters, `feed`** (public)",
     "payloads": "**worker-adapters, `payloads`** (internal)",
+    "batch": "**worker-adapters, `batch`**",
     "worker_adapters": "**worker_adapters**",
     "worker_adapters, first stream": "**worker_adapters**, and its first stream",
 }
@@ -187,6 +188,20 @@ def crowd(group: Run) -> Iterator[str]:
             yield f"256 × {run['rate']:g}/s, from the first request to the last end, µs of CPU per token: {said}."
 
 
+def batch(group: Run) -> Iterator[str]:
+    """Everybody, for a burst and for paced tokens."""
+    runs = sorted(group["runs"].values(), key=lambda run: run["rate"])
+    yield f"Processor of the client per row of a batch, 64 rows at a time, in µs ({where(group)}):"
+    yield ""
+    columns = [f"{run['tokens']} tokens {'in one burst' if not run['rate'] else 'at a pace'}" for run in runs]
+    first = runs[0]["figures"]
+    rows = [
+        [named(name), *(number(run["figures"][name]["cpu_us"]) if name in run["figures"] else "" for run in runs)]
+        for name in sorted(first, key=lambda name: first[name]["cpu_us"])
+    ]
+    yield from table(["", *columns], rows)
+
+
 TABLES: dict[str, Callable[[Run], Iterator[str]]] = {
     "burst": burst,
     "codec": codec,
@@ -195,6 +210,7 @@ TABLES: dict[str, Callable[[Run], Iterator[str]]] = {
     "import": importing,
     "cancel": cancel,
     "crowd": crowd,
+    "batch": batch,
 }
 
 

@@ -49,7 +49,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         written(folder, options.rows)
-        first: list[tuple[float, float]] = []
+        first: list[tuple[float, float, float]] = []
+        behind = queued()
         begun, used = time.monotonic(), time.process_time()
 
         with connect("mock", "mock://local") as adapter:
@@ -57,18 +58,26 @@ def main() -> None:
 
             def submitted(*args: object, **more: object) -> object:
                 if not first:
-                    first.append((time.monotonic() - begun, time.process_time() - used))
+                    first.append((time.monotonic() - begun, time.process_time() - used, queued() - behind))
                 return submit(*args, **more)  # type: ignore[arg-type]  # as they came
 
             batch = Batch(folder / "in", folder / "out", [Watched(adapter, submitted)])
             report = batch.run()
         whole, memory = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    (ready, processor) = first[0]
+    (ready, processor, waited) = first[0]
     sys.stdout.write(
         f"{options.rows} rows, {report.before} of them answered: the first of the rest was sent after {ready:.1f} s "
-        f"({processor:.1f} s of processor), the output was there after {whole:.1f} s; {memory:.0f} MiB at most\n"
+        f"({processor:.1f} s of processor, {waited:.1f} s others had it), the output was there after {whole:.1f} s; {memory:.0f} MiB at most\n"
     )
     assert report.written == options.rows
+    assert ready - waited < 60.0 * max(1.0, options.rows / 10_000_000)
+    assert memory < 1024
+
+
+def queued() -> float:
+    """Seconds for which this thread could have run, and others did."""
+    stat = Path("/proc/thread-self/schedstat")
+    return int(stat.read_text().split()[1]) / 1e9 if stat.exists() else 0.0
 
 
 class Watched:
