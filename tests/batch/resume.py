@@ -67,7 +67,8 @@ def main() -> None:
     (ready, processor, waited) = first[0]
     sys.stdout.write(
         f"{options.rows} rows, {report.before} of them answered: the first of the rest was sent after {ready:.1f} s "
-        f"({processor:.1f} s of processor, {waited:.1f} s others had it), the output was there after {whole:.1f} s; {memory:.0f} MiB at most\n"
+        f"({processor:.1f} s of processor, {waited:.1f} s others had it), the output "
+        f"was there after {whole:.1f} s; {memory:.0f} MiB at most\n"
     )
     assert report.written == options.rows
     assert ready - waited < 60.0 * max(1.0, options.rows / 10_000_000)
