@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import tiny_gguf
 from llama_server import LlamaServer
 
 from worker_adapters import ChatTemplate, GenerateRequest, connect
@@ -57,6 +58,20 @@ def test_what_four_slots_do_is_seen_and_follows_from_the_pack(capsys, tmp_path):
     assert [one["established"] for one in found.values()] == [8, 8, 8, 8]
     assert found["beside-3"]["told"]["busy"] == 4
     assert main(["verify-determinism", "check", str(pack)]) == status
+
+
+def test_what_speculative_decoding_does_is_seen_and_never_called_strict(capsys):
+    """The model is its own draft. What it finds is the engine's (docs/engines/llamacpp.md)."""
+    draft = ["--spec-type", "draft-simple", "-md", str(tiny_gguf.model()), "--spec-draft-n-max", "8"]
+    with LlamaServer(slots=1, ctx=4096) as plain, LlamaServer(slots=1, ctx=4096, extra=draft) as drafting:
+        words = ["--url", plain.url, "--url", drafting.url, "--seeds", "4", "--max-tokens", "24", "--json"]
+        status = main(["verify-determinism", "--engine", "llamacpp", *words, "--conditions", "again,workers"])
+        assert "draft acceptance" in drafting.log_text()
+    report = json.loads(capsys.readouterr().out)
+    assert status in {0, 1}
+    assert [one["established"] for one in report["conditions"]] == [4, 4]
+    assert report["environment"]["determinism"] == "best_effort"
+    assert any("speculative" in reason for reason in report["environment"]["reasons"])
 
 
 TEMPLATES = (  # each shows the system message: where one does not, the server leaves that message out by itself

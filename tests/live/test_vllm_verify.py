@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+import tiny_hf
 from vllm_server import VllmServer
 
 from worker_adapters import GenerateRequest, connect
@@ -59,9 +61,28 @@ def test_bfloat16_in_batches_of_eight_diverges_and_that_follows_from_the_pack(ca
     assert main(["verify-determinism", "check", str(pack)]) == status
 
 
-def test_the_server_puts_bos_before_a_text_where_its_tokenizer_does_and_before_no_ids():
-    with VllmServer() as server, connect("vllm", server.url) as adapter:
+@pytest.fixture
+def model_with_bos(tmp_path):
+    """The tiny model with a tokenizer that is made to put BOS before a text, as Llama's are."""
+    model = shutil.copytree(tiny_hf.model(), tmp_path / "model")
+    tokenizer = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    (bos,) = (one["id"] for one in tokenizer["added_tokens"] if one["content"] == "<s>")
+    special, text = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [special, text],
+        "pair": [special, text, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [bos], "tokens": ["<s>"]}},
+    }
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    return model
+
+
+def test_the_server_puts_bos_before_a_text_where_its_tokenizer_does_and_before_no_ids(model_with_bos):
+    with VllmServer(model=model_with_bos) as server, connect("vllm", server.url) as adapter:
         bare, whole = (adapter.tokenize("rain came", add_special=special) for special in (False, True))
         text = adapter.generate(GenerateRequest(prompt="rain came", max_tokens=2))
         ids = adapter.generate(GenerateRequest(prompt_tokens=bare, max_tokens=2))
+        assert adapter.features.adds_bos
+    assert len(whole) == len(bare) + 1
     assert (text.end.tokens_in, ids.end.tokens_in) == (len(whole), len(bare))

@@ -43,16 +43,19 @@ class VllmServer(ServerProcess):
         extra: Sequence[str] = (),
         wait: bool = True,
         threads: int = 1,
+        model: Path | None = None,
     ) -> None:
         super().__init__(port=port, wait=wait, ready_timeout=READY, grace=GRACE, death=signal.SIGTERM)
         self.api_key = api_key
         self.ctx = ctx
         self._threads = threads
+        self._model = model
         self._options = ["--max-num-seqs", str(seqs), *(["--api-key", api_key] if api_key else []), *extra]
 
     def command(self) -> list[str]:
         """As small and as steady as it gets."""
-        program = [str(vllm_install.python()), "-m", "vllm.entrypoints.cli.main", "serve", str(tiny_hf.model(self.ctx))]
+        program = [str(vllm_install.python()), "-m", "vllm.entrypoints.cli.main", "serve"]
+        program.append(str(self._model or tiny_hf.model(self.ctx)))
         where = ["--served-model-name", MODEL, "--host", HOST, "--port", str(self.port)]
         size = [
             "--max-model-len",
