@@ -95,8 +95,8 @@ class Framer:
             run = [_form(event) for event in run]
         try:
             lines = _encoder.encode_lines(run)
-        except UnicodeEncodeError:  # half a surrogate pair, which only ASCII can say
-            lines = b"".join([_ascii(event) for event in run])
+        except UnicodeEncodeError:
+            lines = b"".join(map(_line, run))
         frames = encode_lines(kind.kind, self._label, first, lines)
         self.next_index = first + len(run)
         return frames
@@ -120,6 +120,14 @@ def _is_number(value: float) -> bool:
 
 def _said(logprob: dict[str, Any]) -> bool:
     return isfinite(logprob["logprob"]) and all(map(_said, logprob["top"]))
+
+
+def _line(event: Any) -> bytes:
+    """As the encoder writes it, but for half a surrogate pair, which only ASCII can say."""
+    try:
+        return _encode(event) + b"\n"
+    except UnicodeEncodeError:
+        return _ascii(event)
 
 
 def _ascii(event: Any) -> bytes:
