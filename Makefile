@@ -81,7 +81,7 @@ bench: $(VENV)/.installed-test,bench ## benchmarks beside their peers; tables an
 
 observability: $(VENV)/.installed-observability ## a real Prometheus (Debian's package, unpacked in ~/.cache) scrapes, evaluates our rules and is asked
 	@$(BIN)/python -m tests.observability.prometheus
-	@WORKER_ADAPTERS_PROMETHEUS=1 $(BIN)/python -m pytest tests/observability -m observability -n 2 --dist loadfile --timeout 240
+	@WORKER_ADAPTERS_PROMETHEUS=1 $(BIN)/python -m pytest tests/observability -m observability -n 2 --dist loadfile --timeout 500
 
 soak: $(VENV)/.installed-test ## 10,000 streams with random faults and cancels in one process: what must stay flat; STREAMS=…
 	@$(BIN)/python -m tests.faults.soak --streams $(or $(STREAMS),10000)

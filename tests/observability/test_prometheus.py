@@ -35,7 +35,7 @@ LINTS = {name: {"use base unit", "metric names should not contain abbreviated un
 
 
 def promtool(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([tool("promtool"), *words], capture_output=True, text=True, timeout=60, check=False, **more)
+    return subprocess.run([tool("promtool"), *words], capture_output=True, text=True, timeout=300, check=False, **more)
 
 
 def test_promtool_takes_the_rules() -> None:
