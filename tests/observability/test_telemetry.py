@@ -38,6 +38,7 @@ from worker_adapters.dialect import Fault
 from worker_adapters.engines import mock
 from worker_adapters.families import FAMILIES
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.runtime.otel import MODELS
 from worker_adapters.simulator import Simulator
 from worker_adapters.testing import FaultProxy
 from worker_adapters.transport.scripted import Hang, Script, ScriptedTransport
@@ -231,6 +232,16 @@ def test_metrics_have_the_names_that_the_ecosystems_variable_chooses(
     for name, found in points.items():
         for point in found:
             assert tuple(point.get("explicit_bounds", ())) == tuple(map(float, buckets[name])), name
+
+
+def test_models_of_metrics_are_budgeted_however_many_are_asked_for(collected: Collected) -> None:
+    with traced(collected, *[good(1) for _ in range(MODELS + 6)]) as adapter:
+        for number in range(MODELS + 6):
+            list(adapter.stream(request(model=f"m{number}")))
+    for found in collected.points().values():
+        models = {point["attributes"]["gen_ai.request.model"] for point in found}
+        assert len(models) == MODELS + 1
+        assert "other" in models
 
 
 @pytest.mark.observability

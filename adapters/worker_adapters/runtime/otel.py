@@ -169,7 +169,7 @@ class OpenTelemetryRecorder:
             self._common["server.port"] = port
         self._labels = {f"worker_adapters.{name}": value for name, value in labels.items()}
         self._tracer = trace.get_tracer(SCOPE, VERSION, options.tracer_provider) if options.traces else None
-        self._models: set[str] = set()
+        self._models: dict[str, set[str]] = {"response": set(), "request": set()}
         self._instruments: dict[str, Any] = {}
         if options.metrics:
             self._make(metrics.get_meter(SCOPE, VERSION, options.meter_provider))
@@ -229,7 +229,7 @@ class OpenTelemetryRecorder:
         attributes = dict(self._common)
         for name, model in (("response", summary.model), ("request", summary.model_asked)):
             if model is not None:
-                attributes[f"gen_ai.{name}.model"] = self._bounded(model)
+                attributes[f"gen_ai.{name}.model"] = self._bounded(name, model)
         failed = {} if summary.reason is None else {"error.type": str(summary.reason)}
         self._record(f.DURATION, summary.duration_seconds, {**attributes, **failed}, context)
         self._record(f.FIRST_TOKEN, summary.first_token_ms, attributes, context)
@@ -257,10 +257,11 @@ class OpenTelemetryRecorder:
         else:
             instrument.add(value, attributes, context)
 
-    def _bounded(self, model: str) -> str:
-        if model not in self._models and len(self._models) >= MODELS:
+    def _bounded(self, by: str, model: str) -> str:
+        known = self._models[by]
+        if model not in known and len(known) >= MODELS:
             return "other"
-        self._models.add(model)
+        known.add(model)
         return model
 
     def follow(self, places: Collection[object]) -> None:
