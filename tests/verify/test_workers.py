@@ -11,6 +11,7 @@ from worker_adapters.simulator import ENGINES, Simulator
 from worker_adapters.verify import State, judge
 
 from .runs import recorded
+from .test_planted import worker
 
 pytestmark = pytest.mark.req("ADAPT-3700", socket=True)
 
@@ -25,14 +26,15 @@ def test_two_workers_of_an_engine_answer_alike(engine):
 
 
 @pytest.fixture
-def restarted():
-    """A worker that SIGUSR1 restarts, on its own port."""
-    running = [Simulator("llamacpp", rate=500.0).start()]
+def restarted(request):
+    """A worker that SIGUSR1 restarts, on its own port; it comes back with what drift is asked for."""
+    drift = getattr(request, "param", ())
+    running = [worker(rate=500.0).start()]
     port = running[0].address[1]
 
     def again(_number, _frame):
         running[-1].stop()
-        running.append(Simulator("llamacpp", rate=500.0, port=port).start())
+        running.append(worker(drift=drift, rate=500.0, port=port).start())
 
     before = signal.signal(signal.SIGUSR1, again)
     yield running
@@ -50,6 +52,13 @@ def test_a_restart_is_seen_by_the_stream_that_it_cuts(restarted):
     verdict = restart_verdict(restarted[0].url, f"kill -USR1 {os.getpid()}")
     assert len(restarted) == 2
     assert (verdict.state, verdict.exact, verdict.told["status"], verdict.told["cut"]) == (State.CLEAN, 2, 0, True)
+
+
+@pytest.mark.parametrize("restarted", [["flip@3 if always for 1"]], indirect=True)
+def test_what_is_otherwise_after_a_restart_only(restarted):
+    verdict = restart_verdict(restarted[0].url, f"kill -USR1 {os.getpid()}")
+    assert (verdict.state, verdict.established) == (State.DIVERGED, 2)
+    assert [(one.seed, one.token, one.established) for one in verdict.divergences] == [(1, 3, True)]
 
 
 def test_a_command_that_restarts_nothing_is_no_restart(restarted, monkeypatch):
