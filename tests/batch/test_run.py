@@ -171,7 +171,13 @@ def test_a_stopped_job_keeps_what_was_answered(simulated_worker, tmp_path):
     assert [row["id"] for row in read(tmp_path / "out.jsonl")] == list(range(200))
 
 
-@pytest.mark.parametrize("at", [1, 4, 7])
+@pytest.mark.parametrize(
+    "at",
+    [
+        pytest.param(at, marks=[pytest.mark.product] if at in (1, 4, 7) else [pytest.mark.product, pytest.mark.matrix])
+        for at in range(9)
+    ],
+)
 def test_a_full_disk_ends_it_and_a_later_run_goes_on(simulated_worker, tmp_path, at):
     worker = simulated_worker("vllm", slots=8)
     source = rows(tmp_path / "in.jsonl", 40)
