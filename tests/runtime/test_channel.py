@@ -17,7 +17,7 @@ class Stream:
     """A running stream, as far as its hand-over is concerned."""
 
     def __init__(self, size=4):
-        self.running = SimpleNamespace(lifetime=Lifetime(Timeouts()), over=False, moves=0)
+        self.running = SimpleNamespace(lifetime=Lifetime(Timeouts()), over=False, moves=0, record=None)
         self.channel = Channel(self.running, size)
         self.running.lifetime.waker = SimpleNamespace(wake=self.channel.wake)
 

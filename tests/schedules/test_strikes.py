@@ -93,7 +93,9 @@ class Case:
         # One whose report was struck is reported at the loop's next look.
         patiently(lambda: self.lines.of[self.task] in self.told, 3.0)
         logging.getLogger("worker_adapters").removeHandler(self.lines)
-        assert self.lines.of[self.task] in self.told, f"reported: {self.lines.of}"
+        assert self.lines.of[self.task] in self.told, (
+            f"reported {self.lines.of[self.task]} times; in all {self.lines.of}"
+        )
         # What was struck before it could tell the loop is forgotten at the loop's next look.
         watched = loop_module.LOOP._watched
         assert patiently(lambda: not any(getattr(one, "_running", None) for one in list(watched)), 3.0), "still watched"
