@@ -280,3 +280,16 @@ def test_a_token_that_is_not_among_those_told_is_the_likeliest_if_it_is_likelier
     less = (TokenLogprob(token="", logprob=-2.75, top=told),)
     assert gap_at(answer("a", logprobs=piece), 0) == 0.25
     assert gap_at(answer("a", logprobs=less), 0) is None
+
+
+def test_a_character_in_several_tokens_has_no_class_where_one_likelihood_is_told():
+    """The difference may be in the other tokens of it, whose likelihoods nobody told."""
+    top = tuple(TokenLogprob(token=name, logprob=-1.0) for name in "xy")
+
+    def said(token, tokens_out):
+        told = (TokenLogprob(token=token, logprob=-1.0, top=top),)
+        return answer(token, token_ids=None, logprobs=told, tokens_out=tokens_out)
+
+    assert compare(said("b", 1), said("a", 1)).parting.gap == 0.0
+    assert compare(said("中", 3), said("a", 3)).parting.gap is None
+    assert compare(said("a", 1), said("�", 3)).parting.gap is None

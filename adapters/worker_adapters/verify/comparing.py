@@ -134,8 +134,24 @@ def _parting(expected: Answer, got: Answer, at: int | None, byte: int | None) ->
         got=_token(got, at, where),
         expected_id=_id(expected, at),
         got_id=_id(got, at),
-        gap=gap_at(expected, at) if gap_at(expected, at) is not None else gap_at(got, at),
+        gap=_gap(expected, got, at),
     )
+
+
+def _gap(expected: Answer, got: Answer, at: int | None) -> float | None:
+    """Of the first that tells; of neither where it is not known which token the difference is in."""
+    if not (_is_one_token(expected, at) and _is_one_token(got, at)):
+        return None
+    gap = gap_at(expected, at)
+    return gap if gap is not None else gap_at(got, at)
+
+
+def _is_one_token(answer: Answer, at: int | None) -> bool:
+    """Without ids, a character may have come in several tokens, of which one likelihood is told (llama-server)."""
+    told = answer.logprobs
+    if answer.token_ids is not None or at is None or told is None or at >= len(told):
+        return True
+    return len(told) >= answer.tokens_out or told[at].token.isascii()
 
 
 def _token(answer: Answer, at: int | None, byte: int) -> str:
