@@ -232,7 +232,7 @@ ROWS: Mapping[str, Row] = {
         Row(
             name="vllm",
             server="vLLM's forks, as vLLM",
-            seen="live on vLLM 0.32.0",
+            seen="recordings of vLLM 0.32.0",
             body="chunks",
             usage="an event of its own, on request",
             comments="with a flag",
