@@ -118,11 +118,12 @@ def test_a_mistake_costs_a_task_and_no_slot(orchestrator, simulated_worker, monk
 
 @pytest.mark.req("ADAPT-3600", socket=True)
 def test_who_has_left_holds_no_place_in_the_queue(orchestrator, simulated_worker):
-    client = orchestrator(simulated_worker("vllm", faults=["stall@head:forever*"]), slots=1, queue=1, grace=0.2)
+    client = orchestrator(simulated_worker("vllm", faults=["stall@head:forever*"]), slots=1, queue=1, grace=60.0)
     first = client.submit()
     until(lambda: client.tasks.waiting == 0)
     with client.listen(first):
         deserted = client.submit()
+        client.hurry(deserted)
         until(lambda: client.tasks._waiting[0].recording.is_deserted)
         waiting = client.submit()
         assert client.stream(deserted).events[-1].finish_reason is FinishReason.CANCELLED
@@ -144,11 +145,12 @@ def asked(client, task_id):
 def test_a_client_that_leaves_frees_its_task_s_slot_in_each_phase(orchestrator, simulated_worker, phase):
     """Before the worker's head, before its first token, in mid-stream; heartbeats are far away."""
     worker = simulated_worker("vllm", says=SAYS, faults=[f"stall@{phase}:forever"])
-    client = orchestrator(worker, slots=1, grace=0.2, heartbeat=600.0)
+    client = orchestrator(worker, slots=1, grace=60.0, heartbeat=600.0)
     task_id = client.submit()
     kept = client.tasks.log._tasks[task_id]
     with asked(client, task_id):
         worker.wait_for(faults=1)
+        client.hurry(task_id)
     until(lambda: kept.over and not kept.readers and worker.state.active == 0)
     assert client.stream(task_id).events[-1].finish_reason is FinishReason.CANCELLED
     assert text_of(client.stream(client.submit()).events) == "".join(SAYS)
@@ -157,14 +159,14 @@ def test_a_client_that_leaves_frees_its_task_s_slot_in_each_phase(orchestrator, 
 @pytest.mark.req("ADAPT-3600", socket=True)
 def test_a_client_that_leaves_the_queue_has_its_task_generated_no_more(orchestrator, simulated_worker):
     worker = simulated_worker("vllm", says=SAYS, faults=["stall@2:forever"])
-    client = orchestrator(worker, slots=1, grace=0.2, heartbeat=600.0)
+    client = orchestrator(worker, slots=1, grace=60.0, heartbeat=600.0)
     first = client.submit()
     until(lambda: client.tasks.waiting == 0)
     with client.listen(first) as chunks:
         next(chunks)
         queued = client.submit()
         with asked(client, queued):
-            pass
+            client.hurry(queued)
         until(lambda: client.tasks._waiting[0].recording.is_deserted)
         client.cancel(first)
         until(lambda: client.tasks.log._tasks[queued].over)  # or whoever asks is a client that came back

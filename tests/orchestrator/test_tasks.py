@@ -255,7 +255,7 @@ def test_a_task_is_its_owner_s(orchestrator, simulated_worker):
     assert theirs.status == 404
     assert client.cancel(task_id, headers=bob) == 204
     assert client.stream(task_id).status == 404
-    assert client.ask("GET", "/healthz").json["replicas"][0]["busy"] == 1
+    until(lambda: client.ask("GET", "/healthz").json["replicas"][0]["busy"] == 1)
     assert client.cancel(task_id, headers=alice) == 204
     until(lambda: client.ask("GET", "/healthz").json["replicas"][0]["busy"] == 0)
 
@@ -265,10 +265,11 @@ def test_a_task_is_its_owner_s(orchestrator, simulated_worker):
 def test_a_task_whose_client_has_left_is_cancelled_after_the_grace_time(orchestrator, simulated_worker):
     """Long before a heartbeat would have found out."""
     worker = simulated_worker("vllm", says=SAYS, faults=["stall@3:forever*"])
-    client = orchestrator(worker, grace=0.2, heartbeat=600.0)
+    client = orchestrator(worker, grace=60.0, heartbeat=600.0)
     task_id = client.submit()
     with client.listen(task_id) as chunks:
         next(chunks)
+        client.hurry(task_id)
     is_cancelled(client, worker, task_id)
 
 
@@ -440,10 +441,11 @@ def test_a_client_that_takes_nothing_at_all_is_given_up(orchestrator, simulated_
     from examples.orchestrator import serving  # noqa: PLC0415
 
     monkeypatch.setattr(serving, "GONE_AFTER", 300)
-    client = orchestrator(simulated_worker("vllm", says=[" word"] * 50_000, ctx=10**6), grace=0.2)
+    client = orchestrator(simulated_worker("vllm", says=[" word"] * 50_000, ctx=10**6), grace=60.0)
     task_id = client.submit(max_tokens=60_000)
     with client.listen(task_id, receive_buffer=1 << 14) as body:
         next(body)
+        client.hurry(task_id)
         kept = client.tasks.log._tasks[task_id]
         until(lambda: kept.over and client.tasks.replicas[0].busy == 0)
     assert kept.readers == 0
