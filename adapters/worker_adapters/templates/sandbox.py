@@ -179,7 +179,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters: dict[str, Callable[..., Any]] = {
             name: _paid(name, filter_) for name, filter_ in self.filters.items()
         }
-        self.tests = {name: _looking(test) for name, test in self.tests.items()}
+        self.tests: dict[str, Any] = {name: _looking(test) for name, test in self.tests.items()}
         self.filters[TURNS] = lambda items: BUDGET.get().turns(items)
         self.filters[MADE] = lambda value: BUDGET.get().made(value)
         self.filters[LOOKED_AT] = lambda value: BUDGET.get().looked_at(value)
