@@ -83,17 +83,34 @@ static _Thread_local uint8_t shared[WIRE_READ];
 static uint8_t shared[WIRE_READ];
 #endif
 
-/* Milliseconds that a wait may take, by until() -> seconds; -1 for ever, -2 with an exception set. */
-static int patience(PyObject *until)
+/* The names that are looked up for every wait; made once, and never changed. */
+static PyObject *RETIMED, *PATIENCE;
+
+static int is_retimed(PyObject *timers)
 {
-    PyObject *answer = PyObject_CallNoArgs(until);
-    double seconds = answer ? PyFloat_AsDouble(answer) : -1;
+    PyObject *answer = PyObject_GetAttr(timers, RETIMED);
+    int truth = answer ? PyObject_IsTrue(answer) : -1;
     Py_XDECREF(answer);
-    if (PyErr_Occurred())
-        return -2;
-    if (seconds > 1e6)
-        return -1;
-    return seconds > 0 ? (int)(seconds * 1e3) + 1 : 0;
+    return truth;
+}
+
+/* Has the timers say how long a wait may take that began at that time. -1 with an exception set. */
+static int ask_timers(wire *w, PyObject *timers, int64_t began)
+{
+    int64_t at = wire_now();
+    PyObject *waited = PyFloat_FromDouble((double)(at - began) / 1e9);
+    PyObject *answer = waited ? PyObject_CallMethodObjArgs(timers, PATIENCE, waited, NULL) : NULL;
+    double seconds = answer ? PyFloat_AsDouble(answer) : -1;
+    Py_XDECREF(waited);
+    Py_XDECREF(answer);
+    w->ask_at = !(seconds > 0) ? at : seconds > 1e6 ? INT64_MAX : at + (int64_t)(seconds * 1e9);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static int milliseconds_until(int64_t time)
+{
+    int64_t left = time - wire_now();
+    return time == INT64_MAX ? -1 : left > 0 ? (int)(left / 1000000) + 1 : 0;
 }
 
 /* What a read of another kind than plain frames is told as: its content is copied, for buffer is not Python's. */
@@ -123,27 +140,37 @@ static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
     int wake = PyErr_Occurred() ? -1 : descriptor(args[3]);
     uint8_t *buffer = PyErr_Occurred() ? NULL : wake < 0 ? shared : at(args[6]);
     PyObject *list = PyErr_Occurred() ? NULL : PyList_New(0);
+    int64_t began = wake < 0 ? 0 : wire_now();
+    int asked = wake < 0; /* since it was last returned to, or called */
     while (list) {
         int status;
         if (wake < 0) /* not worth a turn at the interpreter lock: it is over at once */
             status = wire_read(w, buffer, from, -1, 0, d);
         else {
-            int milliseconds = patience(args[4]);
-            if (milliseconds == -2)
+            /* What they said last holds, unless they say otherwise: content only puts them off. */
+            int due = asked ? 0 : w->ask_at <= began ? 1 : is_retimed(args[4]);
+            if (due < 0 || (due && ask_timers(w, args[4], began)))
                 break;
+            asked = asked || due;
+            int milliseconds = milliseconds_until(w->ask_at);
             Py_BEGIN_ALLOW_THREADS
             status = wire_read(w, buffer, from, wake, milliseconds, d);
             Py_END_ALLOW_THREADS
         }
         if ((status == WIRE_SIGNAL || status == WIRE_TIME) && PyErr_CheckSignals())
             break;
-        if (status == WIRE_SIGNAL)
+        int early = status == WIRE_TIME && !asked;
+        if (status == WIRE_SIGNAL || early) {
+            w->ask_at = asked = 0;
             continue;
+        }
         status = plain(d, buffer, w->size, status, list);
         if (PyErr_Occurred())
             break;
         if (!status)
             return list;
+        if (!asked && ask_timers(w, args[4], began)) /* they are looked at next, and know from when on they run */
+            break;
         PyObject *answer = ask(args[5], status, w, buffer, list);
         if (!answer)
             break;
@@ -152,6 +179,8 @@ static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
             return answer;
         }
         Py_DECREF(answer);
+        w->ask_at = 0;
+        asked = wake < 0;
     }
     Py_XDECREF(list);
     return NULL;
@@ -167,7 +196,9 @@ int cpython_install(const char *name)
 {
     PyGILState_STATE state = PyGILState_Ensure();
     PyObject *module = PyDict_GetItemString(PyImport_GetModuleDict(), name); /* absent in a subinterpreter's parent */
-    int failed = !module || PyModule_AddFunctions(module, functions);
+    RETIMED = RETIMED ? RETIMED : PyUnicode_InternFromString("retimed");
+    PATIENCE = PATIENCE ? PATIENCE : PyUnicode_InternFromString("patience");
+    int failed = !module || !RETIMED || !PATIENCE || PyModule_AddFunctions(module, functions);
     PyErr_Clear();
     PyGILState_Release(state);
     return failed ? -1 : 0;

@@ -6,14 +6,15 @@
  * CPython's C API (PEP 384, the limited one) into the bargain:
  *
  *     take(decoder, chunk, frames) -> status                  sse_begin, sse_feed
- *     pull(wire, decoder, descriptor, wake, until, otherwise, buffer) -> frames    wire_read, until a frame is complete
+ *     pull(wire, decoder, descriptor, wake, timers, otherwise, buffer) -> frames    wire_read, until a frame is complete
  *
  * Structs are passed by address; who calls keeps them alive. To the list `frames` is appended the data of the plain frames, up to
  * the first record that is something else. `take` returns 0 if there was none, else what sse_feed did when it came to one;
  * the plain frames that came in the same records are not in the list. `pull` hands such a status, or wire_read's own, to
  * otherwise(status, content, frames) together with what was read and the list: it reads on if that answers None, and returns
- * what it answers else. With a wake descriptor it asks until() before it reads for how many seconds it may wait, which may
- * raise, and gives the interpreter lock up while it waits, reads and decodes; without one it never waits, and keeps the lock,
+ * what it answers else. With a wake descriptor it asks timers.patience(waited) for how many seconds more it may wait, which may
+ * raise: `waited` are those since it was called. The answer holds until it has run out, from one call to the next, unless
+ * timers.retimed; `otherwise` is called with timers that were asked. It gives the interpreter lock up while it waits, reads and decodes; without one it never waits, and keeps the lock,
  * as `take` does.
  */
 #ifndef WORKER_ADAPTERS_CPYTHON_H

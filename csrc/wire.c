@@ -13,6 +13,7 @@ void wire_init(wire *w, int framing, uint64_t length)
     body_init(&w->body, framing, length);
     w->error = w->drained = 0;
     w->content = w->size = 0;
+    w->ask_at = 0;
 }
 
 static int failed(wire *w)
@@ -33,7 +34,7 @@ static int wait_for(wire *w, int descriptor, int wake, int milliseconds)
     return both[0].revents ? WIRE_WOKEN : 0;
 }
 
-static int64_t now(void)
+int64_t wire_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -42,9 +43,9 @@ static int64_t now(void)
 
 int wire_read(wire *w, uint8_t *buffer, int descriptor, int wake, int milliseconds, sse_decoder *d)
 {
-    int64_t until = wake >= 0 && milliseconds > 0 ? now() + milliseconds * MS : 0, since = 0;
+    int64_t until = wake >= 0 && milliseconds > 0 ? wire_now() + milliseconds * MS : 0, since = 0;
     for (int reads = 0; !w->body.status; reads++) {
-        int64_t at = reads ? now() : 0;
+        int64_t at = reads ? wire_now() : 0;
         if (reads >= WIRE_MOST_READS || (since && at - since > WIRE_MOST_NS))
             return WIRE_MORE;
         if (w->drained && wake < 0 && reads)
@@ -71,7 +72,7 @@ int wire_read(wire *w, uint8_t *buffer, int descriptor, int wake, int millisecon
         int status = sse_begin(d, buffer, w->size);
         if (status)
             return status;
-        since = since ? since : now();
+        since = since ? since : wire_now();
     }
     return WIRE_OVER;
 }

@@ -32,9 +32,13 @@ typedef struct wire {
     body_decoder body;
     int error;
     int drained; /* the last read took all there was, and the body goes on: the next one is waited for first */
+    int64_t ask_at; /* the caller's: when to ask again how long a wait may take */
     uint64_t content; /* bytes of content so far */
     size_t size; /* of them in the buffer, which the offsets of the last records are into */
 } wire;
+
+/* Nanoseconds of the clock that waits are measured with. */
+int64_t wire_now(void);
 
 /* As body_init. */
 void wire_init(wire *w, int framing, uint64_t length);

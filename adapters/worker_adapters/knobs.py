@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final
 
@@ -54,6 +54,21 @@ class Profile:
 
     version: str = "v1"
     knobs: tuple[Knob, ...] = ()
+    # What is sent unless a request says otherwise, its fields that are sent as they are (both by the wire's names), and the
+    # knobs to think about.
+    _sorted: tuple[Mapping[str, Any], Mapping[str, str], tuple[Knob, ...]] = attrs.field(
+        init=False, eq=False, repr=False
+    )
+
+    @_sorted.default
+    def _sort(self) -> tuple[Mapping[str, Any], Mapping[str, str], tuple[Knob, ...]]:
+        neutral = {knob.wire: knob.neutral for knob in self.knobs if not knob.absent}
+        plain = {knob.wire: knob.field for knob in self.knobs if knob.field is not None and _is_plain(knob)}
+        return neutral, plain, tuple(knob for knob in self.knobs if not _is_plain(knob))
+
+
+def _is_plain(knob: Knob) -> bool:
+    return knob.greedy is AS_ASKED and not knob.absent and knob.convert is unchanged
 
 
 NO_KNOBS = Profile()

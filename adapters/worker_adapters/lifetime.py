@@ -179,17 +179,21 @@ class Lifetime:
             self._expiry = self.clock() + self._budget
         return min(self._expiry, self.deadline, self.stop_at)
 
-    def patience(self) -> float:
-        """Seconds that the driving thread may wait now. Raises Interrupted. For a wait in C, on the thread's own waker."""
+    def patience(self, waited: float) -> float:
+        """Seconds that the driving thread may wait, after it has waited for those. Raises Interrupted.
+
+        For a wait in C (codec.Timers), on the thread's own waker.
+        """
         waker: Waker = self.waker
         waker.polling = True
         if self.causes:
             raise Interrupted(self.causes[0][0])
         waker.woken = False  # it is known what for: nothing that would end this stream
         now = self.clock()
+        self.retimed = False
         if self.fresh:
             self.fresh = False
-            self._expiry = now + self._budget
+            self._expiry = now - waited + self._budget
         until = min(self._expiry, self.deadline, self.stop_at)
         return min(until - now, waker.patience)
 

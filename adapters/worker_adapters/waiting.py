@@ -76,17 +76,29 @@ class Waker:
     """Where one thread waits. `wake` is for any thread, signal handlers and finalizers: it takes no lock, never blocks.
 
     A binary semaphore, twice: a lock for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one
-    that polls. `polling`: it does, or may at any time; `woken`: somebody has woken it since its owner looked last. The
-    descriptors live as long as this object, so a late `wake` never writes into a stranger's. The lock is made at the
-    first wait: one that was made before gevent has patched `threading` would block all greenlets.
+    that polls. `polling`: it does, or may at any time; `polled`: it has before; `woken`: somebody has woken it since its
+    owner looked last. The descriptors live as long as this object, so a late `wake` never writes into a stranger's. The
+    lock is made at the first wait: one that was made before gevent has patched `threading` would block all greenlets.
     """
 
-    __slots__ = ("__weakref__", "_acquire", "_poll", "_reads", "_release", "_writes", "patience", "polling", "woken")
+    __slots__ = (
+        "__weakref__",
+        "_acquire",
+        "_poll",
+        "_reads",
+        "_release",
+        "_writes",
+        "patience",
+        "polled",
+        "polling",
+        "woken",
+    )
 
     def __init__(self) -> None:
         self._acquire: Any = None
         self._release: Any = None
         self.polling: bool = False
+        self.polled: bool = False
         self.woken: bool = False
         self._reads = self._writes = -1
         self._poll: Any = None
@@ -122,20 +134,21 @@ class Waker:
 
     def wait(self, seconds: float) -> None:
         """Block until woken, for at most that long; perhaps for less. The owner's thread only."""
-        self.polling = False
-        if self._acquire is None:
-            lock = threading.Lock()
-            lock.acquire()
-            self._acquire, self._release = lock.acquire, lock.release
-        if self.woken or seconds <= 0:
+        polling, self.polling = self.polling, False
+        try:
+            if self._acquire is None:
+                lock = threading.Lock()
+                lock.acquire()
+                self._acquire, self._release = lock.acquire, lock.release
+            if not self.woken and seconds > 0:
+                seconds = min(seconds, self.patience)
+                if seconds < LONGEST:
+                    self._acquire(True, seconds)
+                else:
+                    self._acquire()
             self.woken = False
-            return
-        seconds = min(seconds, self.patience)
-        if seconds < LONGEST:
-            self._acquire(True, seconds)
-        else:
-            self._acquire()
-        self.woken = False
+        finally:
+            self.polling = polling  # of the wait that a signal handler's own is within
 
     def polls(self) -> int:
         """The descriptor to poll beside another, from now on: readable when woken. The owner's thread only.
@@ -147,7 +160,7 @@ class Waker:
                 self._open()
             except OSError:
                 return -1
-        self.polling = True
+        self.polling = self.polled = True
         return self._reads
 
     def _open(self) -> None:

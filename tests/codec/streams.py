@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,19 @@ class Case:
     splits: tuple[int, ...]
     expected: tuple[Any, ...]
     latency: tuple[int, ...] | None
+
+
+class Timers:
+    """Those of `SSEDecoder.puller`. `holds`: what they say holds on from one call to the next."""
+
+    def __init__(self, patience: Callable[[], Any], *, holds: bool = False) -> None:
+        self._patience = patience
+        self.retimed = not holds
+        self.waited: list[float] = []
+
+    def patience(self, waited: float) -> Any:
+        self.waited.append(waited)
+        return self._patience()
 
 
 class Outcome(NamedTuple):

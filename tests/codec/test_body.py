@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from worker_adapters.codec import WIRE_BLOCKED, BodyError, CutOffError, EventTooLargeError, SSEDecoder, Wire
 
-from .streams import bytewise, cut
+from .streams import Timers, bytewise, cut
 
 BOUND = 65536
 
@@ -256,7 +256,7 @@ def test_a_broken_body_gives_what_came_before(ends):
 @pytest.mark.parametrize("waits", [False, True])
 def test_what_recv_fails_with_is_raised(ends, waits):
     wake = ends[0].fileno() if waits else -1
-    pull = SSEDecoder().puller(Wire(chunked=True, length=None), 2**20, wake, lambda: 60, repr)
+    pull = SSEDecoder().puller(Wire(chunked=True, length=None), 2**20, wake, Timers(lambda: 60), repr)
     for _ in range(2):
         with pytest.raises(OSError, match="descriptor") as caught:
             pull()

@@ -10,6 +10,8 @@ import pytest
 
 from worker_adapters.codec import WIRE_BLOCKED, WIRE_TIME, CutOffError, SSEDecoder, Wire, _native
 
+from .streams import Timers
+
 
 @pytest.mark.parametrize(
     "args", [(), (1, b""), (0, b"", []), (2**80, b"", []), ("1", b"", []), (1, "text", []), (1, bytearray(b"x"), [])]
@@ -46,7 +48,7 @@ def test_a_descriptor_beyond_an_int_is_not_taken_for_another_one(which):
         descriptors = [ours.fileno(), ours.fileno()]
         descriptors[which] += 2**32
         with pytest.raises(OverflowError):
-            SSEDecoder().puller(Wire(chunked=False, length=None), *descriptors, lambda: 0.0, repr)()
+            SSEDecoder().puller(Wire(chunked=False, length=None), *descriptors, Timers(lambda: 0.0), repr)()
 
 
 def test_what_is_taken_needs_a_list_to_go_to():
@@ -91,7 +93,7 @@ def test_pull_keeps_nothing(waits):
         with ours, theirs:
             wire, decoder = Wire(chunked=False, length=None), SSEDecoder()
             wake = wakes.fileno() if waits else -1
-            pull = decoder.puller(wire, ours.fileno(), wake, lambda: 0.0, lambda status: {"status": [status]})
+            pull = decoder.puller(wire, ours.fileno(), wake, Timers(lambda: 0.0), lambda status: {"status": [status]})
             theirs.sendall(b"data: one\n\ndata: two\n\nda")
             assert pull() == [b"one", b"two"]
             assert pull() == {"status": [WIRE_TIME if waits else WIRE_BLOCKED]}
@@ -119,10 +121,10 @@ def test_what_is_raised_while_reading_comes_through_and_is_not_kept():
             pull = SSEDecoder().puller(wire, ours.fileno(), -1, raises, raises)
             with pytest.raises(LookupError):
                 pull()
-            pull = SSEDecoder().puller(wire, ours.fileno(), ours.fileno(), raises, raises)
+            pull = SSEDecoder().puller(wire, ours.fileno(), ours.fileno(), Timers(raises), raises)
             with pytest.raises(LookupError):
                 pull()
-            pull = SSEDecoder().puller(wire, ours.fileno(), ours.fileno(), lambda: "soon", raises)
+            pull = SSEDecoder().puller(wire, ours.fileno(), ours.fileno(), Timers(lambda: "soon"), raises)
             with pytest.raises(TypeError):
                 pull()
             theirs.close()

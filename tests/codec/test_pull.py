@@ -18,7 +18,7 @@ import pytest
 
 from worker_adapters.codec import WIRE_BLOCKED, WIRE_MORE, WIRE_TIME, WIRE_WOKEN, Frame, SSEDecoder, Wire, _native
 
-from .streams import cut
+from .streams import Timers, cut
 
 STREAM = b"data: one\n\n: comment\n\nevent: e\ndata: two\n\nid: 7\n\ndata: a\ndata: b\n\ndata: \xc3\xa9\n\n"
 FRAMED = b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in (STREAM[:5], STREAM[5:30], STREAM[30:])) + b"0\r\n\r\n"
@@ -43,6 +43,7 @@ class Line:
         *,
         waits: bool,
         patience: Callable[[], float] = lambda: 30.0,
+        timers: Timers | None = None,
         nothing_yet: Callable[[int], Any] = lambda status: status,
         decoder: SSEDecoder | None = None,
         wire: Wire | None = None,
@@ -51,7 +52,9 @@ class Line:
         wire = wire or Wire(chunked=False, length=None)
         decoder = decoder or SSEDecoder()
         wake = self.wakes if waits else -1
-        return decoder.puller(wire, self.reader.fileno(), wake, patience if waits else never, nothing_yet)
+        return decoder.puller(
+            wire, self.reader.fileno(), wake, timers or Timers(patience if waits else never), nothing_yet
+        )
 
     def wake(self) -> None:
         os.write(self.waker, b"!")
@@ -293,6 +296,44 @@ def test_an_interrupted_wait_asks_anew_how_long(line, alarm):
     assert 0.2 <= time.monotonic() - until + 0.2 < 5
 
 
+def test_how_long_it_may_wait_is_asked_only_when_it_does_not_hold_any_more(line):
+    timers = Timers(lambda: 30.0, holds=True)
+    pull = line.pull(waits=True, timers=timers)
+    for n in range(3):
+        line.writer.sendall(b"data: %d\n\n" % n)
+        assert pull() == [b"%d" % n]
+    assert len(timers.waited) == 1
+    timers.retimed = True
+    line.writer.sendall(b"data: one\n\n")
+    assert pull() == [b"one"]
+    assert len(timers.waited) == 2
+
+
+def test_where_it_runs_out_within_a_wait_that_is_told_how_long_it_has_waited_and_goes_on(line):
+    answers = iter([0.05, 0.1])
+    timers = Timers(lambda: next(answers), holds=True)
+    statuses: list[int] = []
+    pull = line.pull(waits=True, timers=timers, nothing_yet=lambda status: statuses.append(status) or status)
+    line.writer.sendall(b"data: one\n\n")
+    assert pull() == [b"one"]
+    assert pull() == WIRE_TIME
+    assert statuses == [
+        WIRE_TIME
+    ]  # of the second wait: the first was too short, as content has put off what it was for
+    assert timers.waited[0] < timers.waited[1] < 5
+
+
+def test_who_is_asked_what_to_do_has_been_told_before_how_long_it_has_waited(line):
+    """A timer that content puts off runs from the beginning of the wait, whatever ends that."""
+    timers = Timers(lambda: 30.0, holds=True)
+    pull = line.pull(waits=True, timers=timers)
+    line.writer.sendall(b"data: one\n\n")
+    assert pull() == [b"one"]
+    line.wake()
+    assert pull() == WIRE_WOKEN
+    assert len(timers.waited) == 2
+
+
 def test_what_patience_raises_comes_out_and_the_stream_goes_on_afterwards(line):
     def patience():
         if angry:
@@ -484,7 +525,7 @@ def test_streams_read_within_each_others_callbacks_do_not_disturb_each_other(wai
 
             fd, wake = ends[number].reader.fileno(), ends[number].wakes if waits else -1
             buffer = wire.own_buffer() if waits else 0
-            return lambda: _native.pull(wire.address, decoder._address, fd, wake, patience, otherwise, buffer)
+            return lambda: _native.pull(wire.address, decoder._address, fd, wake, Timers(patience), otherwise, buffer)
 
         pulls += [puller(number) for number in range(len(names))]
         while any(parts):

@@ -127,6 +127,7 @@ class SimWaker:
     """A Waker in one step each: that the real one is as good is explored for itself."""
 
     patience = inf
+    polled = False
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.name = scheduler.name("waker")

@@ -72,10 +72,13 @@ _SLEEP = "        self._asleep = True\n"
 SLEEP_FIRST = (_SLEEP + _LOOK, _LOOK + _SLEEP)
 LOOK_FIRST = (
     """                self._waiter = waker  # anew each time: a signal handler that reads within this takes it away
-                hand = self.next_hand()
+                if self._queue and (hand := self.next_hand()) is not None:
+                    return hand
 """,
     """                hand = self.next_hand()
                 self._waiter = waker
+                if hand is not None:
+                    return hand
 """,
 )
 WAITS_LATE = (
@@ -94,7 +97,7 @@ NEVER_ANEW = (
 PLANTED = {
     "lost wake-up: who makes its lock does not look whether it was woken": (
         "waiting",
-        "        if self.woken or seconds <= 0:\n", "        if seconds <= 0:\n",
+        "            if not self.woken and seconds > 0:\n", "            if seconds > 0:\n",
         "waker, at its lock", "nobody can go on",
     ),
     "lost wake-up: a waker says so after it has looked who polls": (

@@ -6,12 +6,17 @@ dialect (runtime/validate.py).
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import math
+import operator
 import sys
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from .choices import OnDegraded, Priority
 from .events import DeterminismLevel
@@ -276,9 +281,25 @@ _CHECKS: Mapping[str, Check] = {
 }
 
 
+_values = operator.attrgetter(*_CHECKS)
+_all_checks = tuple(_CHECKS.values())
+
+
+@functools.cache
+def _defaults(kind: Any) -> tuple[Any, ...]:
+    """What each field is where it was not given: the very object, which needs no judging. `prompt` has none."""
+    defaults = {field.name: field.default for field in attrs.fields(kind)}
+    return tuple(_NO_DEFAULT if name == "prompt" else defaults[name] for name in _CHECKS)
+
+
+_NO_DEFAULT = object()
+
+
 def judge(request: GenerateRequest) -> None:
     """Raise WrongError for what can't be right on any engine, but for `judge_schema`."""
-    for check in _CHECKS.values():
+    kind: Any = type(request)
+    given = map(operator.is_not, _values(request), _defaults(kind))
+    for check in itertools.compress(_all_checks, given):
         check(request)
 
 

@@ -10,7 +10,7 @@ def pull(
     decoder: int,
     descriptor: int,
     wake: int,
-    until: Callable[[], float],
+    timers: object,
     otherwise: Callable[[int, bytes, list[Any]], Any],
     buffer: int,
     /,

@@ -8,11 +8,11 @@ Source: RFC 9112, 6.3 (where a body ends) and 7.1 (chunked transfer coding).
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Protocol
 
 from . import _native
 
-__all__ = ["BodyError", "CutOffError", "Wire"]
+__all__ = ["BodyError", "CutOffError", "Timers", "Wire"]
 
 _ffi: Any = _native.ffi
 _lib: Any = _native.lib
@@ -37,6 +37,19 @@ class CutOffError(Exception):
     """The connection ended before the body did."""
 
 
+class Timers(Protocol):
+    """How long a read may wait."""
+
+    @property
+    def retimed(self) -> bool:
+        """Whether what `patience` has said last is too long by now."""
+        ...
+
+    def patience(self, waited: float) -> float:
+        """Seconds that it may wait from now on, after it has waited for those."""
+        ...
+
+
 class Wire:
     """One body, fed read by read (`feed`), or read from a socket by `SSEDecoder.puller`. Not thread-safe.
 
@@ -49,13 +62,15 @@ class Wire:
         framing = _lib.BODY_CHUNKED if chunked else _lib.BODY_TO_THE_END if length is None else _lib.BODY_SIZED
         self._to_the_end = framing == _lib.BODY_TO_THE_END
         self.struct: Any = _uninitialised("wire *")
+        self._buffer: Any = None
         self.address: int = int(_ffi.cast("uintptr_t", self.struct))
         _lib.wire_init(self.struct, framing, length or 0)
 
     def own_buffer(self) -> int:
         """The address of room for one read, which lives as long as this."""
-        # Not cleared: of it only the pages are ever touched that a read fills, one for a stream that trickles.
-        self._buffer: Any = _uninitialised("uint8_t[]", _lib.WIRE_READ)
+        if self._buffer is None:
+            # Not cleared: of it only the pages are ever touched that a read fills, one for a stream that trickles.
+            self._buffer = _uninitialised("uint8_t[]", _lib.WIRE_READ)
         return int(_ffi.cast("uintptr_t", self._buffer))
 
     @property

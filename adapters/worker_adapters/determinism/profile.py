@@ -15,9 +15,12 @@ def sampling_fields(profile: Profile, request: GenerateRequest) -> dict[str, Any
 
     A knob is missing only where the table says that its absence is the neutral value. `request.seed` is resolved already.
     """
+    neutral, as_given, others = profile._sorted  # noqa: SLF001  -- its only reader; sorted once, not for every request
+    fields = {**neutral}
+    for wire, name in as_given.items():
+        fields[wire] = getattr(request, name)
     greedy = request.temperature == 0
-    fields = {}
-    for knob in profile.knobs:  # a dozen of them for every request: no call for each
+    for knob in others:
         if greedy and knob.greedy is not AS_ASKED:
             value = knob.greedy
         elif knob.field is None:

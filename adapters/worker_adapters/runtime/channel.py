@@ -20,7 +20,7 @@ from ..api import Event, Token
 from ..waiting import Waker, current_waker
 from .running import Running
 
-__all__ = ["Channel", "Gate", "Hand", "Waiter", "size_of"]
+__all__ = ["Channel", "Gate", "Hand", "Waiter", "nobody_waits", "size_of"]
 
 
 class Waiter(Protocol):
@@ -90,7 +90,7 @@ class Channel:
         self._waiter: Waiter | None = None  # whom to wake when there is a run
         self.gate: Gate = Gate()
         self.parked: bool = False  # the producer waits for room
-        self.room: Callable[[], None] = _nobody_waits
+        self.room: Callable[[], None] = nobody_waits
         self.wake_soon: Callable[[Waker], None] = _at_once  # how the producer wakes who waits
         self.collected: int = -1  # characters of text; negative: the stream is not collected
 
@@ -171,10 +171,9 @@ class Channel:
         try:
             while True:
                 self._waiter = waker  # anew each time: a signal handler that reads within this takes it away
-                hand = self.next_hand()
-                if hand is not None or running.lifetime.cancelled:
+                if self._queue and (hand := self.next_hand()) is not None:
                     return hand
-                if running.over and not self._queue:
+                if running.lifetime.cancelled or (running.over and not self._queue):
                     return None
                 if until == inf:
                     waker.wait(inf)
@@ -198,8 +197,8 @@ class Channel:
             self._queue.popleft()
 
 
-def _nobody_waits() -> None:
-    return None
+def nobody_waits() -> None:
+    """For room."""
 
 
 def _at_once(waker: Waker) -> None:

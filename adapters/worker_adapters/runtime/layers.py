@@ -30,11 +30,12 @@ from .envelope import fault_of_cause
 from .failing import bug_of, error_of
 from .grade import Grade
 from .leaving import leaving, left
+from .middle import READ, Middle
 from .recorder import Attempt
 from .redact import secrets_of
 from .reply import refused, require_event_stream, said
 from .report import came_to, progress, retried
-from .running import Running
+from .running import Running, nothing_yet
 from .runs import Driven, Feed, Runs
 from .tracing import carried_with
 from .validate import validate
@@ -87,7 +88,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
         worker.redactor.clean_fault(fault, secrets_of(carried))
         raise
     finally:
-        running.exchange = None
+        running.exchange, running.middle = None, nothing_yet
         one.sent, one.ended = lifetime.sent_at, lifetime.clock()
         if exchange is not None:
             exchange.close()
@@ -107,54 +108,53 @@ def _encoded(worker: Worker, running: Running) -> Steps[WireRequest]:
     return (yield from HELPERS.call(("encode", id(worker)), encode, running.lifetime))
 
 
-def _received(  # noqa: PLR0912, PLR0915  -- the way of a token, in one place: each function more costs a cache miss
+def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token, in one place
     worker: Worker, running: Running, grade: Grade, exchange: Exchange, encoded: int
 ) -> Generator[list[Event] | Blocked, None, Finished]:
     """The runs but for the last; returns the engine's sign of the end, and leaves the End. Raises Fault, Interrupted."""
-    dialect, lifetime, tally, clock = worker.dialect, running.lifetime, running.tally, running.lifetime.clock
+    dialect, lifetime, tally = worker.dialect, running.lifetime, running.tally
     decoder = SSEDecoder(_event_limit(worker, encoded))
-    pull, feed = exchange.puller(decoder), Feed()
-    counted, framed, strange = 0, False, False
+    pull, feed, framed, strange = exchange.puller(decoder), Feed(), False, False
     if running.placement is None:
         decoded = dialect.decode(feed, request=running.request, tally=tally)
     else:
         decoded = running.placement.decoded(dialect, feed, running)
+    middle = Middle(running, decoder, pull, feed, decoded)
     while True:
-        if not feed.over:
-            try:
-                batch = pull()
-            except Exception as exc:  # noqa: BLE001  -- sorted there
+        if not middle.met and (alone := middle()) is not None:
+            running.middle = middle  # the driver goes on with it, until something else has come
+            yield alone
+            running.middle = nothing_yet
+            continue
+        met, exc, middle.met, middle.raised = middle.met, middle.raised, 0, None
+        if met == READ:
+            if lifetime.causes:
+                raise Interrupted(lifetime.causes[0][0])
+            if exc is not None:
                 broken_off(exc, exchange, dialect, decoder, feed)
-            else:
+            elif not feed.over:
+                batch = middle.batch
                 if batch is BLOCKED:
                     yield BLOCKED
                     lifetime.check()
                     continue
-                if lifetime.causes:
-                    raise Interrupted(lifetime.causes[0][0])
-                feed.batch = batch
-                feed.over = not batch
+                feed.batch, feed.over = batch, not batch
                 if decoder.undispatched:
                     decoder.undispatched = False
                     strange = feed.unframed(batch, lambda text: said(text, exchange, dialect))
-        run = next(decoded, None)
+            counted, run = tally.tokens_out, next(decoded, None)
+        elif exc is not None:
+            raise exc
+        else:
+            counted, run = middle.counted, middle.run
         if run is None:
             raise unfinished(exchange, dialect, decoder, feed, framed=framed)
-        if len(run) == 1 and type(alone := run[0]) is Token and alone.index == running.tokens_seen > 0:
-            # What most of a stream's life is made of, and all of it in one place: each function that a wake-up has to go
-            # through costs it up to a microsecond of cold caches (benchmarks/bench_paced.py).
-            running.tokens_seen += 1
-            counted = tally.tokens_out
-            running.last_token_at = now = clock()
-            if now >= running.progress_due:
-                progress(running)
-            lifetime.fresh = True
-            yield run  # type: ignore[misc]  # of Tokens alone
-            continue
         framed, strange = framed or not strange, False
         begun: list[Event] = []
         if run and running.started is None:
             begun = [(yield from _begun(worker, running, grade, run.pop(0)))]
+            # What came with the head is read by now, as a rule: nothing need look for that with every token.
+            middle.pull = pull = exchange.puller(decoder)
             if not run:
                 lifetime.pause()  # nothing came with it: the first-token timer goes on after this
                 yield begun
@@ -163,7 +163,7 @@ def _received(  # noqa: PLR0912, PLR0915  -- the way of a token, in one place: e
         if not run and tally.tokens_out == counted:
             lifetime.check()
             continue  # a sign of life, and no content
-        content, counted, seen = tally.tokens_out > counted, tally.tokens_out, running.tokens_seen
+        content, seen = tally.tokens_out > counted, running.tokens_seen
         last = taken(run)
         events = begun + (_checked(worker, running, run) if run else [])
         if last is not None:
@@ -174,9 +174,10 @@ def _received(  # noqa: PLR0912, PLR0915  -- the way of a token, in one place: e
                 exchange.close()
                 left(worker, running)
             running.finished = _end(running, last)
-            last = yield from concluded(running, exchange, pull, feed, decoded, last, events)
-            running.finished = _end(running, last)
-            return last
+            told = yield from concluded(running, exchange, pull, feed, decoded, last, events)
+            if last.rest is not Rest.NOTHING:
+                running.finished = _end(running, told)
+            return told
         if content or running.tokens_seen > seen:
             lifetime.content()
             if events:

@@ -36,7 +36,11 @@ from .report import Counted, ended
 from .reports import REPORTS
 from .worker import Worker
 
-__all__ = ["Running"]
+__all__ = ["Running", "nothing_yet"]
+
+
+def nothing_yet() -> None:
+    """What can be had past the layers of a stream that is not in its middle (middle.py)."""
 
 
 @attrs.define(eq=False)
@@ -59,6 +63,7 @@ class Running:
     renewed: bool = False  # the one retry with fresh ones was made
     wire: WireRequest | None = None  # of the first attempt, where it was made by whoever submitted
     exchange: Exchange | None = None  # while its body is read
+    middle: Callable[[], list[Event] | None] = nothing_yet  # its next run, if that needs nothing of the layers
     tally: Tally = attrs.field(factory=Tally)
     attempts: int = 0
     record: list[Event] | None = attrs.field(default=None, repr=False)  # of a collected one: all but its terminal event
@@ -92,7 +97,7 @@ class Running:
     def end(self, terminal: End | Error) -> None:
         """It is over, like that unless it was before. Any thread; never blocks."""
         if not self.lifetime.causes:
-            self.lifetime.causes.append((Cause.CANCELLED, self))  # nobody goes on with it
+            self.lifetime.causes.append((Cause.CANCELLED, None))  # nobody goes on with it
         self.places.free(self)
         self._once.setdefault("terminal", terminal)
         self.over = True

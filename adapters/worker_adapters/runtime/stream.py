@@ -18,8 +18,8 @@ from ..api import End, Error, Event, Reason
 from ..dialect import Fault
 from ..lifetime import Cause, Interrupted
 from ..loop import LOOP, Task
-from ..waiting import BLOCKED, Waker, current_waker
-from .channel import Channel, Hand, size_of
+from ..waiting import BLOCKED, NOBODY, Waker, current_waker
+from .channel import Channel, Hand, nobody_waits, size_of
 from .envelope import fault_of_cause
 from .failing import bug_of, error_of
 from .recorder import EndedBy
@@ -81,24 +81,22 @@ class Direct:
             if (hand := self._hand) is not None and hand.events.__length_hint__():  # type: ignore[attr-defined]  # a list's iterator
                 return hand  # an exception came before it was received
             lifetime.waker = waker = self._waker or self._own_waker()
-            lifetime.stop_at = until
+            waker.polling = waker.polled  # before anything is looked at: a wait in C may begin without asking
+            lifetime.retimed, lifetime.stop_at = lifetime.retimed or lifetime.stop_at != until, until
             running.waits_for_consumer = False
             if running.over:
                 return None
             if lifetime.cancelled:
                 self._end(running.cancelled())
                 return None
-            while (run := next(self._runs, None)) is BLOCKED:
-                if lifetime.clock() >= until:
-                    raise TimeoutError  # noqa: TRY301  -- the one way out that ends nothing
-                lifetime.block(waker)
-            if (
-                run is None
-                or len(run) > 1
-                or type(run[0]) in TERMINAL
-                or running.record is not None
-                or lifetime.cancelled
-            ):
+            run = running.middle()
+            if run is None:
+                while (other := next(self._runs, None)) is BLOCKED:
+                    if lifetime.clock() >= until:
+                        raise TimeoutError  # noqa: TRY301  -- the one way out that ends nothing
+                    lifetime.block(waker)
+                run = other
+            if run is None or type(run[-1]) in TERMINAL or running.record is not None or lifetime.cancelled:
                 return self._received(run)
             lifetime.handed = run
             self._hand = hand = Hand(run)
@@ -111,7 +109,9 @@ class Direct:
             raise
         finally:
             if self._turn == {"by": me}:  # compared, not asked with a call: after that a signal could strike
-                lifetime.waker = self
+                lifetime.waker = (
+                    NOBODY if running.over else self
+                )  # over: what refers to each other is no rubbish to collect
                 running.waits_for_consumer = True
                 self._turn.pop("by", None)
                 running.driver = None
@@ -239,8 +239,7 @@ class Submitted(Task):
         self._runs = runs
         self._limit = max_collected
         self.channel: Channel = Channel(running, size)
-        self.channel.room = partial(LOOP.wake, self)
-        self.channel.wake_soon = LOOP.wake_after_turn
+        self.channel.room, self.channel.wake_soon = partial(LOOP.wake, self), LOOP.wake_after_turn
         self._handle: ref[object] | None = None
 
     def held_by(self, handle: object) -> None:
@@ -273,7 +272,8 @@ class Submitted(Task):
         if lifetime.causes and self._runs.gi_suspended and running.finished is None:
             run = self._runs.throw(Interrupted(lifetime.causes[0][0]))
         else:
-            run = next(self._runs)
+            alone = running.middle()
+            run = next(self._runs) if alone is None else alone
         if run is BLOCKED:
             return False
         last = run[-1]
@@ -305,6 +305,7 @@ class Submitted(Task):
         if self._handle is not None:
             LOOP.outlives(self._handle)
         self._running.places.driven.pop(self, None)
+        self.lifetime.waker, self.channel.room = NOBODY, nobody_waits  # as Direct's, when it is over
 
     def _park(self) -> bool:
         """The hand-over is full: the socket is not read on, and only the deadline counts."""

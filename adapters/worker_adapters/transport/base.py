@@ -66,7 +66,8 @@ class Exchange(Protocol):
         """What gives the frames of the body, a batch per read that completes any, and an empty one at its regular end.
 
         BLOCKED where it would block, and the driver is to wait; a driver that is a thread may be made to wait within.
-        Raises Interrupted, and where the body breaks off something that `fault_of` knows.
+        Raises Interrupted, and where the body breaks off something that `fault_of` knows. Asked again in mid-stream, it
+        gives one that goes on from there.
         """
         ...
 

@@ -109,8 +109,10 @@ class Body:
 
         waker = lifetime.waker
         waits = isinstance(waker, Waker) and not cooperative()
-        pulled = decoder.puller(self._wire, fd, waker.polls() if waits else -1, lifetime.patience, nothing_yet)
-        return self._after_the_start(decoder, pulled) if self._rest or self._again else pulled
+        pulled = decoder.puller(self._wire, fd, waker.polls() if waits else -1, lifetime, nothing_yet)
+        return (
+            self._after_the_start(decoder, pulled) if self._rest or self._again or self._broken is not None else pulled
+        )
 
     def _after_the_start(self, decoder: SSEDecoder, pulled: Pull) -> Pull:
         """What has been read comes first, and what came together with the head, if that completes anything."""

@@ -223,18 +223,19 @@ class HTTPTransport:
         fields = {**self._fields, **wire.headers}
         if wire.body:
             fields["Content-Length"] = str(len(wire.body))
-        sent = {name.lower(): value for name, value in fields.items()}
+        sent = {name.lower(): value for name, value in fields.items()} if headers else {}
         for name, value in headers.items():
             if sent.get(name.lower(), value) != value:
                 raise Fault(Reason.VALIDATION, f"the header {name} is sent already, with another value")
             if name.lower() not in sent:
                 fields[name] = value
-        lines = [f"{wire.method} {self._before}{percent_encoded(wire.target)} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in fields.items()]
-        head = "\r\n".join(lines)
-        if any(_breaks(line) for line in lines):
+        lines = [
+            f"{wire.method} {self._before}{percent_encoded(wire.target)} HTTP/1.1",
+            *map("%s: %s".__mod__, fields.items()),
+        ]
+        if _breaks("".join(lines)):
             raise Fault(Reason.VALIDATION, "a header of the request holds a line break")
-        return f"{head}\r\n\r\n".encode("latin-1") + wire.body
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + wire.body
 
     def _open(self, request: bytes, connection: Connection, reader: HeadReader, lifetime: Lifetime) -> Steps[_Exchange]:
         link: Link | None = None

@@ -74,7 +74,11 @@ class _Stream:
             events = list(map(decode_plain, batch))  # type: ignore[arg-type]  # a Frame is a TypeError
         except (ValueError, TypeError):
             return []
-        run: Run = [Token(index=i, text=event.choices[0].text) for i, event in enumerate(events, self.index)]
+        index = self.index
+        if len(events) == 1:  # as nearly always, of a stream among many
+            run: Run = [Token(index=index, text=events[0].choices[0].text)]
+        else:
+            run = [Token(index=i, text=event.choices[0].text) for i, event in enumerate(events, index)]
         self.index += len(run)
         if self.tally.usage_source is UsageSource.DELTAS:
             self.tally.tokens_out += len(run)

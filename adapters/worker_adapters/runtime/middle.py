@@ -1,0 +1,79 @@
+"""The middle of a stream's life: a Token a read, and nothing else.
+
+Its driver goes through it by itself, past the layers, which only see to what is different. Each function and generator
+that a wake-up has to go through costs it up to a microsecond of cold caches (benchmarks/bench_paced.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..api import Event, Token
+from ..codec import SSEDecoder
+from ..dialect import Payload, Run
+from ..waiting import BLOCKED, Blocked
+from .report import progress
+from .running import Running
+from .runs import Feed, Pull
+
+__all__ = ["DECODED", "READ", "Middle"]
+
+READ, DECODED = 1, 2
+
+
+class Middle:
+    """Called for the next run. None: what has come is left here, for the layers to take up.
+
+    `met`: what there is of it, READ (`batch`, or what reading has `raised`) or DECODED (`run`, or what decoding has
+    `raised`); 0: nothing. `counted`: the tokens before it was decoded.
+    """
+
+    __slots__ = (
+        "_decoded", "_decoder", "_feed", "_lifetime", "_running", "_tally",
+        "batch", "counted", "met", "pull", "raised", "run",
+    )  # fmt: skip
+
+    def __init__(self, running: Running, decoder: SSEDecoder, pull: Pull, feed: Feed, decoded: Iterator[Run]) -> None:
+        self._running = running
+        self._lifetime = running.lifetime
+        self._tally = running.tally
+        self._decoder = decoder
+        self._feed = feed
+        self._decoded = decoded
+        self.pull: Pull = pull
+        self.met: int = 0
+        self.batch: Sequence[Payload] | Blocked = ()
+        self.run: Run | None = None
+        self.raised: Exception | None = None
+        self.counted: int = 0
+
+    def __call__(self) -> list[Event] | None:
+        """One Token that is due, in the stream's state already. On its driver."""
+        lifetime, feed = self._lifetime, self._feed
+        if lifetime.causes or feed.over:
+            self.met = READ
+            return None
+        try:
+            batch = self.pull()
+        except Exception as exc:  # noqa: BLE001  -- sorted by the layers
+            self.met, self.raised = READ, exc
+            return None
+        if batch is BLOCKED or not batch or self._decoder.undispatched:
+            self.met, self.batch = READ, batch
+            return None
+        feed.batch, counted = batch, self._tally.tokens_out
+        try:
+            run = next(self._decoded, None)
+        except Exception as exc:  # noqa: BLE001  -- as above
+            self.met, self.raised = DECODED, exc
+            return None
+        running = self._running
+        if run and len(run) == 1 and type(alone := run[0]) is Token and alone.index == running.tokens_seen > 0:
+            running.tokens_seen += 1
+            running.last_token_at = now = lifetime.clock()
+            lifetime.fresh = True
+            if now >= running.progress_due:
+                progress(running)
+            return run  # type: ignore[return-value]  # of Tokens alone
+        self.met, self.run, self.counted = DECODED, run, counted
+        return None
