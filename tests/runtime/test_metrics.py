@@ -539,6 +539,7 @@ def test_in_flight_is_right_whatever_was_lost_on_the_way(registry: CollectorRegi
             lost = [adapter.submit(request()) for _ in range(2)]
             lost.pop().close()
         stream = adapter.submit(request())
+        assert [next(stream).kind for _ in range(2)] == ["started", "token"]
         until(lambda: registry.get_sample_value(f"{OWN}in_flight", WORKER) == 2)
         for one in (stream, *lost):
             one.close()

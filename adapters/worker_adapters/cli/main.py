@@ -70,9 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     try:
         args = parsed(parser("worker-adapters"), words)
+        logs.configure(args)
+        return _done(args)
     except SystemExit as done:  # --help, --version, or what was asked wrongly
         return Exit(done.code if isinstance(done.code, int) else Exit.USAGE)
-    logs.configure(args)
+
+
+def _done(args: argparse.Namespace) -> int:
     try:
         status: int = args.run(args)
     except OSError:

@@ -67,7 +67,7 @@ class Direct:
 
     # --- the consumer's -----------------------------------------------------------------------------------------------
 
-    def take(self, until: float = inf) -> Hand | None:  # noqa: PLR0912  -- every call more is paid for with each run
+    def take(self, until: float = inf) -> Hand | None:
         """See Source."""
         running, lifetime, me = self._running, self._running.lifetime, get_ident()
         if running.driver == me and self._turn == {"by": me}:
@@ -89,14 +89,9 @@ class Direct:
             if lifetime.cancelled:
                 self._end(running.cancelled())
                 return None
-            run = running.middle()
-            if run is None:
-                while (other := next(self._runs, None)) is BLOCKED:
-                    if lifetime.clock() >= until:
-                        raise TimeoutError  # noqa: TRY301  -- the one way out that ends nothing
-                    lifetime.block(waker)
-                run = other
-            if run is None or type(run[-1]) in TERMINAL or running.record is not None or lifetime.cancelled:
+            run = running.middle() or self._from_the_layers(until, waker)
+            # Of several, a cancel that strikes between these lines must take back what is left: see `_received`.
+            if not run or len(run) > 1 or type(run[0]) in TERMINAL or running.record is not None or lifetime.cancelled:
                 return self._received(run)
             lifetime.handed = run
             self._hand = hand = Hand(run)
@@ -109,14 +104,20 @@ class Direct:
             raise
         finally:
             if self._turn == {"by": me}:  # compared, not asked with a call: after that a signal could strike
-                lifetime.waker = (
-                    NOBODY if running.over else self
-                )  # over: what refers to each other is no rubbish to collect
+                # Of what is over nothing refers to each other: it is gone at once, and no rubbish to collect.
+                lifetime.waker = NOBODY if running.over else self
                 running.waits_for_consumer = True
                 self._turn.pop("by", None)
                 running.driver = None
                 if lifetime.causes and not running.over:
                     LOOP.look_soon(self)  # tripped while the waker was this thread's
+
+    def _from_the_layers(self, until: float, waker: Waker) -> list[Event] | None:
+        while (run := next(self._runs, None)) is BLOCKED:
+            if self._running.lifetime.clock() >= until:
+                raise TimeoutError  # the one way out that ends nothing
+            self._running.lifetime.block(waker)
+        return run
 
     def _own_waker(self) -> Waker:
         """The one thread's that reads this."""
@@ -177,10 +178,9 @@ class Direct:
     # --- whoever has the turn -----------------------------------------------------------------------------------------
 
     def _end(self, terminal: End | Error) -> None:
-        running = self._running
+        running, runs = self._running, self._runs
         if running.lifetime.disowned:
             return
-        runs = self._runs
         try:
             with contextlib.suppress(ValueError):  # it runs: a handler has called from within, and it sees the cause
                 runs.close()

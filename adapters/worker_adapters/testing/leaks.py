@@ -53,9 +53,9 @@ def no_leaks(*, files: bool = False) -> Iterator[None]:
     before, threads_before = _held(files), _threads()
     yield
     give_up = time.monotonic() + PATIENCE
-    for thread in _threads() - threads_before:
-        _join(thread, give_up)
-    left = _threads() - threads_before
+    while (left := _threads() - threads_before) and time.monotonic() < give_up:
+        for thread in left:  # whose last deed may be to start another one
+            _join(thread, give_up)
     if left:
         names = sorted(thread.name for thread in left)
         raise AssertionError(f"threads were left running: {names}\n{''.join(map(_where, left))}")
