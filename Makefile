@@ -83,6 +83,9 @@ observability: $(VENV)/.installed-observability ## a real Prometheus (Debian's p
 	@$(BIN)/python -m tests.observability.prometheus
 	@WORKER_ADAPTERS_PROMETHEUS=1 $(BIN)/python -m pytest tests/observability -m observability -n 2 --dist loadfile --timeout 500
 
+instructions: $(VENV)/.installed-test,bench ## instructions of a lone token and of a short request, beside bare contenders (valgrind)
+	@$(BIN)/python benchmarks/wakeup_instructions.py
+
 soak: $(VENV)/.installed-test ## 10,000 streams with random faults and cancels in one process: what must stay flat; STREAMS=…
 	@$(BIN)/python -m tests.faults.soak --streams $(or $(STREAMS),10000)
 
