@@ -26,6 +26,23 @@ BROKEN_ERROR = re.compile(
 )  # transformers serve writes any message between quotes
 NO_REASON = frozenset({"", "null", "none", "finish_reason_unspecified"})  # some send one of these in each event
 PINGS = frozenset({b"ping", b"heartbeat", b"keepalive", b"keep-alive"})
+UNNAMED = frozenset({b"", b"message", b"data", b"chunk", b"completion"})
+# Where other protocols have their text: TGI, SGLang, llama.cpp, Ollama, Triton, and the newer ones of OpenAI and others.
+OTHER_TEXT = frozenset(
+    {
+        "token",
+        "text",
+        "content",
+        "response",
+        "text_output",
+        "generated_text",
+        "outputs",
+        "delta",
+        "message",
+        "candidates",
+    }
+)
+PING_TYPES = frozenset(name.decode() for name in PINGS)
 
 
 def decode(
@@ -56,6 +73,8 @@ def decode(
         yield run
         if stream.over:
             return
+    if stream.strange is not None and not stream.opened:
+        raise stream.strange
 
 
 class _Stream:
@@ -70,6 +89,7 @@ class _Stream:
         self.text = TextAssembler(request.stop)
         self.index = 0
         self.opened = False
+        self.strange: Fault | None = None  # the first event that may be anything, if nothing else should come
         self.plain = False  # it is open, and no text needs to be held back
         self.torn = False  # the event holds bytes that are no UTF-8
         self.deltas = 0
@@ -98,15 +118,17 @@ class _Stream:
     def read(self, name: bytes, data: bytes, run: Run) -> bool:
         """Add what one event says to the run; true if nothing of interest follows. Raises Fault."""
         said = data.strip()
-        if name in PINGS:
+        if name in PINGS or said.lower() in PINGS:
             return False
-        if name == b"error":
+        if b"error" in name.lower():
             raise fault_in(body, None) if (body := error_body(said)) else fault_of_word(said.decode("utf-8", "replace"))
         if said in NOTHING:
             return False
         if said == DONE:
             self.done(run)
             return True
+        if name not in UNNAMED and not said.startswith(b"{"):
+            return False  # for people: a state, or a place in a queue
         chunk, self.torn = _parse(data)
         self.beside(chunk)
         if isinstance(chunk.choices, list):
@@ -115,12 +137,19 @@ class _Stream:
                     raise _several()
                 self.choice(chunk.choices[0], chunk, run)
         elif chunk.choices is msgspec.UNSET and not (self.opened or mapped(chunk.usage) or _is_ping(said, chunk)):
-            raise _strange(data, "it has neither choices nor an error")
+            self.unknown(data)
         # Counts come with the reason, or after it. Those that came before it are not the last. Where it is we who found the
         # stop string, what follows is not read, be it in the same read or not.
         ended_here = self.ended is None and self.text.stop_text is not None
         self.over = ended_here or (self.ended is not None and bool(mapped(chunk.usage)))
         return self.over
+
+    def unknown(self, data: bytes) -> None:
+        """Progress, a place in a queue, or another protocol: that has text. Raises Fault."""
+        fault = _strange(data, "it has neither choices nor an error")
+        if not OTHER_TEXT.isdisjoint(error_body(data)):
+            raise fault
+        self.strange = self.strange or fault
 
     def beside(self, chunk: Chunk) -> None:
         """Counts, in the last event or in each: zeros stand for none. And what a server says of itself."""
@@ -261,7 +290,7 @@ def _parse(data: bytes) -> tuple[Chunk, bool]:
 
 
 def _is_ping(said: bytes, chunk: Chunk) -> bool:
-    return said == b"{}" or (isinstance(chunk.type, str) and chunk.type.encode() in PINGS)
+    return said == b"{}" or (isinstance(chunk.type, str) and chunk.type in PING_TYPES)
 
 
 def _reason_of(choice: Choice) -> str | None:
