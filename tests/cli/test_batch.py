@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +17,15 @@ from worker_adapters.batch import Bound, Tick
 from worker_adapters.cli.progress import clock, line
 
 pytestmark = pytest.mark.req("ADAPT-3500")
+
+
+EAGER = """
+import sys
+from worker_adapters.cli import progress
+from worker_adapters.cli.main import main
+progress.JSON_EVERY = progress.LINE_EVERY = 0.0
+sys.exit(main())
+"""
 
 
 def begun(*arguments):
@@ -84,6 +96,34 @@ def test_ctrl_c_ends_it_in_order_and_the_rest_is_answered_later(simulated_worker
     assert report["outcome"] == "interrupted"
     assert report["rows"] > 0
     assert "Traceback" not in err
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="pipes of other systems can't be made small")
+@pytest.mark.parametrize("shown", ["stdout", "stderr"])
+def test_it_does_not_wait_for_those_who_read_its_progress(simulated_worker, tmp_path, shown):
+    """A pipe that is full from the start. The output is there before the report, which then waits for its reader."""
+    worker = simulated_worker("vllm", slots=8, rate=50.0)
+    reads, writes = os.pipe()
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, reads)
+        fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4096)
+        os.write(writes, bytes(4096))
+        command = [sys.executable, "-c", EAGER, "batch", str(rows(tmp_path / "in", 80)), str(tmp_path / "out")]
+        command += [f"--worker=vllm={worker.url}", "--max-tokens=8", "--ignore-eos"]
+        command += ["--json"] if shown == "stdout" else []
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, shown: writes}
+        process = stack.enter_context(subprocess.Popen(command, **streams))
+        stack.callback(process.kill)
+        os.close(writes)
+        worker.wait_for(lambda state: state.served == 80, timeout=30)
+        while not (tmp_path / "out").exists():
+            assert process.poll() in (None, 0)
+            time.sleep(0.01)
+        if shown == "stdout":
+            while data := os.read(reads, 65536):
+                last = data
+            assert b'"event": "report"' in last
+        assert process.wait(30) == 0
 
 
 def test_a_tick_fits_a_line():

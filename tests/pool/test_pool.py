@@ -284,6 +284,30 @@ def test_a_worker_that_refuses_is_given_what_it_bears(simulated_worker: Any, poo
     assert pool.workers[0].window < 256
 
 
+def test_where_all_refuse_it_says_so_and_when_to_come_again(simulated_worker: Any, pool_of: Any) -> None:
+    workers = workers_of(simulated_worker, 2, faults=["busy:60*"])
+    pool = pool_of(*workers)
+    error = list(pool.submit(request()))[-1]
+    assert (error.code, error.attempts, error.retry_after_ms) == (ErrorCode.REPLICA_EXHAUSTED, 2, 60000)
+    with pytest.raises(
+        AdmissionRejectedError, match=r"2 of 2 have refused some, such as r0: OVERLOADED: .* 429"
+    ) as raised:
+        pool.submit(request())
+    assert raised.value.reason is Reason.LOCAL_LIMIT
+    assert 0 < (raised.value.error.retry_after_ms or 0) <= 30000
+    assert [len(worker.generations) for worker in workers] == [1, 1]
+
+
+def test_nobody_waits_for_a_worker_that_does_not_want_to_be_asked_for_long(simulated_worker: Any, pool_of: Any) -> None:
+    """As for an engine's queue: it has none of ours, and asks to be left alone for longer than an attempt is put off."""
+    refusing, failing = simulated_worker("vllm", faults=["busy:60*"]), simulated_worker("vllm", faults=["status:500*"])
+    pool = pool_of(refusing, failing, retry=Retry(cap=0.1, max_retry_after=5.0))
+    errors = [list(pool.submit(request(deadline=30.0)))[-1] for _ in range(2)]
+    assert [error.code for error in errors] == [ErrorCode.REPLICA_EXHAUSTED] * 2
+    assert [error.attempts for error in errors] == [2, 1]
+    assert len(refusing.generations) == 1
+
+
 # --- workers come and go --------------------------------------------------------------------------------------------------
 
 

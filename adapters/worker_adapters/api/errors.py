@@ -279,7 +279,9 @@ def invalid(message: str, *, engine: str = "", pool_id: str = "", replica_id: st
 
 
 class AdmissionRejectedError(WorkerError):
-    """The adapter's own `max_in_flight` is reached; nothing was sent."""
+    """There is no place: the adapter's own `max_in_flight` is reached, or each worker of a pool has what it bears. Nothing
+    was sent.
+    """
 
 
 class AdapterClosedError(WorkerError):

@@ -317,12 +317,13 @@ class Batch:
         ):  # its worker is dead, or somebody closed an adapter that we were given
             worker.left()
             self._progress.returned += 1
+            row.attempts += 1
             row.after = self._now
             self._intake.give_back(row)
             return
         self._now = now = time.monotonic()
         self._lasted += (now - flight.sent_at - self._lasted) / 16
-        row.attempts += 1
+        row.attempts += 1 if flight.started is None else flight.started.attempt
         request = row.request
         assert request is not None  # noqa: S101  -- it was sent
         tokens_in = end.tokens_in or 0
@@ -342,6 +343,7 @@ class Batch:
         if verdict is Verdict.LOCAL:
             self._local(row, worker)
             return
+        row.attempts += error.attempts
         if verdict is Verdict.REFUSED:
             worker.refused(None if error.retry_after_ms is None else error.retry_after_ms / 1000, now)
             self._intake.give_back(row)
@@ -366,9 +368,9 @@ class Batch:
             row.after = now
             self._intake.give_back(row)
             return
-        row.attempts += 1
-        if verdict is Verdict.AGAIN and row.attempts < self.options.attempts:
-            row.after = now + AGAIN_AFTER * 2.0 ** (row.attempts - 1)
+        row.paid += 1
+        if verdict is Verdict.AGAIN and row.paid < self.options.attempts:
+            row.after = now + AGAIN_AFTER * 2.0 ** (row.paid - 1)
             self._intake.give_back(row)
             return
         self._store(row, failed(flight, error), failed=True)

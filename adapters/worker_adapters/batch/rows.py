@@ -64,8 +64,9 @@ class Row:
     extra: Mapping[str, Any] | None = None
     refused: str | None = None
     duplicate: Any = None  # the id that was met before
-    sent: int = 0
-    attempts: int = 0
+    sent: int = 0  # streams it has had
+    attempts: int = 0  # requests that were made for it
+    paid: int = 0  # of those that ended by its own fault: its budget
     returned: int = 0  # times it came back at no cost
     tried: tuple[str, ...] = ()
     denied: tuple[Worker, ...] = ()  # workers that said it can't be asked for

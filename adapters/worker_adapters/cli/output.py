@@ -10,15 +10,19 @@ import errno
 import io
 import json
 import os
+import select
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 FEW = 3  # columns
+PAGE = 4096  # bytes, of which a pipe takes one at least once it says that it takes something
+PATIENCE = 1.0  # seconds that what is for people waits for somebody to read
 GAP = 2  # between two columns
 
 __all__ = [
@@ -35,6 +39,7 @@ __all__ = [
     "note_record",
     "prepare_console",
     "read_input",
+    "takes",
     "terminal",
     "worded",
 ]
@@ -120,11 +125,35 @@ def note(text: str) -> None:
     """A line for people, on standard error; where that takes nothing, nobody reads."""
     complaint = f"{text}\n"
     try:
-        if sys.stderr is not None:
+        if sys.stderr is not None and takes(sys.stderr, len(complaint), PATIENCE):
             sys.stderr.write(complaint)
             sys.stderr.flush()
     except (OSError, ValueError):  # full, or closed
         return
+
+
+def takes(stream: TextIO, size: int, seconds: float = 0.0) -> bool:
+    """Whether a stream takes so much at once, or will within so many seconds. Not so: a pipe that nobody reads, a terminal
+    that is held. Where it can't be told, the write will tell.
+    """
+    try:
+        descriptor = stream.fileno()
+        looks = select.poll()
+        looks.register(descriptor, select.POLLOUT)
+        if not looks.poll(1000 * seconds):
+            return False
+        return size <= PAGE or not stat.S_ISFIFO(os.fstat(descriptor).st_mode) or _has_room(descriptor, size)
+    except (AttributeError, OSError, ValueError):
+        return True
+
+
+def _has_room(pipe: int, size: int) -> bool:
+    """Whether more than a page fits for sure: those that it holds may be half empty. Raises AttributeError but on Linux."""
+    import fcntl  # noqa: PLC0415  -- not on Windows
+    import termios  # noqa: PLC0415  -- likewise
+
+    held = int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+    return 2 * held + size + 2 * PAGE <= fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
 
 
 def note_record(rows: Mapping[str, Any]) -> None:

@@ -1,8 +1,13 @@
-"""How a batch is shown while it runs: a live table on a terminal, a line now and then elsewhere, or JSON lines."""
+"""How a batch is shown while it runs: a live table on a terminal, a line now and then elsewhere, or JSON lines.
+
+Where nobody reads, nothing is shown: the job does not wait for it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -11,7 +16,7 @@ import attrs
 
 from worker_adapters.batch import Tick
 
-from .output import emit_json, note, terminal
+from .output import PAGE, emit_json, note, takes, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,11 +34,11 @@ def display(*, quiet: bool, as_json: bool) -> Iterator[Shown]:
     """What to call with each tick, while this lasts."""
     console = None if quiet or as_json else terminal(error=True)
     if as_json:
-        yield _seldom(JSON_EVERY, lambda tick: emit_json({"event": "tick", **attrs.asdict(tick)}))
+        yield _seldom(JSON_EVERY, _as_json)
     elif quiet:
         yield lambda _tick: None
     elif console is None:
-        yield _seldom(LINE_EVERY, lambda tick: note(line(tick)))
+        yield _seldom(LINE_EVERY, _as_line)
     else:
         with _live(console) as shown:
             yield shown
@@ -50,6 +55,17 @@ def _seldom(seconds: float, show: Shown) -> Shown:
             show(tick)
 
     return shown
+
+
+def _as_json(tick: Tick) -> None:
+    told = {"event": "tick", **attrs.asdict(tick)}
+    if takes(sys.stdout, len(json.dumps(told, default=str))):
+        emit_json(told)
+
+
+def _as_line(tick: Tick) -> None:
+    if takes(sys.stderr, PAGE):
+        note(line(tick))
 
 
 def line(tick: Tick) -> str:
@@ -80,7 +96,12 @@ def _live(console: Console) -> Iterator[Shown]:
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        yield lambda tick: live.update(_drawn(tick), refresh=True)
+
+        def shown(tick: Tick) -> None:
+            if takes(sys.stderr, PAGE):
+                live.update(_drawn(tick), refresh=True)
+
+        yield shown
 
 
 def _drawn(tick: Tick) -> Any:

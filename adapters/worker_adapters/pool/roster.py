@@ -151,6 +151,18 @@ class Roster:
         """Whether there is a worker that the stream has not tried and that does not rest, be it full."""
         return any(member.is_open and member not in trip.tried for member in self.members)
 
+    def has_queue(self, trip: Trip) -> bool:
+        """Whether one of those has streams, or takes one: not all are left alone because they refused when they had none."""
+        now, members = self.clock(), self.members
+        left = [member for member in members if member.is_open and member not in trip.tried]
+        return any(member.places.held or member.limit(now) > 0 for member in left)
+
+    def _asked_again(self, trip: Trip) -> float:
+        """When the first of those is, if that is no longer than an attempt may be put off."""
+        left = [member.hold_until for member in self.members if member.is_open and member not in trip.tried]
+        first = min(left, default=inf)
+        return first if first <= self.clock() + self.retry.max_retry_after else -inf
+
     def find(self, trip: Trip, running: Running) -> Steps[Member | None]:
         """The same, and wait for it: for one that is full as for an engine's queue, for one that rests as between attempts.
 
@@ -162,10 +174,12 @@ class Roster:
         try:
             self._streams.append(running)
             while (member := self.seat(trip, running)) is None:
-                patience = (inf if queue is None else queue) if self.has_left(trip) else self.retry.cap
-                if lifetime.clock() >= since + patience:
+                give_up = since + (inf if queue is None else queue)
+                if not self.has_queue(trip):
+                    give_up = max(since + self.retry.cap, self._asked_again(trip))
+                if lifetime.clock() >= give_up:
                     return None
-                yield from lifetime.wait(until=since + patience)
+                yield from lifetime.wait(until=give_up)
             return member
         finally:
             with contextlib.suppress(ValueError):
@@ -263,9 +277,10 @@ class Roster:
         self.room_again()
 
     def back_in(self) -> float | None:
-        """Seconds until a worker that rests is asked again, if one does."""
-        now = self.clock()
-        return min((max(0.0, member.probe_at - now) for member in self.members if member.rests), default=None)
+        """Seconds until a worker that rests, or has refused, is asked again, if one does."""
+        now, due = self.clock(), [member.probe_at for member in self.members if member.rests]
+        due += [member.hold_until for member in self.members if not member.rests and member.limit(now) <= 0]
+        return min((max(0.0, at - now) for at in due), default=None)
 
 
 def _by_proxy(failed: Fault) -> bool:

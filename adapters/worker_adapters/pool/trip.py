@@ -199,8 +199,16 @@ class PoolPlaces(Places):
         return False
 
     def _full(self, why: str) -> Fault:
-        words = f"every worker of the pool has as many streams as it is given ({len(self.held)} in flight)"
-        return Fault(Reason.LOCAL_LIMIT, f"{words}: {why}")
+        if len(self.held) >= self.most:
+            return super()._full(why)
+        refused = [member for member in self.roster.members if member.is_open and member.ceiling is not None]
+        if not refused:
+            words = f"every worker of the pool has as many streams as it is given ({len(self.held)} in flight)"
+            return Fault(Reason.LOCAL_LIMIT, f"{words}: {why}")
+        words = "no worker of the pool takes one more just now"
+        said = f"{len(refused)} of {len(self.roster.members)} have refused some, such as {refused[0].name}"
+        told = f"{words} ({said}: {refused[0].why}; {len(self.held)} in flight): {why}"
+        return Fault(Reason.LOCAL_LIMIT, told, retry_after=self.roster.back_in())
 
     def free(self, running: Running) -> None:
         """See Places."""
