@@ -54,7 +54,7 @@ CAN = {**dict.fromkeys(HEALTHY, SLOTS * RATE), SLOWED: SLOTS * RATE / 10, REFUSI
 
 @attrs.frozen
 class Found:
-    """Shares of what is left, of the whole and of each worker; requests that failed, by code and whether they had started."""
+    """Shares of what is left, of the whole and of each worker; requests that failed, by code and when."""
 
     share: float
     workers: dict[int, float]

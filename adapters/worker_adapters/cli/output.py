@@ -149,8 +149,8 @@ def takes(stream: TextIO, size: int, seconds: float = 0.0) -> bool:
 
 def _has_room(pipe: int, size: int) -> bool:
     """Whether more than a page fits for sure: those that it holds may be half empty. Raises AttributeError but on Linux."""
-    import fcntl  # noqa: PLC0415  -- not on Windows
-    import termios  # noqa: PLC0415  -- likewise
+    import fcntl
+    import termios
 
     held = int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
     return 2 * held + size + 2 * PAGE <= fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
