@@ -12,7 +12,7 @@ from observability.__main__ import MADE, ROOT
 from worker_adapters import Limits, MetricsOptions, Retry, Token
 from worker_adapters.families import BOUNDS, FAMILIES, STREAM, WORKER, Family, Kind
 
-from ..runtime.mocked import adapter_of, busy, good, request
+from ..runtime.dialects import adapter, busy, counted, request
 from .exposed import exposed
 
 if TYPE_CHECKING:
@@ -53,21 +53,20 @@ def page() -> dict[str, Exposed]:
     """A run with everything in it: good streams, a retry, a failure, a refusal, probes."""
     registry = CollectorRegistry()
     options = MetricsOptions(registry=registry)
-    with adapter_of(
-        *(good(3), busy(), good(5), busy()),
-        probes=True,
+    with adapter(
+        *(counted(3), busy(), counted(5), busy()),
         pool_id='a "quoted"\\pool',
         replica_id="r0",
         metrics=options,
         retry=Retry(attempts=2, base=0.0),
         limits=Limits(max_in_flight=1),
-    ) as adapter:
-        adapter.engine_version()
-        adapter.properties()
-        adapter.health()
-        streamed = [len([e for e in adapter.submit(request()) if isinstance(e, Token)]) for _ in range(2)]
+    ) as a:
+        a.engine_version()
+        a.properties()
+        a.health()
+        streamed = [len([e for e in a.submit(request()) if isinstance(e, Token)]) for _ in range(2)]
         assert streamed == [3, 5]
-        adapter.drain(10)
+        a.drain(10)
         text = generate_latest(registry).decode()
     return exposed(text)
 

@@ -20,23 +20,24 @@ from prometheus_client.openmetrics import exposition, parser
 from worker_adapters import InvalidRequestError, MetricsOptions, Retry, TelemetryOptions, connect
 from worker_adapters.families import FAMILIES
 
-from ..runtime.mocked import adapter_of, busy, good, in_child, in_thread, request
+from ..runtime.beside import in_child, in_thread
+from ..runtime.dialects import adapter, busy, counted, request
 from .exposed import exposed
 from .test_telemetry import Collected, traced
 
 ROOT = Path(__file__).parents[2]
-WORKER = {"engine": "mock", "pool_id": "a", "replica_id": "r0"}
+WORKER = {"engine": "tiny", "pool_id": "a", "replica_id": "r0"}
 
 
-def counted(registry: CollectorRegistry, name: str) -> float:
+def summed(registry: CollectorRegistry, name: str) -> float:
     return sum(s.value for family in registry.collect() for s in family.samples if s.name == name)
 
 
 def once(registry: CollectorRegistry, **options: Any) -> None:
     metrics = MetricsOptions(registry=registry, **options)
-    with adapter_of(good(2), pool_id="a", replica_id="r0", metrics=metrics) as adapter:
-        list(adapter.submit(request()))
-        assert adapter.drain(10)
+    with adapter(counted(2), pool_id="a", replica_id="r0", metrics=metrics) as a:
+        list(a.submit(request()))
+        assert a.drain(10)
 
 
 def test_a_registry_that_was_emptied_has_the_families_again_with_the_next_adapter() -> None:
@@ -47,7 +48,7 @@ def test_a_registry_that_was_emptied_has_the_families_again_with_the_next_adapte
     assert generate_latest(registry) == b""
     once(registry)
     assert set(exposed(generate_latest(registry).decode())) >= {family.name for family in FAMILIES}
-    assert counted(registry, "worker_adapter_requests_total") == 2
+    assert summed(registry, "worker_adapter_requests_total") == 2
 
 
 def test_two_namespaces_of_one_registry_count_apart_and_come_back_apart() -> None:
@@ -56,7 +57,7 @@ def test_two_namespaces_of_one_registry_count_apart_and_come_back_apart() -> Non
         once(registry, namespace=namespace)
     registry.unregister(next(c for c in registry._collector_to_names if getattr(c, "_name", "") == "two_tokens_in"))
     once(registry, namespace="one")
-    names = {namespace: counted(registry, f"{namespace}_worker_adapter_requests_total") for namespace in ("one", "two")}
+    names = {namespace: summed(registry, f"{namespace}_worker_adapter_requests_total") for namespace in ("one", "two")}
     assert names == {"one": 3, "two": 1}
 
 
@@ -65,8 +66,8 @@ def test_labels_of_any_characters_are_read_as_they_were_given_in_both_formats(na
     """With exemplars, which only the newer of them has."""
     registry = CollectorRegistry()
     options = MetricsOptions(registry=registry)
-    with traced(collected, good(2), pool_id=name, replica_id=name, metrics=options) as adapter:
-        list(adapter.submit(request()))
+    with traced(collected, counted(2), pool_id=name, replica_id=name, metrics=options) as a:
+        list(a.submit(request()))
     classic, newer = generate_latest(registry).decode(), exposition.generate_latest(registry).decode()
     assert "trace_id" not in classic
     assert "trace_id" in newer
@@ -102,9 +103,9 @@ def test_a_factory_of_records_with_fields_of_the_same_names_costs_no_line(
     own_fields: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "worker_adapters")
-    with adapter_of(busy(), good(2), retry=Retry(attempts=2, base=0.0)) as adapter:
-        list(adapter.submit(request(correlation_id="ours", task_id="t")))
-        assert adapter.drain(10)
+    with adapter(busy(), counted(2), retry=Retry(attempts=2, base=0.0)) as a:
+        list(a.submit(request(correlation_id="ours", task_id="t")))
+        assert a.drain(10)
     ended = [record for record in caplog.records if "ended" in record.message]
     assert [(record.correlation_id, record.task_id) for record in ended] == [("ours", "t")]
     assert [record for record in caplog.records if "another in" in record.message]
@@ -142,9 +143,9 @@ def test_a_processor_that_raises_at_an_attempts_end_loses_neither_the_streams_sp
     tracer, reader = TracerProvider(), InMemoryMetricReader()
     tracer.add_span_processor(Raising())
     options = TelemetryOptions(tracer_provider=tracer, meter_provider=MeterProvider([reader]))
-    with adapter_of(busy(), good(2), retry=Retry(attempts=2, base=0.0), telemetry=options) as adapter:
-        list(adapter.submit(request()))
-        assert adapter.drain(10)
+    with adapter(busy(), counted(2), retry=Retry(attempts=2, base=0.0), telemetry=options) as a:
+        list(a.submit(request()))
+        assert a.drain(10)
     assert ended == ["POST", "POST", "text_completion"]
     assert "gen_ai.client.operation.duration" in str(reader.get_metrics_data().to_json())
     assert "could not be traced: OSError" in caplog.text
@@ -174,7 +175,7 @@ def test_a_fork_while_an_application_registers_leaves_the_child_a_registry_it_ca
 
     def use() -> None:
         once(registry, namespace="another")
-        assert counted(registry, "another_worker_adapter_requests_total") == 1
+        assert summed(registry, "another_worker_adapter_requests_total") == 1
 
     try:
         in_child(use)

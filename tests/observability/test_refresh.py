@@ -13,17 +13,16 @@ from prometheus_client import CollectorRegistry
 
 from worker_adapters import MetricsOptions, Properties, Reason, engine_names, registry
 from worker_adapters.dialect import Fault, HealthFacts, Traits, WorkerFacts
-from worker_adapters.engines import mock
 from worker_adapters.loop import LOOP
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.runtime.refresh import Refresher
 
 from ..faults.hostile import answering, reply
 from ..faults.subjects import SUBJECTS, Subject
-from ..runtime.dialects import until
-from ..runtime.mocked import adapter_of, good, in_child, request
+from ..runtime.beside import in_child
+from ..runtime.dialects import TINY, adapter, counted, request, until
 
-WORKER = {"engine": "mock", "pool_id": "a", "replica_id": "r0"}
+WORKER = {"engine": "tiny", "pool_id": "a", "replica_id": "r0"}
 OWN = "worker_adapter_"
 
 
@@ -33,16 +32,16 @@ class Asked:
     def __init__(self, interval: float = 0.0) -> None:
         self.scrapes: list[bool] = []
         self.twice = threading.Event()
-        traits = attrs.evolve(mock.DIALECT.traits, probe_interval=interval)
+        traits = attrs.evolve(TINY.traits, probe_interval=interval)
         assert isinstance(traits, Traits)
-        self.dialect = attrs.evolve(mock.DIALECT, traits=traits, properties=self.properties, health=self.health)
+        self.dialect = attrs.evolve(TINY, traits=traits, properties=self.properties, health=self.health)
 
     def properties(self, target: Any) -> Any:
         yield from ()
         self.scrapes.append(target.scrape)
         if len(self.scrapes) > 1:
             self.twice.set()
-        known = Properties(engine="mock", observed_at=0.0, slots_total=8, slots_free=3, queue_depth=2, kv_usage=0.25)
+        known = Properties(engine="tiny", observed_at=0.0, slots_total=8, slots_free=3, queue_depth=2, kv_usage=0.25)
         return WorkerFacts(properties=known)
 
     def health(self, _target: Any) -> Any:
@@ -50,9 +49,9 @@ class Asked:
         return HealthFacts(ready=False, detail="loading")
 
 
-def adapter(asked: Asked, registry: CollectorRegistry, **options: Any) -> Any:
+def loaded(asked: Asked, registry: CollectorRegistry, **options: Any) -> Any:
     metrics = MetricsOptions(registry=registry, **options)
-    return adapter_of(good(1), probes=True, dialect=asked.dialect, pool_id="a", replica_id="r0", metrics=metrics)
+    return adapter(counted(1), dialect=asked.dialect, pool_id="a", replica_id="r0", metrics=metrics)
 
 
 @pytest.mark.req("OC-ADAPT-5001a")
@@ -60,7 +59,7 @@ def adapter(asked: Asked, registry: CollectorRegistry, **options: Any) -> Any:
 def test_load_and_health_are_gauges_with_their_age_although_nobody_asks(scrape: bool) -> None:
     registry, asked = CollectorRegistry(), Asked()
     watched = LOOP.counts()[1]
-    with adapter(asked, registry, refresh=0.01, scrape=scrape):
+    with loaded(asked, registry, refresh=0.01, scrape=scrape):
         assert asked.twice.wait(10)
         until(lambda: registry.get_sample_value(f"{OWN}observed_timestamp_seconds", WORKER))
         value = {
@@ -74,7 +73,7 @@ def test_load_and_health_are_gauges_with_their_age_although_nobody_asks(scrape: 
 
 def test_never_more_often_than_the_engine_bears() -> None:
     asked = Asked(interval=3600.0)
-    with adapter(asked, CollectorRegistry(), refresh=0.001):
+    with loaded(asked, CollectorRegistry(), refresh=0.001):
         until(lambda: asked.scrapes)
         assert not asked.twice.wait(0.1)  # time is the subject
 
@@ -88,7 +87,7 @@ def test_a_worker_that_is_not_there_is_not_live_and_its_load_grows_old() -> None
 
     dialect = attrs.evolve(asked.dialect, health=gone)
     metrics = MetricsOptions(registry=registry, refresh=0.01)
-    with adapter_of(probes=True, dialect=dialect, pool_id="a", replica_id="r0", metrics=metrics) as other:
+    with adapter(dialect=dialect, pool_id="a", replica_id="r0", metrics=metrics) as other:
         other.health()
         until(lambda: registry.get_sample_value(f"{OWN}live", WORKER) == 0)
         assert registry.get_sample_value(f"{OWN}slots", WORKER) is None
@@ -96,7 +95,7 @@ def test_a_worker_that_is_not_there_is_not_live_and_its_load_grows_old() -> None
 
 def test_it_keeps_no_adapter_that_nobody_has() -> None:
     asked = Asked()
-    dropped = adapter(asked, CollectorRegistry(), refresh=0.01)
+    dropped = loaded(asked, CollectorRegistry(), refresh=0.01)
     until(lambda: asked.scrapes)
     worker = weakref.ref(dropped._worker)
     del dropped
@@ -105,7 +104,7 @@ def test_it_keeps_no_adapter_that_nobody_has() -> None:
 
 def test_a_child_goes_on_with_its_first_stream() -> None:
     registry, asked = CollectorRegistry(), Asked()
-    with adapter(asked, registry, refresh=0.01) as one:
+    with loaded(asked, registry, refresh=0.01) as one:
         until(lambda: asked.scrapes)
 
         def use() -> None:
@@ -172,7 +171,7 @@ def test_each_engine_is_looked_at_no_more_often_than_it_bears(engine: str) -> No
     """However short `refresh` is: a second, and two of a llama-server, which answers in the loop that generates."""
     least = {"mock": 0.0, "llamacpp": 2.0}.get(engine, 1.0)
     dialect = registry.dialect(engine)
-    with adapter_of(dialect=dialect) as one:
+    with adapter(dialect=dialect) as one:
         refresher = Refresher(one._worker, 0.05, scrape=False)
         assert refresher.look(100.0) == 100.0 + max(least, 0.05)
         assert refresher.look(100.0 + least / 2) == 100.0 + max(least, 0.05)

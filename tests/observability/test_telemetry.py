@@ -35,15 +35,14 @@ from worker_adapters import (
     connect,
 )
 from worker_adapters.dialect import Fault
-from worker_adapters.engines import mock
 from worker_adapters.families import FAMILIES
-from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.runtime import EngineAdapter
 from worker_adapters.runtime.otel import MODELS
 from worker_adapters.simulator import Simulator
 from worker_adapters.testing import FaultProxy
-from worker_adapters.transport.scripted import Hang, Script, ScriptedTransport
+from worker_adapters.transport.scripted import Hang, Script
 
-from ..runtime.mocked import busy, good, request, tokens
+from ..runtime.dialects import adapter, busy, counted, request, tokens
 from .receiver import Receiver
 
 if TYPE_CHECKING:
@@ -101,20 +100,19 @@ def collected() -> Collected:
 @contextmanager
 def traced(collected: Collected, *scripts: Any, **config: Any) -> Iterator[EngineAdapter]:
     """Once it is left, everything is reported, however busy the machine is."""
-    transport = ScriptedTransport(scripts, reply=mock.reply)
-    known = {"dialect": mock.DIALECT, "url": "http://x.test:81", "telemetry": collected.options, "pool_id": "a"}
-    with EngineAdapter(AdapterConfig(**{**known, **config}), transport=transport) as adapter:
-        yield adapter
-        assert adapter.drain(PATIENCE)
+    known = {"url": "http://x.test:81", "telemetry": collected.options, "pool_id": "a", "retry": Retry()}
+    with adapter(*scripts, **{**known, **config}) as a:
+        yield a
+        assert a.drain(PATIENCE)
 
 
 @pytest.mark.req("ADAPT-3004")
 @ways
 def test_a_span_per_stream_and_per_attempt_in_the_callers_trace(collected: Collected, way: str) -> None:
-    with traced(collected, busy(), good(3), retry=Retry(base=0.0)) as adapter:
-        adapter.engine_version()
+    with traced(collected, busy(), counted(3), retry=Retry(base=0.0)) as a:
+        a.engine_version()
         with collected.tracer.get_tracer("app").start_as_current_span("app") as app:
-            stream = getattr(adapter, way)(request(task_id="t", session_id="s", model="m"))
+            stream = getattr(a, way)(request(task_id="t", session_id="s", model="m"))
         list(stream)
     spans = collected.exporter.get_finished_spans()  # the stream may have ended before the application's span did
     assert sorted(span.name for span in spans) == ["POST", "POST", "app", "text_completion m"]
@@ -124,7 +122,7 @@ def test_a_span_per_stream_and_per_attempt_in_the_callers_trace(collected: Colle
     assert {span.context.trace_id for span in spans} == {app.get_span_context().trace_id}
     assert {span.kind for span in (whole, refused, answered)} == {SpanKind.CLIENT}
     told = whole.attributes
-    assert (told["gen_ai.system"], told["gen_ai.operation.name"]) == ("mock", "text_completion")
+    assert (told["gen_ai.system"], told["gen_ai.operation.name"]) == ("tiny", "text_completion")
     assert (told["gen_ai.request.model"], told["gen_ai.conversation.id"], told["worker_adapters.task_id"]) == (
         "m",
         "s",
@@ -148,11 +146,11 @@ def test_a_span_per_stream_and_per_attempt_in_the_callers_trace(collected: Colle
 @ways
 def test_a_failure_a_cancel_and_a_stream_that_never_began_are_told(collected: Collected, way: str) -> None:
     scripts = (Script(steps=[tokens(1), Fault(Reason.DISCONNECTED, "hush-hush")]), Script(steps=[tokens(1), Hang()]))
-    with traced(collected, *scripts) as adapter:
-        list(getattr(adapter, way)(request(task_id="failed")))
-        with getattr(adapter, way)(request(task_id="left")) as stream:
+    with traced(collected, *scripts) as a:
+        list(getattr(a, way)(request(task_id="failed")))
+        with getattr(a, way)(request(task_id="left")) as stream:
             next(stream)
-        adapter.stream(request(task_id="never")).close()
+        a.stream(request(task_id="never")).close()
     spans = collected.exporter.get_finished_spans()
     by_task = {
         span.attributes["worker_adapters.task_id"]: span
@@ -177,8 +175,8 @@ def test_a_failure_a_cancel_and_a_stream_that_never_began_are_told(collected: Co
 def test_the_engine_is_sent_each_attempts_context_over_a_socket(collected: Collected, way: str) -> None:
     with Simulator("llamacpp", slots=2, faults=["busy*1"]) as worker, FaultProxy(worker.url, []) as proxy:
         options = {"telemetry": collected.options, "retry": Retry(base=0.0)}
-        with connect("llamacpp", proxy.url, **options) as adapter:
-            list(getattr(adapter, way)(GenerateRequest(prompt="p", max_tokens=2)))
+        with connect("llamacpp", proxy.url, **options) as a:
+            list(getattr(a, way)(GenerateRequest(prompt="p", max_tokens=2)))
         asked = [head for head in proxy.requests if b"POST /completion" in head]
     _, attempts = collected.spans()
     sent = [re.search(rb"(?i)traceparent: 00-([0-9a-f]{32})-([0-9a-f]{16})-0[13]", head) for head in asked]
@@ -192,8 +190,8 @@ def test_a_context_that_the_caller_sends_itself_counts(collected: Collected) -> 
     mine = "00-11111111111111111111111111111111-2222222222222222-01"
     with Simulator("llamacpp") as worker, FaultProxy(worker.url, []) as proxy:
         for headers, options in (({"traceparent": mine}, collected.options), (None, TelemetryOptions(propagate=False))):
-            with connect("llamacpp", proxy.url, telemetry=options, headers=headers) as adapter:
-                adapter.generate(GenerateRequest(prompt="p", max_tokens=2))
+            with connect("llamacpp", proxy.url, telemetry=options, headers=headers) as a:
+                a.generate(GenerateRequest(prompt="p", max_tokens=2))
         first, second = [head for head in proxy.requests if b"POST /completion" in head]
     assert first.count(b"traceparent") == 1
     assert mine.encode() in first
@@ -205,9 +203,9 @@ def test_metrics_have_the_names_that_the_ecosystems_variable_chooses(
     collected: Collected, monkeypatch: pytest.MonkeyPatch, chosen: str, names: set[str]
 ) -> None:
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", chosen)
-    with traced(collected, good(3), Script(queue=Fault(Reason.VALIDATION, "no"))) as adapter:
+    with traced(collected, counted(3), Script(queue=Fault(Reason.VALIDATION, "no"))) as a:
         for _ in range(2):
-            list(adapter.submit(request(model="m")))
+            list(a.submit(request(model="m")))
     points = collected.points()
     assert set(points) == names
     assert not any(name.startswith("gen_ai.server") for name in points)
@@ -216,7 +214,7 @@ def test_metrics_have_the_names_that_the_ecosystems_variable_chooses(
     assert [point["attributes"]["error.type"] for point in failed] == ["VALIDATION"]
     assert sum(point["count"] for point in points[duration]) == 2
     who = "gen_ai.provider.name" if chosen else "gen_ai.system"
-    assert all(point["attributes"][who] == "mock" for found in points.values() for point in found)
+    assert all(point["attributes"][who] == "tiny" for found in points.values() for point in found)
     assert all(point["attributes"]["gen_ai.request.model"] == "m" for found in points.values() for point in found)
     if chosen:
         for kind, tokens in (("input", 5), ("output", 3)):
@@ -235,9 +233,9 @@ def test_metrics_have_the_names_that_the_ecosystems_variable_chooses(
 
 
 def test_models_of_metrics_are_budgeted_however_many_are_asked_for(collected: Collected) -> None:
-    with traced(collected, *[good(1) for _ in range(MODELS + 6)]) as adapter:
+    with traced(collected, *[counted(1) for _ in range(MODELS + 6)]) as a:
         for number in range(MODELS + 6):
-            list(adapter.stream(request(model=f"m{number}")))
+            list(a.stream(request(model=f"m{number}")))
     for found in collected.points().values():
         models = {point["attributes"]["gen_ai.request.model"] for point in found}
         assert len(models) == MODELS + 1
@@ -271,9 +269,9 @@ def test_a_real_receiver_gets_spans_and_metrics_over_http() -> None:
         tracer.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(f"{receiver.url}/v1/traces")))
         meter = MeterProvider([reader])
         options = TelemetryOptions(tracer_provider=tracer, meter_provider=meter)
-        with connect("mock", "mock://local", telemetry=options) as adapter:
-            completion = adapter.generate(GenerateRequest(prompt="the-needle", max_tokens=5))
-            assert adapter.drain(PATIENCE)
+        with connect("mock", "mock://local", telemetry=options) as a:
+            completion = a.generate(GenerateRequest(prompt="the-needle", max_tokens=5))
+            assert a.drain(PATIENCE)
         meter.shutdown()
         tracer.shutdown()
     assert sorted(span.name for span in receiver.spans) == ["POST", "text_completion"]
@@ -287,8 +285,8 @@ def test_a_real_receiver_gets_spans_and_metrics_over_http() -> None:
 
 def test_observations_carry_their_trace_as_exemplars(collected: Collected) -> None:
     registry = CollectorRegistry()
-    with traced(collected, good(3), metrics=MetricsOptions(registry=registry)) as adapter:
-        list(adapter.submit(request()))
+    with traced(collected, counted(3), metrics=MetricsOptions(registry=registry)) as a:
+        list(a.submit(request()))
     whole, _ = collected.spans()
     page = generate_latest(registry).decode()
     exemplars = re.findall(r'^(\w+)_bucket\{.*# \{span_id="(\w+)",trace_id="(\w+)"\}', page, re.MULTILINE)
@@ -313,9 +311,9 @@ def test_what_opentelemetry_raises_fails_no_stream(collected: Collected, caplog:
             return made
 
     options = TelemetryOptions(tracer_provider=Broken())
-    with traced(collected, good(2), busy(), good(2), telemetry=options, retry=Retry(base=0.0)) as adapter:
+    with traced(collected, counted(2), busy(), counted(2), telemetry=options, retry=Retry(base=0.0)) as a:
         for _ in range(2):
-            assert adapter.submit(request()).result().text == "t0t1"
+            assert a.submit(request()).result().text == "t0t1"
     assert "could not be traced: OSError" in caplog.text
     assert "hush" not in caplog.text
 
@@ -341,9 +339,9 @@ def test_a_helper_that_hangs_before_another_attempt_delays_it_no_longer_than_its
     options = TelemetryOptions(tracer_provider=provider)
     timeouts = Timeouts(connect=0.05)
     with traced(
-        collected, busy(), good(2), telemetry=options, retry=Retry(attempts=2, base=0.0), timeouts=timeouts
-    ) as adapter:
-        last = list(adapter.submit(request()))[-1]
+        collected, busy(), counted(2), telemetry=options, retry=Retry(attempts=2, base=0.0), timeouts=timeouts
+    ) as a:
+        last = list(a.submit(request()))[-1]
         assert (last.reason, last.attempts) == ("CONNECT_TIMEOUT", 2)
         provider.go_on.set()
 
@@ -363,7 +361,7 @@ def test_off_it_is_not_imported_and_without_the_extra_it_says_so() -> None:
 def test_options_are_judged_and_pickled_without_providers(collected: Collected) -> None:
     with pytest.raises(InvalidRequestError, match="telemetry must be a TelemetryOptions"):
         connect("mock", "mock://x", telemetry=True)  # type: ignore[arg-type]  # the subject
-    with connect("mock", "mock://x", telemetry=collected.options) as adapter:
-        again = pickle.loads(pickle.dumps(adapter))
+    with connect("mock", "mock://x", telemetry=collected.options) as a:
+        again = pickle.loads(pickle.dumps(a))
     assert again._config.telemetry.tracer_provider is None
     again.close()

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import gc
+import itertools
 import threading
-import time
-import weakref
+from collections.abc import Iterator
 
-import attrs
 import pytest
 
-from worker_adapters import AdmissionRejectedError, CancelOutcome, Limits, Phase, Retry, Timeouts
+from worker_adapters import CancelOutcome, End, Event, FinishReason, Limits, Retry, Started, Token
 from worker_adapters.transport.scripted import Hang, Script
 
-from .dialects import GOOD, TINY, WatchedTransport, adapter, endless, frames, good, kinds, quick, request, status, until
+from .beside import Consumer, in_thread
+from .dialects import (
+    PHASES,
+    adapter,
+    cancelled,
+    counted,
+    frames,
+    good,
+    kinds,
+    request,
+    sent,
+    status,
+    tokens,
+    until,
+    waiting,
+)
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
-
-PHASES = {
-    "connect": lambda hang: Script(connect=hang, steps=[GOOD]),
-    "queue": lambda hang: Script(queue=hang, steps=[GOOD]),
-    "first_token": lambda hang: Script(steps=[b":\n\n", hang, GOOD]),
-    "decode": lambda hang: Script(steps=[frames("ta"), hang, GOOD]),
-}
-
-
-class Consumer:
-    """Iterates a stream on a thread of its own."""
-
-    def __init__(self, stream):
-        self.events = []
-        self.thread = threading.Thread(target=lambda: self.events.extend(stream))
-        self.thread.start()
-
-    def join(self):
-        self.thread.join(5)
-        assert not self.thread.is_alive()
-        return self.events
 
 
 @pytest.mark.req("ADAPT-3101")
@@ -89,17 +81,6 @@ def test_a_cancel_ends_the_wait_for_the_workers_properties(way):
         assert a._transport.asked.wait(5)
         stream.cancel()
         assert kinds(consumer.join()) == ["end"]
-        a._transport.gate.set()
-
-
-@both
-def test_the_deadline_ends_the_wait_for_the_workers_properties(way):
-    with adapter(good()) as a:
-        a._transport.gate.clear()
-        began = time.monotonic()
-        events = list(getattr(a, way)(request(determinism="strict", deadline=0.05)))
-        assert time.monotonic() - began < 2
-        assert (events[-1].reason, events[-1].phase) == ("DEADLINE", Phase.PREPARE)
         a._transport.gate.set()
 
 
@@ -167,151 +148,7 @@ def test_no_token_comes_from_a_next_that_begins_after_a_cancel(way):
             assert [(e.kind, e.tokens_out) for e in stream] == [("end", 20)]  # which counts what was received
 
 
-def test_what_the_worker_has_finished_can_still_be_cancelled_until_it_is_read():
-    with adapter(good()) as a:
-        stream = a.submit(request(task_id="id"))
-        until(stream.done)
-        assert a.cancel("id") is CancelOutcome.CLOSED
-        assert [(e.kind, e.finish_reason) for e in stream] == [("end", "cancelled")]
-        assert a.cancel("id") is CancelOutcome.UNKNOWN
-
-
-def test_a_terminal_event_that_was_handed_out_stands():
-    with adapter(good()) as a, a.submit(request()) as stream:
-        events = list(stream)
-        assert stream.cancel() is CancelOutcome.UNKNOWN
-        assert events[-1].finish_reason == "stop"
-        assert list(stream) == []
-
-
-def test_cancelling_an_unknown_task_is_harmless():
-    with adapter() as a:
-        assert a.cancel("nobody") is CancelOutcome.UNKNOWN
-
-
-@both
-def test_leaving_the_block_early_cancels_and_frees(way):
-    with adapter(Script(steps=endless()), limits=Limits(max_in_flight=1)) as a:
-        with getattr(a, way)(request()) as stream:
-            next(stream)
-        assert [e.kind for e in stream] == ["end"]
-        a.submit(request(deadline=5.0), block=True).close()
-
-
-# --- forgetting -------------------------------------------------------------------------------------------------------
-
-
-@both
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_dropped_handle_frees_thread_exchange_and_place(way, begun):
-    transport = WatchedTransport([Script(steps=endless()), good()])
-    with adapter(transport=transport, limits=Limits(max_in_flight=1)) as a:
-        stream = getattr(a, way)(request())
-        if begun:
-            next(stream)
-            next(stream)
-        dropped = weakref.ref(stream)
-        del stream
-        gc.collect()
-        assert dropped() is None
-        a.submit(request(deadline=5.0), block=True).close()
-        until(lambda: not a.in_flight)
-        if begun:
-            until(lambda: transport.left)
-
-
-def test_a_dropped_handle_is_tidied_up_away_from_whatever_lock_the_collector_found():
-    """A collection can strike inside of anything, so the finalizer only says so: the loop does the rest."""
-    for way in ("stream", "submit"):
-        transport = WatchedTransport([Script(steps=endless())])
-        with adapter(transport=transport) as a:
-            stream = getattr(a, way)(request())
-            next(stream)
-            del stream
-            until(lambda transport=transport: transport.left)
-        assert transport.left == ["worker-adapters-loop"]
-
-
 # --- time -------------------------------------------------------------------------------------------------------------
-
-
-@both
-@pytest.mark.parametrize(
-    ("script", "reason", "code", "shown"),
-    [
-        (lambda: Script(connect=Hang()), "CONNECT_TIMEOUT", "POOL_UNAVAILABLE", "0.03 s"),
-        (lambda: Script(queue=Hang()), "FIRST_TOKEN_TIMEOUT", "POOL_UNAVAILABLE", "0.04 s"),
-        (lambda: Script(steps=[Hang()]), "FIRST_TOKEN_TIMEOUT", "POOL_UNAVAILABLE", "0.04 s"),
-        (lambda: Script(steps=endless(b":\n\n")), "FIRST_TOKEN_TIMEOUT", "POOL_UNAVAILABLE", "0.04 s"),
-        (lambda: Script(steps=[frames("ta"), Hang()]), "IDLE_TIMEOUT", "DECODE_TIMEOUT", "0.05 s"),
-    ],
-)
-def test_each_timer_is_typed_and_names_its_value(way, script, reason, code, shown):
-    with adapter(script(), timeouts=Timeouts(connect=0.03, first_token=0.04, idle=0.05)) as a:
-        error = list(getattr(a, way)(request()))[-1]
-    assert (error.code, error.reason, error.retriable) == (code, reason, True)
-    assert shown in error.message
-
-
-def test_timeouts_may_be_given_per_call():
-    with adapter(Script(queue=Hang())) as a:
-        error = list(a.stream(request(), timeouts=quick(first_token=0.02)))[-1]
-    assert error.reason == "FIRST_TOKEN_TIMEOUT"
-
-
-@both
-def test_a_slow_consumer_is_never_charged_to_the_engine(way):
-    """It takes its time, many times the idle timer, over a full hand-over."""
-    with adapter(
-        Script(steps=[frames("tx")] * 6 + [frames(".")]), timeouts=quick(idle=0.05), limits=Limits(hand_over=1)
-    ) as a:
-        events = []
-        for event in getattr(a, way)(request()):
-            events.append(event.kind)
-            if len(events) in (2, 4):
-                threading.Event().wait(0.12)  # the consumer's time is the subject
-        assert events[-1] == "end"
-
-
-@both
-def test_nor_is_one_that_takes_its_time_between_started_and_the_first_token(way):
-    """The first-token timer stands still meanwhile, and goes on with what was left of it."""
-    hang = Hang()
-    with adapter(
-        Script(steps=[frames("s"), hang, frames("ta", ".")]),
-        timeouts=quick(first_token=0.2),
-        limits=Limits(hand_over=1),
-    ) as a:
-        stream = getattr(a, way)(request())
-        assert next(stream).kind == "started"
-        if way == "stream":  # on a thread of its own the worker reads on, and it is the engine that is late
-            threading.Event().wait(0.4)  # the consumer's time is the subject
-        hang.release()
-        assert kinds(stream) == ["token", "metrics", "end"]
-    with adapter(Script(steps=[frames("s"), Hang()]), timeouts=quick(first_token=0.05)) as a:
-        assert list(getattr(a, way)(request()))[-1].reason == "FIRST_TOKEN_TIMEOUT"
-
-
-@both
-def test_a_consumer_that_never_reads_does_not_stop_the_clock(way):
-    """The engine is let go at the deadline; the consumer learns of it when it looks."""
-    with adapter(Script(steps=endless()), limits=Limits(hand_over=4)) as a:
-        stream = getattr(a, way)(request(deadline=0.1))
-        until(stream.done)
-        assert a.in_flight == 0
-        events = list(stream)
-    assert events[-1].reason == "DEADLINE"
-    assert [e.index for e in events if e.kind == "token"] == list(range(kinds(events).count("token")))
-
-
-def test_a_deadline_that_strikes_a_full_hand_over_drops_no_token_silently():
-    """The end came with the second read; what did not fit by the deadline must not be followed by an End."""
-    reads = Script(steps=[frames(*["tx"] * 50), frames("tx", ".")])
-    with adapter(reads, limits=Limits(hand_over=4)) as a:
-        stream = a.submit(request(deadline=0.05))
-        until(stream.done)
-        events = list(stream)
-    assert (events[-1].kind, kinds(events).count("token") < 51) == ("error", True)
 
 
 def test_the_hand_over_holds_no_more_than_its_bound():
@@ -334,54 +171,80 @@ def test_the_hand_over_holds_no_more_than_its_bound():
 # --- robustness of the way out ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, GeneratorExit, MemoryError])
-def test_whatever_a_decoder_raises_on_the_loop_ends_its_own_stream_and_no_other(raised):
-    """A dialect's `decode` is the one piece of foreign code that runs there."""
-
-    def decode(batches, /, *, request, tally):
-        if request.prompt == "bad":
-            raise raised
-        return TINY.decode(batches, request=request, tally=tally)
-
-    hang = Hang()
-    with adapter(Script(steps=[hang, GOOD]), good(), dialect=attrs.evolve(TINY, decode=decode)) as a:
-        other = a.submit(request())
-        assert hang.reached.wait(5)
-        error = list(a.submit(request(prompt="bad")))[-1]
-        assert (error.code, error.reason) == ("INTERNAL", "BUG")
-        hang.release()
-        assert kinds(other)[-1] == "end"
-        assert a.in_flight == 0
+@both
+def test_a_cancel_after_the_end_changes_nothing(way: str) -> None:
+    with adapter(counted()) as a:
+        stream = getattr(a, way)(request())
+        while not isinstance(event := next(stream), End):
+            pass
+        assert event.finish_reason is FinishReason.LENGTH
+        assert stream.cancel() is CancelOutcome.UNKNOWN
+        assert a.cancel(stream.task_id) is CancelOutcome.UNKNOWN
+        assert list(stream) == []
+        assert a.cancel("never heard of") is CancelOutcome.UNKNOWN
 
 
 @both
-def test_no_thread_to_be_had_is_a_local_limit_and_keeps_no_place(way, monkeypatch, no_loop_thread):
-    with adapter(good(), limits=Limits(max_in_flight=1)) as a:
+def test_an_end_that_was_not_read_yet_can_still_be_cancelled(way: str) -> None:
+    """Buffered Tokens are dropped, and the End behind them: the caller said that it wants no more."""
+    for by in ("stream", "adapter"):
+        with adapter(counted(3)) as a:
+            stream = getattr(a, way)(request())
+            assert isinstance(next(stream), Started)
+            assert isinstance(next(stream), Token)
+            if way == "submit":
+                until(stream.done)
+            outcome = stream.cancel() if by == "stream" else a.cancel(stream.task_id)
+            assert outcome is CancelOutcome.CLOSED
+            (last,) = stream
+            assert cancelled(last)
+            assert a.cancel(stream.task_id) is CancelOutcome.UNKNOWN
 
-        def start(self):
-            raise RuntimeError("can't start new thread")
 
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", start)
-            with pytest.raises(AdmissionRejectedError, match=r"LOCAL_LIMIT.*no thread"):
-                getattr(a, way)(request(task_id="id"))
-            assert a.in_flight == 0
-            began = time.monotonic()
-            assert a.drain(1.0)  # nothing is left that only the loop could end
-            assert time.monotonic() - began < 0.5
-        assert kinds(getattr(a, way)(request(task_id="id")))[-1] == "end"
-
-
-def test_an_interrupt_from_the_keyboard_frees_the_stream():
-    def steps():
-        yield frames("ta")
-        raise KeyboardInterrupt
-
-    with adapter(Script(steps=steps()), good(), limits=Limits(max_in_flight=1)) as a:
-        stream = a.stream(request())
-        next(stream)
-        next(stream)
-        with pytest.raises(KeyboardInterrupt):
+def test_a_full_hand_over_is_cancelled() -> None:
+    reached = threading.Event()
+    steps = waiting([tokens(1, n) for n in range(4)], reached)
+    with adapter(Script(steps=itertools.chain(steps, [Hang()])), limits=Limits(hand_over=8)) as a:
+        stream = a.submit(request())
+        assert reached.wait(10)
+        stream.cancel()
+        assert [cancelled(e) for e in stream] == [True]
+    endless = (tokens(1, n) for n in itertools.count())
+    with adapter(Script(steps=endless), limits=Limits(hand_over=2, max_in_flight=1)) as a:
+        stream = a.submit(request())
+        assert isinstance(next(stream), Started)
+        a.cancel(stream.task_id)
+        assert [cancelled(e) for e in stream] == [True]
+        with pytest.raises(StopIteration):
             next(stream)
-        assert kinds(stream) == ["end"]
-        assert kinds(a.stream(request()))[-1] == "end"
+
+
+def test_a_cancel_does_not_wait_for_a_worker_thread_that_is_stuck() -> None:
+    """A look-up can't be interrupted: the consumer goes at once."""
+    stuck, go_on = threading.Event(), threading.Event()
+
+    def steps() -> Iterator[bytes]:
+        stuck.set()
+        go_on.wait(10)
+        yield tokens(1)
+
+    with adapter(Script(steps=steps())) as a:
+        stream = a.submit(request())
+        assert stuck.wait(10)
+        events: list[Event] = []
+        reader = in_thread(lambda: events.extend(stream))
+        stream.cancel()
+        reader.join(5)
+        alive = reader.is_alive()
+        go_on.set()
+        assert not alive
+        assert [cancelled(e) for e in events] == [True]
+
+
+@both
+def test_a_stream_cancelled_before_it_started_is_one_event(way):
+    with adapter(Script(connect=Hang())) as a:
+        stream = getattr(a, way)(request())
+        assert stream.cancel() is CancelOutcome.CLOSED
+        assert [(e.kind, e.finish_reason, e.tokens_out) for e in stream] == [("end", "cancelled", 0)]
+        assert way == "submit" or sent(a) == 0

@@ -17,8 +17,8 @@ from worker_adapters.lifetime import Cause, Interrupted, Lifetime, driven
 from worker_adapters.runtime.cell import Cell
 from worker_adapters.transport.scripted import Script
 
+from .beside import Consumer
 from .dialects import GatedTransport, adapter, frames, good, kinds, ok, request, until
-from .test_cancel import Consumer
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
 

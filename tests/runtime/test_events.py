@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-import attrs
+import threading
+
 import pytest
 
 from worker_adapters import Limits, Phase, Reason, UsageSource
 from worker_adapters.dialect import Fault
 from worker_adapters.engines.llamacpp import DIALECT as LLAMACPP
-from worker_adapters.transport.scripted import Hang, Script
+from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.transport.scripted import Script
 
-from .dialects import GOOD, NOW, TINY, adapter, events_of, frames, good, kinds, request, status, texts
+from ..transport.servers import Client, Server, chunk, head
+from .dialects import (
+    GOOD,
+    NOW,
+    ONCE,
+    TINY,
+    adapter,
+    busy,
+    events_of,
+    frames,
+    good,
+    kinds,
+    request,
+    run_both,
+    status,
+    texts,
+    tokens,
+)
 
 LLAMA = (
     b'data: {"index":0,"content":"Hel","tokens":[1],"stop":false,"tokens_predicted":1,"tokens_evaluated":4}\n\n'
@@ -20,23 +39,7 @@ LLAMA = (
 )
 
 
-def run_both(*scripts, **config):
-    """The same stream on the calling thread and on a worker thread; they must agree."""
-    ask = config.pop("ask", {})
-    with adapter(*scripts, *scripts, **config) as a:
-        streamed = list(a.stream(request(task_id="t", **ask)))
-        submitted = list(a.submit(request(task_id="t", **ask)))
-
-    def timeless(event):
-        if event.kind == "metrics":
-            return {k: v for k, v in event.values.items() if "latency" not in k}
-        if event.kind == "error":
-            # Of a bug the innermost place: who called it depends on the way. The version: if it is known by then.
-            return attrs.evolve(event, message=event.message.split(" < ")[0], engine_version=None)
-        return attrs.evolve(event, decode_time_ms=0.0) if event.kind == "end" else event
-
-    assert [timeless(e) for e in streamed] == [timeless(e) for e in submitted]
-    return streamed
+both = pytest.mark.parametrize("way", ["stream", "submit"])
 
 
 @pytest.mark.req("ADAPT-3001", "ADAPT-3003")
@@ -69,20 +72,15 @@ def test_no_metrics_come_before_the_first_token():
     assert kinds(run_both(good("m", "."))) == ["started", "end"]
 
 
-def test_nothing_comes_after_the_terminal_event():
-    events = run_both(good("ta", ".", "tb", "."))
-    assert kinds(events) == ["started", "token", "metrics", "end"]
-
-
-def test_a_stream_cancelled_before_it_started_is_one_event():
-    for way in ("stream", "submit"):
-        hang = Hang()
-        with adapter(Script(connect=hang)) as a:
-            stream = getattr(a, way)(request())
-            stream.cancel()
-            events = list(stream)
-        assert kinds(events) == ["end"]
-        assert (events[0].finish_reason, events[0].tokens_out) == ("cancelled", 0)
+@both
+@pytest.mark.parametrize(("script", "last"), [(good("ta", ".", "tb", "."), "end"), (busy(), "error")])
+def test_nothing_comes_after_the_terminal_event(way, script, last):
+    with adapter(script) as a:
+        stream = getattr(a, way)(request())
+        assert kinds(stream) == (["started", "token", "metrics", "end"] if last == "end" else ["error"])
+        for _ in range(3):
+            with pytest.raises(StopIteration):
+                next(stream)
 
 
 def test_the_engines_own_count_wins_over_deltas():
@@ -185,31 +183,6 @@ def test_an_event_as_long_as_a_long_prompt_passes():
     assert kinds(events_of(script, ask={"prompt": prompt}))[-1] == "end"
 
 
-# --- dialects with bugs -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("dialect", "script"),
-    [
-        (TINY, good("ta", "b")),
-        (TINY, good("ta", "g", "tb", ".")),
-        (attrs.evolve(TINY, decode=lambda batches, request, tally: ([object()] for _ in batches)), good()),
-        (attrs.evolve(TINY, encode=lambda request, attempt: {}["x"]), good()),
-        (attrs.evolve(TINY, parse_error=lambda reply: None), status(500)),
-    ],
-)
-def test_a_bug_of_a_dialect_is_an_error_event_that_says_where_and_not_what(dialect, script, caplog):
-    events = run_both(script, dialect=dialect)
-    assert kinds(events)[-1] == "error"
-    error = events[-1]
-    assert (error.code, error.reason, error.retriable) == ("INTERNAL", "BUG", False)
-    assert "needle" not in error.message + caplog.text
-
-
-def test_the_place_of_a_bug_is_told():
-    assert "KeyError at dialects.py:" in events_of(good("ta", "b"))[-1].message
-
-
 # --- phases -----------------------------------------------------------------------------------------------------------
 
 
@@ -228,3 +201,23 @@ def test_started_is_held_back_until_a_frame_that_is_no_error():
     events = run_both(good("eOVERLOADED"), good(), retry=NOW)
     assert kinds(events) == ["started", "token", "token", "metrics", "end"]
     assert events[0].attempt == 2
+
+
+@both
+def test_what_comes_with_the_first_read_is_handed_on_at_once(way: str) -> None:
+    """Started goes ahead of the Token that came with it, which must not wait for the engine's next one."""
+    silent = threading.Event()
+
+    def serve(client: Client) -> None:
+        if not client.request().startswith(b"POST"):
+            return  # the version is nobody's business here
+        client.send(head("Transfer-Encoding: chunked"))
+        silent.wait(0.05)  # so that it is a read of its own
+        client.send(chunk(tokens(1)))
+        silent.wait(10)
+
+    with Server(serve) as server:
+        config = AdapterConfig(dialect=TINY, url=server.url, retry=ONCE)
+        with EngineAdapter(config) as a, getattr(a, way)(request()) as stream:
+            assert [stream.get(2).kind, stream.get(2).kind] == ["started", "token"]
+        silent.set()

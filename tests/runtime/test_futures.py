@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from worker_adapters import CancelOutcome, Limits, StreamCancelledError, WorkerError, connect
+from worker_adapters import connect
 from worker_adapters.simulator import Simulator
 from worker_adapters.transport.scripted import Hang, Script
 
-from .dialects import GOOD, adapter, endless, frames, good, kinds, quick, request, status, texts, until
-from .test_cancel import PHASES, Consumer
+from .beside import Consumer
+from .dialects import PHASES, adapter, frames, good, kinds, quick, request, texts, until
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
 
@@ -129,46 +129,6 @@ def test_a_cancel_ends_a_get(way):
 
 
 @both
-@pytest.mark.parametrize("phase", PHASES)
-def test_a_result_that_is_not_there_in_time_may_be_asked_for_again(way, phase):
-    hang = Hang()
-    with adapter(PHASES[phase](hang)) as a:
-        stream = getattr(a, way)(request())
-        for timeout in (0.0, 0.02):
-            with pytest.raises(TimeoutError):
-                stream.result(timeout)
-            with pytest.raises(TimeoutError):
-                stream.exception(timeout)
-        assert not stream.done()
-        assert hang.reached.wait(5)
-        hang.release()
-        completion = stream.result(5)
-        assert completion.text == ("aab" if phase == "decode" else "ab")
-        assert stream.done()
-        assert stream.result(0) == completion
-        assert stream.exception(0) is None
-
-
-@both
-def test_an_exception_is_what_result_raises(way):
-    with adapter(status(401), Script(steps=[frames("ta"), Hang()])) as a:
-        failed = getattr(a, way)(request())
-        error = failed.exception()
-        assert isinstance(error, WorkerError)
-        assert error.reason == "UPSTREAM_AUTH"
-        with pytest.raises(WorkerError) as caught:
-            failed.result()
-        assert caught.value.error == error.error
-        stream = getattr(a, way)(request(), collect=True)
-        assert [stream.get(5).kind, stream.get(5).kind] == ["started", "token"]
-        stream.cancel()
-        error = stream.exception()
-        assert isinstance(error, StreamCancelledError)
-        assert (error.partial.text, error.partial.finish_reason) == ("a", "cancelled")
-        assert stream.done()
-
-
-@both
 def test_a_stream_is_done_when_its_terminal_event_is_there_read_or_not(way):
     hang = Hang()
     with adapter(Script(steps=[frames("ta"), hang, frames(".")])) as a:
@@ -181,47 +141,6 @@ def test_a_stream_is_done_when_its_terminal_event_is_there_read_or_not(way):
             list(stream)
         until(stream.done)
         assert a.in_flight == 0
-
-
-def test_generate_that_another_thread_ends_raises_with_what_had_come():
-    for by in ("cancel", "close"):
-        hang = Hang()
-        with adapter(Script(steps=[frames("ta", "tb"), hang])) as a:
-            raised = []
-
-            def run(a=a, raised=raised):
-                with pytest.raises(StreamCancelledError) as caught:
-                    a.generate(request(task_id="id"))
-                raised.append(caught.value)
-
-            thread = threading.Thread(target=run)
-            thread.start()
-            assert hang.reached.wait(5)
-            if by == "cancel":
-                a.cancel("id")
-            else:
-                began = time.monotonic()
-                a.close()
-                assert time.monotonic() - began < 1.5  # it has waited for the stream, not for its patience to end
-            thread.join(5)
-            partial = raised[0].partial
-            assert (partial.text, partial.finish_reason, partial.started.task_id) == ("ab", "cancelled", "id")
-            assert a.in_flight == 0
-
-
-def test_generate_may_wait_for_a_place():
-    hang = Hang()
-    with adapter(Script(steps=[hang, GOOD]), good(), limits=Limits(max_in_flight=1)) as a:
-        first = a.submit(request())
-        assert hang.reached.wait(5)
-        done = []
-        waiting = threading.Thread(target=lambda: done.append(a.generate(request(), block=True).text))
-        waiting.start()
-        until(lambda: a.places._waiting)
-        hang.release()
-        assert first.result().text == "ab"
-        waiting.join(5)
-        assert done == ["ab"]
 
 
 # --- callbacks --------------------------------------------------------------------------------------------------------
@@ -295,41 +214,6 @@ def test_a_callback_may_use_the_adapter(way):
         assert texts_ == ["c"]
 
 
-# --- collecting -------------------------------------------------------------------------------------------------------
-
-
-def test_a_collected_stream_needs_no_reader_however_small_the_hand_over():
-    with adapter(Script(steps=[frames("tx")] * 200 + [frames(".")]), limits=Limits(hand_over=2)) as a:
-        stream = a.submit(request(), collect=True)
-        until(stream.done)
-        assert a.in_flight == 0
-        assert stream.result().text == "x" * 200
-
-
-@both
-def test_what_is_collected_is_bounded(way):
-    """By the text that it keeps; what a reader takes for itself is its own."""
-    limits = Limits(max_collected=100, hand_over=4)
-    with adapter(*[Script(steps=endless(frames("txxxxxxxxxx"))) for _ in range(2)], limits=limits) as a:
-        stream = getattr(a, way)(request(), collect=True)
-        with pytest.raises(WorkerError) as caught:
-            stream.result(5)
-        assert (caught.value.code, caught.value.reason) == ("INTERNAL", "EVENT_TOO_LARGE")
-        assert "100 characters" in str(caught.value)
-        assert 100 <= len(caught.value.partial.text) <= 130
-        assert a.in_flight == 0
-        with getattr(a, way)(request()) as read_:
-            assert len([next(read_) for _ in range(30)]) == 30
-
-
-def test_a_collected_stream_may_be_read_as_well():
-    with adapter(good("ta", "tb", "tc", ".")) as a:
-        stream = a.submit(request(), collect=True)
-        events = [next(stream), next(stream)]
-        assert stream.result().text == "abc"
-        assert kinds(events) == ["started", "token"]
-
-
 # --- one reader -------------------------------------------------------------------------------------------------------
 
 
@@ -368,110 +252,3 @@ def test_of_two_threads_that_begin_at_once_one_reads_everything(way):
                 thread.join(5)
             assert len(refused) == 1
             assert [kinds(events) for events in got] == [["started", "token", "token", "token", "metrics", "end"]]
-
-
-@pytest.mark.parametrize("way", ["submit", "stream"])
-@pytest.mark.parametrize("collect", [False, True])
-def test_a_callback_and_any_thread_may_ask_for_the_result(way, collect):
-    """As of any future; only who iterates a stream has it for itself."""
-    texts, called = [], threading.Event()
-
-    def done(stream):
-        texts.append(stream.result().text)
-        called.set()
-
-    hang = Hang()
-    with adapter(Script(steps=[frames("ta", "tb"), hang, frames("tc", ".")])) as a:
-        stream = getattr(a, way)(request(), collect=collect)
-        stream.add_done_callback(done)
-        others = [threading.Thread(target=lambda: texts.append(stream.result(10).text)) for _ in range(4)]
-        for other in others:
-            other.start()
-        assert hang.reached.wait(5)
-        with pytest.raises(TimeoutError):
-            stream.result(0.02)
-        hang.release()
-        assert stream.result(10).text == "abc"
-        assert called.wait(5)
-        for other in others:
-            other.join(5)
-        assert texts == ["abc"] * 5
-        assert stream.result().text == "abc"
-
-
-@pytest.mark.parametrize("way", ["submit", "stream"])
-def test_who_gives_up_waiting_for_the_result_leaves_it_to_another_thread(way):
-    hang, texts = Hang(), []
-    with adapter(Script(steps=[frames("ta"), hang, frames("tb", ".")])) as a:
-        stream = getattr(a, way)(request())
-        with pytest.raises(TimeoutError):
-            stream.result(0.02)
-        other = threading.Thread(target=lambda: texts.append(stream.result(10).text))
-        other.start()
-        assert hang.reached.wait(5)
-        hang.release()
-        other.join(5)
-        assert texts == ["ab"]
-        assert stream.result().text == "ab"
-
-
-@pytest.mark.parametrize("way", ["submit", "stream"])
-def test_the_result_of_a_stream_that_another_thread_iterates_is_not_taken_from_it(way):
-    """Who asks for it waits, as for any future; who iterates has it all."""
-    hang, asked = Hang(), []
-    with adapter(Script(steps=[frames("ta"), hang, frames("tb", ".")])) as a:
-        stream = getattr(a, way)(request(), collect=True)
-        assert next(stream).kind == "started"
-
-        def ask():
-            with pytest.raises(TimeoutError):
-                stream.result(0.02)
-            asked.append("too early")
-            asked.append(stream.result(10).text)
-
-        other = threading.Thread(target=ask)
-        other.start()
-        until(lambda: asked == ["too early"])
-        hang.release()
-        assert kinds(stream) == ["token", "token", "metrics", "end"]
-        other.join(5)
-        assert asked == ["too early", "ab"]
-
-
-@both
-def test_a_callback_has_the_result_at_once_of_what_another_thread_iterates(way):
-    """However far that is with it, and it loses nothing."""
-    got = []
-    with adapter(good("ta", "tb", "tc", ".")) as a:
-        stream = getattr(a, way)(request(), collect=True)
-        stream.add_done_callback(lambda stream: got.append(stream.result(0).text))
-        events = [next(stream)]
-        while way == "stream" and not stream.done():  # which its reader drives
-            events.append(next(stream))
-        until(lambda: got == ["abc"])
-        assert kinds([*events, *stream]) == ["started", "token", "token", "token", "metrics", "end"]
-        assert (stream.result().text, stream.cancel()) == ("abc", CancelOutcome.UNKNOWN)
-
-
-def test_a_result_leaves_a_collected_stream_to_whoever_iterates_it_afterwards():
-    with adapter(good("ta", "tb", "."), good("ta", "tb", ".")) as a:
-        stream = a.submit(request(), collect=True)
-        assert stream.result().text == "ab"
-        consumer = Consumer(stream)
-        assert kinds(consumer.join()) == ["started", "token", "token", "metrics", "end"]
-        with a.submit(request(), collect=True) as left:
-            assert left.result().text == "ab"
-        assert left.result().text == "ab"  # it was whole when it was left
-
-
-@both
-def test_a_callback_of_a_collected_stream_that_is_cancelled_has_what_had_come(way):
-    hang, got = Hang(), []
-    with adapter(Script(steps=[frames("ta"), hang])) as a:
-        stream = getattr(a, way)(request(), collect=True)
-        stream.add_done_callback(lambda stream: got.append(stream.exception(0)))
-        events = [next(stream), next(stream)]
-        stream.cancel()
-        assert kinds([*events, *stream]) == ["started", "token", "end"]
-        assert a.drain(5)
-        assert [(type(one), one.partial.text) for one in got] == [(StreamCancelledError, "a")]

@@ -1,4 +1,4 @@
-"""The helpers: what meets whom while they count."""
+"""The helpers: bounded, abandoned when they are stuck, and what meets whom while they count."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 
 from worker_adapters import Timeouts
-from worker_adapters.helpers import MOST, PER_KEY, Helpers
-from worker_adapters.lifetime import Cause, Lifetime
+from worker_adapters.helpers import HELPERS, MOST, PER_KEY, Helpers
+from worker_adapters.lifetime import Cause, Interrupted, Lifetime, driven
 
 from .dialects import adapter, good, kinds, request, until
 
@@ -116,3 +116,45 @@ def test_what_is_left_leaves_the_queue_although_no_helper_comes_by(busy):
     assert len(helpers._waiting) == 1
     steps.close()
     assert not helpers._waiting
+
+
+def test_a_call_that_is_stuck_is_left_and_counted_until_it_returns():
+    stuck, go_on, lifetime = threading.Event(), threading.Event(), Lifetime(Timeouts())
+
+    def work():
+        stuck.set()
+        go_on.wait(10)
+
+    tripper = threading.Thread(target=lambda: (stuck.wait(5), lifetime.trip(Cause.CANCELLED)))
+    tripper.start()
+    before = HELPERS.abandoned
+    with pytest.raises(Interrupted):
+        driven(HELPERS.call("stuck", work, lifetime), lifetime)
+    tripper.join()
+    assert HELPERS.abandoned == before + 1
+    go_on.set()
+    until(lambda: HELPERS.in_use == 0)
+
+
+def test_one_key_never_takes_all_helpers_and_nobody_is_forgotten():
+    go_on, done, began = threading.Event(), [], threading.Event()
+
+    def slow():
+        done.append("began")
+        go_on.wait(10)
+
+    for _ in range(MOST):
+        HELPERS.start("slow", slow)
+    HELPERS.start("other", began.set)
+    assert began.wait(5)
+    assert len(done) == PER_KEY
+    go_on.set()
+    until(lambda: len(done) == MOST)
+    until(lambda: HELPERS.in_use == 0)
+
+
+def test_what_a_call_raises_is_raised_where_it_is_waited_for():
+    lifetime = Lifetime(Timeouts())
+    with pytest.raises(ZeroDivisionError):
+        driven(HELPERS.call("raises", lambda: 1 / 0, lifetime), lifetime)
+    assert driven(HELPERS.call("returns", lambda: 7, lifetime), lifetime) == 7

@@ -26,8 +26,8 @@ from worker_adapters.transport.http import HTTPTransport
 from worker_adapters.transport.scripted import Hang, Script
 
 from ..faults.subjects import SUBJECTS
-from .dialects import until
-from .mocked import adapter_of, in_thread, kinds, request, tokens
+from .beside import in_thread
+from .dialects import adapter, kinds, request, tokens, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,9 +122,9 @@ def test_a_handler_that_closes_the_stream_which_its_thread_reads_ends_it_as_canc
 ) -> None:
     """It waits within `next`: the terminal event comes all the same, once, and the place is free."""
     hang = Hang()
-    with adapter_of(Script(steps=[tokens(1), hang])) as adapter:
-        stream = getattr(adapter, way)(request())
-        closing = {"close": stream.close, "cancel": stream.cancel, "adapter": adapter.close}[by]
+    with adapter(Script(steps=[tokens(1), hang])) as a:
+        stream = getattr(a, way)(request())
+        closing = {"close": stream.close, "cancel": stream.cancel, "adapter": a.close}[by]
         before = signal.signal(signal.SIGUSR1, lambda *_: closing())
 
         def strike() -> None:
@@ -140,7 +140,7 @@ def test_a_handler_that_closes_the_stream_which_its_thread_reads_ends_it_as_canc
             signal.signal(signal.SIGUSR1, before)
         assert kinds(events) == ["started", "token", "end"]
         assert events[-1].finish_reason == "cancelled"
-        assert adapter.in_flight == 0
+        assert a.in_flight == 0
 
 
 @pytest.mark.parametrize("asks", ["health", "another stream"])
@@ -148,12 +148,12 @@ def test_a_handler_may_wait_for_the_engine_within_a_wait(asks: str) -> None:
     """poll objects are one call's at a time: "concurrent poll() invocation"."""
     with (
         Simulator("llamacpp", faults=["stall@head:500ms"], slots=2) as simulator,
-        connect("llamacpp", simulator.url, retry=Retry(attempts=1)) as adapter,
+        connect("llamacpp", simulator.url, retry=Retry(attempts=1)) as a,
     ):
         found: list[Any] = []
 
         def handler(*_args: object) -> None:
-            found.append(adapter.health().ready if asks == "health" else adapter.generate(request()).end is not None)
+            found.append(a.health().ready if asks == "health" else a.generate(request()).end is not None)
 
         before = signal.signal(signal.SIGUSR1, handler)
 
@@ -164,7 +164,7 @@ def test_a_handler_may_wait_for_the_engine_within_a_wait(asks: str) -> None:
 
         striker = in_thread(strike)
         try:
-            events = list(adapter.stream(request()))
+            events = list(a.stream(request()))
         finally:
             striker.join(10)
             signal.signal(signal.SIGUSR1, before)
@@ -175,8 +175,8 @@ def test_a_handler_may_wait_for_the_engine_within_a_wait(asks: str) -> None:
 def test_a_handler_does_not_read_the_stream_that_its_thread_reads() -> None:
     """Nor does trying to take anything from it."""
     hang = Hang()
-    with adapter_of(Script(steps=[tokens(1), hang])) as adapter:
-        stream = adapter.stream(request())
+    with adapter(Script(steps=[tokens(1), hang])) as a:
+        stream = a.stream(request())
         refused: list[str] = []
 
         def handler(*_args: object) -> None:
@@ -315,16 +315,16 @@ def test_a_dropped_handle_whose_finalizer_was_struck_is_noticed_by_its_death_alo
 
     monkeypatch.setattr(RunningStream, "__del__", struck)
     monkeypatch.setattr(sys, "unraisablehook", lambda _args: None)
-    with adapter_of(*[Script(steps=[tokens(1), Hang()]) for _ in range(20)]) as adapter:
-        streams = [adapter.submit(request()) for _ in range(20)]
+    with adapter(*[Script(steps=[tokens(1), Hang()]) for _ in range(20)]) as a:
+        streams = [a.submit(request()) for _ in range(20)]
         for stream in streams:
             assert next(stream).kind == "started"
         del stream
         dropped = streams[::2]
         del streams[::2]
-        assert adapter.in_flight == 20
+        assert a.in_flight == 20
         dropped.clear()
-        until(lambda: adapter.in_flight == 10, 5.0)
+        until(lambda: a.in_flight == 10, 5.0)
         assert not [one for one in looked if getattr(one, "channel", None)]
         monkeypatch.undo()
         for stream in streams:

@@ -12,8 +12,8 @@ from worker_adapters.dialect import Fault, WireRequest
 from worker_adapters.simulator import Simulator
 from worker_adapters.transport.scripted import Hang, Script
 
-from .dialects import GOOD, TINY, adapter, frames, good, kinds, ok, quick, request, status, until
-from .test_cancel import PHASES, Consumer
+from .beside import Consumer
+from .dialects import GOOD, PHASES, TINY, adapter, frames, good, kinds, ok, quick, request, status, until
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
 

@@ -31,10 +31,8 @@ from worker_adapters.dialect import Fault
 from worker_adapters.simulator import Simulator
 from worker_adapters.transport.scripted import Hang, Script
 
-from .dialects import adapter as tiny_adapter
-from .dialects import good as tiny_good
-from .dialects import until
-from .mocked import adapter_of, busy, end, good, in_thread, kinds, request, sent, text_of, tokens
+from .beside import in_thread
+from .dialects import adapter, busy, counted, end, good, kinds, request, sent, texts, tokens, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,34 +82,34 @@ def has_more(stream: Stream) -> bool:
 
 @pytest.mark.req("ADAPT-3200")
 def test_the_order_within_each_stream_is_kept_and_each_ends_once() -> None:
-    scripts = [paced(n % 7) if n % 3 else good(n) for n in range(40)]
-    with adapter_of(*scripts) as adapter:
-        streams = [adapter.submit(request(task_id=str(n))) for n in range(40)]
+    scripts = [paced(n % 7) if n % 3 else counted(n) for n in range(40)]
+    with adapter(*scripts) as a:
+        streams = [a.submit(request(task_id=str(n))) for n in range(40)]
         found = by_stream(merge(streams))
         assert len(found) == 40
         for events in found.values():
             assert isinstance(events[0], Started)
             assert sum(isinstance(e, End | Error) for e in events) == 1
             assert isinstance(events[-1], End)
-            assert text_of(events) == "".join(f"t{n}" for n in range(events[-1].tokens_out))
-        assert adapter.in_flight == 0
+            assert texts(events) == "".join(f"t{n}" for n in range(events[-1].tokens_out))
+        assert a.in_flight == 0
 
 
 def test_a_merge_gives_what_each_stream_would_have_given_alone() -> None:
     def scripts() -> list[Script]:
-        return [paced(5), good(3), Script(steps=[tokens(2), Fault(Reason.DISCONNECTED, "gone")]), busy()]
+        return [paced(5), counted(3), Script(steps=[tokens(2), Fault(Reason.DISCONNECTED, "gone")]), busy()]
 
-    with adapter_of(*scripts()) as adapter:
-        alone = [kinds(adapter.submit(request())) for _ in range(4)]
-    with adapter_of(*scripts()) as adapter:
-        merged = by_stream(merge([adapter.submit(request(task_id=str(n))) for n in range(4)]))
+    with adapter(*scripts()) as a:
+        alone = [kinds(a.submit(request())) for _ in range(4)]
+    with adapter(*scripts()) as a:
+        merged = by_stream(merge([a.submit(request(task_id=str(n))) for n in range(4)]))
     assert [kinds(merged[str(n)]) for n in range(4)] == alone
 
 
 def test_streams_of_several_adapters_and_dialects_are_merged() -> None:
-    with adapter_of(good(3)) as one, tiny_adapter(tiny_good("ta", "tb", ".")) as two:
+    with adapter(counted(3)) as one, adapter(good("ta", "tb", ".")) as two:
         found = by_stream(merge([one.submit(request(task_id="one")), two.submit(request(task_id="two"))]))
-    assert [text_of(found["one"]), text_of(found["two"])] == ["t0t1t2", "ab"]
+    assert [texts(found["one"]), texts(found["two"])] == ["t0t1t2", "ab"]
 
 
 def test_nothing_to_merge_is_nothing() -> None:
@@ -127,11 +125,11 @@ def test_no_stream_has_a_second_run_while_another_waits() -> None:
     gates = [[Hang() for _ in range(20)] for _ in range(9)]
     scripts = [endless()]
     scripts += [Script(steps=[s for n, gate in enumerate(some) for s in (tokens(1, n), gate)]) for some in gates]
-    with adapter_of(*scripts, limits=Limits(hand_over=2)) as adapter:
+    with adapter(*scripts, limits=Limits(hand_over=2)) as a:
         streams = []
         for n in range(10):
-            streams.append(adapter.submit(request(task_id=str(n))))
-            until(lambda n=n: sent(adapter) == n + 1)  # type: ignore[misc]
+            streams.append(a.submit(request(task_id=str(n))))
+            until(lambda n=n: sent(a) == n + 1)  # type: ignore[misc]
         merged, waiting, turns, served = merge(streams), set[str](), 0, Counter[str]()
         for stream, event in merged:
             if not isinstance(event, Token):
@@ -152,8 +150,8 @@ def test_no_stream_has_a_second_run_while_another_waits() -> None:
 
 def test_a_turn_for_each_that_has_something() -> None:
     """All are full before anybody looks: then their runs come one by one, in turn."""
-    with adapter_of(*[endless() for _ in range(5)], limits=Limits(hand_over=4)) as adapter:
-        streams = [adapter.submit(request(task_id=str(n))) for n in range(5)]
+    with adapter(*[endless() for _ in range(5)], limits=Limits(hand_over=4)) as a:
+        streams = [a.submit(request(task_id=str(n))) for n in range(5)]
         until(lambda: all(stream._source.channel.parked for stream in streams))  # type: ignore[attr-defined]
         merged, order = merge(streams), list[str]()
         for stream, event in merged:
@@ -172,8 +170,8 @@ def test_a_turn_for_each_that_has_something() -> None:
 
 @pytest.mark.req("ADAPT-3200")
 def test_a_consumer_that_stops_pulling_is_waited_for() -> None:
-    with adapter_of(*[endless() for _ in range(4)], limits=Limits(hand_over=3)) as adapter:
-        streams = [adapter.submit(request()) for _ in range(4)]
+    with adapter(*[endless() for _ in range(4)], limits=Limits(hand_over=3)) as a:
+        streams = [a.submit(request()) for _ in range(4)]
         merged = merge(streams)
         for _ in itertools.islice(merged, 50):
             pass
@@ -186,39 +184,39 @@ def test_a_consumer_that_stops_pulling_is_waited_for() -> None:
 def test_the_iterable_is_taken_lazily_and_may_wait_for_places() -> None:
     """300 streams over 16 places, submitted by a generator that blocks."""
     most, submitted = 0, 0
-    with adapter_of(limits=Limits(max_in_flight=16, hand_over=1)) as adapter:
-        adapter._transport._answer = lambda _wire: paced(3)
+    with adapter(limits=Limits(max_in_flight=16, hand_over=1)) as a:
+        a._transport._answer = lambda _wire: paced(3)
 
         def jobs() -> Iterator[Stream]:
             nonlocal submitted
             for n in range(300):
                 submitted += 1
-                yield adapter.submit(request(task_id=str(n)), block=True)
+                yield a.submit(request(task_id=str(n)), block=True)
 
         found: Counter[str] = Counter()
         merged = merge(jobs())
         assert submitted == 0
         for stream, event in merged:
-            most = max(most, adapter.in_flight)
+            most = max(most, a.in_flight)
             found[stream.task_id] += isinstance(event, End)
         assert (len(found), set(found.values())) == (300, {1})
         assert most <= 16
-        assert adapter.in_flight == 0
+        assert a.in_flight == 0
 
 
 def test_a_place_that_all_wait_for_becomes_free_though_every_hand_over_is_full() -> None:
     """The consumer is inside of submit(block=True): what holds the only place must not wait for it."""
-    with adapter_of(limits=Limits(max_in_flight=1, hand_over=1, stall=30.0)) as adapter:
-        adapter._transport._answer = lambda _wire: paced(20)
-        jobs = (adapter.submit(request(task_id=str(n)), block=True) for n in range(20))
+    with adapter(limits=Limits(max_in_flight=1, hand_over=1, stall=30.0)) as a:
+        a._transport._answer = lambda _wire: paced(20)
+        jobs = (a.submit(request(task_id=str(n)), block=True) for n in range(20))
         found = by_stream(merge(jobs))
-        assert [text_of(events) for events in found.values()] == ["".join(f"t{n}" for n in range(20))] * 20
+        assert [texts(events) for events in found.values()] == ["".join(f"t{n}" for n in range(20))] * 20
 
 
 def test_one_that_filled_up_just_before_the_iterable_is_asked_is_looked_at_first() -> None:
     """A stream may park between the last look and the question: the gate is opened first, and then looked again."""
-    with adapter_of(good(1)) as adapter:
-        merged = merge(iter([adapter.submit(request())]))
+    with adapter(counted(1)) as a:
+        merged = merge(iter([a.submit(request())]))
 
         class Late:
             """Has nothing at the first look, and something once the gate is open."""
@@ -247,83 +245,83 @@ both = pytest.mark.parametrize("gather", [merge, as_completed])
 
 @both
 def test_an_iterable_that_raises_ends_it_and_cancels_the_rest(gather: Any) -> None:
-    with adapter_of(Script(steps=[tokens(1), Hang()]), good()) as adapter:
+    with adapter(Script(steps=[tokens(1), Hang()]), counted()) as a:
         given: list[Stream] = []
 
         def jobs() -> Iterator[Stream]:
-            given.append(adapter.submit(request()))
+            given.append(a.submit(request()))
             yield given[0]
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
             list(gather(jobs()))
-        assert adapter.in_flight == 0
+        assert a.in_flight == 0
         assert [is_cancelled(e) for e in given[0]] == [True]
 
 
 @both
 def test_a_stream_that_its_consumer_drives_can_not_be_merged(gather: Any) -> None:
-    with adapter_of(Script(steps=[tokens(1), Hang()]), good(2)) as adapter:
-        submitted = adapter.submit(request())
-        until(lambda: sent(adapter) == 1)
-        direct = adapter.stream(request())
+    with adapter(Script(steps=[tokens(1), Hang()]), counted(2)) as a:
+        submitted = a.submit(request())
+        until(lambda: sent(a) == 1)
+        direct = a.stream(request())
         with pytest.raises(TypeError, match="submitted"):
             list(gather([submitted, direct]))
         assert submitted.done()
-        assert text_of(direct) == "t0t1"  # it is its consumer's still
+        assert texts(direct) == "t0t1"  # it is its consumer's still
         with pytest.raises(TypeError, match="int"):
             list(gather([1]))
 
 
 @both
 def test_a_stream_that_is_read_already_can_not_be_merged(gather: Any) -> None:
-    with adapter_of(good(2), good(2), good(2)) as adapter:
-        read = adapter.submit(request())
+    with adapter(counted(2), counted(2), counted(2)) as a:
+        read = a.submit(request())
         next(read)
         with pytest.raises(RuntimeError, match="iterated"):
             list(gather([read]))
-        assert text_of(read) == "t0t1"
-        collected = adapter.submit(request())
+        assert texts(read) == "t0t1"
+        collected = a.submit(request())
         collected.result()
         with pytest.raises(RuntimeError, match="collected"):
             list(gather([collected]))
-        twice = adapter.submit(request())
+        twice = a.submit(request())
         with pytest.raises(RuntimeError, match=r"once|merged"):
             list(gather([twice, twice]))
-        assert adapter.in_flight == 0
+        assert a.in_flight == 0
 
 
 def test_streams_are_added_while_it_runs_by_whoever_has_them() -> None:
     more: queue.SimpleQueue[Stream | None] = queue.SimpleQueue()
-    with adapter_of() as adapter:
-        adapter._transport._answer = lambda _wire: paced(4)
+    with adapter() as a:
+        a._transport._answer = lambda _wire: paced(4)
 
         def give() -> None:
             for n in range(20):
-                more.put(adapter.submit(request(task_id=str(n))))
+                more.put(a.submit(request(task_id=str(n))))
             more.put(None)
 
         giver = in_thread(give)
         found = by_stream(merge(iter(more.get, None)))
         giver.join(10)
-    assert [text_of(found[str(n)]) for n in range(20)] == ["t0t1t2t3"] * 20
+    assert [texts(found[str(n)]) for n in range(20)] == ["t0t1t2t3"] * 20
 
 
 def test_what_is_there_already_is_taken_at_once() -> None:
     """A list of streams: the first, at full speed, does not keep the others from being looked after."""
-    with adapter_of(*[endless() for _ in range(4)]) as adapter:
-        streams = [adapter.submit(request()) for _ in range(4)]
+    with adapter(*[endless() for _ in range(4)]) as a:
+        streams = [a.submit(request()) for _ in range(4)]
         with merge(streams) as merged:
             next(merged)
             assert set(merged._open) == set(streams)
-        assert adapter.in_flight == 0
+        assert a.in_flight == 0
 
 
 # --- leaving ------------------------------------------------------------------------------------------------------------
 
 
-def started_merge(adapter: EngineAdapter, count: int) -> tuple[Any, list[Stream]]:
-    streams = [adapter.submit(request()) for _ in range(count)]
+def started_merge(a: EngineAdapter, count: int) -> tuple[Any, list[Stream]]:
+    streams = [a.submit(request()) for _ in range(count)]
     merged = merge(streams)
     next(merged)
     return merged, streams
@@ -332,17 +330,17 @@ def started_merge(adapter: EngineAdapter, count: int) -> tuple[Any, list[Stream]
 @pytest.mark.req("ADAPT-3200")
 @pytest.mark.parametrize("by", ["close", "with", "exception", "drop", "drop in a cycle"])
 def test_leaving_cancels_the_rest_and_frees_every_place(by: str) -> None:
-    with adapter_of(*[Script(steps=[tokens(2), Hang()]) for _ in range(6)]) as adapter:
-        merged, streams = started_merge(adapter, 6)
+    with adapter(*[Script(steps=[tokens(2), Hang()]) for _ in range(6)]) as a:
+        merged, streams = started_merge(a, 6)
         if by == "close":
             merged.close()
             merged.close()
-            assert adapter.in_flight == 0
+            assert a.in_flight == 0
             assert list(merged) == []
         elif by == "with":
             with merged:
                 next(merged)
-            assert adapter.in_flight == 0
+            assert a.in_flight == 0
         elif by == "exception":
             pairs = iter(merged)
             del merged
@@ -355,7 +353,7 @@ def test_leaving_cancels_the_rest_and_frees_every_place(by: str) -> None:
             merged.itself = merged
             del merged
             gc.collect()
-        until(lambda: adapter.in_flight == 0)
+        until(lambda: a.in_flight == 0)
         for stream in streams:
             assert stream.done()
 
@@ -366,22 +364,22 @@ def _fails_within(pairs: Any) -> None:
 
 
 def test_leaving_a_loop_over_a_temporary_merge_cancels() -> None:
-    with adapter_of(*[Script(steps=[tokens(2), Hang()]) for _ in range(3)]) as adapter:
-        for _ in merge([adapter.submit(request()) for _ in range(3)]):
+    with adapter(*[Script(steps=[tokens(2), Hang()]) for _ in range(3)]) as a:
+        for _ in merge([a.submit(request()) for _ in range(3)]):
             break
-        until(lambda: adapter.in_flight == 0)
+        until(lambda: a.in_flight == 0)
 
 
 def test_leaving_as_completed_cancels_the_rest() -> None:
-    with adapter_of(good(1), Script(steps=[Hang()])) as adapter:
-        first = adapter.submit(request(task_id="first"))
+    with adapter(counted(1), Script(steps=[Hang()])) as a:
+        first = a.submit(request(task_id="first"))
         until(first.done)
-        second = adapter.submit(request())
+        second = a.submit(request())
         for stream in as_completed([first, second]):
             assert stream is first
             assert stream.result().text == "t0"
             break
-        until(lambda: adapter.in_flight == 0)
+        until(lambda: a.in_flight == 0)
         assert second.done()
 
 
@@ -390,8 +388,8 @@ def test_what_was_merged_to_its_end_keeps_nothing_alive() -> None:
     gc.collect()
     gc.disable()
     try:
-        with adapter_of(*[good(1) for _ in range(20)]) as adapter:
-            streams = [adapter.submit(request()) for _ in range(20)]
+        with adapter(*[counted(1) for _ in range(20)]) as a:
+            streams = [a.submit(request()) for _ in range(20)]
             runnings = [stream._running for stream in streams]  # type: ignore[attr-defined]
             for _ in merge(streams):
                 pass
@@ -406,22 +404,22 @@ def test_what_was_merged_to_its_end_keeps_nothing_alive() -> None:
 
 def test_one_is_cancelled_from_another_thread_and_the_others_go_on() -> None:
     hang, gate = Hang(), Hang()
-    with adapter_of(Script(steps=[tokens(2), hang]), paced(3, gate)) as adapter:
-        one = adapter.submit(request(task_id="one"))
-        until(lambda: sent(adapter) == 1)
-        two = adapter.submit(request(task_id="two"))
+    with adapter(Script(steps=[tokens(2), hang]), paced(3, gate)) as a:
+        one = a.submit(request(task_id="one"))
+        until(lambda: sent(a) == 1)
+        two = a.submit(request(task_id="two"))
         canceller = in_thread(lambda: (hang.reached.wait(10), one.cancel(), gate.release()))
         found = by_stream(merge([one, two]))
         canceller.join(10)
     assert is_cancelled(found["one"][-1])
     assert kinds(found["one"]).count("end") == 1
-    assert text_of(found["two"]) == "t0t1t2"
+    assert texts(found["two"]) == "t0t1t2"
 
 
 def test_no_token_comes_after_a_cancel_of_its_stream() -> None:
     """Nine are in hand: they are taken back."""
-    with adapter_of(Script(steps=[tokens(10), Hang()]), Script(steps=[tokens(10), Hang()])) as adapter:
-        streams = [adapter.submit(request(task_id=str(n))) for n in range(2)]
+    with adapter(Script(steps=[tokens(10), Hang()]), Script(steps=[tokens(10), Hang()])) as a:
+        streams = [a.submit(request(task_id=str(n))) for n in range(2)]
         after: list[Event] = []
         cancelled: set[str] = set()
         for stream, event in merge(streams):
@@ -436,9 +434,9 @@ def test_no_token_comes_after_a_cancel_of_its_stream() -> None:
 @both
 def test_the_adapter_is_closed_from_another_thread(gather: Any) -> None:
     hangs = [Hang() for _ in range(4)]
-    adapter = adapter_of(*[Script(steps=[tokens(1), hang]) for hang in hangs])
-    streams = [adapter.submit(request()) for _ in hangs]
-    closer = in_thread(lambda: ([hang.reached.wait(10) for hang in hangs], adapter.close()))
+    a = adapter(*[Script(steps=[tokens(1), hang]) for hang in hangs])
+    streams = [a.submit(request()) for _ in hangs]
+    closer = in_thread(lambda: ([hang.reached.wait(10) for hang in hangs], a.close()))
     got = list(gather(streams))
     closer.join(10)
     if gather is merge:
@@ -451,10 +449,10 @@ def test_the_adapter_is_closed_from_another_thread(gather: Any) -> None:
 
 def test_a_deadline_ends_its_own_stream_only() -> None:
     gate = Hang()
-    with adapter_of(Script(steps=[tokens(2), Hang()]), paced(3, gate)) as adapter:
-        late = adapter.submit(request(task_id="late", deadline=0.05))
-        until(lambda: sent(adapter) == 1)
-        fine = adapter.submit(request(task_id="fine"))
+    with adapter(Script(steps=[tokens(2), Hang()]), paced(3, gate)) as a:
+        late = a.submit(request(task_id="late", deadline=0.05))
+        until(lambda: sent(a) == 1)
+        fine = a.submit(request(task_id="fine"))
         found = defaultdict(list)
         for stream, event in merge([late, fine]):
             found[stream.task_id].append(event)
@@ -463,7 +461,7 @@ def test_a_deadline_ends_its_own_stream_only() -> None:
     error = found["late"][-1]
     assert isinstance(error, Error)
     assert error.reason is Reason.DEADLINE
-    assert text_of(found["fine"]) == "t0t1t2"
+    assert texts(found["fine"]) == "t0t1t2"
 
 
 # --- Ctrl-C -------------------------------------------------------------------------------------------------------------
@@ -510,9 +508,9 @@ def test_an_interrupt_in_next_loses_nothing(way: str) -> None:
     raised = 0
     while raised < 10:
         pairs: list[tuple[Stream, Event]] = []
-        with adapter_of(limits=Limits(hand_over=2)) as adapter:
-            adapter._transport._answer = lambda _wire: paced(60)
-            merged = merge([adapter.submit(request(task_id=str(n))) for n in range(30)])
+        with adapter(limits=Limits(hand_over=2)) as a:
+            a._transport._answer = lambda _wire: paced(60)
+            merged = merge([a.submit(request(task_id=str(n))) for n in range(30)])
             some: Any = merged if way == "for" else iter(merged.__next__, None)
             # list.extend takes and keeps in C, so that no handler runs between: `next` alone is the subject.
             raised += interrupted(functools.partial(pairs.extend, some))
@@ -527,9 +525,9 @@ def test_an_interrupt_in_as_completed_loses_no_stream() -> None:
     raised = 0
     while raised < 10:
         done: list[Stream] = []
-        with adapter_of() as adapter:
-            adapter._transport._answer = lambda _wire: paced(30)
-            completed = as_completed([adapter.submit(request(task_id=str(n))) for n in range(200)])
+        with adapter() as a:
+            a._transport._answer = lambda _wire: paced(30)
+            completed = as_completed([a.submit(request(task_id=str(n))) for n in range(200)])
             raised += interrupted(functools.partial(done.extend, completed), every=0.0002)
             assert sorted(int(stream.task_id) for stream in done) == list(range(200))
             assert {len(stream.result().text) for stream in done} == {len("".join(f"t{n}" for n in range(30)))}
@@ -541,12 +539,16 @@ def test_an_interrupt_in_as_completed_loses_no_stream() -> None:
 @pytest.mark.req("ADAPT-3200")
 def test_each_stream_comes_once_it_has_ended_however_it_ended() -> None:
     hang = Hang()
-    scripts = [good(2), Script(steps=[tokens(1), Fault(Reason.DISCONNECTED, "gone")]), Script(steps=[tokens(1), hang])]
-    with adapter_of(*scripts) as adapter:
+    scripts = [
+        counted(2),
+        Script(steps=[tokens(1), Fault(Reason.DISCONNECTED, "gone")]),
+        Script(steps=[tokens(1), hang]),
+    ]
+    with adapter(*scripts) as a:
         streams = []
         for n in range(3):
-            streams.append(adapter.submit(request(task_id=str(n))))
-            until(lambda n=n: sent(adapter) == n + 1)  # type: ignore[misc]
+            streams.append(a.submit(request(task_id=str(n))))
+            until(lambda n=n: sent(a) == n + 1)  # type: ignore[misc]
         canceller = in_thread(lambda: (hang.reached.wait(10), streams[2].cancel()))
         found = {}
         for stream in as_completed(streams):
@@ -562,8 +564,8 @@ def test_each_stream_comes_once_it_has_ended_however_it_ended() -> None:
 
 
 def test_what_is_collected_is_bounded() -> None:
-    with adapter_of(endless(), limits=Limits(max_collected=1000)) as adapter:
-        (stream,) = as_completed([adapter.submit(request())])
+    with adapter(endless(), limits=Limits(max_collected=1000)) as a:
+        (stream,) = as_completed([a.submit(request())])
         error = stream.exception()
         assert isinstance(error, WorkerError)
         assert error.error.reason is Reason.EVENT_TOO_LARGE
@@ -572,9 +574,9 @@ def test_what_is_collected_is_bounded() -> None:
 
 
 def test_a_job_of_any_length_is_a_generator_that_submits() -> None:
-    with adapter_of(limits=Limits(max_in_flight=4)) as adapter:
-        adapter._transport._answer = lambda _wire: good(2)
-        jobs = (adapter.submit(request(task_id=str(n)), block=True) for n in range(200))
+    with adapter(limits=Limits(max_in_flight=4)) as a:
+        a._transport._answer = lambda _wire: counted(2)
+        jobs = (a.submit(request(task_id=str(n)), block=True) for n in range(200))
         done = [stream.task_id for stream in as_completed(jobs) if stream.result().text == "t0t1"]
     assert sorted(done, key=int) == [str(n) for n in range(200)]
 
@@ -587,10 +589,10 @@ def test_five_hundred_streams_take_no_thread_each() -> None:
     count, most = 500, 0
     with (
         Simulator("vllm", rate=200, slots=count) as engine,
-        connect("vllm", engine.url, limits=Limits(max_in_flight=count)) as adapter,
+        connect("vllm", engine.url, limits=Limits(max_in_flight=count)) as a,
     ):
         done: Counter[str] = Counter()
-        streams = (adapter.submit(request(task_id=str(n), max_tokens=8, ignore_eos=True)) for n in range(count))
+        streams = (a.submit(request(task_id=str(n), max_tokens=8, ignore_eos=True)) for n in range(count))
         for stream, event in merge(streams):
             if isinstance(event, End | Error):
                 assert isinstance(event, End), event
@@ -599,4 +601,4 @@ def test_five_hundred_streams_take_no_thread_each() -> None:
                 most = max(most, len(ours))
         assert (len(done), set(done.values())) == (count, {1})
         assert most <= 8, sorted(t.name for t in ours)
-        assert adapter.in_flight == 0
+        assert a.in_flight == 0

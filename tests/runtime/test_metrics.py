@@ -29,24 +29,22 @@ from worker_adapters import (
 )
 from worker_adapters.api.about import VERSION
 from worker_adapters.dialect import Fault
-from worker_adapters.engines import mock
-from worker_adapters.engines.mock.server import event_bytes
 from worker_adapters.families import DECODE, FAMILIES, IN_FLIGHT, TOKENS_OUT
 from worker_adapters.helpers import HELPERS
 from worker_adapters.loop import LOOP
 from worker_adapters.runtime.metrics import VERSION_BUDGET
 from worker_adapters.transport.scripted import Hang, Script
 
-from .dialects import until
-from .mocked import adapter_of, busy, end, good, in_child, in_thread, request, tokens
+from .beside import in_child, in_thread
+from .dialects import TINY, adapter, busy, counted, end, frames, request, tokens, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from worker_adapters.runtime import EngineAdapter
 
-WORKER = {"engine": "mock", "pool_id": "a", "replica_id": "r0"}
-STREAM = {**WORKER, "engine_version": "mock-1", "priority": "interactive", "trtllm_version": ""}
+WORKER = {"engine": "tiny", "pool_id": "a", "replica_id": "r0"}
+STREAM = {**WORKER, "engine_version": "v9", "priority": "interactive", "trtllm_version": ""}
 OWN = "worker_adapter_"
 
 
@@ -58,14 +56,14 @@ def registry() -> CollectorRegistry:
 def measured(registry: CollectorRegistry, *scripts: Any, **config: Any) -> EngineAdapter:
     """An adapter that knows its worker's version before the first stream."""
     config = {"pool_id": "a", "replica_id": "r0", "metrics": MetricsOptions(registry=registry), **config}
-    adapter = adapter_of(*scripts, probes=True, **config)
-    assert adapter.engine_version() == "mock-1"
-    return adapter
+    a = adapter(*scripts, **config)
+    assert a.engine_version() == "v9"
+    return a
 
 
 def test_the_families_of_a_good_stream(registry: CollectorRegistry) -> None:
-    with measured(registry, good(3)) as adapter:
-        list(adapter.submit(request()))
+    with measured(registry, counted(3)) as a:
+        list(a.submit(request()))
     value = registry.get_sample_value
     assert value("tokens_in_total", STREAM) == 5
     assert value("tokens_out_total", STREAM) == 3
@@ -83,10 +81,9 @@ def test_the_families_of_a_good_stream(registry: CollectorRegistry) -> None:
 
 def test_tokens_out_ends_at_the_engines_figure(registry: CollectorRegistry) -> None:
     """Two deltas, which were seven tokens, as the engine says at the end; until then a lower bound, not much older."""
-    events = [event_bytes({"t": "a", "n": 1, "in": 5}), event_bytes({"t": "b", "n": 2, "in": 5})]
     hang = Hang()
-    with measured(registry, Script(steps=[*events, hang, end(7)])) as adapter:
-        stream = adapter.submit(request())
+    with measured(registry, Script(steps=[frames("ta"), frames("tb"), hang, end(7)])) as a:
+        stream = a.submit(request())
         assert hang.reached.wait(10)
         until(lambda: registry.get_sample_value("tokens_out_total", STREAM) in (1, 2))
         assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 1
@@ -97,10 +94,10 @@ def test_tokens_out_ends_at_the_engines_figure(registry: CollectorRegistry) -> N
 
 
 def test_without_a_token_no_latency_is_observed(registry: CollectorRegistry) -> None:
-    with measured(registry, Script(steps=[end(0)]), busy(), Script(steps=[Hang()])) as adapter:
-        list(adapter.stream(request()))
-        list(adapter.stream(request()))
-        adapter.stream(request()).close()  # never began: it is no stream at the worker
+    with measured(registry, Script(steps=[end(0)]), busy(), Script(steps=[Hang()])) as a:
+        list(a.stream(request()))
+        list(a.stream(request()))
+        a.stream(request()).close()  # never began: it is no stream at the worker
     for family in ("latency_first_token_ms", "latency_decode_ms", f"{OWN}inter_token_ms"):
         assert registry.get_sample_value(f"{family}_count", STREAM) is None, family
     assert registry.get_sample_value("tokens_out_total", STREAM) is None
@@ -112,12 +109,19 @@ def test_without_a_token_no_latency_is_observed(registry: CollectorRegistry) -> 
 def test_errors_retries_and_cancels_are_counted(registry: CollectorRegistry) -> None:
     dropped = Fault(Reason.DISCONNECTED, "dropped")
     retry = Retry(attempts=2, base=0.0)
-    scripts = (busy(), good(1), busy(), busy(), Script(steps=[tokens(1), dropped]), Script(steps=[tokens(2), Hang()]))
-    with measured(registry, *scripts, retry=retry) as adapter:
+    scripts = (
+        busy(),
+        counted(1),
+        busy(),
+        busy(),
+        Script(steps=[tokens(1), dropped]),
+        Script(steps=[tokens(2), Hang()]),
+    )
+    with measured(registry, *scripts, retry=retry) as a:
         for _ in range(3):
-            list(adapter.stream(request()))
-        adapter.engine_version()  # asked for again after a reset
-        with adapter.stream(request()) as stream:
+            list(a.stream(request()))
+        a.engine_version()  # asked for again after a reset
+        with a.stream(request()) as stream:
             next(stream)
     value = registry.get_sample_value
     assert value(f"{OWN}retries_total", WORKER) == 2
@@ -132,12 +136,12 @@ def test_errors_retries_and_cancels_are_counted(registry: CollectorRegistry) -> 
 
 @pytest.mark.parametrize("way", ["submit", "stream"])
 def test_a_stream_that_is_dropped_is_counted_as_cancelled(registry: CollectorRegistry, way: str) -> None:
-    with measured(registry, Script(steps=[tokens(1), Hang()])) as adapter:
-        stream = getattr(adapter, way)(request())
+    with measured(registry, Script(steps=[tokens(1), Hang()])) as a:
+        stream = getattr(a, way)(request())
         assert [next(stream).kind, next(stream).kind] == ["started", "token"]
         until(lambda: registry.get_sample_value(f"{OWN}in_flight", WORKER) == 1)
         del stream
-        assert adapter.drain(10)
+        assert a.drain(10)
         assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 0
         assert registry.get_sample_value(f"{OWN}requests_total", {**STREAM, "outcome": "cancelled"}) == 1
         assert registry.get_sample_value("tokens_out_total", STREAM) == 1
@@ -146,8 +150,8 @@ def test_a_stream_that_is_dropped_is_counted_as_cancelled(registry: CollectorReg
 @pytest.mark.req("ADAPT-3004")
 def test_a_stream_is_counted_once_whoever_notices_its_end(registry: CollectorRegistry) -> None:
     """Its driver, its consumer, the adapter that closes, and the loop may all do so."""
-    with measured(registry, *[Script(steps=[tokens(1), Hang()]) for _ in range(10)]) as adapter:
-        for way in (adapter.submit, adapter.stream):
+    with measured(registry, *[Script(steps=[tokens(1), Hang()]) for _ in range(10)]) as a:
+        for way in (a.submit, a.stream):
             for _ in range(5):
                 with way(request()) as stream:
                     next(stream)
@@ -160,10 +164,16 @@ def test_a_stream_is_counted_once_whoever_notices_its_end(registry: CollectorReg
 
 @pytest.mark.parametrize("left_by", ["reading", "close", "cancel", "deadline", "dropping"])
 def test_time_blocked_by_a_slow_consumer_is_counted(registry: CollectorRegistry, left_by: str) -> None:
-    steps, began = [tokens(1, n) for n in range(4)], time.monotonic()
-    with measured(registry, Script(steps=[*steps, end(4)]), limits=Limits(hand_over=1)) as adapter:
-        stream = adapter.submit(request(deadline=0.05 if left_by == "deadline" else None))
-        threading.Event().wait(0.05)  # time is the subject
+    script = Script(steps=[*(tokens(1, n) for n in range(4)), end(4)])
+    with measured(registry, script, limits=Limits(hand_over=1)) as a:
+        began = time.monotonic()
+        stream = a.submit(request(deadline=1.0 if left_by == "deadline" else None))
+        running = stream._running
+        until(lambda: running.blocked_since is not None)
+        least = time.monotonic()  # it is blocked from here on, or since before
+        if left_by != "deadline":
+            threading.Event().wait(0.05)  # time is the subject
+        least = (began + 1.0 if left_by == "deadline" else time.monotonic()) - least
         if left_by == "reading":
             list(stream)
         elif left_by == "close":
@@ -173,9 +183,9 @@ def test_time_blocked_by_a_slow_consumer_is_counted(registry: CollectorRegistry,
         elif left_by == "deadline":
             until(stream.done)
         del stream
-    counted = registry.get_sample_value(f"{OWN}backpressure_seconds_total", WORKER)
-    assert counted is not None
-    assert 0.03 <= counted <= time.monotonic() - began
+    blocked = registry.get_sample_value(f"{OWN}backpressure_seconds_total", WORKER)
+    assert blocked is not None
+    assert least <= blocked <= time.monotonic() - began
 
 
 def test_time_blocked_is_counted_when_the_consumer_ends_it_before_the_loop_has_seen_that(
@@ -189,11 +199,11 @@ def test_time_blocked_is_counted_when_the_consumer_ends_it_before_the_loop_has_s
         yield tokens(1)
 
     scripts = (Script(steps=[tokens(4), end(4)]), Script(steps=steps()))
-    with measured(registry, *scripts, limits=Limits(hand_over=1)) as adapter:
-        stream = adapter.submit(request())
+    with measured(registry, *scripts, limits=Limits(hand_over=1)) as a:
+        stream = a.submit(request())
         assert stream.get(5) is not None
-        until(lambda: stream._running.waits_for_consumer)
-        other = adapter.submit(request())
+        until(lambda: stream._running.blocked_since is not None)
+        other = a.submit(request())
         assert busy_loop.wait(10)
         threading.Event().wait(0.02)  # time is the subject
         stream.close()
@@ -205,9 +215,9 @@ def test_time_blocked_is_counted_when_the_consumer_ends_it_before_the_loop_has_s
 
 
 def test_slots_and_queue_are_gauges_with_their_age(registry: CollectorRegistry) -> None:
-    with measured(registry) as adapter:
-        properties = adapter.properties()
-        assert adapter.drain(10)
+    with measured(registry) as a:
+        properties = a.properties()
+        assert a.drain(10)
         value = registry.get_sample_value
         assert value(f"{OWN}slots", WORKER) == 1
         assert value(f"{OWN}slots_free", WORKER) == 1
@@ -217,10 +227,10 @@ def test_slots_and_queue_are_gauges_with_their_age(registry: CollectorRegistry) 
 
 def test_adapters_share_a_registry_and_namespaces_do_not_meet(registry: CollectorRegistry) -> None:
     for replica in ("r0", "r1"):
-        with measured(registry, good(2), replica_id=replica) as adapter:
-            list(adapter.stream(request()))
-    with measured(registry, good(2), metrics=MetricsOptions(registry=registry, namespace="mine")) as adapter:
-        list(adapter.stream(request(priority=Priority.BATCH)))
+        with measured(registry, counted(2), replica_id=replica) as a:
+            list(a.stream(request()))
+    with measured(registry, counted(2), metrics=MetricsOptions(registry=registry, namespace="mine")) as a:
+        list(a.stream(request(priority=Priority.BATCH)))
     value = registry.get_sample_value
     for name, labels in (
         ("tokens_out_total", STREAM),
@@ -236,15 +246,15 @@ def test_versions_are_budgeted(registry: CollectorRegistry) -> None:
 
     def identify(_target: object) -> Any:
         yield from ()
-        return Properties(engine="mock", observed_at=0.0, engine_version=next(versions))
+        return Properties(engine="tiny", observed_at=0.0, engine_version=next(versions))
 
     versions = (f"v{n}" for n in range(VERSION_BUDGET + 3))
-    dialect = attrs.evolve(mock.DIALECT, identify=identify)
+    dialect = attrs.evolve(TINY, identify=identify)
     for number in range(VERSION_BUDGET + 3):
         config = {"dialect": dialect, "metrics": MetricsOptions(registry=registry)}
-        with adapter_of(good(1), pool_id="a", replica_id="r0", **config) as adapter:
-            assert adapter.engine_version() == f"v{number}"
-            list(adapter.stream(request()))
+        with adapter(counted(1), pool_id="a", replica_id="r0", **config) as a:
+            assert a.engine_version() == f"v{number}"
+            list(a.stream(request()))
     value = registry.get_sample_value
     samples = [sample.labels for family in registry.collect() for sample in family.samples]
     labels = {sample["engine_version"] for sample in samples if "engine_version" in sample}
@@ -256,8 +266,8 @@ def test_versions_are_budgeted(registry: CollectorRegistry) -> None:
 
 def test_an_unknown_version_is_a_label_and_trtllm_has_its_own(registry: CollectorRegistry) -> None:
     config: dict[str, Any] = {"metrics": MetricsOptions(registry=registry), "pool_id": "a", "replica_id": "r0"}
-    with adapter_of(good(1), identity=Identity(trtllm_version="0.21"), **config) as adapter:
-        list(adapter.stream(request()))
+    with adapter(counted(1), replies={}, identity=Identity(trtllm_version="0.21"), **config) as a:
+        list(a.stream(request()))
     labels = {**STREAM, "engine_version": "unknown", "trtllm_version": "0.21"}
     assert registry.get_sample_value("tokens_out_total", labels) == 1
 
@@ -266,17 +276,17 @@ def test_a_registry_that_raises_fails_no_stream(registry: CollectorRegistry, cap
     def fail(*_args: object, **_named: object) -> None:
         raise OSError("no space left on device")
 
-    with measured(registry, busy(), good(2), good(2), retry=Retry(base=0.0)) as adapter:
-        adapter._worker.recorder = SimpleNamespace(started=fail, tokens=fail, retried=fail, ended=fail, closed=fail)
-        assert adapter.generate(request()).text == "t0t1"
-        assert adapter.submit(request()).result().text == "t0t1"
+    with measured(registry, busy(), counted(2), counted(2), retry=Retry(base=0.0)) as a:
+        a._worker.recorder = SimpleNamespace(started=fail, tokens=fail, retried=fail, ended=fail, closed=fail)
+        assert a.generate(request()).text == "t0t1"
+        assert a.submit(request()).result().text == "t0t1"
     assert "OSError" in caplog.text
 
 
 def test_the_loop_and_the_helpers_are_gauges_of_the_process(registry: CollectorRegistry) -> None:
     go = threading.Event()
-    with measured(registry, good(3)) as adapter:
-        list(adapter.submit(request()))
+    with measured(registry, counted(3)) as a:
+        list(a.submit(request()))
         assert registry.get_sample_value(f"{OWN}loop_lag_seconds") == LOOP.lag > 0
         HELPERS.start("test", go.wait)
         until(lambda: registry.get_sample_value(f"{OWN}helpers_in_use") == 1)
@@ -292,12 +302,12 @@ def series(registry: CollectorRegistry, replica: str) -> list[str]:
 
 def test_gauges_go_with_the_last_adapter_and_what_was_counted_stays(registry: CollectorRegistry) -> None:
     for _ in range(2):  # it comes back: its counters go on
-        with measured(registry, good(2)) as adapter, measured(registry) as other:
-            list(adapter.stream(request()))
-            adapter.properties()
-            assert adapter.health().ready
-            assert adapter.drain(10)
-            adapter.close()
+        with measured(registry, counted(2)) as a, measured(registry) as other:
+            list(a.stream(request()))
+            a.properties()
+            assert a.health().ready
+            assert a.drain(10)
+            a.close()
             assert any("adapter_slots{" in line for line in series(registry, "r0"))
             other.close()
         names = {line.partition("{")[0] for line in series(registry, "r0")}
@@ -312,36 +322,36 @@ def test_replicas_and_pools_are_budgeted(registry: CollectorRegistry) -> None:
     """A fleet whose pods have new names every day does not grow the series without bound."""
     options = MetricsOptions(registry=registry, replicas=8)
     for n in range(20):
-        with measured(registry, good(2), replica_id=f"r{n}", metrics=options) as adapter:
-            list(adapter.stream(request()))
+        with measured(registry, counted(2), replica_id=f"r{n}", metrics=options) as a:
+            list(a.stream(request()))
     assert [n for n in range(20) if series(registry, f"r{n}")] == list(range(8))
     assert registry.get_sample_value("tokens_out_total", {**STREAM, "replica_id": "other"}) == 2 * 12
     for n in range(VERSION_BUDGET + 3):
         measured(registry, pool_id=f"pool {n}", metrics=options).close()
-    with measured(registry, good(2), pool_id="one more", metrics=options) as adapter:
-        list(adapter.stream(request()))
+    with measured(registry, counted(2), pool_id="one more", metrics=options) as a:
+        list(a.stream(request()))
     everybody = {**STREAM, "pool_id": "other", "replica_id": "other"}
     assert registry.get_sample_value("tokens_out_total", everybody) == 2
 
 
 def test_who_ended_a_stream_early_is_told_apart(registry: CollectorRegistry) -> None:
-    def begun(adapter: Any) -> Any:
-        stream = adapter.submit(request())
+    def begun(a: Any) -> Any:
+        stream = a.submit(request())
         assert [next(stream).kind, next(stream).kind] == ["started", "token"]
         return stream
 
     scripts = [Script(steps=[tokens(1), Hang()]) for _ in range(7)]
-    with measured(registry, *scripts) as adapter:
-        begun(adapter).cancel()
-        stream = begun(adapter)
-        adapter.cancel(stream.task_id)
-        with begun(adapter):
+    with measured(registry, *scripts) as a:
+        begun(a).cancel()
+        stream = begun(a)
+        a.cancel(stream.task_id)
+        with begun(a):
             pass
-        stream = begun(adapter)
+        stream = begun(a)
         del stream
-        list(adapter.submit(request(deadline=0.02)))
-        list(adapter.submit(request(), timeouts=Timeouts(idle=0.02)))
-        last = begun(adapter)
+        list(a.submit(request(deadline=0.02)))
+        list(a.submit(request(), timeouts=Timeouts(idle=0.02)))
+        last = begun(a)
     assert last.done()
     value = registry.get_sample_value
     name, decode = f"{OWN}failures_total", {**WORKER, "code": "", "reason": "", "phase": "decode"}
@@ -356,10 +366,10 @@ def test_who_ended_a_stream_early_is_told_apart(registry: CollectorRegistry) -> 
 
 def test_retries_are_counted_by_reason_and_failures_by_phase(registry: CollectorRegistry) -> None:
     loading = Script(queue=Fault(Reason.LOADING, "loading"))
-    scripts = (busy(), loading, good(1), Script(steps=[tokens(1), Fault(Reason.DISCONNECTED, "dropped")]))
-    with measured(registry, *scripts, retry=Retry(base=0.0)) as adapter:
+    scripts = (busy(), loading, counted(1), Script(steps=[tokens(1), Fault(Reason.DISCONNECTED, "dropped")]))
+    with measured(registry, *scripts, retry=Retry(base=0.0)) as a:
         for _ in range(2):
-            list(adapter.stream(request()))
+            list(a.stream(request()))
     value = registry.get_sample_value
     assert value(f"{OWN}retry_reasons_total", {**WORKER, "reason": "OVERLOADED"}) == 1
     assert value(f"{OWN}retry_reasons_total", {**WORKER, "reason": "LOADING"}) == 1
@@ -373,13 +383,13 @@ def test_retries_are_counted_by_reason_and_failures_by_phase(registry: Collector
 
 def test_what_is_refused_before_a_stream_is_counted_whatever_its_priority(registry: CollectorRegistry) -> None:
     limits = Limits(max_in_flight=1)
-    with measured(registry, Script(steps=[tokens(1), Hang()]), limits=limits) as adapter:
-        stream = adapter.submit(request())
+    with measured(registry, Script(steps=[tokens(1), Hang()]), limits=limits) as a:
+        stream = a.submit(request())
         with pytest.raises(AdmissionRejectedError):
-            adapter.submit(request())
+            a.submit(request())
         for n in range(50):
             with pytest.raises(InvalidRequestError):
-                adapter.stream(request(priority=f"p{n}"))  # type: ignore[arg-type]  # the subject
+                a.stream(request(priority=f"p{n}"))  # type: ignore[arg-type]  # the subject
         stream.close()
     value = registry.get_sample_value
     assert value(f"{OWN}refused_total", {**WORKER, "code": "ADMISSION_REJECT", "reason": "LOCAL_LIMIT"}) == 1
@@ -390,9 +400,9 @@ def test_what_is_refused_before_a_stream_is_counted_whatever_its_priority(regist
 
 def test_the_waits_of_a_stream_add_up(registry: CollectorRegistry) -> None:
     """Each of them is on the stream's way from submit to its end, and none is counted twice."""
-    with measured(registry, good(3), good(3)) as adapter:
-        list(adapter.submit(request()))
-        list(adapter.stream(request()))
+    with measured(registry, counted(3), counted(3)) as a:
+        list(a.submit(request()))
+        list(a.stream(request()))
 
     def total(name: str, **more: str) -> float:
         return registry.get_sample_value(f"{OWN}{name}_seconds_sum", {**WORKER, **more}) or 0.0
@@ -406,10 +416,10 @@ def test_the_waits_of_a_stream_add_up(registry: CollectorRegistry) -> None:
 
 
 def test_health_and_kv_usage_are_gauges(registry: CollectorRegistry) -> None:
-    with measured(registry) as adapter:
-        health = adapter.health()
-        adapter._worker.recorder.observed(Properties(engine="mock", observed_at=1.0, kv_usage=0.5))
-        assert adapter.drain(10)
+    with measured(registry) as a:
+        health = a.health()
+        a._worker.recorder.observed(Properties(engine="tiny", observed_at=1.0, kv_usage=0.5))
+        assert a.drain(10)
         value = registry.get_sample_value
         assert (value(f"{OWN}live", WORKER), value(f"{OWN}ready", WORKER)) == (1, 1)
         assert value(f"{OWN}health_timestamp_seconds", WORKER) == health.observed_at
@@ -422,11 +432,11 @@ def test_trtllm_version_is_what_the_worker_tells(registry: CollectorRegistry) ->
         yield from ()
         return Properties(engine="trtllm", observed_at=0.0, engine_version="1.2", trtllm_version="1.2")
 
-    dialect = attrs.evolve(mock.DIALECT, name="trtllm", identify=identify)
+    dialect = attrs.evolve(TINY, name="trtllm", identify=identify)
     config = {"dialect": dialect, "metrics": MetricsOptions(registry=registry)}
-    with adapter_of(good(1), pool_id="a", replica_id="r0", **config) as adapter:
-        assert adapter.engine_version() == "1.2"
-        list(adapter.stream(request()))
+    with adapter(counted(1), pool_id="a", replica_id="r0", **config) as a:
+        assert a.engine_version() == "1.2"
+        list(a.stream(request()))
     labels = {**STREAM, "engine": "trtllm", "engine_version": "1.2", "trtllm_version": "1.2"}
     assert registry.get_sample_value("tokens_out_total", labels) == 1
 
@@ -455,9 +465,9 @@ def test_a_registry_that_raises_is_typed_and_says_nothing() -> None:
 def test_a_registry_is_freed_with_its_adapters() -> None:
     mine = CollectorRegistry()
     dead = weakref.ref(mine)
-    with connect("mock", "mock://local", metrics=MetricsOptions(registry=mine)) as adapter:
-        list(adapter.stream(request()))
-    del adapter, mine
+    with connect("mock", "mock://local", metrics=MetricsOptions(registry=mine)) as a:
+        list(a.stream(request()))
+    del a, mine
     gc.collect()
     until(lambda: gc.collect() >= 0 and dead() is None)
 
@@ -490,10 +500,10 @@ def test_a_fork_beside_a_registration_does_not_hang() -> None:
 def test_what_prometheus_client_locks_is_free_in_a_forked_child(registry: CollectorRegistry, held_by: str) -> None:
     """A fork waits for a report of ours; whoever scrapes has a lock of the child's copies no longer."""
     inside, go_on, told = threading.Event(), threading.Event(), threading.Event()
-    with measured(registry, *[good(2) for _ in range(3)]) as adapter:
-        assert adapter.generate(request()).text == "t0t1"
-        assert adapter.drain(10)
-        made = adapter._worker.recorder._families._made
+    with measured(registry, *[counted(2) for _ in range(3)]) as a:
+        assert a.generate(request()).text == "t0t1"
+        assert a.drain(10)
+        made = a._worker.recorder._families._made
         held = [made[IN_FLIGHT], made[TOKENS_OUT].labels(**STREAM)._value, made[DECODE].labels(**STREAM)._sum]
 
         class Slow:
@@ -511,7 +521,7 @@ def test_what_prometheus_client_locks_is_free_in_a_forked_child(registry: Collec
         thread = None
         if held_by == "a report":
             lock, held[1]._lock = held[1]._lock, Slow()
-            adapter.generate(request())
+            a.generate(request())
             threading.Timer(0.1, go_on.set).start()
         else:
             thread = in_thread(scrape)
@@ -519,8 +529,8 @@ def test_what_prometheus_client_locks_is_free_in_a_forked_child(registry: Collec
 
         def use() -> None:
             assert held_by == "a scrape" or go_on.is_set(), "forked in the middle of a report"
-            list(adapter.submit(request()))
-            assert adapter.drain(5), "the reports hang"
+            list(a.submit(request()))
+            assert a.drain(5), "the reports hang"
             assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 0
 
         in_child(use)
@@ -533,17 +543,17 @@ def test_what_prometheus_client_locks_is_free_in_a_forked_child(registry: Collec
 
 def test_in_flight_is_right_whatever_was_lost_on_the_way(registry: CollectorRegistry, monkeypatch: Any) -> None:
     """Its gauge is counted, not added up: Ctrl-C before the report, or a full queue, makes it wrong for a moment at most."""
-    with measured(registry, *[Script(steps=[tokens(1), Hang()]) for _ in range(3)]) as adapter:
+    with measured(registry, *[Script(steps=[tokens(1), Hang()]) for _ in range(3)]) as a:
         with monkeypatch.context() as patch:
             patch.setattr("worker_adapters.runtime.reports.MOST", 0)
-            lost = [adapter.submit(request()) for _ in range(2)]
+            lost = [a.submit(request()) for _ in range(2)]
             lost.pop().close()
-        stream = adapter.submit(request())
+        stream = a.submit(request())
         assert [next(stream).kind for _ in range(2)] == ["started", "token"]
         until(lambda: registry.get_sample_value(f"{OWN}in_flight", WORKER) == 2)
         for one in (stream, *lost):
             one.close()
-        assert adapter.drain(10)
+        assert a.drain(10)
         assert registry.get_sample_value(f"{OWN}in_flight", WORKER) == 0
         assert registry.get_sample_value("tokens_out_total", STREAM) >= 1
         dropped = registry.get_sample_value(f"{OWN}reports_dropped")

@@ -7,10 +7,11 @@ import time
 
 import pytest
 
-from worker_adapters import AdmissionRejectedError, Limits
+from worker_adapters import AdmissionRejectedError, ErrorCode, Event, InvalidRequestError, Limits, Phase, Reason
 from worker_adapters.transport.scripted import Hang, Script
 
-from .dialects import adapter, endless, frames, good, kinds, request, until
+from .beside import in_thread
+from .dialects import GOOD, adapter, counted, endless, frames, good, kinds, request, tokens, until
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
 
@@ -167,3 +168,89 @@ def test_draining_waits_for_what_is_in_flight_and_no_longer_than_it_is_told():
         assert stream.done()
         assert kinds([stream.get(0)]) == ["started"]
     until(lambda: a.in_flight == 0)
+
+
+@both
+def test_the_limit_of_streams_in_flight(way: str) -> None:
+    scripts = (Script(steps=[tokens(1), Hang()]), counted()) if way == "submit" else (counted(),)
+    with adapter(*scripts, limits=Limits(max_in_flight=1)) as a:
+        first = getattr(a, way)(request())
+        if way == "submit":
+            next(first)  # it has its script
+        with pytest.raises(AdmissionRejectedError) as raised:
+            getattr(a, way)(request())
+        error = raised.value.error
+        assert (error.code, error.reason, error.retriable) == (ErrorCode.ADMISSION_REJECT, Reason.LOCAL_LIMIT, True)
+        assert error.phase is Phase.PREPARE
+        with pytest.raises(AdmissionRejectedError):  # waits, until its deadline
+            getattr(a, way)(request(deadline=0.02), block=True)
+        events: list[Event] = []
+        waiter = in_thread(lambda: events.extend(getattr(a, way)(request(), block=True)))
+        first.close()
+        waiter.join(10)
+        assert kinds(events)[-1] == "end"
+
+
+@both
+def test_a_task_id_is_in_flight_once(way: str) -> None:
+    with adapter(Script(steps=[Hang()]), counted()) as a:
+        first = getattr(a, way)(request(task_id="one"))
+        with pytest.raises(InvalidRequestError) as raised:
+            getattr(a, way)(request(task_id="one"))
+        assert raised.value.error.code is ErrorCode.INVALID_PARAMS
+        assert isinstance(raised.value, ValueError)
+        first.close()
+        again = getattr(a, way)(request(task_id="one"))
+        again.close()
+
+
+def test_generate_may_wait_for_a_place():
+    hang = Hang()
+    with adapter(Script(steps=[hang, GOOD]), good(), limits=Limits(max_in_flight=1)) as a:
+        first = a.submit(request())
+        assert hang.reached.wait(5)
+        done = []
+        waiting = threading.Thread(target=lambda: done.append(a.generate(request(), block=True).text))
+        waiting.start()
+        until(lambda: a.places._waiting)
+        hang.release()
+        assert first.result().text == "ab"
+        waiting.join(5)
+        assert done == ["ab"]
+
+
+@both
+def test_no_thread_to_be_had_is_a_local_limit_and_keeps_no_place(way, monkeypatch, no_loop_thread):
+    with adapter(good(), limits=Limits(max_in_flight=1)) as a:
+
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(AdmissionRejectedError, match=r"LOCAL_LIMIT.*no thread"):
+                getattr(a, way)(request(task_id="id"))
+            assert a.in_flight == 0
+            began = time.monotonic()
+            assert a.drain(1.0)  # nothing is left that only the loop could end
+            assert time.monotonic() - began < 0.5
+        assert kinds(getattr(a, way)(request(task_id="id")))[-1] == "end"
+
+
+def test_an_answer_is_made_under_no_lock():
+    """One that takes its time does not hold up another stream's."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def answer(wire):
+        if b"slow" in wire.body:
+            entered.set()
+            assert go_on.wait(10)
+        return Script(steps=[frames("ta", ".")])
+
+    with adapter(answer=answer) as a:
+        slow = threading.Thread(target=lambda: list(a.stream(request(prompt="slow"))))
+        slow.start()
+        assert entered.wait(10)
+        assert kinds(list(a.stream(request(prompt="quick"))))[-1] == "end"
+        go_on.set()
+        slow.join(10)

@@ -16,8 +16,8 @@ from worker_adapters.runtime.recorder import NO_METRICS
 from worker_adapters.runtime.reports import REPORTS, Reports
 from worker_adapters.transport.scripted import Hang, Script
 
+from .beside import Consumer
 from .dialects import adapter, frames, good, kinds, quick, request, until
-from .test_cancel import Consumer
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import email.utils
 import threading
-import time
 
 import attrs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from worker_adapters import Reason, Retry, Timeouts
-from worker_adapters.dialect import Fault, Upstream
-from worker_adapters.runtime.reply import retry_after
+from worker_adapters import Phase, Reason, Retry, Timeouts
+from worker_adapters.dialect import Fault
 from worker_adapters.transport.scripted import Hang, Script
 
-from .dialects import NOW, TINY, adapter, events_of, frames, good, kinds, quick, request, status
+from ..timers import unhurried
+from .dialects import NOW, TINY, adapter, events_of, frames, good, kinds, quick, request, sent, status
 
 
 def attempts_for(script, then=None, **config):
@@ -95,114 +91,27 @@ def test_a_connect_timeout_is_retried_and_names_its_value():
     assert "0.02 s" in events[0].message
 
 
-def test_wire_ids_count_the_attempts():
+@pytest.mark.parametrize("way", ["stream", "submit"])
+def test_wire_ids_count_the_attempts(way):
     with adapter(status(503), status(503), good(), retry=NOW) as a:
-        list(a.stream(request(task_id="id")))
+        assert list(getattr(a, way)(request(task_id="id")))[0].attempt == 3  # noqa: RUF015  -- to its end
         assert [r.body for r in a._transport.requests] == [b"p id-1", b"p id-2", b"p id-3"]
 
 
-# --- how long ---------------------------------------------------------------------------------------------------------
-
-
-def test_jitter_is_full_and_capped():
-    top = Retry(random=lambda: 0.999999)
-    assert [round(top.delay(n), 3) for n in range(1, 8)] == [0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
-    assert Retry(random=lambda: 0.0).delay(3) == 0.0
-
-
-def test_the_random_source_is_the_injected_one():
-    drawn = []
-
-    def draw():
-        drawn.append(1)
-        return 0.0
-
-    events_of(status(503), status(503), good(), retry=Retry(random=draw))
-    assert len(drawn) == 2
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({"retry-after": "3"}, 3.0),
-        ({"retry-after": " 3 "}, 3.0),
-        ({"retry-after": "0"}, 0.0),
-        ({"retry-after": "1.5"}, 1.5),
-        ({"retry-after-ms": "250"}, 0.25),
-        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
-        ({"retry-after-ms": "junk", "retry-after": "9"}, 9.0),
-        ({"retry-after": "-1"}, None),
-        ({"retry-after": "nan"}, None),
-        ({"retry-after": "inf"}, None),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after": ""}, None),
-        ({}, None),
-        ({"retry-after": "1e308"}, 86400.0),
-        ({"retry-after": "9" * 300}, 86400.0),
-        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
-        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, 86400.0),
-        ({"retry-after": "Wed, 99 Foo 2015 77:28:00 GMT"}, None),
-    ],
-)
-def test_what_a_server_asks_to_wait(headers, seconds):
-    assert retry_after(headers) == seconds
-
-
-def test_a_date_in_the_near_future_is_the_time_until_then():
-    date = email.utils.formatdate(time.time() + 20, usegmt=True)
-    assert 18 < retry_after({"retry-after": date}) <= 20
-
-
-@given(st.text(max_size=40))
-def test_no_header_can_break_the_parser(text):
-    seconds = retry_after({"retry-after": text, "retry-after-ms": text})
-    assert seconds is None or 0 <= seconds <= 86400
-
-
-def test_a_short_wait_is_kept():
-    began = time.monotonic()
-    tried, events = attempts_for(status(429, retry_after_ms="60"), then=good())
-    assert (tried, events[-1].kind) == (2, "end")
-    assert time.monotonic() - began >= 0.06
-
-
-@pytest.mark.parametrize(
-    ("value", "ms"),
-    [("31", 31_000), ("3600", 3_600_000), ("1e308", 86_400_000), ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400_000)],
-)
-def test_a_wait_that_is_too_long_goes_out_with_the_error(value, ms):
-    tried, events = attempts_for(status(429, retry_after=value))
-    assert (tried, events[-1].retry_after_ms, events[-1].reason) == (1, ms, "OVERLOADED")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -5.0, 1e308])
-def test_a_dialect_that_computes_nonsense_can_not_break_the_error(value):
-    fault = Fault(Reason.OVERLOADED, "x", retry_after=value, upstream=Upstream(status=429, message="\ud800" * 5000))
-    events = events_of(Script(queue=fault))
-    assert kinds(events) == ["error"]
-    assert events[0].retry_after_ms in (None, 0)
-
-
-def test_a_wait_beyond_the_deadline_goes_out_with_the_error():
-    with adapter(status(429, retry_after="20"), good(), retry=NOW) as a:
-        began = time.monotonic()
-        events = list(a.stream(request(deadline=5.0)))
-    assert (events[-1].reason, events[-1].retry_after_ms) == ("OVERLOADED", 20_000)
-    assert time.monotonic() - began < 2
+# --- until when ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.req("ADAPT-3005")
 @pytest.mark.parametrize("way", ["stream", "submit"])
 def test_the_deadline_spans_all_attempts_and_the_waits_between(way):
     """Attempts that would each be in time, and waits of which each would be."""
-    with adapter(
-        answer=lambda wire: status(503), retry=Retry(attempts=1000, base=0.02, cap=0.02, random=lambda: 1.0)
-    ) as a:
-        began = time.monotonic()
-        events = list(getattr(a, way)(request(deadline=0.15)))
-        took = time.monotonic() - began
-        tried = len(a._transport.requests)
-    assert took < 1.0
+
+    def run(scale):
+        retry = Retry(attempts=1000, base=0.02 * scale, cap=0.02 * scale, random=lambda: 1.0)
+        with adapter(answer=lambda _wire: status(503), retry=retry) as a:
+            return list(getattr(a, way)(request(deadline=0.15 * scale))), sent(a)
+
+    events, tried = unhurried(run, lambda found: 2 < found[1] < 12)
     assert 2 < tried < 12
     assert events[-1].attempts == tried
 
@@ -237,18 +146,13 @@ def test_the_requests_of_later_attempts_are_made_beside_the_loop():
     assert made_by == ["MainThread", "worker-adapters-helper"]
 
 
-def test_a_decode_that_holds_up_the_loop_is_named_once(caplog, monkeypatch):
-    monkeypatch.setattr("worker_adapters.runtime.stream._told_slow", set())
+def test_a_retry_begins_with_fresh_timers():
+    """A connect timeout ends its attempt; the deadline ends them all."""
 
-    def decode(batches, /, *, request, tally):
-        for run in TINY.decode(batches, request=request, tally=tally):
-            time.sleep(0.06)
-            yield run
+    def run(scale):
+        options = {"timeouts": Timeouts(connect=0.03 * scale), "retry": Retry(attempts=40, base=0.0)}
+        return events_of(*[Script(connect=Hang()) for _ in range(40)], ask={"deadline": 0.2 * scale}, **options)[-1]
 
-    with adapter(good(), good(), dialect=attrs.evolve(TINY, decode=decode)) as a:
-        for _ in range(2):
-            assert kinds(list(a.submit(request())))[-1] == "end"
-        assert a.drain(5)
-    assert [record.getMessage().split(" took ")[0] for record in caplog.records if "decode slow" in record.msg] == [
-        "a step of a stream of tiny"
-    ]
+    error = unhurried(run, lambda error: 2 <= error.attempts <= 8)
+    assert (error.reason, error.phase) == (Reason.DEADLINE, Phase.CONNECT)
+    assert 2 <= error.attempts <= 8

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 
-import attrs
 import pytest
 
 from worker_adapters import (
-    AdapterClosedError,
-    FromEnv,
     Identity,
-    InvalidRequestError,
-    Limits,
     Reason,
     WorkerError,
 )
-from worker_adapters.dialect import Fault, Reply, WireRequest
+from worker_adapters.dialect import Fault, Reply
 from worker_adapters.helpers import HELPERS
 from worker_adapters.transport.scripted import Script
 
-from .dialects import TINY, GatedTransport, adapter, events_of, good, kinds, ok, request, status, until, with_traits
-
-SECRET = "s3cr3t-0123456789abcdef"
+from .beside import Consumer
+from .dialects import (
+    GatedTransport,
+    adapter,
+    events_of,
+    good,
+    kinds,
+    ok,
+    quick,
+    request,
+    until,
+    with_traits,
+)
 
 
 def failing(code=500, body=b"no"):
@@ -47,8 +51,22 @@ def test_the_version_is_asked_for_beside_the_first_stream_and_shared():
         assert a.engine_version() == "v9"
 
 
-def test_a_stream_waits_for_the_version_a_tenth_of_a_second_and_no_longer():
-    with adapter(good(), good()) as a:
+def test_many_streams_share_one_probe():
+    with adapter(answer=lambda _wire: good()) as a:
+        a._transport.gate.clear()
+        first = Consumer(a.stream(request()))
+        assert a._transport.asked.wait(10)
+        streams = [a.submit(request()) for _ in range(10)]
+        a._transport.gate.set()
+        assert [kinds(events)[-1] for events in (first.join(), *streams)] == ["end"] * 11
+        assert a.engine_version() == "v9"
+        assert first_of(a.stream(request())).engine_version == "v9"
+        assert len(a._transport.calls) == 1
+
+
+@pytest.mark.parametrize("timers", [5.0, 0.02], ids=["longer timers", "shorter timers"])
+def test_a_stream_waits_for_the_version_a_tenth_of_a_second_and_no_longer(timers):
+    with adapter(good(), good(), timeouts=quick(idle=timers, first_token=timers, probe=30.0)) as a:
         a._transport.gate.clear()
         began = time.monotonic()
         events = list(a.stream(request()))
@@ -60,7 +78,25 @@ def test_a_stream_waits_for_the_version_a_tenth_of_a_second_and_no_longer():
         assert first_of(a.stream(request())).engine_version == "v9"
 
 
-def test_a_failing_probe_never_fails_a_stream_and_is_not_repeated_by_every_one():
+def broken(_wire):
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("way", ["submit", "stream"])
+@pytest.mark.parametrize(
+    "reply",
+    [lambda _wire: None, lambda _wire: failing(), lambda _wire: ok(b"\xff"), broken],
+    ids=["none", "500", "no text", "a bug"],
+)
+def test_a_failing_probe_never_fails_a_stream(way, reply):
+    with adapter(transport=GatedTransport([good()], reply=reply)) as a:
+        events = list(getattr(a, way)(request()))
+        assert kinds(events) == ["started", "token", "token", "metrics", "end"]
+        assert events[0].engine_version is None
+        assert a.engine_version() is None
+
+
+def test_nor_is_it_repeated_by_every_one():
     now, asked = 100.0, []
     with adapter(good(), good(), good(), replies={}) as a:
         a._worker._version._clock = lambda: now
@@ -93,10 +129,10 @@ def test_a_worker_that_may_have_been_replaced_is_asked_again_and_waited_for(scri
         time.sleep(0.02)  # longer than a stream from memory takes, shorter than one waits
         return ok(next(versions))
 
-    transport = GatedTransport([good(), script, good()], reply=slowly)
+    transport = GatedTransport([good(), script, good(), good()], reply=slowly)
     with adapter(transport=transport) as a:
-        seen = [first_of(a.stream(request())) for _ in range(3)]
-    assert (seen[0].engine_version, seen[2].engine_version) == ("v1", "v2")
+        seen = [first_of(a.stream(request())) for _ in range(4)]
+    assert [seen[n].engine_version for n in (0, 2, 3)] == ["v1", "v2", "v2"]
 
 
 def test_no_thread_for_the_probe_is_no_reason_to_fail(monkeypatch):
@@ -216,165 +252,3 @@ def test_best_effort_asks_nothing():
     with adapter(good()) as a:
         list(a.stream(request()))
         assert "/props" not in [c.target for c in a._transport.calls]
-
-
-# --- admission and validation -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"task_id": "\ud800"},
-        {"task_id": ""},
-        {"temperature": 10**400},
-        {"temperature": float("nan")},
-        {"temperature": True},
-        {"deadline": float("inf")},
-        {"deadline": 0.0},
-        {"max_tokens": 0},
-        {"seed": 2**32 - 1},
-        {"seed": -1},
-        {"stop": ["a"] * 5},
-        {"stop": [""]},
-        {"stop": ["a\ud800"]},
-        {"prompt": "a\ud800"},
-        {"prompt": None},
-        {"prompt": b"bytes"},
-        {"prompt": None, "prompt_tokens": [1]},
-        {"logprobs": 1},
-        {"engine_options": {"nonsense": 1}},
-        {"engine_options": {"unchecked": 1}},
-        {"sampler_profile_version": "v0"},
-        {"determinism": "perhaps"},
-        {"priority": "high"},
-        {"json_schema": {}},
-    ],
-)
-def test_what_can_not_be_right_is_refused_at_once_and_keeps_no_place(fields):
-    dialect = attrs.evolve(TINY, features=attrs.evolve(TINY.features, engine_options=frozenset({"unchecked"})))
-    with adapter(good(), limits=Limits(max_in_flight=1), dialect=dialect) as a:
-        with pytest.raises(InvalidRequestError) as caught:
-            a.submit(request(**fields))
-        assert caught.value.error.phase == "prepare"
-        assert not caught.value.retriable
-        assert kinds(a.stream(request()))[-1] == "end"
-
-
-@pytest.mark.parametrize("deadline", [1e12, 1e300])
-def test_no_deadline_is_too_long(deadline):
-    with adapter(good(), good(), limits=Limits(max_in_flight=1)) as a:
-        first = a.stream(request(deadline=deadline))
-        waiting = threading.Thread(target=lambda: a.submit(request(deadline=deadline), block=True).close())
-        waiting.start()
-        assert kinds(first)[-1] == "end"
-        waiting.join(5)
-        assert not waiting.is_alive()
-
-
-def test_closing_refuses_what_comes_and_is_idempotent():
-    a = adapter(good())
-    a.close()
-    a.close()
-    for call in (lambda: a.submit(request()), lambda: a.stream(request()), a.health, a.properties, a.engine_version):
-        with pytest.raises(AdapterClosedError):
-            call()
-
-
-def test_closing_wakes_who_waits_for_a_place():
-    with adapter(good(), good(), limits=Limits(max_in_flight=1)) as a:
-        kept = a.stream(request())
-        caught = []
-
-        def wait():
-            try:
-                a.submit(request(), block=True)
-            except AdapterClosedError as exc:
-                caught.append(exc)
-
-        waiting = threading.Thread(target=wait)
-        waiting.start()
-        until(lambda: a.places._waiting)
-        a.close()
-        waiting.join(5)
-        assert len(caught) == 1
-        assert kinds(kept) == ["end"]
-
-
-# --- secrets ----------------------------------------------------------------------------------------------------------
-
-
-def leaking(reply_body=b""):
-    """A worker that says everything it was told."""
-
-    def echo(wire: WireRequest) -> Reply:
-        return Reply(status=500, headers={}, body=reply_body or f"you said Bearer {SECRET}".encode())
-
-    return echo
-
-
-def shown(exc: BaseException) -> str:
-    return "".join(traceback.format_exception(exc)) + repr(exc) + str(exc)
-
-
-@pytest.mark.parametrize("cut", [0, 5])
-def test_a_secret_that_the_engine_echoes_is_redacted_in_errors_of_streams(cut, caplog):
-    caplog.set_level(0)
-    padding = b"x" * (2048 - cut - len("Bearer ") - (0 if cut else 2000))
-    body = padding + f"Bearer {SECRET}".encode()
-    events = events_of(status(500, body), credentials=lambda: SECRET)
-    assert "**" in events[0].upstream.message
-    for text in (repr(events), caplog.text):
-        assert SECRET not in text
-        assert SECRET[:5] not in text
-
-
-def test_a_secret_that_the_engine_echoes_is_redacted_in_what_probes_raise():
-    """In its traceback too, where the cause of an exception is printed."""
-
-    def tokenize(_text, _special, _target):
-        reply = yield WireRequest(target="/tokenize")
-        raise Fault(Reason.ENGINE_ERROR, reply.body.decode())  # as dialects do that have the engine's own words
-
-    dialect = attrs.evolve(TINY, tokenize=tokenize)
-    with adapter(transport=GatedTransport(reply=leaking()), dialect=dialect, credentials=lambda: SECRET) as a:
-        for ask in (a.properties, lambda: a.tokenize("x")):
-            with pytest.raises(WorkerError) as caught:
-                ask()
-            assert SECRET not in shown(caught.value)
-        assert SECRET not in repr(a.health())
-        assert SECRET not in repr(vars(a)) + repr(a)
-
-
-def test_the_engines_words_are_bounded_and_redacted_wherever_they_stand():
-    from worker_adapters import Upstream  # noqa: PLC0415  -- this test's own
-
-    fault = Fault(Reason.VALIDATION, SECRET * 100, upstream=Upstream(type=f"t{SECRET}" * 100, message=SECRET * 1000))
-    error = events_of(Script(queue=fault), credentials=lambda: SECRET)[0]
-    assert SECRET[:5] not in repr(error)
-    assert len(error.message.encode()) <= 500
-    assert len(error.upstream.type.encode()) <= 200
-    assert len(error.upstream.message.encode()) <= 2048
-
-
-@pytest.mark.parametrize("token", ["", " ", f"{SECRET}\n", f"{SECRET}\u20ac", f"\0{SECRET}", None, SECRET.encode()])
-def test_what_can_stand_in_no_header_is_refused_without_being_shown(token):
-    """The HTTP library would quote it in its own exception."""
-    error = events_of(good(), credentials=lambda: token)[0]
-    assert (error.code, error.reason, error.attempts) == ("INTERNAL", "UPSTREAM_AUTH", 1)
-    assert SECRET not in repr(error)
-
-
-def test_a_provider_that_fails_is_an_auth_error_that_names_it(monkeypatch):
-    monkeypatch.delenv("NO_SUCH_TOKEN", raising=False)
-    error = events_of(good(), credentials=FromEnv("NO_SUCH_TOKEN"))[0]
-    assert error.reason == "UPSTREAM_AUTH"
-    assert "NO_SUCH_TOKEN" in error.message
-
-
-def test_the_provider_is_asked_for_every_request():
-    tokens = iter(["one", "two", "three", "four", "five", "six"])
-    with adapter(good(), good(), credentials=lambda: next(tokens), replies={}) as a:
-        list(a.stream(request()))
-        list(a.stream(request()))
-        sent = [h["Authorization"] for h in a._transport.headers]
-    assert len(set(sent)) == 2

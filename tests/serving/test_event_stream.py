@@ -14,19 +14,18 @@ from worker_adapters.serving import HEARTBEAT, Framer
 from worker_adapters.testing import SimulatedWorker
 from worker_adapters.transport.scripted import Hang, Script
 
-from ..runtime.dialects import until
-from ..runtime.mocked import adapter_of, end, good, request, tokens
+from ..runtime.dialects import adapter, counted, end, request, tokens, until
 
 WAYS = pytest.mark.parametrize("way", ["stream", "submit"])
 
 
 @WAYS
 def test_a_stream_comes_out_as_it_is(way):
-    with adapter_of(good(40), good(40)) as adapter:
+    with adapter(counted(40), counted(40)) as a:
         task = request(task_id="t1", max_tokens=40)
-        body = b"".join(event_stream(getattr(adapter, way)(task)))
+        body = b"".join(event_stream(getattr(a, way)(task)))
         events = list(parse_events([body]))
-        with adapter.stream(task) as again:
+        with a.stream(task) as again:
             expected = list(again)
     assert [type(event) for event in events] == [type(event) for event in expected]
     assert [event for event in events if type(event) is Token] == [event for event in expected if type(event) is Token]
@@ -36,8 +35,8 @@ def test_a_stream_comes_out_as_it_is(way):
 @WAYS
 def test_a_silent_stream_is_kept_alive_by_comments_and_loses_nothing(way):
     hang = Hang()
-    with adapter_of(Script(steps=[tokens(1), hang, tokens(1, first=1) + end(2)])) as adapter:
-        chunks = event_stream(getattr(adapter, way)(request(max_tokens=2)), heartbeat=0.01)
+    with adapter(Script(steps=[tokens(1), hang, tokens(1, first=1) + end(2)])) as a:
+        chunks = event_stream(getattr(a, way)(request(max_tokens=2)), heartbeat=0.01)
         seen = []
         for chunk in chunks:
             seen.append(chunk)
@@ -50,53 +49,53 @@ def test_a_silent_stream_is_kept_alive_by_comments_and_loses_nothing(way):
 
 @WAYS
 def test_what_came_together_goes_out_together(way):
-    with adapter_of(good(30)) as adapter:
-        chunks = list(event_stream(getattr(adapter, way)(request(max_tokens=30))))
+    with adapter(counted(30)) as a:
+        chunks = list(event_stream(getattr(a, way)(request(max_tokens=30))))
     assert len(chunks) <= 3  # with the loop, Started may go ahead; the terminal event has a run of its own
     assert sum(chunk.count(b"event: token") for chunk in chunks) == 30
 
 
 @WAYS
 def test_closing_it_cancels_the_stream(way):
-    with adapter_of(Script(steps=[tokens(1), Hang()])) as adapter:
-        stream = getattr(adapter, way)(request())
+    with adapter(Script(steps=[tokens(1), Hang()])) as a:
+        stream = getattr(a, way)(request())
         chunks = event_stream(stream, heartbeat=None)
         next(chunks)
         chunks.close()
         assert stream.done()
-        assert adapter.in_flight == 0
+        assert a.in_flight == 0
 
 
 @WAYS
 def test_dropping_it_cancels_the_stream_also_before_it_began(way):
-    with adapter_of(Script(steps=[tokens(1), Hang()])) as adapter:
-        stream = getattr(adapter, way)(request())
+    with adapter(Script(steps=[tokens(1), Hang()])) as a:
+        stream = getattr(a, way)(request())
         gone = weakref.ref(stream)
         chunks = event_stream(stream)
         del stream, chunks
         gc.collect()
         assert gone() is None
-        until(lambda: adapter.in_flight == 0)
+        until(lambda: a.in_flight == 0)
 
 
 def test_a_cancel_from_another_thread_ends_it_with_a_cancelled_end():
     hang = Hang()
-    with adapter_of(Script(steps=[tokens(2), hang])) as adapter:
-        stream = adapter.submit(request(max_tokens=9))
+    with adapter(Script(steps=[tokens(2), hang])) as a:
+        stream = a.submit(request(max_tokens=9))
         threading.Thread(target=lambda: (hang.reached.wait(10), stream.cancel())).start()
         events = list(parse_events(event_stream(stream)))
     assert events[-1].finish_reason is FinishReason.CANCELLED
 
 
 def test_an_error_alone_is_numbered_too():
-    with adapter_of(Script(status=401, steps=[])) as adapter:
-        body = b"".join(event_stream(adapter.stream(request(task_id="t9"))))
+    with adapter(Script(status=401, steps=[])) as a:
+        body = b"".join(event_stream(a.stream(request(task_id="t9"))))
     assert body.startswith(b"event: error\nid: t9:0\n")
     assert isinstance(next(parse_events([body])), Error)
 
 
 def test_other_iterables_go_out_one_by_one_and_get_their_task_id_from_started():
-    with adapter_of(good(3)) as adapter, adapter.stream(request(task_id="t1")) as stream:
+    with adapter(counted(3)) as a, a.stream(request(task_id="t1")) as stream:
         events = list(stream)
 
     asked = []
@@ -168,8 +167,8 @@ def test_what_is_no_event_is_refused_by_its_kind(foreign):
 
 @WAYS
 def test_no_heartbeat_follows_the_end(way):
-    with adapter_of(good(2)) as adapter:
-        stream = getattr(adapter, way)(request(max_tokens=2))
+    with adapter(counted(2)) as a:
+        stream = getattr(a, way)(request(max_tokens=2))
         chunks = [chunk for chunk in event_stream(stream, heartbeat=1e-9) if chunk != HEARTBEAT]
         assert isinstance([*parse_events(chunks)][-1], End)
         again = event_stream(stream, heartbeat=1e-9)
@@ -178,8 +177,8 @@ def test_no_heartbeat_follows_the_end(way):
 
 @WAYS
 def test_a_heartbeat_may_be_as_far_away_as_one_likes(way):
-    with adapter_of(good(2)) as adapter:
-        chunks = event_stream(getattr(adapter, way)(request(max_tokens=2)), heartbeat=float("inf"))
+    with adapter(counted(2)) as a:
+        chunks = event_stream(getattr(a, way)(request(max_tokens=2)), heartbeat=float("inf"))
         assert isinstance([*parse_events(chunks)][-1], End)
 
 
@@ -213,8 +212,8 @@ def test_a_stream_of_somebody_else_s_gets_heartbeats():
 
 @WAYS
 def test_a_client_that_is_known_to_have_gone_ends_it(way):
-    with adapter_of(Script(steps=[tokens(1), Hang()])) as adapter:
-        stream = getattr(adapter, way)(request())
+    with adapter(Script(steps=[tokens(1), Hang()])) as a:
+        stream = getattr(a, way)(request())
         looks = iter([False, True])
         chunks = list(event_stream(stream, gone=lambda: next(looks)))
         assert HEARTBEAT not in chunks
@@ -230,7 +229,7 @@ def test_a_heartbeat_is_a_time(bad):
 
 @WAYS
 def test_many_at_once_is_what_came_together(way):
-    with adapter_of(good(5)) as adapter, getattr(adapter, way)(request(max_tokens=5)) as stream:
+    with adapter(counted(5)) as a, getattr(a, way)(request(max_tokens=5)) as stream:
         runs = []
         while run := stream.get_many():
             runs.append(run)
@@ -244,8 +243,8 @@ def test_many_at_once_is_what_came_together(way):
 @WAYS
 def test_many_at_once_waits_no_longer_than_it_is_told_and_loses_nothing(way):
     hang = Hang()
-    with adapter_of(Script(steps=[hang, tokens(2) + end(2)])) as adapter:
-        stream = getattr(adapter, way)(request(max_tokens=2), collect=True)
+    with adapter(Script(steps=[hang, tokens(2) + end(2)])) as a:
+        stream = getattr(a, way)(request(max_tokens=2), collect=True)
         with pytest.raises(TimeoutError):
             stream.get_many(0.01)
         hang.release()
@@ -262,8 +261,8 @@ def test_many_at_once_waits_no_longer_than_it_is_told_and_loses_nothing(way):
 )
 def test_every_engine_s_stream_comes_out_and_back_over_sockets(engine):
     says = ["Zoë", " says", "\r\n", "🎈", " end"]
-    with SimulatedWorker(engine, says=says) as worker, worker.connect() as adapter:
-        body = b"".join(event_stream(adapter.submit(GenerateRequest(prompt="x", max_tokens=32))))
+    with SimulatedWorker(engine, says=says) as worker, worker.connect() as a:
+        body = b"".join(event_stream(a.submit(GenerateRequest(prompt="x", max_tokens=32))))
     events = list(parse_events([body]))
     assert isinstance(events[0], Started)
     assert "".join(event.text for event in events if type(event) is Token) == "".join(says)

@@ -29,8 +29,7 @@ from worker_adapters.serving import HEARTBEAT
 from worker_adapters.transport.scripted import Hang, Script
 
 from ..api.test_event_records import END, STARTED
-from ..runtime.dialects import until
-from ..runtime.mocked import adapter_of, busy, end, good, request, tokens
+from ..runtime.dialects import adapter, busy, counted, end, request, tokens, until
 
 TEXTS = ["Zoë", "\n\n", "data: x", "🎈"] * 5
 EVENTS = [STARTED, *(Token(index=n, text=text) for n, text in enumerate(TEXTS)), END]
@@ -265,9 +264,9 @@ def in_thread(recording, stream, **options):
 @WAYS
 def test_a_stream_is_recorded_to_its_end(way):
     log = ReplayLog()
-    with adapter_of(good(30)) as adapter, Recording(log, "t1") as recording:
+    with adapter(counted(30)) as a, Recording(log, "t1") as recording:
         last = recording.follow(
-            getattr(adapter, way)(request(task_id="t1", max_tokens=30)),
+            getattr(a, way)(request(task_id="t1", max_tokens=30)),
             amend=lambda started: attrs.evolve(started, queue_position=3),
         )
         events = list(parse_events(log.read("t1")))
@@ -283,8 +282,8 @@ def test_who_does_not_read_is_waited_for(way):
     """Recording stops within the window, and goes on when somebody reads."""
     log = ReplayLog()
     steps = [tokens(10, first=n) for n in range(0, 2000, 10)]
-    with adapter_of(Script(steps=[*steps, end(2000)])) as adapter, Recording(log, "t1", window=4000) as recording:
-        thread, ends = in_thread(recording, getattr(adapter, way)(request(task_id="t1", max_tokens=2000)))
+    with adapter(Script(steps=[*steps, end(2000)])) as a, Recording(log, "t1", window=4000) as recording:
+        thread, ends = in_thread(recording, getattr(a, way)(request(task_id="t1", max_tokens=2000)))
         size = 0
         while size != log.size or size < 4000:  # until it stands still
             size = log.size
@@ -300,8 +299,8 @@ def test_who_does_not_read_is_waited_for(way):
 def test_a_cancel_reaches_a_recording_that_waits_for_its_readers(way):
     log = ReplayLog()
     steps = [tokens(10, first=n) for n in range(0, 2000, 10)]
-    with adapter_of(Script(steps=[*steps, end(2000)])) as adapter, Recording(log, "t1", window=4000) as recording:
-        stream = getattr(adapter, way)(request(task_id="t1", max_tokens=2000))
+    with adapter(Script(steps=[*steps, end(2000)])) as a, Recording(log, "t1", window=4000) as recording:
+        stream = getattr(a, way)(request(task_id="t1", max_tokens=2000))
         thread, ends = in_thread(recording, stream)
         until(lambda: log.size > 4000)
         stream.cancel()
@@ -315,8 +314,8 @@ def test_a_cancel_reaches_a_recording_that_waits_for_its_readers(way):
 def test_a_stream_that_nobody_reads_is_cancelled_after_a_grace_time(way):
     clock = Clock()
     log = ReplayLog(clock=clock)
-    with adapter_of(Script(steps=[tokens(1), Hang()])) as adapter, Recording(log, "t1", grace=10.0) as recording:
-        thread, ends = in_thread(recording, getattr(adapter, way)(request(task_id="t1")))
+    with adapter(Script(steps=[tokens(1), Hang()])) as a, Recording(log, "t1", grace=10.0) as recording:
+        thread, ends = in_thread(recording, getattr(a, way)(request(task_id="t1")))
         reader = log.read("t1", heartbeat=0.01)
         next(reader)
         clock.now = 100.0
@@ -333,7 +332,7 @@ def test_a_stream_that_nobody_reads_is_cancelled_after_a_grace_time(way):
 
 def test_an_error_that_came_first_may_be_spared_for_another_try():
     log = ReplayLog()
-    with adapter_of(busy()) as full, adapter_of(good(2)) as free, Recording(log, "t1") as recording:
+    with adapter(busy()) as full, adapter(counted(2)) as free, Recording(log, "t1") as recording:
         first = recording.follow(full.stream(request(task_id="t1")), spare=lambda error: error.retriable)
         assert isinstance(first, Error)
         assert not recording.is_over
@@ -345,8 +344,8 @@ def test_an_error_that_came_first_may_be_spared_for_another_try():
 
 def test_an_error_that_comes_later_is_recorded():
     log = ReplayLog()
-    with adapter_of(Script(steps=[tokens(1)])) as adapter, Recording(log, "t1") as recording:
-        last = recording.follow(adapter.stream(request(task_id="t1")), spare=lambda error: True)
+    with adapter(Script(steps=[tokens(1)])) as a, Recording(log, "t1") as recording:
+        last = recording.follow(a.stream(request(task_id="t1")), spare=lambda error: True)
     assert last.reason is Reason.TRUNCATED
     assert [*parse_events(log.read("t1"))][-1] == last
 
@@ -490,8 +489,8 @@ def test_a_failure_before_anything_else_is_raised_and_a_later_one_is_an_event():
 
 
 def test_what_has_begun_is_closed_with_what_it_came_from():
-    with adapter_of(Script(steps=[tokens(1), Hang()])) as adapter:
-        stream = adapter.submit(request())
+    with adapter(Script(steps=[tokens(1), Hang()])) as a:
+        stream = a.submit(request())
         chunks = begin_stream(event_stream(stream))
         next(chunks)
         chunks.close()

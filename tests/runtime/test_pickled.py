@@ -1,8 +1,9 @@
-"""Adapters in processes that multiprocessing starts, by each of its methods, and what comes back from there."""
+"""Pickled adapters: in processes that multiprocessing starts, by each of its methods, and what comes back from there."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from worker_adapters import FromEnv, Retry, connect
 from worker_adapters.simulator import Simulator
 from worker_adapters.testing.server import nobody_there
+
+from .test_forks import use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATIENCE = 60.0
+
 
 # A file of its own: the children of spawn and forkserver import the main module again.
 PROGRAM = """
@@ -94,3 +99,24 @@ def test_an_adapter_is_handed_to_processes(method: str, slow: Simulator, tmp_pat
             text=True,
         )
     assert (done.returncode, done.stdout, done.stderr) == (0, "well\n", "")
+
+
+def test_an_unpickled_adapter_works(slow: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_WORKERS_KEY", "s3cr3t-0123456789")
+    a = connect("llamacpp", slow.url, pool_id="a", replica_id="r0", credentials=FromEnv("A_WORKERS_KEY"), retry=Retry())
+    with a:
+        use(a)  # what it has learnt and opened stays here
+        pickled = pickle.dumps(a)
+    assert b"s3cr3t" not in pickled
+    with pickle.loads(pickled) as again:
+        assert repr(again) == repr(a)
+        use(again)
+
+
+def test_an_adapter_with_a_literal_key_is_not_pickled(slow: Simulator) -> None:
+    with (
+        connect("llamacpp", slow.url, credentials="s3cr3t-0123456789") as a,
+        pytest.raises(Exception, match=r"pickle|provider") as raised,
+    ):
+        pickle.dumps(a)
+    assert "s3cr3t" not in str(raised.value)

@@ -1,0 +1,71 @@
+"""What follows the end: counts that are waited for, and nothing that undoes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from worker_adapters import (
+    FinishReason,
+    Token,
+)
+from worker_adapters.dialect import Finished, Opened, Rest
+from worker_adapters.transport.scripted import Hang, Script
+
+from .dialects import (
+    TINY,
+    adapter,
+    frames,
+    kinds,
+    request,
+)
+
+if TYPE_CHECKING:
+    pass
+
+both = pytest.mark.parametrize("way", ["stream", "submit"])
+
+
+def counting(batches, /, *, request, tally):
+    """Ends at once, says that counts follow, and takes each later batch for one, or for a bug."""
+    for n, batch in enumerate(batches):
+        if batch == [b"bug"]:
+            raise KeyError("a bug of the dialect")
+        first = [Opened(), Token(index=0, text="a")] if n == 0 else []
+        tally.tokens_out = n + 1
+        rest = Rest.NOTHING if batch == [b"over"] else Rest.COUNTS
+        yield [*first, Finished(finish_reason=FinishReason.STOP, finish_reason_raw=str(n), rest=rest)]
+
+
+COUNTING = attrs.evolve(TINY, decode=counting)
+
+
+@both
+@pytest.mark.parametrize(
+    ("later", "raw"),
+    [
+        ([], "0"),
+        ([frames("x"), frames("over")], "2"),
+        ([frames("x"), Hang()], "1"),
+        ([frames("x"), frames("bug")], "1"),
+    ],
+    ids=["nothing", "counts", "silence", "a bug"],
+)
+def test_the_last_finished_counts_and_nothing_undoes_it(way, later, raw):
+    with adapter(Script(steps=[frames("first"), *later]), dialect=COUNTING) as a:
+        events = list(getattr(a, way)(request()))
+    assert kinds(events) == ["started", "token", "metrics", "end"]
+    assert events[-1].finish_reason_raw == raw
+
+
+@both
+def test_a_cancel_while_counts_are_waited_for_is_one(way):
+    hang = Hang()
+    with adapter(Script(steps=[frames("first"), hang]), dialect=COUNTING) as a:
+        stream = getattr(a, way)(request())
+        assert kinds([next(stream), next(stream)]) == ["started", "token"]
+        stream.cancel()
+        (end,) = stream
+    assert end.finish_reason == "cancelled"
