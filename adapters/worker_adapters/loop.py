@@ -37,13 +37,14 @@ _log = logging.getLogger("worker_adapters")
 
 LINGER = 1.0  # seconds with nothing to do before the thread leaves: none is left behind, none is started per request
 TICK = 1.0  # seconds between two looks at what is watched, at most
-# Where so many tasks keep it so busy that it would hardly sleep, the loop sleeps for so long before it looks who is ready:
-# it is woken once for several tokens, and half a millisecond is little beside the tens that an engine takes for a token
-# (benchmarks/bench_crowd.py has both). Network drivers do the same.
 SLOW = 0.05  # seconds of one step, in which nothing else of the process goes on
 WINDOW = 15.0  # seconds of which the longest turn is remembered, and told for as long again: a scrape finds it
+# Where so many tasks keep it so busy that it would hardly sleep, and nobody waits for one of them alone, the loop sleeps
+# before it looks who is ready, as network drivers do: it is woken once for several tokens (benchmarks/bench_crowd.py). A
+# millisecond is little beside the tens that an engine takes for one; where more tasks bring as many sooner, it sleeps less.
 MANY = 32
-GATHER = 0.0005
+GATHER = 0.001  # seconds at most
+OF_ALL = 0.256  # seconds, divided among the tasks
 
 
 class Watched(Protocol):
@@ -135,7 +136,7 @@ class Loop:
         self._deaf = False  # no descriptor was left to be woken by
         self._asleep = False  # or about to be: who puts something into the inbox has to wake it
         self._next_look = self._wake_at = 0.0
-        self._dense = False  # many tasks, and something comes all the time
+        self._gather = 0.0  # seconds to sleep before the next look
         self._longest = self._longest_before = 0.0  # seconds that a turn took, in this window and in the last one
         self._window_ends = 0.0
 
@@ -246,15 +247,15 @@ class Loop:
         self._ready = ready
         inbox, by_fd = self._inbox, self._by_fd
         # Asleep from before the inbox is looked at: what is put into it later wakes the poll, or is seen here.
-        if self._dense and not inbox:
-            time.sleep(GATHER)
+        if self._gather > 0.0 and not inbox:
+            time.sleep(self._gather)
         self._asleep = True
         waits_from = self._clock()
         seconds = 0.0 if inbox else self._wake_at - waits_from
         if self._deaf and seconds > SLICE:
             seconds = SLICE
         found = self._poll(seconds if seconds > 0.0 else 0.0)
-        self._dense = len(self._tasks) >= MANY and self._clock() - waits_from < GATHER
+        waited = self._clock() - waits_from
         for descriptor, _events in found:
             task = by_fd.get(descriptor)
             if task is not None:
@@ -277,10 +278,15 @@ class Loop:
             if at - began > SLOW and isinstance(one, Task):
                 one.was_slow(at - began)
         ready.clear()
-        due = self._due
+        due, alone = self._due, False
         while due:
-            due.popitem()[0].wake()
+            waker = due.popitem()[0]
+            alone = alone or not waker.reads_many
+            waker.wake()
         self._longest = max(self._longest, at - now)
+        tasks = len(self._tasks)
+        most = 0.0 if alone or tasks < MANY else min(GATHER, OF_ALL / tasks)
+        self._gather = most if waited < most else 0.0
         return bool(self._tasks or self._watched or inbox)
 
     def _look_at(self, at: float) -> None:

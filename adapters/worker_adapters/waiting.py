@@ -77,8 +77,9 @@ class Waker:
 
     A binary semaphore, twice: a lock for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one
     that polls. `polling`: it does, or may at any time; `polled`: it has before; `woken`: somebody has woken it since its
-    owner looked last. The descriptors live as long as this object, so a late `wake` never writes into a stranger's. The
-    lock is made at the first wait: one that was made before gevent has patched `threading` would block all greenlets.
+    owner looked last; `reads_many`: it waits for many streams at once. The descriptors live as long as this object, so a
+    late `wake` never writes into a stranger's. The lock is made at the first wait: one that was made
+    before gevent has patched `threading` would block all greenlets.
     """
 
     __slots__ = (
@@ -91,6 +92,7 @@ class Waker:
         "patience",
         "polled",
         "polling",
+        "reads_many",
         "woken",
     )
 
@@ -100,6 +102,7 @@ class Waker:
         self.polling: bool = False
         self.polled: bool = False
         self.woken: bool = False
+        self.reads_many: bool = False
         self._reads = self._writes = -1
         self._poll: Any = None
         self.patience: float = MAIN_THREAD_SECONDS if threading.current_thread() is threading.main_thread() else inf

@@ -13,10 +13,11 @@ import pytest
 
 from worker_adapters import Timeouts
 from worker_adapters.lifetime import Cause, Interrupted, Lifetime
-from worker_adapters.loop import GATHER, MANY, Loop, Task
+from worker_adapters.loop import GATHER, MANY, OF_ALL, Loop, Task
 from worker_adapters.loop import __name__ as loop_module
 from worker_adapters.runtime.beside import StepsTask
 from worker_adapters.runtime.reports import REPORTS
+from worker_adapters.waiting import Waker
 
 from .dialects import until
 
@@ -278,15 +279,19 @@ def test_a_forked_child_starts_with_nothing(loop):
 
 
 @pytest.mark.parametrize(
-    ("tasks", "waited", "put", "sleeps"),
+    ("tasks", "waited", "put", "wakes", "sleeps"),
     [
-        (MANY, GATHER / 2, False, 1),
-        (MANY - 1, GATHER / 2, False, 0),
-        (MANY, GATHER, False, 0),  # it is not busy
-        (MANY, GATHER / 2, True, 0),  # somebody wants to be looked at now
+        (MANY, GATHER / 2, False, [], [GATHER]),
+        (MANY, GATHER / 2, False, ["merge"], [GATHER]),
+        (1000, OF_ALL / 2000, False, ["merge"], [OF_ALL / 1000]),  # so many bring as much sooner
+        (MANY - 1, GATHER / 2, False, [], []),
+        (MANY, GATHER, False, [], []),  # it is not busy
+        (1000, OF_ALL / 1000, False, [], []),
+        (MANY, GATHER / 2, True, [], []),  # somebody wants to be looked at now
+        (MANY, GATHER / 2, False, ["stream", "merge"], []),  # a thread waits for one stream alone
     ],
 )
-def test_many_tasks_that_keep_the_loop_busy_are_woken_together(monkeypatch, tasks, waited, put, sleeps):
+def test_many_tasks_that_keep_the_loop_busy_are_woken_together(monkeypatch, tasks, waited, put, wakes, sleeps):
     """Turns by hand, on a clock of the test's: what the second does depends on how long the first has waited."""
     now, slept = [0.0], []
     loop = Loop(clock=lambda: now[0])
@@ -299,11 +304,15 @@ def test_many_tasks_that_keep_the_loop_busy_are_woken_together(monkeypatch, task
     monkeypatch.setattr(f"{loop_module}.time.sleep", slept.append)
     loop._poll = poll
     loop._tasks.update(Waits(loop) for _ in range(tasks))
+    for who in wakes:
+        waker = Waker()
+        waker.reads_many = who == "merge"
+        loop.wake_after_turn(waker)
     loop._turn()
     if put:
         loop._inbox.append(next(iter(loop._tasks)))
     loop._turn()
-    assert slept == [GATHER] * sleeps
+    assert slept == sleeps
     loop.reset()
 
 

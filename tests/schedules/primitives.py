@@ -128,6 +128,7 @@ class SimWaker:
 
     patience = inf
     polled = False
+    reads_many = False
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.name = scheduler.name("waker")

@@ -132,7 +132,11 @@ class _Gathering(Iterator[T]):
                     return None
                 ready.waker = waker = current_waker()  # then look again: who notes something looks for it
                 if not ready.noted:
-                    waker.wait(left)
+                    waker.reads_many = True
+                    try:
+                        waker.wait(left)
+                    finally:
+                        waker.reads_many = False
                 ready.waker = None
                 if not ready.noted and left == inf:  # woken by somebody who was struck before it could say what for
                     self._note_all()
