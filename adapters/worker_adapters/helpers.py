@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from .api import Reason
 from .dialect import Fault
 from .lifetime import Lifetime
-from .waiting import Steps
+from .waiting import Steps, begin_thread
 
 __all__ = ["HELPERS", "NO_DESCRIPTORS", "Helpers", "has_descriptors", "imported"]
 
@@ -124,7 +124,7 @@ class Helpers:
         if len(self._running) < MOST and len(self._coming) < MOST:
             self._coming.append(None)
             try:
-                _begun_later(threading.Thread(target=self._work, name="worker-adapters-helper", daemon=True))
+                begin_thread(threading.Thread(target=self._work, name="worker-adapters-helper", daemon=True))
             except RuntimeError:
                 self._coming.clear()
                 raise
@@ -148,17 +148,6 @@ class Helpers:
                 job.run()
             finally:
                 self._running.pop(job, None)
-
-
-def _begun_later(thread: threading.Thread) -> None:
-    """Start it without the wait until it has had its turn, which on a busy machine takes: the loop starts helpers."""
-    with contextlib.suppress(AttributeError):  # gevent's events take nothing; who waits for one there holds up nobody
-        thread._started.wait = _at_once  # type: ignore[attr-defined]  # noqa: SLF001  -- CPython's own, for which start() waits
-    thread.start()
-
-
-def _at_once(_timeout: float | None = None) -> bool:
-    return True
 
 
 HELPERS = Helpers()

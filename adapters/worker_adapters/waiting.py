@@ -34,6 +34,7 @@ __all__ = [
     "Resident",
     "Steps",
     "Waker",
+    "begin_thread",
     "cooperative",
     "current_waker",
     "poller",
@@ -329,11 +330,26 @@ def poller() -> _Epoll | _Polls:
     return _Polls()
 
 
+def begin_thread(thread: threading.Thread) -> None:
+    """Start it, without the wait until it has had its turn: that takes, on a busy machine, and a signal may strike it.
+
+    Raises RuntimeError where no thread can be started.
+    """
+    with contextlib.suppress(AttributeError):  # gevent's events take nothing; who waits for one there holds up nobody
+        thread._started.wait = _at_once  # type: ignore[attr-defined]  # noqa: SLF001  -- CPython's own, for which start() waits
+    thread.start()
+
+
+def _at_once(_timeout: float | None = None) -> bool:
+    return True
+
+
 class Resident:
     """A thread of which the process has one while there is something to do.
 
     Several may be started by a race, or by an exception that strikes at any point: the first that begins claims the
-    work, the others leave. So there is no lock, and nothing that a signal handler could find half done.
+    work, the others leave. So there is no lock, and nothing that a signal handler could find half done. While one that was
+    started has not begun, no other is: it asks whether it is needed when it begins.
     """
 
     def __init__(self, name: str, work: Callable[[], None]) -> None:
@@ -341,6 +357,7 @@ class Resident:
         self._name = name
         self._work = work
         self._claim: dict[str, object] = {}
+        self._coming: threading.Thread | None = None  # the last that was started
 
     @property
     def here(self) -> bool:
@@ -353,8 +370,11 @@ class Resident:
 
     def ensure(self, needed: Callable[[], bool]) -> None:
         """Have it run as long as it is needed. Raises RuntimeError where no thread can be started."""
-        if not self._claim:
-            threading.Thread(target=self._run, args=(needed,), name=self._name, daemon=True).start()
+        coming = self._coming
+        if not self._claim and (coming is None or coming.ident is not None):
+            thread = threading.Thread(target=self._run, args=(needed,), name=self._name, daemon=True)
+            begin_thread(thread)
+            self._coming = thread  # not before: nobody waits for one that an exception has kept from being started
 
     def _run(self, needed: Callable[[], bool]) -> None:
         me = threading.current_thread()
@@ -366,4 +386,4 @@ class Resident:
 
     def reset(self) -> None:
         """In a forked child, which does not have the thread."""
-        self._claim = {}
+        self._claim, self._coming = {}, None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -293,6 +295,23 @@ def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < give_up, "the state was never reached"
         threading.Event().wait(0.002)
+
+
+@contextmanager
+def threads_held_up(monkeypatch: Any, name: str) -> Iterator[list[Callable[[], None]]]:
+    """Threads of that name have yet to begin, as on a busy machine: calling one of what is given lets it."""
+    start = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+    real, begin = getattr(threading, start), []
+
+    def scheduled(function: Any, *args: Any, **named: Any) -> None:
+        if function.__self__.name == name:
+            begin.append(partial(real, function, *args, **named))
+        else:
+            real(function, *args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, start, scheduled)
+        yield begin
 
 
 def endless(step: bytes = frames("tx")) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from worker_adapters import Timeouts
 from worker_adapters.helpers import HELPERS, MOST, PER_KEY, Helpers
 from worker_adapters.lifetime import Cause, Interrupted, Lifetime, driven
 
-from .dialects import adapter, good, kinds, request, until
+from .dialects import adapter, good, kinds, request, threads_held_up, until
 
 
 def test_one_that_leaves_while_another_counts_who_is_at_work_ends_neither():
@@ -44,17 +44,7 @@ def test_one_that_leaves_while_another_counts_who_is_at_work_ends_neither():
 @pytest.fixture
 def held_up(monkeypatch):
     """Helpers that have yet to begin, as on a busy machine: calling one lets it."""
-    name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
-    real, begin = getattr(threading, name), []
-
-    def scheduled(function, *args, **named):
-        if function.__self__.name == "worker-adapters-helper":
-            begin.append(partial(real, function, *args, **named))
-        else:
-            real(function, *args, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading, name, scheduled)
+    with threads_held_up(monkeypatch, "worker-adapters-helper") as begin:
         yield begin
 
 

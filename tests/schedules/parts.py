@@ -308,7 +308,7 @@ def helpers(world: World, *, keys: str, most: int, per_key: int, cancels: bool =
 _WAKER = {"Waker": "woken polling _release"}
 _CELL = {"Cell": "_known", "_Flight": "over! waiting"}
 _HELPERS = {"Helpers": "_running _coming", "_Job": "done!"}
-_LOOP = {"Loop": "_inbox _asleep", "Resident": "_claim"}
+_LOOP = {"Loop": "_inbox _asleep", "Resident": "_claim _coming"}
 _PLACES = {"Places": "held _waiting closed!"}
 PARTS: dict[str, Any] = {
     "waker, at its lock": Part(partial(waker, ways="w"), _WAKER, real=True),
@@ -327,8 +327,10 @@ PARTS: dict[str, Any] = {
     "cell, failing": Part(partial(cell, first="fails"), _CELL),
     "cell, who asks is interrupted": Part(partial(cell, first="interrupted"), _CELL),
     "reports": Part(reports, {"Reports": "_queue! _idle"}),
-    "reports, the thread leaves": Part(partial(reports, late=True), {"Reports": "_queue!", "Resident": "_claim"}),
-    "resident": Part(resident, {"Resident": "_claim"}),
+    "reports, the thread leaves": Part(
+        partial(reports, late=True), {"Reports": "_queue!", "Resident": "_claim _coming"}
+    ),
+    "resident": Part(resident, {"Resident": "_claim _coming"}),
     "helpers, one at a time": Part(partial(helpers, keys="ab", most=1, per_key=1), _HELPERS),
     "helpers, one per key": Part(partial(helpers, keys="aa", most=2, per_key=1), _HELPERS),
     "helpers, one is left": Part(partial(helpers, keys="aa", most=2, per_key=1, cancels=True), {"Helpers": "_running"}),

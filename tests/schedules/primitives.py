@@ -104,11 +104,24 @@ def threading_of(scheduler: Scheduler) -> SimpleNamespace:
 
     class Thread:
         def __init__(self, target: Callable[..., None], name: str, daemon: bool, args: tuple[Any, ...] = ()) -> None:
-            self.name, self._work = name, partial(target, *args)
+            self.name, self._work, self._begun = name, partial(target, *args), False
 
         def start(self) -> None:
             scheduler.point(f"start {self.name}")
-            scheduler.spawn(self.name, self._work)
+            scheduler.shared[scheduler.name("begun")] = lambda: self._begun
+            scheduler.spawn(self.name, self._run)
+
+        def _run(self) -> None:
+            scheduler.point("has begun")
+            self._begun = True
+            self._work()
+
+        @property
+        def ident(self) -> int | None:
+            if not self._begun:
+                scheduler.point("look whether it has begun")
+            scheduler.saw(self._begun)
+            return 1 if self._begun else None
 
     def get_ident() -> int:
         return 0 if scheduler.current is None else 1 + scheduler.tasks.index(scheduler.current)

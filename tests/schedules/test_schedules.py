@@ -193,6 +193,11 @@ PLANTED = {
         "        if needed() and self._claim.setdefault(\"by\", me) is me:",
         "resident", "done:",
     ),
+    "lost work: one that has been is still counted on": (
+        "waiting",
+        "(coming is None or coming.ident is not None)", "(coming is None)",
+        "resident", "done:",
+    ),
     "one too many: helpers do not count their key": (
         "helpers", " and per_key[job.key] < PER_KEY", "", "helpers, one per key", "for one key",
     ),
