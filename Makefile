@@ -44,7 +44,7 @@ clean-runs: $(VENV)/.installed-test ## 1,000 verifications of the mock engine, w
 	@$(BIN)/python -m tests.verify.clean --runs $(or $(RUNS),1000)
 
 matrix: $(VENV)/.installed-test ## the products in full: faults × dialects × ways; twice the processes, as most of it waits
-	@$(BIN)/python -m pytest -m product -n $$((2 * $$(nproc))) --dist worksteal
+	@WORKER_ADAPTERS_EXAMPLES=1 $(BIN)/python -m pytest -m product -n $$((2 * $$(nproc))) --dist worksteal
 
 lint types imports csan fuzz: $(VENV)/.installed-tox ## the checks of CI, by tox
 	@$(BIN)/tox run -q -e $@

@@ -7,10 +7,12 @@ import random
 import uuid
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from worker_adapters.testing.leaks import counted_connects
 
+from .products import TIMES
 from .requirements import LIVE
 
 if TYPE_CHECKING:
@@ -19,6 +21,17 @@ if TYPE_CHECKING:
 
 # Ours as its entry point brings it where it is installed: twice is once. And pytest's own for the tests of it.
 pytest_plugins = ["pytest_worker_adapters", "pytester", "tests.traceability"]
+
+
+# What is drawn does not depend on the day, nor whether it is right on how busy the machine is.
+hypothesis.settings.register_profile(
+    "here",
+    derandomize=TIMES <= 1,
+    database=None,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("here")
 
 
 def pytest_collection_finish() -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-__all__ = ["in_parts", "product", "rotation"]
+__all__ = ["TIMES", "examples", "in_parts", "product", "rotation"]
+
+TIMES = float(os.environ.get("WORKER_ADAPTERS_EXAMPLES", "0.2"))  # 1 in make matrix; the same ones each time up to that
+
+
+def examples(count: int) -> int:
+    """How many examples Hypothesis draws: all in `make matrix`, of tests marked `product`; a fifth in `make test`."""
+    return max(1, round(count * TIMES))
 
 
 def product(names: str, options: Sequence[tuple[Any, ...]]) -> pytest.MarkDecorator:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from worker_adapters.codec import WIRE_BLOCKED, BodyError, CutOffError, EventTooLargeError, SSEDecoder, Wire
 
+from ..products import examples
 from .streams import Timers, bytewise, cut
 
 BOUND = 65536
@@ -133,7 +134,8 @@ bodies = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=1500, deadline=None)
+@pytest.mark.product
+@settings(max_examples=examples(1500))
 @given(body=bodies, data=st.data())
 def test_chunked_bodies_agree_with_the_oracle(body, data):
     content, end, behind = interpret(body)

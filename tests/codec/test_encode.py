@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from worker_adapters.codec import Frame, SSEDecoder, encode
 
+from ..products import examples
+
 
 @pytest.mark.parametrize(
     ("args", "expected"),
@@ -72,7 +74,8 @@ payloads = st.one_of(
 retries = st.none() | st.integers(0, 2**64 - 1)
 
 
-@settings(max_examples=1000, deadline=None)
+@pytest.mark.product
+@settings(max_examples=examples(1000))
 @given(
     events=st.lists(st.tuples(st.none() | labels, payloads, st.none() | labels, retries), max_size=4),
     step=st.integers(1, 50),

@@ -1,8 +1,10 @@
 """Hypothesis against the oracle: streams grown from the grammar's own tokens, cut anywhere."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ..products import examples
 from .oracle import interpret
 from .streams import bytewise, cut, decode
 
@@ -17,7 +19,8 @@ streams = st.builds(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@pytest.mark.product
+@settings(max_examples=examples(1500))
 @given(stream=streams, data=st.data())
 def test_the_decoder_agrees_with_the_oracle(stream, data):
     expected = interpret(stream)
@@ -36,7 +39,8 @@ def test_the_decoder_agrees_with_the_oracle(stream, data):
             assert got.tail.data == b"\n".join(value for name, value in expected.undispatched if name == b"data")
 
 
-@settings(max_examples=500, deadline=None)
+@pytest.mark.product
+@settings(max_examples=examples(500))
 @given(stream=streams.map(lambda stream: stream + b"\n\n"), data=st.data())
 def test_payloads_show_every_event_and_every_unknown_field_in_order(stream, data):
     expected = interpret(stream)
@@ -52,7 +56,8 @@ def test_payloads_show_every_event_and_every_unknown_field_in_order(stream, data
     assert expected.unknown == [pair for *_, unknown in shown for pair in unknown]
 
 
-@settings(max_examples=500, deadline=None)
+@pytest.mark.product
+@settings(max_examples=examples(500))
 @given(stream=streams, limit=st.integers(1, 60), data=st.data())
 def test_the_limit_does_not_see_the_cuts(stream, limit, data):
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=6))

@@ -13,6 +13,8 @@ from worker_adapters import Reason
 from worker_adapters.determinism import TextAssembler
 from worker_adapters.dialect import Fault
 
+from ..products import examples
+
 ALPHABET = "aab é中🙂\n\ufffd"  # few letters, so that stop strings are met, and characters of one to four bytes
 texts = st.text(ALPHABET, max_size=24)
 stops = st.lists(st.text("aab é🙂", min_size=1, max_size=5), max_size=4).map(tuple)
@@ -55,7 +57,8 @@ def check_what_is_told_when(told: list[str], known: list[str], stop: tuple[str, 
         assert so_far == (cut if stopped else cut[: len(cut) - held_back(cut, stop)])
 
 
-@settings(max_examples=1500, deadline=None)
+@pytest.mark.product
+@settings(max_examples=examples(1500))
 @given(raw=raws, cuts=st.lists(st.integers(0, 60), max_size=12), stop=stops)
 @example(raw="a🙂b".encode(), cuts=list(range(8)), stop=("🙂",))
 @example(raw=b"\xed\xa0\x80a", cuts=[1, 2, 3], stop=())
@@ -93,7 +96,8 @@ def begins_a_character(tail: bytes, fill: bytes) -> bool:
     return False
 
 
-@settings(max_examples=1000, deadline=None)
+@pytest.mark.product
+@settings(max_examples=examples(1000))
 @given(text=texts, cuts=st.lists(st.integers(0, 30), max_size=12), stop=stops)
 @example(text="aab", cuts=[1, 2], stop=("ab",))
 @example(text="abab a", cuts=[1, 2, 3, 4, 5], stop=("abab b", "b a"))
@@ -110,7 +114,8 @@ def test_text_deltas_give_the_whole_text_cut_at_the_first_stop(text, cuts, stop)
 units = st.lists(st.sampled_from(["a", "é", "🙂", "\ud83d", "\ude00", "\udbff", "\udc00"]), max_size=12).map("".join)
 
 
-@settings(max_examples=800, deadline=None)
+@pytest.mark.product
+@settings(max_examples=examples(800))
 @given(text=units, cuts=st.lists(st.integers(0, 12), max_size=8), stop=stops, whole=st.booleans())
 @example(text="\ud83d\ude00", cuts=[1], stop=(), whole=False)
 def test_surrogates_are_joined_or_replaced_and_never_leak(text, cuts, stop, whole):
@@ -134,7 +139,8 @@ def one_replacement_at_the_end(text: str) -> str:
     return bare + "\ufffd" * (bare != text)
 
 
-@settings(max_examples=1000, deadline=None)
+@pytest.mark.product
+@settings(max_examples=examples(1000))
 @given(raw=raws, cuts=st.lists(st.integers(0, 60), max_size=12), stop=stops, each=st.integers(1, 3))
 @example(raw="🙂".encode(), cuts=[1, 2, 3], stop=(), each=1)
 def test_cumulative_texts_give_what_deltas_give(raw, cuts, stop, each):

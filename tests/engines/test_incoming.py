@@ -12,6 +12,7 @@ import pytest
 
 from worker_adapters import End, FinishReasonSource, GenerateRequest, UsageSource
 
+from ..products import in_parts
 from ..transport.servers import chunk, reset
 from .wires import CHUNKED, USAGE, WIRES, adapter_of, data, events_of, served, texts_of
 
@@ -217,28 +218,31 @@ def put(event, path, value):
     event[name] = value
 
 
-@pytest.mark.parametrize("value", STRANGE, ids=repr)
-@every(BESIDE)
-def test_side_data_of_any_type_do_not_kill_the_text(wire, value):
-    for path in BESIDE[wire.name]:
+def strange_beside(wire, part):
+    """A quarter of all that may stand in all places beside the text."""
+    return [(path, value) for path in BESIDE[wire.name] for value in STRANGE][part::4]
+
+
+@in_parts("wire", [(WIRES[name],) for name in BESIDE], parts=4)
+def test_side_data_of_any_type_do_not_kill_the_text(wire, part):
+    for path, value in strange_beside(wire, part):
         pieces = [wire.piece(text) for text in "abc"]
         put(pieces[1], path, value)
         events = events_of(wire, [*map(data, pieces), *wire.ending("abc")])
-        assert isinstance(events[-1], End), f"{path}: {events[-1]}"
+        assert isinstance(events[-1], End), f"{path} {value!r}: {events[-1]}"
         assert texts_of(events) == ["a", "b", "c"], path
 
 
-@pytest.mark.parametrize("value", STRANGE, ids=repr)
-@every(BESIDE)
-def test_nor_do_they_in_the_last_event(wire, value):
-    for path in BESIDE[wire.name]:
+@in_parts("wire", [(WIRES[name],) for name in BESIDE], parts=4)
+def test_nor_do_they_in_the_last_event(wire, part):
+    for path, value in strange_beside(wire, part):
         if path == "details":  # with it an empty generated_text is the end
             continue
         end = wire.end("ab") or wire.piece("")
         if "." not in path or path.partition(".")[0] in end:
             put(end, path, value)
         events = events_of(wire, [*[data(wire.piece(t)) for t in "ab"], data(end), *map(data, wire.after)])
-        assert isinstance(events[-1], End), f"{path}: {events[-1]}"
+        assert isinstance(events[-1], End), f"{path} {value!r}: {events[-1]}"
         assert texts_of(events) == ["a", "b"], path
 
 

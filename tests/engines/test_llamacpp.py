@@ -12,6 +12,7 @@ from worker_adapters.dialect import Fault, ProbeTarget, Reply
 from worker_adapters.engines.llamacpp import DIALECT
 from worker_adapters.engines.llamacpp import request as wire
 
+from ..products import in_parts
 from ..simulator import transcripts
 from .replay import cut, head_of, stream, without_times
 
@@ -131,13 +132,13 @@ def test_the_error_field_of_old_builds_is_seen(end, tokens_before):
     assert expected == (error.code, error.reason)
 
 
-@pytest.mark.parametrize("name", ["completion_stream_close", "completion_stream_stop_word", "completion_grammar"])
-def test_a_stream_cut_at_any_byte_never_ends_well(name):
+@in_parts("name", [("completion_stream_close",), ("completion_stream_stop_word",), ("completion_grammar",)], parts=4)
+def test_a_stream_cut_at_any_byte_never_ends_well(name, part):
     """Cleanly or not: without `stop: true` and its blank line there is no End."""
     message = recorded(name)
     body = message.body
     finished_at = len(body)
-    for length in range(finished_at):
+    for length in range(part, finished_at, 4):
         last = stream(DIALECT, message.head, [body[:length]])[-1]
         assert isinstance(last, Error), f"an End after {length} of {finished_at} bytes"
         assert last.reason in (Reason.TRUNCATED, Reason.EMPTY, Reason.PROTOCOL)

@@ -13,12 +13,15 @@ from worker_adapters.dialect import WireRequest
 from worker_adapters.engines import mock
 from worker_adapters.testing import MUTANTS, EngineSuite, Transcripts
 
+from .suites import kills, over_sockets
+
 
 class TestMock(EngineSuite):
     dialect = mock.DIALECT
     transcripts = Transcripts(Path(__file__).parent / "transcripts" / "mock" / "1")
 
 
+@over_sockets
 class TestMockInProcess(EngineSuite):
     """What goes over sockets elsewhere goes to the engine in this process here."""
 
@@ -40,10 +43,7 @@ class TestMockInProcess(EngineSuite):
 @pytest.mark.parametrize("name", sorted(set(MUTANTS) - {"splits a character"}))
 def test_the_suite_kills_the_mutant(name):
     """All but the one that needs characters over deltas, which the mock's words never are (see `absent`)."""
-    suite, mutant = TestMock(), MUTANTS[name]
-    suite.dialect = mutant.mutate(mock.DIALECT)
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
-        getattr(suite, mutant.killed_by)()
+    kills(TestMock, name)
 
 
 def test_the_recorded_answers_are_still_the_mocks():

@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import attrs
 import pytest
 
 from worker_adapters.engines.triton import DIALECT, LLMAPI, TRTLLM, VLLM
 from worker_adapters.simulator import Simulator
 from worker_adapters.testing import MUTANTS, EngineSuite, Transcripts
+
+from .suites import kills, over_sockets
 
 FOLDER = Path(__file__).parent / "transcripts" / "triton"
 
@@ -47,6 +48,7 @@ class TestEnsembleReplayed(EngineSuite):
     model = "ensemble"
 
 
+@over_sockets
 class TestTrtllm(EngineSuite):
     """Over sockets: the simulator."""
 
@@ -56,6 +58,7 @@ class TestTrtllm(EngineSuite):
     simulator = partial(Simulator, "triton-trtllm", model="tensorrt_llm_bls")
 
 
+@over_sockets
 class TestAccumulating(EngineSuite):
     """BLS with accumulate_tokens, which its configuration tells."""
 
@@ -65,6 +68,7 @@ class TestAccumulating(EngineSuite):
     simulator = partial(Simulator, "triton-trtllm", model="tensorrt_llm_bls", model_kind="trtllm-accumulate")
 
 
+@over_sockets
 class TestEnsemble(EngineSuite):
     """Over sockets: the simulator; found out by asking, and told to stop what is cancelled."""
 
@@ -74,6 +78,7 @@ class TestEnsemble(EngineSuite):
     simulator = partial(Simulator, "triton-trtllm", model="ensemble", model_kind="trtllm-ensemble")
 
 
+@over_sockets
 class TestVllm(EngineSuite):
     """Over sockets: the simulator."""
 
@@ -83,6 +88,7 @@ class TestVllm(EngineSuite):
     simulator = partial(Simulator, "triton-vllm", model="vllm_model")
 
 
+@over_sockets
 class TestLlmapi(EngineSuite):
     """Over sockets: the simulator."""
 
@@ -96,10 +102,4 @@ class TestLlmapi(EngineSuite):
 @pytest.mark.parametrize("name", sorted(set(MUTANTS) - {"invents an End at end of input"}))
 @pytest.mark.parametrize("of", [TestTrtllmReplayed, TestVllmReplayed, TestLlmapiReplayed])
 def test_the_suite_kills_the_mutant(of, name):
-    mutant, suite = MUTANTS[name], of()
-    case = getattr(suite, mutant.killed_by)
-    case()
-    fixed = attrs.evolve(of.dialect, resolve=None)  # which would put a sound one in the mutant's place
-    suite.dialect = mutant.mutate(fixed)  # type: ignore[misc]  # a class variable, of this instance only
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
-        case()
+    kills(of, name)

@@ -14,6 +14,7 @@ from worker_adapters.simulator import ScriptedSource, Simulator
 from worker_adapters.testing import MUTANTS, EngineSuite, Transcripts
 
 from .replay import stream
+from .suites import kills, over_sockets
 
 FOLDER = Path(__file__).parent / "transcripts" / "trtllm" / "handmade"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream"
@@ -29,6 +30,7 @@ class TestTrtllmReplayed(EngineSuite):
     transcripts = Transcripts(FOLDER)
 
 
+@over_sockets
 class TestTrtllm(EngineSuite):
     """Over sockets: the simulator, made by hand as well."""
 
@@ -39,12 +41,7 @@ class TestTrtllm(EngineSuite):
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_suite_kills_the_mutant(name):
-    mutant, suite = MUTANTS[name], TestTrtllmReplayed()
-    case = getattr(suite, mutant.killed_by)
-    case()
-    suite.dialect = mutant.mutate(DIALECT)  # type: ignore[misc]  # a class variable, of this instance only
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
-        case()
+    kills(TestTrtllmReplayed, name)
 
 
 def test_a_200_with_null_is_an_engine_that_died():

@@ -11,6 +11,8 @@ from worker_adapters.engines.vllm import DIALECT
 from worker_adapters.simulator import Simulator
 from worker_adapters.testing import MUTANTS, EngineSuite, Transcripts
 
+from .suites import kills, over_sockets
+
 
 class TestVllm(EngineSuite):
     dialect = DIALECT
@@ -18,6 +20,7 @@ class TestVllm(EngineSuite):
     simulator = partial(Simulator, "vllm")
 
 
+@over_sockets
 class TestVllmReplayed(EngineSuite):
     """Without the simulator: the recorded bytes over sockets, as third parties have them."""
 
@@ -27,10 +30,4 @@ class TestVllmReplayed(EngineSuite):
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_suite_kills_the_mutant(name):
-    mutant = MUTANTS[name]
-    suite = TestVllm()
-    case = getattr(suite, mutant.killed_by)
-    case()
-    suite.dialect = mutant.mutate(DIALECT)  # type: ignore[misc]  # a class variable, of this instance only
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
-        case()
+    kills(TestVllm, name)

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from worker_adapters import GenerateRequest, Health, MetricsOptions, Properties, WorkerError, connect
 from worker_adapters.exposition import samples
 
+from ..products import product
 from .hostile import NETWORKED, answering, bound, reply
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -157,8 +158,7 @@ def identity(said: Any) -> bytes:
     ).encode()
 
 
-@pytest.mark.parametrize("engine", NETWORKED)
-@pytest.mark.parametrize("said", STRANGE)
+@product("engine, said", [(engine, said) for engine in NETWORKED for said in STRANGE])
 def test_facts_have_types_and_lengths(engine: str, said: str) -> None:
     registry = CollectorRegistry()
     data = identity(STRANGE[said])

@@ -16,6 +16,7 @@ import pytest
 from worker_adapters import GenerateRequest, InvalidRequestError, WorkerError, connect
 from worker_adapters.runtime.redact import Redactor
 
+from ..products import product
 from .hostile import NETWORKED, answering, bound, reply
 
 if TYPE_CHECKING:
@@ -125,10 +126,17 @@ def echoes(escape: Callable[[str], str]) -> dict[str, Callable[[str], bytes]]:
     }
 
 
-@pytest.mark.parametrize("engine", NETWORKED)
-@pytest.mark.parametrize("way", echoes(str))
-@pytest.mark.parametrize("escape", ["as it is", "every character in json", "percent", "basic"])
-def test_what_a_server_echoes_shows_nothing_of_it(engine: str, way: str, escape: str) -> None:
+@product(
+    "echo, engine",
+    [
+        (f"{way}, {escape}", engine)
+        for way in echoes(str)
+        for escape in ("as it is", "every character in json", "percent", "basic")
+        for engine in NETWORKED
+    ],
+)
+def test_what_a_server_echoes_shows_nothing_of_it(echo: str, engine: str) -> None:
+    way, escape = echo.split(", ")
     answer = echoes(ESCAPES[escape])[way]
     with answering(lambda _: answer(SECRET)) as url, bound(engine, url, credentials=SECRET) as adapter:
         texts = [adapter.health().detail]

@@ -23,6 +23,7 @@ from worker_adapters import Error, GenerateRequest, Limits, Reason, Retry, Timeo
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.testing.server import ReplayServer
 
+from ..products import examples
 from .soak import lawful
 from .subjects import SUBJECTS, Subject, chunked
 
@@ -180,6 +181,7 @@ def table(subject: Subject) -> Iterator[tuple[SoupServer, EngineAdapter]]:
         assert server.served, "nothing of what was to be served was asked for"
 
 
+@pytest.mark.product
 @pytest.mark.timeout(600 if HELPINGS else 60)
 @pytest.mark.parametrize("subject", SUBJECTS, ids=[s.name for s in SUBJECTS])
 def test_whatever_comes_the_stream_is_lawful(subject: Subject) -> None:
@@ -189,10 +191,8 @@ def test_whatever_comes_the_stream_is_lawful(subject: Subject) -> None:
     with table(subject) as (server, adapter):
 
         @settings(
-            max_examples=HELPINGS or 150,
+            max_examples=HELPINGS or examples(150),
             derandomize=not HELPINGS,
-            deadline=None,
-            database=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
         )
         @given(st.data())

@@ -49,7 +49,7 @@ def placed(roster: Roster, keys: Sequence[bytes]) -> list[Any]:
     return found
 
 
-@settings(derandomize=True, database=None, max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(windows=WINDOWS, keys=st.lists(st.integers(0, 5), max_size=200))
 def test_no_worker_gets_more_than_its_bounded_share_and_none_is_turned_away_where_there_is_room(
     windows: list[int], keys: list[int]
@@ -67,7 +67,7 @@ def test_no_worker_gets_more_than_its_bounded_share_and_none_is_turned_away_wher
             assert len(held) <= min(member.places.most, ceil(share))
 
 
-@settings(derandomize=True, database=None, max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(count=st.integers(2, 9), gone=st.integers(0, 8), salt=st.integers(0, 2**32))
 def test_a_worker_that_leaves_or_comes_back_moves_only_its_own_keys(count: int, gone: int, salt: int) -> None:
     keys = [b"%d %d" % (salt, n) for n in range(60)]

@@ -18,6 +18,7 @@ from worker_adapters.lifetime import Cause, Interrupted, Lifetime, driven
 from worker_adapters.transport.scripted import Hang, Script
 from worker_adapters.waiting import BLOCKED, Waker, current_waker
 
+from ..products import examples
 from .dialects import adapter, frames, good, kinds, request, until
 
 NONE = Timeouts(connect=None, first_token=None, idle=None)
@@ -312,7 +313,8 @@ def seconds(timeout):
     return inf if timeout is None else timeout
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.product
+@settings(max_examples=examples(300))
 @given(
     st.lists(
         st.sampled_from(["content", "consumer", "attempt", Phase.CONNECT, Phase.QUEUE]) | st.floats(0.0, 70.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker_adapters import (
@@ -23,7 +23,7 @@ from worker_adapters.serving import Framer
 from .events import events, streams
 
 # The machine is not ours alone: how long an example takes says nothing. The same examples each time.
-QUICK = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=30)
 
 
 @QUICK

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from worker_adapters.faults import KINDS, FaultScript, FaultSpec, Place, parse, parse_many
@@ -79,14 +79,12 @@ def specs(draw):
     )
 
 
-@settings(deadline=None)
 @given(specs())
 def test_what_a_fault_writes_of_itself_is_read_as_the_same_fault(spec):
     assert parse(str(spec)) == spec
     assert str(parse(str(spec))) == str(spec)
 
 
-@settings(deadline=None)
 @given(st.lists(specs(), max_size=4))
 def test_several_faults_fit_into_one_header(many):
     header = "; ".join(map(str, many))
@@ -95,7 +93,6 @@ def test_several_faults_fit_into_one_header(many):
     assert parse_many(header) == tuple(many)
 
 
-@settings(deadline=None)
 @given(st.text() | st.from_regex(r"(/x )?[a-z-]{1,9}(@[a-z0-9]*)?(:.*)?([*#%~]\d*)*", fullmatch=True))
 def test_any_text_is_a_fault_or_a_value_error(text):
     try:

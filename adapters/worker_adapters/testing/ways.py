@@ -87,7 +87,8 @@ def comparable(events: Iterable[Event]) -> list[object]:
         elif isinstance(event, Error):
             out.append(attrs.evolve(event, engine_version=None))
         elif isinstance(event, Started):
-            out.append(attrs.evolve(event, task_id="", engine_version=None, model=None))
+            known: dict[str, Any] = dict.fromkeys(("engine_version", "model", "model_digest", "trtllm_version"))
+            out.append(attrs.evolve(event, task_id="", **known))
     return out
 
 
