@@ -56,6 +56,28 @@ def test_what_did_not_take_place_is_2(capsys):
     assert "not established" in said.splitlines()[-1]
 
 
+def test_what_can_t_be_had_is_left_out_and_named_but_never_passed_where_it_was_asked_for(capsys):
+    one = ["--engine", "mock", "--url", "mock://a", *FEW]
+    assert verify(*one, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [*report["left_out"]] == ["workers", "restart"]
+    assert not {"worker-2", "restart"} & {each["condition"] for each in report["conditions"]}
+    assert verify(*one, "--conditions", "again,workers,restart") == 2
+    said = capsys.readouterr().out
+    assert "worker-2: not established for 1: there is one worker" in said
+    assert "restart: not established for 1: there is no --restart-cmd" in said
+    assert "left out" not in said
+
+
+def test_a_prefix_that_strict_keeps_cold_is_left_out_and_named(capsys):
+    with Simulator("llamacpp", slots=1) as one:
+        words = ["--engine", "llamacpp", "--url", one.url, *FEW, "--widths", "1"]
+        assert verify(*words) == 2  # one slot is beside nobody, and that could be had
+    said = capsys.readouterr().out
+    assert "left out: prefix: strict" in said
+    assert "prefix: not established" not in said
+
+
 def test_how_far_it_is_is_told_on_standard_error(capsys, monkeypatch):
     """In lines where there is no terminal; as a bar where there is one, and rich."""
     few = ["--engine", "mock", "--url", "mock://a", *FEW, "--conditions", "again", "--json"]

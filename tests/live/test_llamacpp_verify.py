@@ -56,7 +56,8 @@ def test_what_four_slots_do_is_seen_and_follows_from_the_pack(capsys, tmp_path):
         status, found = verify(capsys, "--url", one.url, *words, *warm, "--pack", str(pack))
     assert status in {0, 1}
     assert [one["established"] for one in found.values()] == [8, 8, 8, 8]
-    assert found["beside-3"]["told"]["busy"] == 4
+    # On a loaded machine the answers may be over before the server is asked: then that is said, and no number made up.
+    assert found["beside-3"]["told"].get("busy") in {4, "not seen"}
     assert main(["verify-determinism", "check", str(pack)]) == status
 
 

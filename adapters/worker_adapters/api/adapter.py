@@ -53,7 +53,8 @@ class Traits:
     `cancel`: when the engine notices that a connection was closed, and its slot is free. `backpressure`: it slows down
     when we stop reading. `keep_alive`: seconds an idle connection may be reused; 0: it closes after every stream.
     `probe_interval`: seconds between two reads of properties. `ends_with_body`: the clean end of the body is its only sign
-    of the end, so it has to be provable: chunks, or a length.
+    of the end, so it has to be provable: chunks, or a length. `strict_uncached`: what strict sends keeps a prompt from being
+    taken from the cache.
     """
 
     cancel: CancelNotice = CancelNotice.AT_ONCE
@@ -61,6 +62,7 @@ class Traits:
     ends_with_body: bool = False
     keep_alive: float = 4.0
     probe_interval: float = 1.0
+    strict_uncached: bool = False
 
 
 @attrs.frozen(kw_only=True)

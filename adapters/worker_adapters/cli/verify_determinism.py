@@ -80,7 +80,7 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--max-tokens", type=int, default=128, metavar="N")
     asked.add_argument("--temperature", type=float, default=1.0)
     asked.add_argument("--prompt-words", type=int, default=PROMPT_WORDS, metavar="N", help="the length of prompts")
-    asked.add_argument("--conditions", type=_names, default=CONDITIONS, help=f"of {','.join(CONDITIONS)} (all)")
+    asked.add_argument("--conditions", type=_names, help=f"of {','.join(CONDITIONS)} (all that can be had)")
     asked.add_argument("--widths", type=_integers, default=WIDTHS, metavar="N,…", help="others beside a request")
     asked.add_argument("--lengths", type=_integers, default=LENGTHS, metavar="N,…", help="tokens of prompts")
     asked.add_argument("--restart-cmd", metavar="COMMAND", help="a shell command that restarts the first worker")

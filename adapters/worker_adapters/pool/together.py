@@ -49,6 +49,7 @@ def _traits_of(dialects: Sequence[Dialect]) -> Traits:
         ends_with_body=any(one.ends_with_body for one in traits),
         keep_alive=min(one.keep_alive for one in traits),
         probe_interval=max(one.probe_interval for one in traits),
+        strict_uncached=all(one.strict_uncached for one in traits),
     )
 
 

@@ -9,6 +9,7 @@ from .records import Condition, Recording, Role, Trial
 
 __all__ = ["Evidence", "evidence_of", "most_at_once"]
 
+UNCACHED = "not to be used"
 READS = 2  # of each while the other is under way: one may be a matter of the order in which sockets are looked at
 
 
@@ -94,7 +95,9 @@ def _last(trial: Trial) -> float:
     return trial.answer.reads[-1] if trial.answer.reads else trial.answer.ended
 
 
-def _prefix(_condition: Condition, subject: Trial, all_of: Evidence) -> str:
+def _prefix(condition: Condition, subject: Trial, all_of: Evidence) -> str:
+    if condition.told.get("cache") == UNCACHED:
+        return "strict keeps the request from being answered out of the cache"
     cold = all_of.reference_of(subject)
     if cold is None:
         return "there was no cold one"

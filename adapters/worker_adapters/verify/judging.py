@@ -36,6 +36,7 @@ def judge(recording: Recording) -> Report:
         environment=recording.environment,
         verdicts=tuple(_verdict(condition, *pairs[condition.name], noise) for condition in recording.conditions),
         groups=_groups(recording.trials),
+        left_out=recording.left_out,
     )
 
 

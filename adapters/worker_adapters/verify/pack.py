@@ -26,6 +26,7 @@ def write_pack(path: Path, recording: Recording, report: Report) -> None:
         "worker-adapters determinism pack": FORMAT,
         "report": report.plain(),
         "environment": recording.environment,
+        "left_out": dict(recording.left_out),
         "conditions": [attrs.asdict(condition) for condition in recording.conditions],
         "trials": [_trial(trial) for trial in recording.trials],
     }
@@ -45,6 +46,7 @@ def read_pack(path: Path) -> tuple[Recording, Mapping[str, Any]]:
             environment=pack["environment"],
             conditions=tuple(Condition(**condition) for condition in pack["conditions"]),
             trials=tuple(map(_trial_of, pack["trials"])),
+            left_out=pack["left_out"],
         )
     except (LookupError, TypeError, ValueError) as exc:
         raise ValueError(f"{path} is a damaged pack: {exc!r}") from exc

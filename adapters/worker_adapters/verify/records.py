@@ -96,8 +96,12 @@ class Condition:
 
 @attrs.frozen(kw_only=True)
 class Recording:
-    """A whole run. `environment`: what is known of the workers, the profile and the machine."""
+    """A whole run. `environment`: what is known of the workers, the profile and the machine.
+
+    `left_out`: conditions that nobody asked for by name and that can't be had here, with the reason.
+    """
 
     environment: Mapping[str, Any]
     conditions: tuple[Condition, ...]
     trials: tuple[Trial, ...] = attrs.field(repr=False)
+    left_out: Mapping[str, str] = attrs.field(factory=dict)

@@ -92,6 +92,11 @@ class Rounds:
         self._begin = tap.clock()
         self._round = 0
 
+    def demote(self, trials: Sequence[Trial]) -> None:
+        """They were tried and not chosen: nothing is compared with them."""
+        for trial in trials:
+            self.trials[trial.number] = attrs.evolve(trial, role=Role.PRIMER)
+
     def now(self) -> float:
         """Seconds since the run began."""
         return self._tap.clock() - self._begin

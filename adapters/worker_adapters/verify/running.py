@@ -12,8 +12,9 @@ import attrs
 
 from ..api import Adapter, DeterminismLevel, ErrorCode, GenerateRequest, InvalidRequestError, WorkerError
 from ..api.about import VERSION
-from .evidence import Evidence, evidence_of
-from .planning import Plan
+from .choosing import Choosing
+from .evidence import UNCACHED, Evidence, evidence_of
+from .planning import NAMES, Plan
 from .records import Condition, Recording, Role, Trial
 from .restarting import restart
 from .rounds import Ask, Rounds
@@ -28,6 +29,9 @@ Progress = Callable[[int, int, str], None]
 """Requests done, of about how many, and what is being done."""
 
 HELD = 100_000  # tokens of a stream that is to be cut
+STRICT = "strict keeps this engine from answering out of its cache: --determinism best_effort has it warm"
+UNCOUNTED = "this worker does not tell how many tokens a prompt has"
+NOT_SEEN = "not seen"
 
 
 def _silent(_done: int, _total: int, _what: str) -> None:
@@ -55,27 +59,49 @@ class Verification:
         self._given = environment or {}
         self._references: dict[int, int] = {}
         self._conditions: list[Condition] = []
-        self._planned = plan.established(len(adapters))
+        self._planned = plan.planned(len(adapters))
         self._total = plan.requests(self._planned)
         self._tasks = 0
+        self._look_from = 0.0
+        self._chosen = Choosing(self)
         features = adapters[0].features
         self._logprobs = plan.logprobs if features.logprobs and plan.logprobs else None
         self._ids = features.token_ids
-        self._whole = features.ignore_eos and plan.ignore_eos  # answers of full length
+        self.whole: bool = features.ignore_eos and plan.ignore_eos  # answers of full length
 
     def record(self) -> Recording:
         """All conditions. Blocks; what a worker does wrong is part of the recording."""
         environment = self._environment()
         failed = self._reference()
+        left_out: dict[str, str] = {}
         for condition in self._planned:
             self._progress(len(self.rounds.trials), self._total, condition.text)
-            self._conditions.append(attrs.evolve(condition, hindered=failed) if failed else self._tried(condition))
+            if self.plan.conditions is None and (why := condition.hindered or self._without(condition)):
+                left_out[NAMES.get(condition.kind, condition.kind)] = why
+            elif failed or condition.hindered:
+                self._conditions.append(attrs.evolve(condition, hindered=failed or condition.hindered))
+            else:
+                self._conditions.append(self._tried(condition))
         self._progress(self._total, self._total, "done")
         return Recording(
             environment=environment | self._levels(),
             conditions=tuple(self._conditions),
             trials=tuple(self.rounds.trials),
+            left_out=left_out,
         )
+
+    def _without(self, condition: Condition) -> str:
+        """Why this condition can't be had, or not be shown, whatever is tried; empty if it can."""
+        if condition.kind == "prefix" and self._is_uncached():
+            return STRICT
+        if condition.kind == "length":
+            answers = [trial.answer for trial in self.rounds.trials if trial.role is Role.REFERENCE]
+            told = any(answer.failed or answer.tokens_in is not None for answer in answers)
+            return "" if told or not answers else UNCOUNTED
+        return ""
+
+    def _is_uncached(self) -> bool:
+        return self._adapters[0].traits.strict_uncached and self.plan.determinism is DeterminismLevel.STRICT
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -91,7 +117,7 @@ class Verification:
             determinism=plan.determinism,
             logprobs=self._logprobs,
             return_token_ids=self._ids,
-            ignore_eos=self._whole,
+            ignore_eos=self.whole,
             engine_options=plan.engine_options,
             **given,
         )
@@ -103,7 +129,7 @@ class Verification:
 
     def ask(self, seed: int, role: Role, *, worker: int = 0, longer: int = 1) -> Ask:
         """The request of a seed that all conditions share."""
-        given = {"prompt": self.rendered(self.plan.prompt(seed))}
+        given = {"prompt": self.rendered(self._chosen.prompt(seed))}
         return Ask(
             request=self.request(seed, given, max_tokens=longer * self.plan.max_tokens),
             prompt="main",
@@ -117,15 +143,23 @@ class Verification:
         self._progress(len(self.rounds.trials), self._total, condition)
         return trials
 
+    def alone(self, condition: str, ask: Ask) -> list[Trial]:
+        """A request that nothing runs beside. Blocks; raises WorkerError."""
+        return self._run(condition, [ask])
+
+    def prompt(self, seed: int) -> str:
+        """The text that the seed is asked for."""
+        return self._chosen.prompt(seed)
+
     def _settle(self) -> None:
         """Find out what can be asked of tokens: the worker may take less than its dialect can say (Triton's models)."""
-        asked = self._logprobs, self._ids, self._whole
+        asked = self._logprobs, self._ids, self.whole
         for likely in dict.fromkeys((self._logprobs, None if self._logprobs is None else 0, None)):
-            for self._ids, self._whole in product(dict.fromkeys((asked[1], False)), dict.fromkeys((asked[2], False))):
+            for self._ids, self.whole in product(dict.fromkeys((asked[1], False)), dict.fromkeys((asked[2], False))):
                 self._logprobs = likely
                 if self._is_taken():
                     return
-        self._logprobs, self._ids, self._whole = asked  # it is something else that it does not take: let it say so
+        self._logprobs, self._ids, self.whole = asked  # it is something else that it does not take: let it say so
 
     def _is_taken(self) -> bool:
         request = self.request(0, {"prompt": self.rendered(self.plan.prompt(0, "settle"))}, max_tokens=2)
@@ -141,7 +175,7 @@ class Verification:
             self._settle()
         for seed in self.plan.seeds:
             try:
-                (trial,) = self._run("reference", [self.ask(seed, Role.REFERENCE)])
+                trial = self._chosen.reference(seed)
             except WorkerError as error:
                 return str(error)
             if not self._references and trial.answer.failed:
@@ -195,7 +229,7 @@ class Verification:
             asks = [self.ask(seed, Role.SUBJECT) for seed in seeds] + others
             self._run(condition.name, asks, when_all_speak=lambda: self._look(told))
         for seed in self._missing(condition):
-            if not self._pressed(condition, seed, told):
+            if not self._pressed(condition, seed, told) and len(self._missing(condition)) == len(self.plan.seeds):
                 break  # the worker does not run so many at a time
         return attrs.evolve(condition, told=told)
 
@@ -211,24 +245,28 @@ class Verification:
     def others(self, but: Sequence[int], count: int, longer: int) -> list[Ask]:
         """Neighbours of those seeds, with prompts and seeds of their own."""
         first = max(*self.plan.seeds, *but, 0) + 1
-        return [self.ask(seed, Role.NEIGHBOUR, longer=longer) for seed in range(first, first + count)]
+        return [self.ask(seed, Role.NEIGHBOUR, longer=longer) for seed in self._chosen.neighbours(first, count)]
 
     def _look(self, told: dict[str, Any]) -> None:
-        """How many the worker says it is busy with, at most."""
+        """How many the worker says it is busy with, at most: as often as it bears to be asked. It may be over when it is."""
+        if self.rounds.now() < self._look_from:
+            return
         try:
-            found = self._adapters[0].properties()
+            found = self._adapters[0].properties(scrape=True)  # which nothing else here reads: what it says is new
         except WorkerError:
             return
-        if found.slots_total is not None and found.slots_free is not None and found.slots_free < found.slots_total:
-            told["busy"] = max(
-                told.get("busy", 0), found.slots_total - found.slots_free
-            )  # idle is no news: it may be old
+        finally:
+            self._look_from = self.rounds.now() + self._adapters[0].traits.probe_interval
+        if found.slots_total is not None and found.slots_free is not None:
+            busy = found.slots_total - found.slots_free
+            told["busy"] = max(busy, told["busy"]) if type(told.get("busy")) is int else busy or NOT_SEEN
 
     def _try_prefix(self, condition: Condition) -> Condition:
+        told = {"cache": UNCACHED} if self._is_uncached() else {}
         for seed in self.plan.seeds:
             given = {"prompt": self.rendered(self.plan.prompt(seed, "prefix"))}
             self._twice(condition, seed, given)
-        return condition
+        return attrs.evolve(condition, told=told)
 
     def _twice(self, condition: Condition, seed: int, given: dict[str, Any]) -> None:
         """A request and the same again, alone: the first is the reference."""

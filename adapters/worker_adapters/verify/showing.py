@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .planning import NAMES
 from .verdicts import Divergence, Report, State, Verdict
 
 __all__ = ["lines", "rows"]
 
 COLUMNS = ("condition", "verdict", "established", "exact", "compared by", "logprobs", "bound")
-NAMES = {"length": "lengths", "worker": "workers"}  # of kinds that have many conditions, as --conditions has them
 MOST = 20  # divergences shown
 
 
@@ -67,6 +67,8 @@ def lines(report: Report) -> Iterator[str]:
             yield f"{verdict.condition}: the same up to there: {shares} tokens"
     for group in report.groups[:MOST]:
         yield f"seed {group.seed} ({group.prompt}): {group}"
+    for name, why in report.left_out.items():
+        yield f"left out: {name}: {why}"
     yield from _advice(report)
     yield _conclusion(report)
 

@@ -27,7 +27,7 @@ class Shrinking:
         self._run = run
         self._condition = condition
         self._seed = seed
-        self._words = run.plan.prompt(seed).split(" ")
+        self._words = run.prompt(seed).split(" ")
         self._tokens = run.plan.max_tokens
 
     def least(self) -> dict[str, Any]:

@@ -86,11 +86,12 @@ class Verdict:
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """Of a run."""
+    """Of a run. `left_out`: see Recording."""
 
     environment: Mapping[str, Any]
     verdicts: tuple[Verdict, ...]
     groups: tuple[Groups, ...]
+    left_out: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
     def state(self) -> State:
@@ -112,5 +113,6 @@ class Report:
             "status": self.status,
             "environment": dict(self.environment),
             "conditions": [attrs.asdict(verdict) for verdict in self.verdicts],
+            "left_out": dict(self.left_out),
             "groups": [attrs.asdict(group) for group in self.groups],
         }

@@ -40,7 +40,13 @@ DIALECT = Dialect(
     ),
     # A queued request's disconnect goes unnoticed while other slots work; it closes every streamed connection itself
     # although it advertises keep-alive; it never stops generating for a reader that does not read.
-    traits=Traits(cancel=CancelNotice.NEVER_WHILE_QUEUED, backpressure=False, keep_alive=0.0, probe_interval=2.0),
+    traits=Traits(
+        cancel=CancelNotice.NEVER_WHILE_QUEUED,
+        backpressure=False,
+        keep_alive=0.0,
+        probe_interval=2.0,
+        strict_uncached=True,
+    ),
     profile=PROFILE,
     check=check,
     against_strict=against_strict,

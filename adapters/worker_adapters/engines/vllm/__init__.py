@@ -38,7 +38,9 @@ DIALECT = Dialect(
         engine_options=OPTIONS,
     ),
     # uvicorn drops idle connections after 5 s: ours are not reused when that is near.
-    traits=Traits(cancel=CancelNotice.AT_ONCE, backpressure=False, keep_alive=4.0, probe_interval=1.0),
+    traits=Traits(
+        cancel=CancelNotice.AT_ONCE, backpressure=False, keep_alive=4.0, probe_interval=1.0, strict_uncached=True
+    ),
     profile=PROFILE,
     max_seed=2**63 - 1,
     check=check,

@@ -167,7 +167,9 @@ class Answer:
     def _usage(self, run: Run) -> dict[str, Any]:
         prompt = len(run.task.prompt)
         used = {"prompt_tokens": prompt, "completion_tokens": run.decoded, "total_tokens": prompt + run.decoded}
-        return {**used, "prompt_tokens_details": {"cached_tokens": 0}} if self.manner.usage is Usage.APART else used
+        if self.manner.usage is not Usage.APART:
+            return used
+        return {**used, "prompt_tokens_details": {"cached_tokens": run.cached}}
 
     def _whole(self, run: Run, reason: str | None) -> dict[str, Any]:
         """The answer that is not streamed."""

@@ -118,7 +118,7 @@ def _completion(server: Server, request: Request, slots: Slots, ping: float | No
     manner = server.manner
     answer = Answer(setup=server.setup, manner=manner, body=body)
     return Job(
-        groups=((Task(prompt=ids, steps=answer.steps, cache=False),),),
+        groups=((Task(prompt=ids, steps=answer.steps),),),
         head=Reply(status=200, headers=SSE) if body.get("stream") else None,
         collect=lambda results: _collected(manner, results),
         ping=manner.ping + manner.newline * 2 if manner.ping else b"",

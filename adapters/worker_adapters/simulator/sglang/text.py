@@ -59,7 +59,7 @@ class Answer:
             for token in self.setup.source.generate(self.ask(run)):
                 run.decoded += 1
                 reason = self.take(token)
-                said = self.event(reason)
+                said = self.event(reason, run.cached)
                 yield Step(events=(event(said),), last=reason is not None, result={**said, "text": self.text})
                 if reason is not None:
                     return
@@ -98,7 +98,7 @@ class Answer:
             return {"type": "length", "length": limit}
         return None
 
-    def event(self, reason: dict[str, Any] | None) -> dict[str, Any]:
+    def event(self, reason: dict[str, Any] | None, cached: int) -> dict[str, Any]:
         """What there is, or what is new; the beginning of a stop string goes out before it is known to be one."""
         begin = self.told if self.incremental else 0
         new = 1 if reason is None or reason["type"] != "abort" else 0
@@ -110,7 +110,7 @@ class Answer:
             "num_retractions": 0,
             "reasoning_tokens": 0,
             "completion_tokens": len(self.ids),
-            "cached_tokens": 0,
+            "cached_tokens": cached,
         }
         if self.body.get("return_logprob"):
             meta["output_token_logprobs"] = self.scores[-new:] if self.incremental else self.scores

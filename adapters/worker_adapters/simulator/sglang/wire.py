@@ -186,7 +186,7 @@ def _generate(server: Server, body: Mapping[str, Any], slots: Slots) -> Reply | 
         flat = {"object": "error", "message": FULL["message"], "type": "503", "param": None, "code": 503}
         return Reply(status=503, headers=JSON, body=dump(flat))
     answer = Answer(server.setup, body, prompt, incremental=server.incremental, running=server.running)
-    task = Task(prompt=prompt, steps=answer.steps, cache=False)
+    task = Task(prompt=prompt, steps=answer.steps, cache=not body.get("cache_salt"))
     head = Reply(status=200, headers=SSE) if streamed else None
     return Job(groups=((task,),), head=head, collect=_collect, farewell=DONE, eager=True)
 

@@ -69,6 +69,11 @@ class Release:
         return b"data: " if self.number >= (2, 1, 0) else b"data:"
 
     @property
+    def caches(self) -> bool:
+        """Whether prefixes are cached, unless a launcher's variable says otherwise."""
+        return self.number >= (3, 0, 0)
+
+    @property
     def counts_input(self) -> bool:
         """Whether the details tell `input_length`."""
         return self.number >= (2, 3, 0)

@@ -60,7 +60,8 @@ class Generation:
 
     def task(self) -> Task:
         """The leg that is to come, as work for a slot."""
-        return Task(prompt=self.prompt, steps=self.steps, cache=False, page=len(self.prompt) + self.length)
+        cache, page = self.release.caches, len(self.prompt) + self.length
+        return Task(prompt=self.prompt, steps=self.steps, cache=cache, page=page)
 
     def steps(self, run: Run) -> Iterator[Step]:
         """See Task.steps."""

@@ -235,7 +235,6 @@ def _generate(server: Server, request: Request, slots: Slots, *, streams: bool) 
     task = Task(
         prompt=tuple(server.setup.source.vocabulary.encode(asked.prompt)),
         steps=lambda run: _steps(server, asked, run),
-        cache=False,
     )
     head = Reply(status=200, headers=SSE) if streams else None
     return Job(groups=((task,),), head=head, late_head=True, collect=_collected)

@@ -155,7 +155,7 @@ def _completion(server: Server, request: Request) -> Reply | Job:
     ids = tuple(vocabulary.encode(prompt)) if isinstance(prompt, str) else tuple(prompt)
     if len(ids) >= server.setup.ctx:
         return _flat(f"The sum of prompt length ({len(ids)}) should not exceed max_num_tokens ({server.setup.ctx})")
-    task = Task(prompt=ids, steps=lambda run: _steps(server, body, run), cache=False)
+    task = Task(prompt=ids, steps=lambda run: _steps(server, body, run))
     return Job(groups=((task,),), head=Reply(status=200, headers=SSE) if body.get("stream") else None, collect=_collect)
 
 

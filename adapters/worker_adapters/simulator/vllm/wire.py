@@ -169,7 +169,7 @@ def _completion(server: Server, request: Request, slots: Slots) -> Reply | Job:
     )
     server.known[f"cmpl-{number}-0"] = generation
     return Job(
-        groups=((Task(prompt=prompt, steps=generation.steps),),),
+        groups=((Task(prompt=prompt, steps=generation.steps, cache=not body.get("cache_salt")),),),
         head=STREAM_HEAD if fields["stream"] else None,
         collect=lambda results: results[0],
         ping=KEEP_ALIVE,
