@@ -1,6 +1,6 @@
 """What verify-determinism says of two clean workers of each simulated engine, under all conditions that can be had.
 
-`python -m tests.verify.engines` prints the table of docs/determinism.md. A restart has a test of its own (`test_workers.py`).
+`python -m tests.verify.engines` prints the table of docs/determinism.md. A restart has its own test (`test_workers.py`).
 """
 
 from __future__ import annotations
