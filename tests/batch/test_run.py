@@ -280,7 +280,20 @@ def test_what_can_t_work_is_said_before_anything_is_done(simulated_worker, tmp_p
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="order=completion"):
         ran(tmp_path / "pipe", tmp_path / "out", [worker], order="input")
-    assert not (tmp_path / "out.journal").exists()
+    for strange in (tmp_path / "pipe", tmp_path / "-"):
+        with pytest.raises(ValueError, match="must be a file"):
+            ran(rows(tmp_path / "in.jsonl", 1), strange, [worker])
+    assert not list(tmp_path.glob("*.journal"))
+
+
+def test_an_output_that_is_a_link_stays_one(simulated_worker, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "real" / "out")
+    for count in (2, 3):
+        ran(rows(tmp_path / "in.jsonl", count), tmp_path / "out", [simulated_worker("vllm")])
+        assert [row["id"] for row in read(tmp_path / "real" / "out")] == list(range(count))
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "real" / "out.journal").exists()
 
 
 def test_parquet_in_and_out(simulated_worker, tmp_path):

@@ -41,6 +41,22 @@ def test_what_all_deny_is_a_failed_row_and_three_of_many_are_asked(simulated_wor
     assert sum(len(worker.generations) for worker in workers) == 12
 
 
+def test_what_one_engine_can_t_express_is_asked_of_the_others(simulated_worker, tmp_path):
+    """And waits for one that can, be it busy; what none can is a failed row that was never sent."""
+    workers = [simulated_worker("llamacpp", slots=8), simulated_worker("vllm", slots=1, rate=400.0)]
+    given = [{"id": n, "prompt": f"p{n}", "max_tokens": 4, **({"regex": "a+"} if n < 20 else {})} for n in range(40)]
+    (tmp_path / "in").write_text("".join(json.dumps(row) + "\n" for row in given))
+    report = ran(tmp_path / "in", tmp_path / "out", workers, requests_per_minute=60_000)
+    assert (report.failed, report.written) == (0, 40)
+    assert {row["engine"] for row in read(tmp_path / "out")[:20]} == {"vllm"}
+    assert sum(len(worker.generations) for worker in workers) == 40
+    report = ran(tmp_path / "in", tmp_path / "none", workers[:1])
+    assert (report.failed, report.written) == (20, 40)
+    assert {(row["reason"], row["attempts"], row["line"]) for row in read(tmp_path / "none")[:20]} == {
+        ("UNSUPPORTED", 0, n + 1) for n in range(20)
+    }
+
+
 def test_what_the_only_worker_denies_is_asked_once(simulated_worker, tmp_path):
     worker = simulated_worker("vllm", faults=[DENIES])
     with nobody_there() as url, connect("vllm", url) as dead:

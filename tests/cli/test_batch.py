@@ -67,12 +67,15 @@ def test_rows_are_answered_and_the_report_says_so(simulated_worker, tmp_path):
 
 
 def test_check_reads_the_input_and_asks_nobody(tmp_path):
-    (tmp_path / "in").write_text('{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}\n{"id": 2}\n')
+    given = [{"id": 1, "prompt": "a"}, {"id": 1, "prompt": "b"}, {"id": 2}, {"id": 3, "prompt": "c", "max_tokens": -1}]
+    (tmp_path / "in").write_text("".join(json.dumps(row) + "\n" for row in given))
     status, out, _ = run(tmp_path / "in", tmp_path / "out", "--check", "--json")
     assert status == 1
     found = json.loads(out)
     assert found["duplicates"] == [[2, "the key 1 was met before"]]
-    assert found["refused"] == [[3, "the row has no prompt"]]
+    assert [line for line, _ in found["refused"]] == [3, 4]
+    assert found["refused"][0][1] == "the row has no prompt"
+    assert "max_tokens must be" in found["refused"][1][1]
     assert not (tmp_path / "out.journal").exists()
 
 

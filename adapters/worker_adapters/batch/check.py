@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from ..api import GenerateRequest, InvalidRequestError
 from .keys import Keys
 from .rows import Template, identify, row_of
 from .source import NOT_YET, can_be_read_again, opened
@@ -59,10 +60,11 @@ def check(
             continue
         row = row_of(number, line, ident, parameters=parameters or {}, template=template)
         carried.update(row.extra or ())
-        if row.refused is not None:
+        why = row.refused if row.request is None else _judged(row.request)
+        if why is not None:
             refused += 1
             if len(wrong) < TOLD:
-                wrong.append((number, row.refused))
+                wrong.append((number, why))
     return Checked(
         rows=rows,
         duplicate_count=duplicates,
@@ -71,3 +73,12 @@ def check(
         refused=tuple(wrong),
         carried=tuple(sorted(carried)),
     )
+
+
+def _judged(request: GenerateRequest) -> str | None:
+    """What is wrong with it whatever the engine."""
+    try:
+        request.validate()
+    except InvalidRequestError as error:
+        return error.message
+    return None

@@ -66,7 +66,7 @@ def answered(flight: Flight, end: End, now: float) -> bytes:
     return _with_extra(row, out)
 
 
-def failed(flight: Flight, error: Error) -> bytes:
+def failed(flight: Flight, error: Error, **more: Any) -> bytes:
     """The row of a failure."""
     row = flight.row
     out: dict[str, Any] = {
@@ -77,6 +77,7 @@ def failed(flight: Flight, error: Error) -> bytes:
         "attempts": row.attempts,
         "worker": flight.worker.name,
         "engine": error.engine,
+        **more,
     }
     if error.upstream is not None:
         out["upstream"] = {"status": error.upstream.status, "message": error.upstream.message}

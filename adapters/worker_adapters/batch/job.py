@@ -20,6 +20,7 @@ from ..api import (
     Event,
     FinishReason,
     InvalidRequestError,
+    Reason,
     Started,
     Stream,
     Token,
@@ -72,6 +73,8 @@ class Batch:
         if not workers:
             raise ValueError("a batch needs a worker")
         self._source, self._output = str(source), Path(output)
+        if self._output.is_symlink():  # it stays one
+            self._output = self._output.resolve()
         self._given = workers
         self.options: Options = options or Options()
         self._on_tick = on_tick
@@ -244,7 +247,7 @@ class Batch:
         if request is None:
             self._store(row, refused(row, row.refused or "it can't be asked for"), failed=True)
             return True
-        fresh = self._fit(row, free, now)
+        fresh = self._staff.fit(row, free, now)
         if not fresh:  # it waits for one that may take it, and lets others go first
             row.after = now + TICK
             self._intake.give_back(row)
@@ -264,8 +267,8 @@ class Batch:
         try:
             stream = worker.adapter.submit(request, timeouts=self.options.timeouts)
         except InvalidRequestError as error:
-            worker.left()
-            self._store(row, failed(Flight(row, worker, now), error.error), failed=True)
+            worker.unsent(request)
+            self._judged(Flight(row, worker, now), error.error)
             return True
         except (AdmissionRejectedError, AdapterClosedError):
             self._local(row, worker)
@@ -274,12 +277,14 @@ class Batch:
         self._merged.add(stream)
         return True
 
-    def _fit(self, row: Row, free: list[Worker], now: float) -> list[Worker]:
-        """Those that it was not sent to yet, if there are any; none that has said that it can't be."""
-        if row.denied and not self._others(row, now):
-            row.denied = ()  # to be told so once more, by one that is left
-        may = [worker for worker in free if worker not in row.denied] if row.denied else free
-        return [worker for worker in may if worker.name not in row.tried] or may
+    def _judged(self, flight: Flight, error: Error) -> None:
+        """It is refused on our side: it can't be right, or can't be expressed there, but maybe elsewhere."""
+        row = flight.row
+        row.unfit = (*row.unfit, flight.worker)
+        if error.reason is Reason.UNSUPPORTED and self._staff.may_fit(row):
+            self._intake.give_back(row)
+        else:
+            self._store(row, failed(flight, error, line=row.number), failed=True)
 
     def _local(self, row: Row, worker: Worker) -> None:
         """A limit of ours, which is no failure of the row's."""
@@ -344,6 +349,10 @@ class Batch:
             self._local(row, worker)
             return
         row.attempts += error.attempts
+        if error.reason is Reason.UNSUPPORTED and error.upstream is None:
+            worker.left()
+            self._judged(flight, error)
+            return
         if verdict is Verdict.REFUSED:
             worker.refused(None if error.retry_after_ms is None else error.retry_after_ms / 1000, now)
             self._intake.give_back(row)
@@ -378,15 +387,11 @@ class Batch:
     def _asks_another(self, row: Row, worker: Worker, now: float) -> bool:
         """An engine says that a row can't be: whether another is asked, too. It may be this one that is set up otherwise."""
         row.denied = (*row.denied, worker)
-        if len(row.denied) >= DENIALS or not self._others(row, now):
+        if len(row.denied) >= DENIALS or not self._staff.others(row, now):
             return False
         row.after = now
         self._intake.give_back(row)
         return True
-
-    def _others(self, row: Row, now: float) -> bool:
-        """Whether there are workers that have not said so, and that can be asked."""
-        return any(one not in row.denied and not one.useless and now >= one.rests_until for one in self._workers)
 
     def _store(self, row: Row, data: bytes, *, failed: bool) -> None:
         offset = self._journal.add(row.digest, data, failed=failed)

@@ -70,6 +70,7 @@ class Row:
     returned: int = 0  # times it came back at no cost
     tried: tuple[str, ...] = ()
     denied: tuple[Worker, ...] = ()  # workers that said it can't be asked for
+    unfit: tuple[Worker, ...] = ()  # workers whose engine can't express it
     after: float = 0.0  # not before that point in time
 
 

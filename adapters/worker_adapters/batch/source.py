@@ -83,6 +83,10 @@ def require_possible(source: str, output: Path, order: str | None) -> None:
     """Raises OSError for an input that is not there, ValueError for what can't be done with it."""
     if output.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(output))
+    if output.name == "-" or (output.exists() and not output.is_file()):
+        raise ValueError(
+            f"the output takes the place of what is there once it is whole, so it must be a file: {output}"
+        )
     if source != "-":
         _require_readable(source)
         if output.exists() and output.samefile(source):

@@ -16,6 +16,7 @@ from .worker import Worker, of_its_own
 
 if TYPE_CHECKING:
     from .options import Options
+    from .rows import Row
 
 __all__ = ["Staff", "staff_of"]
 
@@ -89,6 +90,26 @@ class Staff:
             elif self._well[name]:
                 worker.last_heard = now  # it waits in its queue: asked again later
         return dead
+
+    def fit(self, row: Row, free: Sequence[Worker], now: float) -> list[Worker]:
+        """Those of the free that may have a row: that it was not sent to yet, if there are any; none that has said that it
+        can't be.
+        """
+        if row.denied and not self.others(row, now):
+            row.denied = ()  # to be told so once more, by one that is left
+        if row.unfit and not self.may_fit(row):
+            row.unfit = ()
+        may = [worker for worker in free if worker not in row.denied and worker not in row.unfit]
+        return [worker for worker in may if worker.name not in row.tried] or may
+
+    def others(self, row: Row, now: float) -> bool:
+        """Whether there are workers that have not said that it can't be, and that can be asked."""
+        left = [worker for worker in self.workers if worker not in row.denied and worker not in row.unfit]
+        return any(not one.useless and now >= one.rests_until for one in left)
+
+    def may_fit(self, row: Row) -> bool:
+        """Whether there are workers of an engine that can express it, as far as is known; some may be asked later."""
+        return any(not worker.useless for worker in self.workers if worker not in row.unfit)
 
     def _examine(self, name: str, adapter: Adapter) -> None:
         well = _is_well(adapter)

@@ -175,6 +175,14 @@ class Worker:
         self.failures += 1
         self._to_rest(now)
 
+    def unsent(self, request: GenerateRequest) -> None:
+        """It could not be sent after all."""
+        self._leave_refused()
+        if self._requests is not None:
+            self._requests.take(-1.0)
+        if self._tokens is not None:
+            self._tokens.take(-_guess(request))
+
     def left(self) -> None:
         """A row is gone from it, by nobody's fault, or its own."""
         self.in_flight -= 1
