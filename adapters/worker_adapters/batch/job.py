@@ -45,7 +45,6 @@ from .worker import Worker
 __all__ = ["Batch"]
 
 TICK = 0.25  # seconds between two looks at the windows
-DENIALS = 3  # workers that must say of a row that it can't be asked for, where there are as many
 FREE_RETURNS = 16  # how often a row may come back at no cost: one that kills its worker must not kill them all for ever
 MANY = 32  # streams, from which on is gathered
 GATHER, GATHER_SHARE = 0.01, 0.01  # seconds, and share of a row's life
@@ -349,7 +348,7 @@ class Batch:
             self._local(row, worker)
             return
         row.attempts += error.attempts
-        if error.reason is Reason.UNSUPPORTED and error.upstream is None:
+        if verdict is Verdict.UNFIT:
             worker.left()
             self._judged(flight, error)
             return
@@ -367,10 +366,16 @@ class Batch:
             worker.queued_too_long()
         elif verdict is Verdict.FINAL:
             worker.left()
-            if error.upstream is not None and self._asks_another(row, worker, now):
+            if error.upstream is not None and self._staff.denied(row, worker, now):
+                row.after = now
+                self._intake.give_back(row)
                 return
         else:
             worker.failed(now, at_once=error.reason in AT_ONCE)
+        self._again_or_failed(flight, error, verdict)
+
+    def _again_or_failed(self, flight: Flight, error: Error, verdict: Verdict) -> None:
+        row, now = flight.row, self._now
         if verdict in (Verdict.DEATH, Verdict.QUEUED) and (error.reason in AT_ONCE or row.returned < FREE_RETURNS):
             row.returned += error.reason not in AT_ONCE
             self._progress.returned += 1
@@ -383,15 +388,6 @@ class Batch:
             self._intake.give_back(row)
             return
         self._store(row, failed(flight, error), failed=True)
-
-    def _asks_another(self, row: Row, worker: Worker, now: float) -> bool:
-        """An engine says that a row can't be: whether another is asked, too. It may be this one that is set up otherwise."""
-        row.denied = (*row.denied, worker)
-        if len(row.denied) >= DENIALS or not self._staff.others(row, now):
-            return False
-        row.after = now
-        self._intake.give_back(row)
-        return True
 
     def _store(self, row: Row, data: bytes, *, failed: bool) -> None:
         offset = self._journal.add(row.digest, data, failed=failed)

@@ -16,6 +16,7 @@ class Verdict(StrEnum):
     AGAIN = "again"  # it may, at another attempt, which costs one
     DEATH = "death"  # the worker's doing: the row goes back at no cost
     USELESS = "useless"  # the worker can't serve anybody as it is set up; the row goes back at no cost
+    UNFIT = "unfit"  # that engine can't express it, as we know: others may
     REFUSED = "refused"  # it had enough: a smaller window
     QUEUED = "queued"  # the row waited too long in its queue: a smaller window
     LOCAL = "local"  # our own limits, which are no failure
@@ -51,6 +52,8 @@ def judged(error: Error, *, own_model: bool = False) -> Verdict:
         return Verdict.FINAL
     if verdict is not None:
         return verdict
+    if error.reason is Reason.UNSUPPORTED and error.upstream is None:
+        return Verdict.UNFIT
     if error.reason is Reason.ENGINE_ERROR and error.phase is Phase.CONNECT:
         return Verdict.DEATH
     if error.upstream is not None and error.upstream.status in (502, 503, 504):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Staff", "staff_of"]
 
 ASKED = 5.0  # seconds that the beginning waits for workers to say what they are
+DENIALS = 3  # workers that must say of a row that it can't be asked for, where there are as many
 STOPS = 0.05  # seconds between two looks at whether the job is stopped meanwhile
 GAUGES, GAUGES_YIELDING = 2.0, 0.5  # seconds between two looks at a worker's gauges
 SILENT = 30.0  # seconds without anything from a worker that has rows, until it is asked whether it works
@@ -101,6 +102,11 @@ class Staff:
             row.unfit = ()
         may = [worker for worker in free if worker not in row.denied and worker not in row.unfit]
         return [worker for worker in may if worker.name not in row.tried] or may
+
+    def denied(self, row: Row, worker: Worker, now: float) -> bool:
+        """It says that a row can't be: whether another is asked, too. It may be this one that is set up otherwise."""
+        row.denied = (*row.denied, worker)
+        return len(row.denied) < DENIALS and self.others(row, now)
 
     def others(self, row: Row, now: float) -> bool:
         """Whether there are workers that have not said that it can't be, and that can be asked."""
