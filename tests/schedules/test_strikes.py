@@ -83,13 +83,13 @@ class Case:
         if not patiently(lambda: self.adapter.in_flight == 0, 0.05):
             gc.collect()  # an exception keeps its frames, and they the handle
             assert patiently(lambda: self.adapter.in_flight == 0, 2.0), "a place was never given back"
-        if not self.adapter.places.closed:
+        if not self.adapter._streams.places.closed:
             assert self.adapter.generate(request()).text == WHOLE
         began = time.monotonic()
         self.adapter.close()
         assert time.monotonic() - began < 1.0, "close() waits for something"
-        assert not self.adapter.places.held
-        assert not self.adapter.places.driven
+        assert not self.adapter._streams.places.held
+        assert not self.adapter._streams.places.driven
         # One whose report was struck is reported at the loop's next look.
         patiently(lambda: self.lines.of[self.task] in self.told, 3.0)
         logging.getLogger("worker_adapters").removeHandler(self.lines)

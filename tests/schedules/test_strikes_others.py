@@ -79,7 +79,7 @@ class Other:
         assert self.found, "it came to no end"
         self.stream = None
         self.adapter.close()
-        assert not self.adapter.places.held
+        assert not self.adapter._streams.places.held
 
 
 def once(way, read, what, place=None):

@@ -84,6 +84,10 @@ class Follower:
     def __init__(self, named: Named, pool: Pool) -> None:
         self._named = named
         self._pool = ref(pool)
+        self.reset()
+
+    def reset(self) -> None:
+        """As before its first look-up; in a forked child whoever was looking is the parent's."""
         self._at = 0.0
         self._failed = 0
         self._looking = False

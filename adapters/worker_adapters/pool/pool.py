@@ -13,40 +13,32 @@ import attrs
 
 from ..api import (
     Adapter,
-    CancelOutcome,
-    Completion,
-    DeterminismLevel,
     Features,
-    GenerateRequest,
     Health,
     InvalidRequestError,
     Limits,
     Properties,
     Reason,
     Retry,
-    Stream,
     Timeouts,
     Traits,
 )
 from ..api.errors import invalid
 from ..dialect import Dialect, Fault
-from ..lifetime import ENDS_ATTEMPT
 from ..runtime import EngineAdapter
 from ..runtime.places import Places
 from ..runtime.readiness import FIRST_PAUSE, LONGEST_PAUSE
 from ..runtime.reports import REPORTS
-from ..runtime.running import Running
-from ..runtime.streams import HOLDERS, Streams
-from ..runtime.validate import validate
+from ..runtime.streams import HOLDERS, Gives, Streams
 from .asking import all_asked, first_asked
-from .going import Story, can_go_on
+from .making import Making
 from .members import Member, WorkerState
 from .names import Follower, Named
 from .nobody import nobody
-from .prefer import Prefer, key_of, prefix
+from .prefer import Prefer, prefix
 from .roster import Roster
 from .together import common, healths, properties_of, spoken
-from .trip import PoolPlaces, Trip
+from .trip import PoolPlaces
 
 __all__ = ["Pool"]
 
@@ -54,7 +46,7 @@ CLOSE_SECONDS = 2.0
 T = TypeVar("T")
 
 
-class Pool:
+class Pool(Gives):
     """Many workers as one Adapter. The adapters are the pool's from then on: closing it closes them.
 
     A stream goes to the worker with the most room (its streams in flight over its window, which is the adapter's
@@ -103,35 +95,37 @@ class Pool:
         if not (prefer in (None, "prefix") or callable(prefer)):
             raise invalid(f"prefer must be None, 'prefix' or a function of the request, got {prefer!r:.40}")
         first = given[0].config if named is None else _ours(named.adapter_for("name.invalid")).config
-        self._mixed, self._resumes, self._name = mixed, resume is not None, named
-        self._prefer: Prefer | None = prefix if isinstance(prefer, str) else prefer
-        self._dialect, self._model = first.dialect, first.model
+        self._mixed, self._name = mixed, named
         self._pool_id = first.pool_id if pool_id is None else pool_id
         self._roster = Roster(retry or first.retry)
         for adapter in given:
-            self.add(adapter)
-        self._worker = nobody(attrs.evolve(first, dialect=self._dialect, pool_id=self._pool_id, replica_id=None))
+            self._join(adapter)
+        dialect, model = self._common() if given else (first.dialect, first.model)
+        self._worker = nobody(attrs.evolve(first, dialect=dialect, pool_id=self._pool_id, replica_id=None))
+        self._making = Making(
+            roster=self._roster,
+            worker=self._worker,
+            dialect=dialect,
+            model=model,
+            resumes=resume is not None,
+            prefer=prefix if isinstance(prefer, str) else prefer,
+            watches=named is not None,
+        )
         places = PoolPlaces(self._roster, sys.maxsize if limits is None else limits.max_in_flight)
-        self._streams = Streams(places, limits or first.limits, timeouts or first.timeouts)
-        HOLDERS.add(self)
-        self._follow_name()
+        self._streams = Streams(places, limits or first.limits, timeouts or first.timeouts, self._making)
+        self._held = _Held(self._pool_id, self._making, self._streams)
+        if named is not None:
+            self._held.follower = Follower(named, self)
+            self._roster.also = self._held.follower.due
+        HOLDERS.add(self._held)
         self._roster.watch_over()
 
-    def _follow_name(self) -> None:
-        if self._name is not None:
-            self._roster.also = Follower(self._name, self).due
-
     def __repr__(self) -> str:
-        return f"<Pool {self._pool_id} of {len(self._roster.members)} workers, {self._dialect.name}>"
+        return repr(self._held)
 
     def __reduce__(self) -> tuple[Callable[..., Pool], tuple[Any, ...]]:
         adapters: Any = self._name or [member.adapter for member in self._roster.members if not member.leaving]
         return _remade, (type(self), adapters, dict(self._given))
-
-    @property
-    def places(self) -> Places:
-        """Its streams', who have another one at a worker each."""
-        return self._streams.places
 
     def __enter__(self) -> Self:
         return self
@@ -149,6 +143,10 @@ class Pool:
 
     def add(self, adapter: Adapter) -> None:
         """One more worker, from now on. Raises InvalidRequestError for one of another dialect, or that is here already."""
+        self._join(adapter)
+        self._making.dialect, self._making.model = self._common()
+
+    def _join(self, adapter: Adapter) -> None:
         ours = _ours(adapter)
         for member in self._roster.members:
             if member.adapter is ours:
@@ -157,9 +155,12 @@ class Pool:
                 names = f"{member.dialect.name} and {ours.config.dialect.name}"
                 raise invalid(f"the workers of a pool speak one dialect, not {names}: Pool(…, mixed=True)")
         self._roster.add(ours)
-        self._dialect = spoken([member.dialect for member in self._roster.members])
+
+    def _common(self) -> tuple[Dialect, str | None]:
+        """What they speak together, and the model of all of them; None if it is each worker's own."""
         models = {member.adapter.config.model for member in self._roster.members}
-        self._model = models.pop() if len(models) == 1 else None  # else each worker's own
+        dialect = spoken([member.dialect for member in self._roster.members])
+        return dialect, models.pop() if len(models) == 1 else None
 
     def drain(self, timeout: float | None = None, *, worker: Adapter | str | None = None) -> bool:
         """See Adapter. `worker` (an adapter, or its replica_id): only that one, which gets no more streams, and is closed
@@ -189,7 +190,7 @@ class Pool:
                 self._roster.remove(member)
                 member.adapter.close()
         for address in wanted:
-            if self.places.closed:
+            if self._streams.places.closed:
                 return
             with contextlib.suppress(InvalidRequestError, ValueError):  # of a resolver of somebody's own
                 self.add(adapter_for(address))
@@ -211,71 +212,12 @@ class Pool:
     @property
     def features(self) -> Features:
         """What can be asked of all its workers; no I/O."""
-        return self._dialect.features
+        return self._making.dialect.features
 
     @property
     def traits(self) -> Traits:
         """How the slowest of its workers to notice something behaves; no I/O."""
-        return self._dialect.traits
-
-    # --- streams ------------------------------------------------------------------------------------------------------
-
-    def submit(
-        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
-    ) -> Stream:
-        """See Adapter."""
-        return self._streams.begin(self._running(request, timeouts, "submit"), block=block, collect=collect)
-
-    def stream(
-        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
-    ) -> Stream:
-        """See Adapter."""
-        return self._streams.begin(self._running(request, timeouts, "stream"), block=block, collect=collect)
-
-    def generate(
-        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False
-    ) -> Completion:
-        """See Adapter."""
-        with self.stream(request, timeouts=timeouts, block=block) as stream:
-            return stream.result()
-
-    def cancel(self, task_id: str) -> CancelOutcome:
-        """See Adapter."""
-        return self._streams.cancel(task_id)
-
-    @property
-    def in_flight(self) -> int:
-        """See Adapter."""
-        return len(self.places.held)
-
-    def _running(self, request: GenerateRequest, timeouts: Timeouts | None, way: str) -> Running:
-        running = self._streams.running(
-            request, timeouts, way, judge=self._judge, worker=self._worker, model=self._model
-        )
-        if self._name is not None:
-            self._roster.watch_over()  # in a forked child nobody does yet
-        running.placement = trip = Trip(self._roster, names_model=request.model is not None)
-        if self._resumes:
-            if not running.request.return_token_ids:
-                running.request = attrs.evolve(running.request, return_token_ids=True)
-            trip.story = Story(running.request)
-        if self._prefer is not None:
-            trip.key = key_of(self._prefer, running.request)
-        running.lifetime.trips_nothing = ENDS_ATTEMPT
-        return running
-
-    def _judge(self, request: GenerateRequest) -> None:
-        judged: list[Dialect] = []
-        for member in self._roster.members:
-            if member.dialect not in judged:
-                judged.append(member.dialect)
-                validate(request, member.dialect)
-                if self._resumes:
-                    can_go_on(request, member.dialect)
-        if not judged:
-            validate(request, self._dialect)
-        if len(judged) > 1 and request.determinism is DeterminismLevel.STRICT:
-            raise Fault(Reason.UNSUPPORTED, f"strict is nothing that different engines share ({self._dialect.name})")
+        return self._making.dialect.traits
 
     # --- probes -------------------------------------------------------------------------------------------------------
 
@@ -308,7 +250,7 @@ class Pool:
         """
         self._require_open()
         answers = all_asked(self._asked(), lambda adapter: adapter.properties(scrape=scrape))
-        return properties_of(self._dialect.name, self._named(answers))
+        return properties_of(self._making.dialect.name, self._named(answers))
 
     def engine_version(self) -> str | None:
         """The version that all workers which tell one share; None if they differ, or none tells."""
@@ -341,35 +283,56 @@ class Pool:
         return [(member.name, answers[member.adapter]) for member in self._roster.members if member.adapter in answers]
 
     def _require_open(self) -> None:
-        if self.places.closed:
+        if self._streams.places.closed:
             raise self._worker.refusal(Fault(Reason.ADAPTER_CLOSED, "the pool is closed"))
 
     # --- end ----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """See Adapter. Its workers' adapters are closed, too."""
-        self.close_by(time.monotonic() + CLOSE_SECONDS)
+        self._held.close_by(time.monotonic() + CLOSE_SECONDS)
+
+
+@attrs.define(eq=False, repr=False)
+class _Held:
+    """A pool as the process sees it: see Holder. The pool has it, and not the other way round."""
+
+    pool_id: str
+    making: Making
+    streams: Streams
+    follower: Follower | None = None  # where its workers are those of a name
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.pool_id} of {len(self.making.roster.members)} workers, {self.making.dialect.name}>"
+
+    @property
+    def places(self) -> Places:
+        """Its streams', who have another one at a worker each."""
+        return self.streams.places
 
     def close_by(self, give_up: float) -> None:
         """See Holder."""
-        self._streams.close()
-        self._roster.close()
-        self._streams.wait(give_up)
-        for member in self._roster.members:
+        roster = self.making.roster
+        self.streams.close()
+        roster.close()
+        self.streams.wait(give_up)
+        for member in roster.members:
             member.adapter.close_by(give_up)
-        self._worker.close(give_up)
+        self.making.worker.close(give_up)
         REPORTS.flush(give_up)
 
     def forked(self) -> None:
         """See Holder."""
-        self._streams.disown()
-        self._roster.reset()
-        self._follow_name()
+        self.streams.disown()
+        self.making.roster.reset()
+        if self.follower is not None:
+            self.follower.reset()
 
     def told(self) -> list[str]:
         """See Holder."""
-        now = self._roster.clock()
-        return [member.told(now) for member in self._roster.members]
+        roster = self.making.roster
+        now = roster.clock()
+        return [member.told(now) for member in roster.members]
 
 
 def _ours(adapter: Any) -> EngineAdapter:

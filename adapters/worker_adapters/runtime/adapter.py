@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 from ..api import (
-    CancelOutcome,
-    Completion,
     Features,
     GenerateRequest,
     Health,
     Properties,
     Reason,
-    Stream,
     Timeouts,
     Traits,
 )
@@ -28,7 +26,7 @@ from .recorder import NO_METRICS, Recorder, recorders
 from .refresh import Refresher
 from .reports import REPORTS
 from .running import Running
-from .streams import HOLDERS, Streams, dump
+from .streams import HOLDERS, Gives, Streams, dump
 from .tracing import telemetry_of
 from .validate import validate
 from .worker import Worker
@@ -38,7 +36,7 @@ __all__ = ["AdapterConfig", "EngineAdapter", "dump", "recorder_of"]
 CLOSE_SECONDS = 2.0  # how long close() waits for its threads; a DNS look-up is the only thing that can take longer
 
 
-class EngineAdapter:
+class EngineAdapter(Gives):
     """An Adapter (see api.adapter) for any dialect."""
 
     def __init__(self, config: AdapterConfig, transport: Transport | None = None) -> None:
@@ -46,8 +44,8 @@ class EngineAdapter:
         self._given_transport = transport
         # A child goes on with it: to make one takes locks that nobody there gives back.
         self._recorder = recorder_of(config)
-        self._streams = Streams(Places(config.limits), config.limits, config.timeouts)
-        self._recorder.follow(self.places.held)
+        self._places = Places(config.limits)
+        self._recorder.follow(self._places.held)
         self._set_up()
         HOLDERS.add(self)
         if self._worker.refresher is not None:
@@ -76,6 +74,7 @@ class EngineAdapter:
         )
         if config.metrics is not None and config.metrics.refresh is not None:
             worker.refresher = Refresher(worker, config.metrics.refresh, scrape=config.metrics.scrape)
+        self._streams = Streams(self._places, config.limits, config.timeouts, partial(_running, worker, config))
         for secret in () if config.proxy is None else config.proxy.secrets:
             worker.redactor.learn(secret)
 
@@ -116,7 +115,7 @@ class EngineAdapter:
     @property
     def places(self) -> Places:
         """Its streams'."""
-        return self._streams.places
+        return self._places
 
     def __enter__(self) -> Self:
         return self
@@ -126,45 +125,9 @@ class EngineAdapter:
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
-    def submit(
-        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
-    ) -> Stream:
-        """See Adapter."""
-        return self._streams.begin(self._running(request, timeouts, "submit"), block=block, collect=collect)
-
-    def stream(
-        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
-    ) -> Stream:
-        """See Adapter."""
-        return self._streams.begin(self._running(request, timeouts, "stream"), block=block, collect=collect)
-
-    def generate(
-        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False
-    ) -> Completion:
-        """See Adapter."""
-        with self.stream(request, timeouts=timeouts, block=block) as stream:
-            return stream.result()
-
-    def cancel(self, task_id: str) -> CancelOutcome:
-        """See Adapter."""
-        return self._streams.cancel(task_id)
-
-    @property
-    def in_flight(self) -> int:
-        """See Adapter."""
-        return len(self.places.held)
-
     def drain(self, timeout: float | None = None) -> bool:
         """See Adapter."""
         return self._streams.drain(timeout)
-
-    def _running(self, request: GenerateRequest, timeouts: Timeouts | None, way: str) -> Running:
-        return self._streams.running(
-            request, timeouts, way, judge=self._judge, worker=self._worker, model=self._config.model
-        )
-
-    def _judge(self, request: GenerateRequest) -> None:
-        validate(request, self._config.dialect)
 
     def told(self) -> list[str]:
         """See Holder."""
@@ -241,6 +204,19 @@ class EngineAdapter:
         self._worker.close(give_up)
         self._transport.close()  # with which a probe under way is interrupted, wherever it is
         REPORTS.flush(give_up)
+
+
+def _running(
+    worker: Worker,
+    config: AdapterConfig,
+    streams: Streams,
+    request: GenerateRequest,
+    timeouts: Timeouts | None,
+    way: str,
+) -> Running:
+    """See Streams."""
+    judge = partial(validate, dialect=config.dialect)
+    return streams.running(request, timeouts, way, judge=judge, worker=worker, model=config.model)
 
 
 def _reached_alike(config: AdapterConfig) -> Hashable:

@@ -9,11 +9,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import attrs
 
-from ..api import CancelOutcome, GenerateRequest, Limits, Reason, Stream, Timeouts
+from ..api import CancelOutcome, Completion, GenerateRequest, Limits, Reason, Stream, Timeouts
 from ..determinism import derive_seed
 from ..dialect import Dialect, Fault, WireRequest
 from ..lifetime import Cause, Lifetime
@@ -30,18 +30,28 @@ from .running import Running
 from .stream import Direct, Submitted
 from .worker import Worker
 
-__all__ = ["HOLDERS", "Holder", "Streams", "dump"]
+__all__ = ["HOLDERS", "Gives", "Holder", "Make", "Streams", "dump"]
 
 EXIT_SECONDS = 1.0
 
 
 class Streams:
-    """The streams that one adapter gives out, or a pool: each holds one of these. Thread-safe."""
+    """The streams that one adapter gives out, or a pool: each holds one of these. Thread-safe.
 
-    def __init__(self, places: Places, limits: Limits, timeouts: Timeouts) -> None:
+    `make`: the owner of a stream to be, from the request, its timeouts and the way; raises WorkerError (see `running`).
+    """
+
+    def __init__(self, places: Places, limits: Limits, timeouts: Timeouts, make: Make) -> None:
         self.places: Places = places
         self._limits = limits
         self._timeouts = timeouts
+        self._make = make
+
+    def give(
+        self, request: GenerateRequest, timeouts: Timeouts | None, way: str, *, block: bool, collect: bool
+    ) -> Stream:
+        """A stream of that request, under way. See Adapter.submit."""
+        return self.begin(self._make(self, request, timeouts, way), block=block, collect=collect)
 
     def running(
         self,
@@ -144,6 +154,43 @@ class Streams:
         for running in self.places.unended():
             running.disown()
         self.places.reset()
+
+
+Make: TypeAlias = Callable[[Streams, GenerateRequest, Timeouts | None, str], Running]
+
+
+class Gives:
+    """What an adapter and a pool only hand on to their Streams: one place for the signatures."""
+
+    _streams: Streams
+
+    def submit(
+        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
+    ) -> Stream:
+        """See Adapter."""
+        return self._streams.give(request, timeouts, "submit", block=block, collect=collect)
+
+    def stream(
+        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False, collect: bool = False
+    ) -> Stream:
+        """See Adapter."""
+        return self._streams.give(request, timeouts, "stream", block=block, collect=collect)
+
+    def generate(
+        self, request: GenerateRequest, *, timeouts: Timeouts | None = None, block: bool = False
+    ) -> Completion:
+        """See Adapter."""
+        with self.stream(request, timeouts=timeouts, block=block) as stream:
+            return stream.result()
+
+    def cancel(self, task_id: str) -> CancelOutcome:
+        """See Adapter."""
+        return self._streams.cancel(task_id)
+
+    @property
+    def in_flight(self) -> int:
+        """See Adapter."""
+        return len(self._streams.places.held)
 
 
 def _resolved(request: GenerateRequest, model: str | None) -> GenerateRequest:
