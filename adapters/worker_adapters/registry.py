@@ -40,6 +40,7 @@ _BUILT_IN: Mapping[str, str] = {
     "openai-completions": ".engines.openai_completions",
     "openai-completions-dynamo": ".engines.openai_completions:DYNAMO",
     "openai-completions-llama-cpp-python": ".engines.openai_completions:LLAMA_CPP_PYTHON",
+    "openai-completions-litellm": ".engines.openai_completions:LITELLM",
     "openai-completions-llamafile": ".engines.openai_completions:LLAMAFILE",
     "openai-completions-lmdeploy": ".engines.openai_completions:LMDEPLOY",
     "openai-completions-max": ".engines.openai_completions:MAX",

@@ -173,6 +173,13 @@ ERRORS = [
         "UPSTREAM_NOT_FOUND",
     ),
     (400, b'{"error":"No models loaded. Please load a model."}', "LOADING"),
+    (400, b'{"object":"error","message":"NETWORK ERROR DUE TO HIGH TRAFFIC.","code":50001}', "ENGINE_ERROR"),
+    (400, b'{"object":"error","message":"rate","code":42901}', "OVERLOADED"),
+    (
+        400,
+        b'{"error":{"message":"400: Invalid model name passed in model=x. Call `/v1/models`"}}',
+        "UPSTREAM_NOT_FOUND",
+    ),
 ]
 
 
@@ -213,6 +220,16 @@ def test_health(replies, ready, said):
     found = health(*replies)
     assert found.ready is ready
     assert said in found.detail
+
+
+def test_health_costs_the_models_behind_a_gateway_nothing():
+    """LiteLLM's /health has each of them generate."""
+    conversation = registry.dialect("openai-completions-litellm").health(ProbeTarget())
+    assert next(conversation).target == "/v1/models"
+    assert conversation.send(Reply(status=200, headers={}, **MODELS)).target == "/health/readiness"
+    with pytest.raises(StopIteration) as done:
+        conversation.send(Reply(status=200, headers={}, body=b'{"status":"healthy","db":"Not connected"}'))
+    assert done.value.value.ready
 
 
 @pytest.mark.req("OC-ADAPT-5090", socket=True)

@@ -29,3 +29,17 @@ class TestTransformers(EngineSuite):
 
     dialect = DIALECT
     transcripts = Transcripts(FOLDER / "transformers-5.24.0")
+
+
+class TestMax(EngineSuite):
+    """Modular's MAX, recorded on the CPU: logprobs of empty lists, a stop string that it leaves in the text."""
+
+    dialect = DIALECT
+    transcripts = Transcripts(FOLDER / "max-26.6.0")
+
+
+class TestLiteLLM(EngineSuite):
+    """LiteLLM's proxy, recorded before llama-server: no keys for what has no value, a choice of nothing beside the usage."""
+
+    dialect = DIALECT
+    transcripts = Transcripts(FOLDER / "litellm-1.108.7")

@@ -8,7 +8,7 @@ from vllm_server import VllmServer
 
 from worker_adapters import DeterminismLevel, connect
 
-pytestmark = [pytest.mark.live("vllm"), pytest.mark.req("OC-ADAPT-5030"), pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.live("vllm"), pytest.mark.req("OC-ADAPT-5030"), pytest.mark.timeout(900)]
 
 SEEDS = range(64)
 VOUCHED = {"batch_invariant": True}  # one request at a time, in fp32

@@ -23,7 +23,7 @@ from vllm_server import VllmServer
 
 from worker_adapters import End, Retry, Timeouts, connect
 
-pytestmark = [pytest.mark.live("vllm"), pytest.mark.req("OC-ADAPT-5020"), pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.live("vllm"), pytest.mark.req("OC-ADAPT-5020"), pytest.mark.timeout(900)]
 
 ONCE = Retry(attempts=1)
 POLL = 0.05  # seconds between two looks at /metrics

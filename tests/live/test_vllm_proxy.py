@@ -7,7 +7,7 @@ import pytest
 from asking import MODES, until
 from vllm_server import VllmServer
 
-pytestmark = [pytest.mark.live("vllm"), pytest.mark.req("OC-ADAPT-5020"), pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.live("vllm"), pytest.mark.req("OC-ADAPT-5020"), pytest.mark.timeout(900)]
 modes = pytest.mark.parametrize("mode", MODES)
 
 

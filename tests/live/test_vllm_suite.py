@@ -23,7 +23,7 @@ def server():
 
 
 @pytest.mark.live("vllm")
-@pytest.mark.timeout(420)  # the first test pays for the start of the server
+@pytest.mark.timeout(900)  # the first test pays for the start of the server
 class TestRealVllm(EngineSuite):
     dialect = DIALECT
     transcripts = Transcripts(TRANSCRIPTS)
@@ -39,7 +39,7 @@ class TestRealVllm(EngineSuite):
 
 @pytest.mark.live("vllm")
 @pytest.mark.req("OC-ADAPT-5090")
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "fields",

@@ -12,7 +12,7 @@ from vllm_server import MODEL, VllmServer
 
 from worker_adapters import End, FromEnv, connect
 
-pytestmark = [pytest.mark.live("vllm"), pytest.mark.req("OC-ADAPT-5020"), pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.live("vllm"), pytest.mark.req("OC-ADAPT-5020"), pytest.mark.timeout(900)]
 
 SECRET = "k-0123456789abcdef"
 IDLE = 5.0  # seconds after which the server closes a connection that is kept

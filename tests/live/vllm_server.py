@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["MODEL", "VllmServer"]
 
 MODEL = "tiny"  # as the server calls it
-READY = 240.0  # seconds; 17 to 30 on two idle cores, two minutes on two that others use
+READY = 600.0  # seconds; 17 to 30 on two idle cores, four minutes and more on two that are full: a last resort
 GRACE = 10.0  # seconds from SIGTERM to SIGKILL: it ends its engine process first
 
 

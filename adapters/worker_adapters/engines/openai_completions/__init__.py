@@ -27,7 +27,7 @@ def dialect_of(row: Row) -> Dialect:
         encode=partial(encode, row, profile),
         decode=partial(decode, row),
         parse_error=parse_error,
-        health=health,
+        health=partial(health, row),
         properties=partial(properties, row),
         identify=partial(identify, row),
         features=Features(
@@ -50,6 +50,7 @@ DIALECT = dialect_of(ANY)
 MLX = dialect_of(ROWS["mlx"])
 DYNAMO = dialect_of(ROWS["dynamo"])
 LLAMA_CPP_PYTHON = dialect_of(ROWS["llama-cpp-python"])
+LITELLM = dialect_of(ROWS["litellm"])
 LLAMAFILE = dialect_of(ROWS["llamafile"])
 LMDEPLOY = dialect_of(ROWS["lmdeploy"])
 MAX = dialect_of(ROWS["max"])

@@ -11,7 +11,7 @@ from ...dialect import SHOWN, Fault, Reply, fault_of_status, reason_of_status
 from ...lenient import mapped
 from ...wordings import Said, error_body, plain_word, reason_said, said_by
 
-__all__ = ["fault_in", "fault_of_word", "parse_error", "told_in"]
+__all__ = ["fault_in", "fault_of_word", "numbered", "parse_error", "told_in"]
 
 WHO = "the server"
 FIRST = 300  # characters of a message in which words count
@@ -35,7 +35,7 @@ _BY_MESSAGE = (
         Reason.OVERLOADED,
     ),
     (
-        r"model .{0,200}(does not exist|not found)|unknown model|no such model|^server is pinned to",
+        r"model .{0,200}(does not exist|not found)|(unknown|invalid) model|no such model|^server is pinned to",
         Reason.UPSTREAM_NOT_FOUND,
     ),
     # transformers serve, inside a 200 (err_first, err_temperature, err_stop).
@@ -66,6 +66,26 @@ _BY_TYPE = {
     "notimplementederror": Reason.UNSUPPORTED,
     "not_implemented": Reason.UNSUPPORTED,
 }
+# FastChat's numbers, of which it makes one status, 400. Inside a stream they stand beside a text that is not the model's.
+_BY_NUMBER = {
+    40001: Reason.VALIDATION,
+    40101: Reason.UPSTREAM_AUTH,
+    40102: Reason.UPSTREAM_AUTH,
+    40103: Reason.UPSTREAM_AUTH,
+    40301: Reason.UPSTREAM_NOT_FOUND,
+    40302: Reason.VALIDATION,
+    40303: Reason.CONTEXT_TOO_LONG,
+    42901: Reason.OVERLOADED,
+    42902: Reason.OVERLOADED,
+    42903: Reason.OVERLOADED,
+    50001: Reason.ENGINE_ERROR,
+    50002: Reason.ENGINE_ERROR,
+    50003: Reason.ENGINE_ERROR,
+    50004: Reason.ENGINE_ERROR,
+    50005: Reason.LOADING,
+    50006: Reason.ENGINE_ERROR,
+}
+_BY_TYPE |= {str(number): reason for number, reason in _BY_NUMBER.items()}
 _OVERLOADED = frozenset({429, 529})
 _ADVICE = {
     Reason.UPSTREAM_AUTH: "check credentials=",
@@ -110,7 +130,15 @@ def told_in(body: Mapping[str, Any]) -> Said:
             code=flat.code if said.code is None else said.code,
             param=said.param or flat.param,
         )
+    if numbered(body):
+        return said_by({"message": body.get("text"), "code": body["error_code"], **body})
     return said_by(dict(body)) if body else Said()
+
+
+def numbered(body: Mapping[str, Any]) -> bool:
+    """Whether a number beside a text says that the text is an error's (FastChat)."""
+    number = body.get("error_code")
+    return type(number) is int and number != 0
 
 
 def _text(body: Mapping[str, Any], name: str) -> str:

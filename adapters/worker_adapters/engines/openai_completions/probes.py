@@ -38,22 +38,22 @@ def _models(target: ProbeTarget) -> Probe[list[Mapping[str, Any]] | None]:
     return sorted(cards, key=lambda card: card.get("id") != target.model)
 
 
-def health(target: ProbeTarget) -> Probe[HealthFacts]:
-    """`/v1/models`, which needs the key where there is one, then `/health`, which not all have."""
+def health(row: Row, target: ProbeTarget) -> Probe[HealthFacts]:
+    """`/v1/models`, which needs the key where there is one, then `/health` or its like, which not all have."""
     try:
         cards = yield from _models(target)
     except Fault as fault:
         return HealthFacts(ready=False, detail=fault.message)
     if cards is not None and not cards:
         return HealthFacts(ready=False, detail="no model is served")
-    reply = yield WireRequest(target="/health")
+    reply = yield WireRequest(target=row.health_at)
     if reply.status in MISSING:
-        return HealthFacts(ready=True, detail="ok (it has no /health)")
+        return HealthFacts(ready=True, detail=f"ok (it has no {row.health_at})")
     if reply.status != 200:
         return HealthFacts(ready=False, detail=parse_error(reply).message)
     status = _status_in(reply)
     ready = status is None or status.lower() in WELL
-    return HealthFacts(ready=ready, detail="ok" if ready else f"/health says {status}")
+    return HealthFacts(ready=ready, detail="ok" if ready else f"{row.health_at} says {status}")
 
 
 def _status_in(reply: Reply) -> str | None:

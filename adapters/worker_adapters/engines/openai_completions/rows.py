@@ -77,8 +77,9 @@ class Row:
     `sign`: what proves the end. `words`: what its finish_reasons mean where that differs from what most mean (None: it gave
     up). `more`: knobs beside OpenAI's; `without`: those of OpenAI's that it does not know. `packed`: the field that holds
     knobs named `PACKED.…`, as JSON in a string. `ids`: the field that asks for token ids, which each choice then has as
-    `token_ids`. `asks_usage`: stream_options is sent. `any_model`: what is sent where no
-    model was named, if one has to be. `version_at`: the path that tells its version; `queue_at`: a gauge of its `/metrics`.
+    `token_ids`. `asks_usage`: stream_options is sent. `any_model`: what is sent where no model was named, if one has to be.
+    `version_at`: the path that tells its version; `health_at`: the one that tells its health, and costs it nothing;
+    `queue_at`: a gauge of its `/metrics`.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Row:
     prompt_tokens: bool = True
     any_model: str | None = None
     version_at: str = "/version"
+    health_at: str = "/health"
     queue_at: str | None = None
     keep_alive: float = 4.0
     cancel: CancelNotice = CancelNotice.NEXT_WRITE
@@ -170,6 +172,17 @@ ROWS: Mapping[str, Row] = {
             prompt_tokens=False,
         ),
         Row(
+            name="litellm",
+            server="LiteLLM's proxy",
+            seen="recordings of 1.108.7 before llama-server",
+            body="chunks",
+            usage="an event of its own, on request, whose choice is empty",
+            comments="`: ping`",
+            unknown_fields="passed on",
+            without=frozenset({"logprobs"}),  # it drops those of a stream
+            health_at="/health/readiness",  # its /health has every model behind it generate
+        ),
+        Row(
             name="llamafile",
             server="llamafile's own server",
             seen="its source",
@@ -196,10 +209,10 @@ ROWS: Mapping[str, Row] = {
         Row(
             name="max",
             server="Modular's MAX",
-            seen="its source",
-            body="chunks, lines that end in CR LF",
-            usage="an event of its own, on request",
-            comments="`: ping - …`",
+            seen="recordings of 26.6.0, on a CPU",
+            body="chunks",
+            usage="an event of its own, on request; null before",
+            comments="none",
             unknown_fields="refused",
             more=(_TOP_K_MINUS, _MIN_P, _repetition(), _IGNORE_EOS),
         ),

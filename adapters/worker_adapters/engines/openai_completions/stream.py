@@ -13,7 +13,7 @@ from ...determinism import TextAssembler
 from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
 from ...lenient import Figures, count, mapped, told
 from ...wordings import error_body, is_error, plain_word
-from .errors import fault_in, fault_of_word
+from .errors import fault_in, fault_of_word, numbered
 from .frames import Choice, Chunk, decode_chunk, decode_plain, logprobs_of
 from .rows import Row, Sign
 
@@ -284,7 +284,7 @@ def _parse(data: bytes) -> tuple[Chunk, bool]:
             raise fault_of_word(broken[1].decode("utf-8", "replace")) from exc
         raise _strange(data, str(exc)) from exc
     said_error = chunk.error if chunk.choices else chunk.error is not None  # beside choices, an empty one is none
-    if said_error or (not chunk.choices and is_error(data)):
+    if said_error or (not chunk.choices and (is_error(data) or numbered(error_body(data)))):
         raise fault_in(error_body(data), None)
     return chunk, torn
 
