@@ -22,70 +22,70 @@ Where to look:
 - `event_to_dict`, `http_status` and `http_headers` are for an orchestrator's own answers; `dump` says what hangs.
 - Beside it: `worker_adapters.simulator` and `worker_adapters.testing`, engines to test against.
 
-Importing this package loads attrs, msgspec and the standard library only; `connect` brings in the rest when it is first
-used.
+Importing this package loads nothing; its records come with attrs and msgspec when the first name is used, and `connect`
+brings in the rest.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
-from .api import (
-    TLS,
-    Adapter,
-    AdapterClosedError,
-    AdmissionRejectedError,
-    CancelNotice,
-    CancelOutcome,
-    Completion,
-    Credentials,
-    DeterminismLevel,
-    End,
-    Error,
-    ErrorCode,
-    Event,
-    Features,
-    FinishReason,
-    FinishReasonSource,
-    FromEnv,
-    FromFile,
-    GenerateRequest,
-    HeadersLike,
-    Health,
-    Identity,
-    InvalidRequestError,
-    KeepAlive,
-    Limits,
-    Metrics,
-    MetricsOptions,
-    OnDegraded,
-    Phase,
-    Priority,
-    Properties,
-    Reason,
-    Resumption,
-    Retry,
-    Started,
-    Stream,
-    StreamCancelledError,
-    TelemetryOptions,
-    Timeouts,
-    Token,
-    TokenLogprob,
-    Traits,
-    Upstream,
-    UsageSource,
-    WorkerError,
-    event_from_dict,
-    event_to_dict,
-    http_headers,
-    http_refusal,
-    http_status,
-)
-from .api.about import VERSION as _VERSION
-
+TYPE_CHECKING = False  # what `typing` has for True to type checkers, which go by the name; loading that module takes longer
 if TYPE_CHECKING:
+    from typing import Any
+
+    from .api import (
+        TLS,
+        Adapter,
+        AdapterClosedError,
+        AdmissionRejectedError,
+        CancelNotice,
+        CancelOutcome,
+        Completion,
+        Credentials,
+        DeterminismLevel,
+        End,
+        Error,
+        ErrorCode,
+        Event,
+        Features,
+        FinishReason,
+        FinishReasonSource,
+        FromEnv,
+        FromFile,
+        GenerateRequest,
+        HeadersLike,
+        Health,
+        Identity,
+        InvalidRequestError,
+        KeepAlive,
+        Limits,
+        Metrics,
+        MetricsOptions,
+        OnDegraded,
+        Phase,
+        Priority,
+        Properties,
+        Reason,
+        Resumption,
+        Retry,
+        Started,
+        Stream,
+        StreamCancelledError,
+        TelemetryOptions,
+        Timeouts,
+        Token,
+        TokenLogprob,
+        Traits,
+        Upstream,
+        UsageSource,
+        WorkerError,
+        event_from_dict,
+        event_to_dict,
+        http_headers,
+        http_refusal,
+        http_status,
+    )
     from .determinism import DeterminismKey, determinism_key
     from .digests import digest_file
     from .pool import Pool
@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     from .serving import Recording, ReplayLog, begin_stream, event_stream, parse_events
     from .templates import ChatTemplate, TemplateError, TemplateLimits
 
-__version__: str = _VERSION
+    __version__: str
 
 __all__ = [
     "TLS",
@@ -167,7 +167,8 @@ __all__ = [
 ]
 
 
-_LAZY = {
+# Where the names are that no import of `api` brings: what is not used is not loaded.
+_ELSEWHERE = {
     "ChatTemplate": "templates",
     "DeterminismKey": "determinism",
     "Pool": "pool",
@@ -191,12 +192,18 @@ _LAZY = {
 if not TYPE_CHECKING:  # which would take every name for one that is there
 
     def __getattr__(name: str) -> Any:
-        if name in _LAZY:
-            # The registry pulls in runtime and transport, serving the codec: not at import time.
-            return getattr(import_module(f".{_LAZY[name]}", __name__), name)
-        if name == "batch":  # a package, whose name the import binds
-            return import_module(".batch", __name__)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in __all__:
+            # The registry pulls in runtime and transport, serving the codec; not even `api` is loaded before the first name
+            # is used, so that the command line can bear Ctrl-C from its first line on.
+            found = getattr(import_module(f".{_ELSEWHERE.get(name, 'api')}", __name__), name)
+        elif name == "__version__":
+            found = import_module(".api.about", __name__).VERSION
+        elif name in ("api", "batch"):  # packages, whose names the import binds
+            return import_module(f".{name}", __name__)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

@@ -6,16 +6,38 @@ import sys
 
 __all__ = ["start"]
 
+INTERRUPTED = 130
+LINE = "worker-adapters: interrupted\n"
+
 
 def start() -> int:
-    """Whoever types Ctrl-C while the command line is still being loaded gets no traceback, either."""
+    """The command line in a process of its own. Whoever types Ctrl-C gets no traceback, however early or late that is."""
     try:
-        from .cli import main  # noqa: PLC0415  -- see above
+        import signal  # noqa: PLC0415  -- everything is loaded in here: it takes a moment, in which Ctrl-C may come
 
-        return main()
+        heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not so where a shell has it ignored
+        if heard:
+            signal.signal(signal.SIGINT, _at_once)
+        from .cli import main  # noqa: PLC0415  -- as above
+
+        if heard:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        status = int(main())
+        if heard:
+            signal.signal(signal.SIGINT, _at_once)  # what the interpreter still does at its exit is not to be interrupted
     except KeyboardInterrupt:
-        sys.stderr.write("worker-adapters: interrupted\n")
-        return 130
+        _at_once()
+    return status
+
+
+def _at_once(*_signal: object) -> None:
+    """Without an exception, which modules that are half loaded do not bear, those written in C least of all."""
+    import os  # noqa: PLC0415  -- as above
+
+    try:
+        os.write(2, LINE.encode())
+    finally:
+        os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -205,6 +205,23 @@ def test_a_simulator_that_can_not_be_is_explained(words, told):
     assert told in err
 
 
+STRANGE = "a\x1b[31m\u202eb"
+SAYING = (
+    ("health", "--engine", "mock", "--url", "mock://x", "--pool-id", STRANGE),
+    ("batch", STRANGE, "out", "--worker", "mock=mock://x"),
+    ("simulate", "--host", STRANGE),
+    ("explain", STRANGE),
+    (STRANGE,),
+)
+
+
+@pytest.mark.parametrize("words", SAYING, ids=[words[0] for words in SAYING[:-1]] + ["command"])
+def test_a_complaint_holds_nothing_that_a_terminal_obeys(words):
+    status, out, err = called(*words)
+    assert (status in (1, 2), out, err.count("\n")) == (True, "", 1)
+    assert err[:-1].isprintable()
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])
 def test_completion(shell):
     status, out, _err = called("completion", shell)

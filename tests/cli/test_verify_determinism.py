@@ -102,6 +102,13 @@ def test_nobody_there_is_2(capsys, nobody):
     assert "CONNECT" in next(iter(report["conditions"][0]["missing"]))
 
 
+def test_what_stands_against_every_condition_is_said_once(capsys, nobody):
+    assert verify("--engine", "vllm", "--url", nobody, *FEW, "--attempts", "1") == 2
+    said = [line for line in capsys.readouterr().out.splitlines() if "not established for" in line]
+    assert len(said) == 1
+    assert said[0].startswith("every condition: not established for 1: POOL_UNAVAILABLE/CONNECT: ")
+
+
 @pytest.fixture
 def nobody():
     with nobody_there() as url:

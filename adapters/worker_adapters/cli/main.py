@@ -82,6 +82,8 @@ def _done(args: argparse.Namespace) -> int:
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001  -- whatever it is, it is said in a line
+        if isinstance(error.__cause__, KeyboardInterrupt):  # it struck while a class was made, somewhere in a library
+            raise error.__cause__ from None
         return _said(error, args)
     return status
 

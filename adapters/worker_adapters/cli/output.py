@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os
+import re
 import select
 import stat
 import sys
@@ -24,6 +25,9 @@ FEW = 3  # columns
 PAGE = 4096  # bytes, of which a pipe takes one at least once it says that it takes something
 PATIENCE = 1.0  # seconds that what is for people waits for somebody to read
 GAP = 2  # between two columns
+
+# What moves, colours or turns round what a terminal shows: controls, and the marks of bidirectional text.
+_obeyed = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]").sub
 
 __all__ = [
     "complain",
@@ -165,8 +169,11 @@ def note_record(rows: Mapping[str, Any]) -> None:
 
 
 def complain(text: str) -> None:
-    """What went wrong and what to do: one line on standard error, in the name of the program."""
-    note(f"worker-adapters: {text}")
+    """What went wrong and what to do: one line on standard error, in the name of the program.
+
+    It may name what was typed, or a file: what a terminal would obey is spelt out.
+    """
+    note(f"worker-adapters: {_obeyed(lambda found: ascii(found[0])[1:-1], text)}")
 
 
 def worded(error: OSError) -> str:

@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         served.start()
     except OSError as error:
         taken = "; --port 0 picks a port that is free" if error.errno == errno.EADDRINUSE else ""
-        said = os.strerror(error.errno) if error.errno else error
+        said = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
         complain(f"can't listen at {args.host}:{args.port}: {said}{taken}")
         return Exit.FAILED
     try:

@@ -30,7 +30,7 @@ _RECORDS: Mapping[str, tuple[type, str]] = {
 def require_configured(engine: Any, given: Mapping[str, Any]) -> None:
     """Raise InvalidRequestError for the first that is of no use. `given`: the arguments by name; None: not given."""
     named = engine.name if isinstance(engine, Dialect) else engine if isinstance(engine, str) else ""
-    pool_id = given["pool_id"] if isinstance(given["pool_id"], str) else ""
+    pool_id = given["pool_id"] if _is_name(given["pool_id"]) else ""  # in errors it stands as it is
 
     def refused(message: str) -> InvalidRequestError:
         shown = "" if "://" in named else named
@@ -47,7 +47,8 @@ def require_configured(engine: Any, given: Mapping[str, Any]) -> None:
     for name in ("pool_id", "replica_id", "model"):
         value = given[name]
         if (value is not None or name == "pool_id") and not _is_name(value):
-            raise refused(f"{name} must be a line of printable text, got {_shown(value)}")
+            got = ascii(value[:32]) if isinstance(value, str) else _shown(value)
+            raise refused(f"{name} must be a line of printable text, of at most {LONGEST} characters, got {got}")
     for name, (kind, such) in _RECORDS.items():
         if given[name] is not None and not isinstance(given[name], kind):
             raise refused(f"{name} must be a {kind.__name__} such as {such}, got {_shown(given[name])}")

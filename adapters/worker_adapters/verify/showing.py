@@ -52,9 +52,7 @@ def _likely(verdict: Verdict) -> str:
 
 def lines(report: Report) -> Iterator[str]:
     """What follows the table: what is missing, each divergence, the groups, and the verdict on all."""
-    for verdict in report.verdicts:
-        for why, count in verdict.missing.items():
-            yield f"{verdict.condition}: not established for {count}: {why}"
+    yield from _missing(report)
     shown = [(verdict, each) for verdict in report.verdicts for each in verdict.divergences]
     shown.sort(key=lambda one: one[1].parting is None)  # other tokens before other likelihoods
     for verdict, each in shown[:MOST]:
@@ -71,6 +69,17 @@ def lines(report: Report) -> Iterator[str]:
         yield f"left out: {name}: {why}"
     yield from _advice(report)
     yield _conclusion(report)
+
+
+def _missing(report: Report) -> Iterator[str]:
+    """What stands against conditions; what is the same for many of them is said once."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for verdict in report.verdicts:
+        for why, count in verdict.missing.items():
+            found.setdefault((why, count), []).append(verdict.condition)
+    for (why, count), names in found.items():
+        of = "every condition" if len(names) == len(report.verdicts) > 1 else ", ".join(names)
+        yield f"{of}: not established for {count}: {why}"
 
 
 def _divergence(each: Divergence) -> str:
