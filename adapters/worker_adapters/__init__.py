@@ -30,7 +30,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # what `typing` has for True to type checkers, which go by the name; loading that module takes longer
+# What `typing` has for True to type checkers, who go by the name; to load that module takes longer.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

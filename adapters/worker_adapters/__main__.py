@@ -24,7 +24,7 @@ def start() -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         status = int(main())
         if heard:
-            signal.signal(signal.SIGINT, _at_once)  # what the interpreter still does at its exit is not to be interrupted
+            signal.signal(signal.SIGINT, _at_once)  # the interpreter's own end is not to be interrupted
     except KeyboardInterrupt:
         _at_once()
     return status

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import socket
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from worker_adapters import __main__ as started
 from worker_adapters.cli import main, output, run, watch
 from worker_adapters.cli.exits import Exit
 from worker_adapters.cli.watched import Row
@@ -96,18 +94,6 @@ def test_ctrl_c_is_a_line_and_its_status(monkeypatch):
     monkeypatch.setattr(run, "run", interrupted)
     status, out, err = called("run", "--engine", "mock", "--url", "mock://x", "--prompt", "p")
     assert (status, out, err) == (130, "", "worker-adapters: interrupted\n")
-
-
-def test_ctrl_c_while_the_command_line_is_loaded_is_no_traceback(monkeypatch, capsys):
-    class Interrupted:
-        def find_spec(self, name: str, *_: object) -> None:
-            if name == "worker_adapters.cli":
-                raise KeyboardInterrupt
-
-    monkeypatch.delitem(sys.modules, "worker_adapters.cli")
-    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
-    assert started.start() == 130
-    assert capsys.readouterr().err == "worker-adapters: interrupted\n"
 
 
 def test_ids_and_a_point_in_time_reach_the_request():

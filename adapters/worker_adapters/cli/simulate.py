@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = command(commands, "simulate", run, "Serve an engine's wire from a seeded token source, until Ctrl-C.")
     parser.add_argument("--engine", choices=simulated_names(), default="llamacpp")
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", type=_host, default="127.0.0.1")
     parser.add_argument("--port", type=port, default=0, help="0 picks a free one")
     parser.add_argument("--model", help="what it calls its model (default: what `run` asks for without --model)")
     parser.add_argument(
@@ -97,9 +97,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         served.start()
     except OSError as error:
-        taken = "; --port 0 picks a port that is free" if error.errno == errno.EADDRINUSE else ""
-        said = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
-        complain(f"can't listen at {args.host}:{args.port}: {said}{taken}")
+        complain(f"can't listen at {args.host}:{args.port}: {_why(error)}")
         return Exit.FAILED
     try:
         tell(args, served)
@@ -107,6 +105,22 @@ def run(args: argparse.Namespace) -> int:
     finally:
         served.stop()
     return Exit.OK
+
+
+def _host(text: str) -> str:
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no host's name or address") from None
+    return text
+
+
+def _why(error: OSError) -> str:
+    if error.errno is None or error.errno < 0:  # a look-up's
+        return str(error.strerror or error)
+    return os.strerror(error.errno) + (
+        "; --port 0 picks a port that is free" if error.errno == errno.EADDRINUSE else ""
+    )
 
 
 def tell(args: argparse.Namespace, served: Simulator) -> None:
