@@ -42,10 +42,7 @@ def test_ctrl_c_is_one_line_before_and_after_a_command(where):
 
 def test_a_ctrl_c_that_a_library_has_made_an_error_of_is_one(monkeypatch, capsys):
     def struck(*_args: object, **_options: object) -> None:
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt as error:
-            raise RuntimeError("Error calling __set_name__") from error
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
 
     monkeypatch.setattr("worker_adapters.cli.connecting.connect", struck)
     assert main(["health", "--engine", "mock", "--url", "mock://x"]) == 130
