@@ -46,6 +46,13 @@ CLOSE_SECONDS = 2.0
 T = TypeVar("T")
 
 
+def _require_choices(resume: Any, prefer: Any) -> None:
+    if resume not in (None, "continue"):
+        raise invalid(f"resume must be None or 'continue', got {resume!r:.40}")
+    if not (prefer in (None, "prefix") or callable(prefer)):
+        raise invalid(f"prefer must be None, 'prefix' or a function of the request, got {prefer!r:.40}")
+
+
 class Pool(Gives):
     """Many workers as one Adapter. The adapters are the pool's from then on: closing it closes them.
 
@@ -90,13 +97,9 @@ class Pool(Gives):
             "limits": limits,
             "timeouts": timeouts,
         }
-        if resume not in (None, "continue"):
-            raise invalid(f"resume must be None or 'continue', got {resume!r:.40}")
-        if not (prefer in (None, "prefix") or callable(prefer)):
-            raise invalid(f"prefer must be None, 'prefix' or a function of the request, got {prefer!r:.40}")
+        _require_choices(resume, prefer)
         first = given[0].config if named is None else _ours(named.adapter_for("name.invalid")).config
-        self._mixed, self._name = mixed, named
-        self._pool_id = first.pool_id if pool_id is None else pool_id
+        self._mixed, self._name, self._pool_id = mixed, named, first.pool_id if pool_id is None else pool_id
         self._roster = Roster(retry or first.retry)
         for adapter in given:
             self._join(adapter)
