@@ -224,12 +224,12 @@ def test_what_completes_nothing_buys_no_time(line, helper, part):
     """A timer that runs out while a stream is kept alive by comments runs out then, not a whole wait later."""
     asked: list[int] = []
     line.writer.sendall(b"data: ha")
-    helper(lambda: line.writer.sendall(part), 0.3)
-    until = time.monotonic() + 0.4
+    helper(lambda: line.writer.sendall(part), 0.9)
+    until = time.monotonic() + 1.0
     pull = line.pull(waits=True, patience=lambda: until - time.monotonic(), nothing_yet=lambda s: asked.append(s) or s)
     assert pull() == WIRE_TIME
     assert asked == [WIRE_TIME]
-    assert 0 <= time.monotonic() - until < 0.2
+    assert 0 <= time.monotonic() - until < 0.8
 
 
 def test_what_is_there_at_first_and_completes_nothing_is_no_time_that_has_run_out(line, helper):
@@ -455,13 +455,13 @@ def test_signals_are_served_in_a_flood_of_comments(line, alarm):
     pull = line.pull(waits=True, nothing_yet=told.append)
     thread = threading.Thread(target=flood, daemon=True)
     thread.start()
-    stop = threading.Timer(5, over.set)
+    stop = threading.Timer(40, over.set)
     stop.start()
     alarm(ring, 0.2)
     begun = time.monotonic()
     with pytest.raises(Rung):
         pull()
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 20
     assert WIRE_MORE in told
     stop.cancel()
     over.set()

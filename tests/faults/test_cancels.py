@@ -16,6 +16,7 @@ from worker_adapters import CancelOutcome, Limits, Properties, Retry, Timeouts, 
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 
 from ..runtime.dialects import TINY, frames, kinds, request, until
+from ..timers import SOON
 from ..transport.servers import BlackHole, Server, chunk, head
 from .subjects import SUBJECTS
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LONG = 30.0  # seconds: what a cancel that waited for anything would take
-SOON = 2.0  # far more than it takes, on any machine
 CHUNKED = head("Transfer-Encoding: chunked")
 BUSY = head("Content-Length: 0", "Connection: close", status="503 -")
 

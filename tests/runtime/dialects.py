@@ -39,6 +39,8 @@ from worker_adapters.dialect import (
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.transport.scripted import Script, ScriptedTransport
 
+from ..timers import SOON
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -194,7 +196,7 @@ class GatedTransport(ScriptedTransport):
 
     def call(self, wire, headers, timeouts, limit):
         self.asked.set()
-        self.gate.wait(10)
+        self.gate.wait(2 * SOON)
         return super().call(wire, headers, timeouts, limit)
 
     def exchange(self, wire, headers, lifetime, limit):
@@ -289,7 +291,7 @@ def quick(**timeouts: float) -> Timeouts:
     return Timeouts(**{"connect": 5.0, "first_token": 5.0, "idle": 5.0, **timeouts})
 
 
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """For states that nothing signals (a thread that has gone, a weak reference that has died)."""
     give_up = time.monotonic() + seconds
     while not condition():

@@ -127,14 +127,17 @@ def test_a_handler_that_closes_the_stream_which_its_thread_reads_ends_it_as_canc
         closing = {"close": stream.close, "cancel": stream.cancel, "adapter": a.close}[by]
         before = signal.signal(signal.SIGUSR1, lambda *_: closing())
 
+        events: list[Any] = []
+
         def strike() -> None:
-            hang.reached.wait(10)
+            until(lambda: hang.reached.is_set() and len(events) == 2)
             time.sleep(0.02)  # within the wait itself, most probably; anywhere else it must do as well
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
         striker = in_thread(strike)
         try:
-            events = list(stream) if read == "iterate" else list(iter(lambda: stream.get(30.0), None))
+            for event in stream if read == "iterate" else iter(lambda: stream.get(30.0), None):
+                events.append(event)  # noqa: PERF402  -- how far it is shows
         finally:
             striker.join(10)
             signal.signal(signal.SIGUSR1, before)

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker_adapters import Limits, Phase, Timeouts
+from worker_adapters import Limits, Phase, Timeouts, waiting
 from worker_adapters.helpers import HELPERS
 from worker_adapters.lifetime import Cause, Interrupted, Lifetime, driven
 from worker_adapters.transport.scripted import Hang, Script
 from worker_adapters.waiting import BLOCKED, Waker, current_waker
 
 from ..products import examples
+from ..timers import SOON, at_once
 from .dialects import adapter, frames, good, kinds, request, until
 
 NONE = Timeouts(connect=None, first_token=None, idle=None)
@@ -159,18 +160,19 @@ def test_a_sleep_ends_by_time_and_by_a_trip_from_another_thread():
     assert caught.value.cause is Cause.DEADLINE
 
 
-def test_a_waker_remembers_one_wake_however_its_thread_waits_next():
+def test_a_waker_remembers_one_wake_however_its_thread_waits_next(monkeypatch):
+    monkeypatch.setattr(waiting, "MAIN_THREAD_SECONDS", 2 * SOON)  # after so many it would look again
     reads, writes = os.pipe()
-    waker, began = Waker(), time.monotonic()
-    alone, beside = (lambda: waker.wait(5.0)), (lambda: waker.wait_for(reads, 1, 5.0))
-    for first in (alone, beside):
-        for then in (alone, beside):
-            waker.wake()
-            first()
-            waker.wake()
-            waker.wake()
-            then()
-    assert time.monotonic() - began < 0.4  # not even one of a main thread's half seconds
+    waker = Waker()
+    alone, beside = (lambda: waker.wait(2 * SOON)), (lambda: waker.wait_for(reads, 1, 2 * SOON))
+    with at_once():
+        for first in (alone, beside):
+            for then in (alone, beside):
+                waker.wake()
+                first()
+                waker.wake()
+                waker.wake()
+                then()
     for wait in (lambda: waker.wait(0.02), lambda: waker.wait_for(reads, 1, 0.02)):
         waker.forget()
         waker.wait(0.001)

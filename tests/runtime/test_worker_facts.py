@@ -16,6 +16,7 @@ from worker_adapters.dialect import Fault, Reply
 from worker_adapters.helpers import HELPERS
 from worker_adapters.transport.scripted import Script
 
+from ..timers import SOON
 from .beside import Consumer
 from .dialects import (
     GatedTransport,
@@ -66,13 +67,13 @@ def test_many_streams_share_one_probe():
 
 @pytest.mark.parametrize("timers", [5.0, 0.02], ids=["longer timers", "shorter timers"])
 def test_a_stream_waits_for_the_version_a_tenth_of_a_second_and_no_longer(timers):
-    with adapter(good(), good(), timeouts=quick(idle=timers, first_token=timers, probe=30.0)) as a:
+    with adapter(good(), good(), timeouts=quick(idle=timers, first_token=timers, probe=2 * SOON)) as a:
         a._transport.gate.clear()
         began = time.monotonic()
         events = list(a.stream(request()))
         took = time.monotonic() - began
         assert (events[0].engine_version, events[-1].kind) == (None, "end")
-        assert 0.09 <= took < 1.0
+        assert 0.09 <= took < SOON
         a._transport.gate.set()
         assert a.engine_version() == "v9"
         assert first_of(a.stream(request())).engine_version == "v9"

@@ -169,10 +169,10 @@ def test_what_is_wrong_is_said_with_the_text_and_where(text, says):
     "text", ["a:" + "~111" * 16_000, "a:" + "*1" * 30_000 + "x", 'html:"' + "\\" * 60_001, '"' * 60_000]
 )
 def test_a_header_full_of_signs_is_read_at_once(text):
-    before = time.monotonic()
+    before = time.thread_time()
     with pytest.raises(ValueError, match="fault"):
         parse_many(text)
-    assert time.monotonic() - before < 5
+    assert time.thread_time() - before < 5
 
 
 @pytest.mark.parametrize("text", ["stal", "", "cut@b7", "reset:3"])

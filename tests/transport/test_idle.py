@@ -13,6 +13,7 @@ from worker_adapters import loop
 from worker_adapters.transport import connections
 
 from ..runtime.dialects import GOOD, kinds, request, until
+from ..timers import SOON
 from .servers import Server, chunk, reset
 from .test_streams import CHUNKED, adapter
 
@@ -71,7 +72,7 @@ def test_a_connection_that_was_idle_for_too_long_is_closed(way, wire):
         used(a, way)
         idle_since = time.monotonic()
         assert serve.left.acquire(timeout=5)
-        assert 0.15 < time.monotonic() - idle_since < 0.2 + connections.SWEEP + loop.TICK + 0.5
+        assert 0.15 < time.monotonic() - idle_since < 0.2 + connections.SWEEP + loop.TICK + SOON
 
 
 def test_one_that_is_young_is_not(looked_after):

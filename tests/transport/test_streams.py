@@ -16,6 +16,7 @@ from worker_adapters.testing.server import nobody_there
 from worker_adapters.transport import opening
 
 from ..runtime.dialects import GOOD, NOW, TINY, frames, kinds, request, texts, until
+from ..timers import SOON, at_once, unhurried
 from .servers import BlackHole, Client, Server, chunk, head, reset
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
@@ -184,7 +185,7 @@ def test_a_black_hole_is_a_connect_timeout():
         error = list(a.stream(request()))[-1]
         took = time.monotonic() - began
     assert (error.reason, error.phase) == ("CONNECT_TIMEOUT", "connect")
-    assert 0.09 < took < 0.9
+    assert 0.09 < took < SOON
 
 
 class Phases:
@@ -237,11 +238,10 @@ def test_a_cancel_wakes_a_blocked_read_and_the_server_sees_it(way, phase):
         consumer = threading.Thread(target=lambda: events.extend(stream))
         consumer.start()
         assert reached.wait(5)
-        began = time.monotonic()
-        stream.cancel()
-        consumer.join(5)
-        assert gone.wait(5)
-        assert time.monotonic() - began < 1
+        with at_once():
+            stream.cancel()
+            consumer.join(2 * SOON)
+            assert gone.wait(2 * SOON)
     assert events[-1].finish_reason == "cancelled"
 
 
@@ -254,14 +254,13 @@ def consume(stream):
 
 @both
 def test_a_cancel_ends_a_connect_into_a_black_hole(way):
-    with BlackHole() as hole, adapter(hole.url) as a:
+    with BlackHole() as hole, adapter(hole.url, timeouts=Timeouts(connect=2 * SOON)) as a:
         stream = getattr(a, way)(request())
         consumer, events = consume(stream)
         until(lambda: stream._running.lifetime.phase == "connect" and stream._running.lifetime.want_fd >= 0)
-        began = time.monotonic()
-        stream.cancel()
-        consumer.join(5)
-        assert time.monotonic() - began < 1
+        with at_once():
+            stream.cancel()
+            consumer.join(2 * SOON)
     assert kinds(events) == ["end"]
 
 
@@ -312,11 +311,9 @@ def test_a_server_that_trickles_can_not_outlive_the_deadline():
             client.send(chunk(b"d"))
             threading.Event().wait(0.005)
 
-    with Server(serve) as server, adapter(server.url) as a:
-        began = time.monotonic()
+    with Server(serve) as server, adapter(server.url) as a, at_once():
         error = list(a.stream(request(deadline=0.15)))[-1]
     assert error.reason == "DEADLINE"
-    assert time.monotonic() - began < 1
 
 
 def test_the_engine_is_let_go_at_the_deadline_though_nobody_reads():
@@ -387,11 +384,10 @@ def test_a_late_terminator_costs_the_connection_and_no_time():
             client.send(CHUNKED, chunk(GOOD))
             client.until_gone()
 
-    with Server(serve) as server, adapter(server.url, keep_alive=4.0) as a:
-        began = time.monotonic()
-        for _ in range(2):
-            assert list(a.stream(request()))[-1].kind == "end"
-        assert time.monotonic() - began < 1
+    with Server(serve) as server, adapter(server.url, keep_alive=2 * SOON) as a:
+        with at_once():
+            for _ in range(2):
+                assert list(a.stream(request()))[-1].kind == "end"
         assert server.connections == 2
 
 
@@ -457,23 +453,28 @@ def test_it_is_replaced_once_only(way):
 def test_the_first_token_timer_goes_on_over_the_replacement(way):
     """The engine has the request for no longer than the caller allows, however many connections that takes."""
 
-    def serve(client):
-        client.request()
-        if client.number == 0:
-            client.send(CHUNKED, chunk(GOOD), b"0\r\n\r\n")
+    def run(scale):
+        def serve(client):
             client.request()
-            time.sleep(0.4)  # the subject
-        else:
-            client.until_gone()
+            if client.number == 0:
+                client.send(CHUNKED, chunk(GOOD), b"0\r\n\r\n")
+                client.request()
+                time.sleep(0.4 * scale)  # the subject
+            else:
+                client.until_gone()
 
-    with Server(serve) as server, adapter(server.url, keep_alive=4.0, timeouts=Timeouts(first_token=0.6)) as a:
-        list(getattr(a, way)(request()))
-        began = time.monotonic()
-        error = list(getattr(a, way)(request()))[-1]
-        took = time.monotonic() - began
-        assert server.connections == 2
-    assert (error.reason, error.attempts) == ("FIRST_TOKEN_TIMEOUT", 1)
-    assert 0.59 < took < 0.9
+        timeouts = Timeouts(first_token=0.6 * scale)
+        with Server(serve) as server, adapter(server.url, keep_alive=100.0, timeouts=timeouts) as a:
+            list(getattr(a, way)(request()))
+            began = time.monotonic()
+            error = list(getattr(a, way)(request()))[-1]
+            took = time.monotonic() - began
+            assert server.connections == 2
+        assert (error.reason, error.attempts) == ("FIRST_TOKEN_TIMEOUT", 1)
+        return took / scale
+
+    took = unhurried(run, lambda took: took < 0.9)
+    assert 0.59 < took < 0.9  # 1.0 if it began anew
 
 
 @both
