@@ -28,6 +28,7 @@ import engines
 import report
 
 RECORD = "WORKER_ADAPTERS_LIVE_REPORT"
+LAST_RESORT = 600  # seconds of a test whose engine hangs: on a machine that others fill a good one takes minutes
 ENGINE = "live_engine"  # a test's user property: reports travel without their item, and so without its markers
 
 
@@ -71,6 +72,9 @@ _recorder = _Recorder()
 def pytest_itemcollected(item: pytest.Item) -> None:
     if engine := _engine(item):
         item.user_properties.append((ENGINE, engine))
+        told = item.get_closest_marker("timeout")
+        if told is None or told.args[0] < LAST_RESORT:
+            item.add_marker(pytest.mark.timeout(LAST_RESORT), append=False)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -151,7 +151,7 @@ class ServerProcess:
         # pread: the child shares the position of our descriptor and writes at it.
         return os.pread(self._log_fd, os.fstat(self._log_fd).st_size, 0).decode(errors="replace")
 
-    def wait_for_log(self, pattern: str, timeout: float = 10.0, *, start: int = 0) -> re.Match[str]:
+    def wait_for_log(self, pattern: str, timeout: float = 60.0, *, start: int = 0) -> re.Match[str]:
         """Block until the log matches from index `start` on (an earlier len(log_text())); raises ServerError.
 
         The way to watch an engine closely without disturbing it.
