@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 
 from worker_adapters import GenerateRequest, Token, registry
 from worker_adapters.codec import SSEDecoder
@@ -242,3 +243,22 @@ def test_one_field_is_wrong(name, row):
             faults.append(f"{'.'.join(map(str, at))}: {wrongly}")
     assert len(changes) > 20, "nothing was changed"
     assert not faults, f"{len(faults)} of {len(changes)}:\n" + "\n".join(faults[:20])
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_by_hand_too_a_stream_ends_with_the_byte_that_says_so(name):
+    """Read byte by byte: at the end of the event with the reason, or at the line's end before it, and never before."""
+    body, signed = b"".join(GOOD[name]), next(n for n in range(len(GOOD[name])) if read(GOOD[name][: n + 1], ())[1])
+    due = len(b"".join(GOOD[name][: signed + 1]))
+    decoder, came = SSEDecoder(2**20), 0
+
+    def batches():
+        nonlocal came
+        for came in range(1, len(body) + 1):
+            if payloads := decoder.payloads(body[came - 1 : came]):
+                yield payloads
+
+    runs = DIALECTS[""].decode(batches(), request=GenerateRequest(prompt="p", seed=1), tally=Tally())
+    assert any(run and isinstance(run[-1], Finished) for run in runs)
+    assert body[came:due].strip() == b""
+    assert came <= due

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from worker_adapters import End, Error, FinishReasonSource, GenerateRequest, Reason, Retry
+from worker_adapters import End, Error, FinishReasonSource, GenerateRequest, Reason, Retry, registry
 from worker_adapters.codec import SSEDecoder
 from worker_adapters.dialect import Fault, Finished, Tally
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.testing.ways import script_of
 from worker_adapters.transport.scripted import ScriptedTransport
 
-from .subjects import SUBJECTS
+from .subjects import SUBJECTS, TRANSCRIPTS
 
 LONGEST = 6000  # bytes of a stream that is cut at each, with the runtime around it
 GOOD = [(s, name) for s in SUBJECTS for name, e in s.transcripts.streams.items() if e.error is None]
@@ -85,8 +85,23 @@ def test_a_stream_ends_with_the_byte_that_says_so(subject, name):
     if at is None:
         assert resolved(subject, name).traits.ends_with_body, "it has ended, and the decoder does not say so"
         return
-    assert at <= subject.transcripts.proven(body)
+    proven = subject.transcripts.proven(body)
+    assert at <= proven
+    assert at == proven or subject.transcripts.streams[name].stop_text is not None, "it has ended before it was said"
     assert body[:at].endswith((b"\n\n", b"\n\r\n", b"\r\n\r"))
+
+
+def test_no_recording_is_left_out():
+    """Each folder of bytes has its index, each dialect a folder, and each folder streams that end well and are cut."""
+    folders = {found.parent for found in TRANSCRIPTS.rglob("*.bin")}
+    assert {folder for folder in folders if not (folder / "suite.json").exists()} == set()
+    assert folders - {subject.transcripts.folder for subject in SUBJECTS} == {TRANSCRIPTS / "mine" / "1"}
+    names = {registry.dialect(name).name for name in registry.engine_names()}
+    assert names <= {resolved(subject, subject.good).name for subject in SUBJECTS} | {s.dialect.name for s in SUBJECTS}
+    for subject in SUBJECTS:
+        assert any(s is subject for s, _ in GOOD), subject.name
+        cut = [name for s, name in GOOD if s is subject and len(s.transcripts.recorded(name).body) <= LONGEST]
+        assert cut, f"{subject.name}: all of its streams are too long to be cut at each byte"
 
 
 @pytest.mark.product
