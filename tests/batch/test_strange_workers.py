@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from worker_adapters import connect
+from worker_adapters import Pool, Retry, connect
 from worker_adapters.batch import Outcome
 from worker_adapters.testing.server import nobody_there
 
@@ -55,6 +55,17 @@ def test_what_one_engine_can_t_express_is_asked_of_the_others(simulated_worker, 
     assert {(row["reason"], row["attempts"], row["line"]) for row in read(tmp_path / "none")[:20]} == {
         ("UNSUPPORTED", 0, n + 1) for n in range(20)
     }
+
+
+def test_a_pool_may_be_a_worker_and_one_with_nobody_left_costs_no_row(simulated_worker, tmp_path):
+    worker = simulated_worker("vllm", slots=4)
+    with (
+        nobody_there() as url,
+        Pool([connect("vllm", url)], retry=Retry(cap=0.0)) as gone,
+        Pool([worker.connect()]) as pool,
+    ):
+        report = ran(rows(tmp_path / "in", 30), tmp_path / "out", [gone, pool], attempts=1)
+    assert (report.outcome, report.failed, report.written) == (Outcome.DONE, 0, 30)
 
 
 def test_what_the_only_worker_denies_is_asked_once(simulated_worker, tmp_path):

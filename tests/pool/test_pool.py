@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -309,6 +311,35 @@ def test_nobody_waits_for_a_worker_that_does_not_want_to_be_asked_for_long(simul
 
 
 # --- workers come and go --------------------------------------------------------------------------------------------------
+
+
+def test_workers_come_and_go_while_streams_run_and_none_is_cut(simulated_worker: Any) -> None:
+    workers = workers_of(simulated_worker, 4, slots=16, rate=200.0)
+    there = [0, 1]
+    with Pool([adapter_for(workers[n], f"r{n}") for n in there]) as pool, ThreadPoolExecutor(16) as threads:
+        over = threading.Event()
+
+        def ask() -> list[str]:
+            said = []
+            while not over.is_set():
+                said.append(pool.generate(request(), block=True).text)
+            return said
+
+        asked = [threads.submit(ask) for _ in range(16)]
+        try:
+            for _ in range(3):
+                for leaving in list(there):
+                    coming = next(n for n in range(4) if n not in there)
+                    pool.add(adapter_for(workers[coming], f"r{coming}"))
+                    workers[coming].wait_for(lambda state: state.active, timeout=30)
+                    assert pool.drain(20, worker=f"r{leaving}")
+                    there[there.index(leaving)] = coming
+        finally:
+            over.set()
+        assert {text for one in asked for text in one.result()} == {"".join(WORDS)}
+        assert sorted(state.replica_id or "" for state in pool.workers) == sorted(f"r{n}" for n in there)
+    with pytest.raises(AdapterClosedError), adapter_for(workers[0]) as late:
+        pool.add(late)
 
 
 def test_workers_are_added_and_drained(simulated_worker: Any, pool_of: Any) -> None:

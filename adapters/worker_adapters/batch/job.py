@@ -25,13 +25,14 @@ from ..api import (
     Stream,
     Token,
 )
+from ..placing import emptiest
 from ..runtime import merge
 from .disk import DISK, Disk
 from .flight import Flight, answered, failed, refused
 from .header import difference, header_of
 from .intake import Intake
 from .journal import Journal, JournalError, StoppedError
-from .judge import AT_ONCE, Verdict, judged
+from .judge import Verdict, is_gone, judged
 from .keys import Keys
 from .options import Options
 from .progress import Progress
@@ -246,12 +247,11 @@ class Batch:
         if request is None:
             self._store(row, refused(row, row.refused or "it can't be asked for"), failed=True)
             return True
-        fresh = self._staff.fit(row, free, now)
-        if not fresh:  # it waits for one that may take it, and lets others go first
+        worker = emptiest(self._staff.fit(row, free, now), lambda one: one.load(now))
+        if worker is None:  # it waits for one that may take it, and lets others go first
             row.after = now + TICK
             self._intake.give_back(row)
             return self._intake.waiting < sum(one.limit.window for one in self._workers)
-        worker = max(fresh, key=lambda one: one.room(now))
         wait = worker.wait(request, now)
         if wait > 0:
             row.after = now
@@ -371,13 +371,14 @@ class Batch:
                 self._intake.give_back(row)
                 return
         else:
-            worker.failed(now, at_once=error.reason in AT_ONCE)
+            worker.failed(now, at_once=is_gone(error))
         self._again_or_failed(flight, error, verdict)
 
     def _again_or_failed(self, flight: Flight, error: Error, verdict: Verdict) -> None:
         row, now = flight.row, self._now
-        if verdict in (Verdict.DEATH, Verdict.QUEUED) and (error.reason in AT_ONCE or row.returned < FREE_RETURNS):
-            row.returned += error.reason not in AT_ONCE
+        gone = is_gone(error)
+        if verdict in (Verdict.DEATH, Verdict.QUEUED) and (gone or row.returned < FREE_RETURNS):
+            row.returned += not gone
             self._progress.returned += 1
             row.after = now
             self._intake.give_back(row)

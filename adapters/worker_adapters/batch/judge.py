@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from ..api import Error, Phase, Reason
+from ..api import Error, Reason
+from ..placing import Says, says
 
-__all__ = ["Verdict", "judged"]
+__all__ = ["Verdict", "is_gone", "judged"]
 
 
 class Verdict(StrEnum):
@@ -23,39 +24,26 @@ class Verdict(StrEnum):
 
 
 _VERDICTS = {
-    Reason.LOCAL_LIMIT: Verdict.LOCAL,
-    Reason.ADAPTER_CLOSED: Verdict.LOCAL,
-    Reason.OVERLOADED: Verdict.REFUSED,
-    Reason.KV_EXHAUSTED: Verdict.REFUSED,
-    Reason.FIRST_TOKEN_TIMEOUT: Verdict.QUEUED,
-    Reason.CONNECT: Verdict.DEATH,
-    Reason.CONNECT_TIMEOUT: Verdict.DEATH,
-    Reason.DISCONNECTED: Verdict.DEATH,
-    Reason.LOADING: Verdict.DEATH,
-    Reason.PROTOCOL: Verdict.DEATH,  # it may be no engine at all: a page to log in, another server
-    Reason.TRUNCATED: Verdict.DEATH,
-    Reason.ABORTED: Verdict.DEATH,
-    Reason.UPSTREAM_AUTH: Verdict.USELESS,
-    Reason.UPSTREAM_NOT_FOUND: Verdict.USELESS,
-    Reason.REDIRECT: Verdict.USELESS,
-    Reason.UNSUPPORTED_VERSION: Verdict.USELESS,
+    Says.OURS: Verdict.LOCAL,
+    Says.FULL: Verdict.REFUSED,
+    Says.LATE: Verdict.QUEUED,
+    Says.GONE: Verdict.DEATH,
+    Says.LOST: Verdict.DEATH,
+    Says.TORN: Verdict.DEATH,  # it may be no engine at all: a page to log in, another server
+    Says.MISFIT: Verdict.USELESS,
 }
 
-AT_ONCE = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.LOADING})
-"""A worker that says this has nothing for anybody just now; the others may be one connection's."""
+
+def is_gone(error: Error) -> bool:
+    """Whether the worker has nothing for anybody just now; other failures may be one connection's, or a row's doing."""
+    return says(error.reason) is Says.GONE
 
 
 def judged(error: Error, *, own_model: bool = False) -> Verdict:
     """What an error means for the row and its worker. `own_model`: the row names a model by itself."""
-    verdict = _VERDICTS.get(error.reason)
-    if verdict is Verdict.USELESS and own_model and error.reason is Reason.UPSTREAM_NOT_FOUND:
+    if own_model and error.reason is Reason.UPSTREAM_NOT_FOUND:
         return Verdict.FINAL
-    if verdict is not None:
-        return verdict
     if error.reason is Reason.UNSUPPORTED and error.upstream is None:
         return Verdict.UNFIT
-    if error.reason is Reason.ENGINE_ERROR and error.phase is Phase.CONNECT:
-        return Verdict.DEATH
-    if error.upstream is not None and error.upstream.status in (502, 503, 504):
-        return Verdict.DEATH
-    return Verdict.AGAIN if error.retriable else Verdict.FINAL
+    verdict = _VERDICTS.get(says(error.reason, None if error.upstream is None else error.upstream.status, error.phase))
+    return verdict or (Verdict.AGAIN if error.retriable else Verdict.FINAL)

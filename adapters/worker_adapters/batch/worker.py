@@ -9,16 +9,15 @@ from statistics import quantiles
 import attrs
 
 from ..api import Adapter, GenerateRequest, Properties, Retry
+from ..placing import FIRST_REST, LONGEST_REST, STRIKES, growing
 from ..runtime import EngineAdapter
 from .pace import LARGEST, Limit, Observation, decide
 from .rates import Rate
 
 __all__ = ["Figures", "Worker", "of_its_own"]
 
-SHORTEST_REST, LONGEST_REST = 0.5, 30.0  # seconds
 REFUSED_PAUSE = 0.25  # seconds, where a refusal does not say how long
 LONGEST_PAUSE = 600.0  # seconds, where it does
-BEFORE_REST = 3  # failures in a row, of a worker that still takes connections
 CHARACTERS_A_TOKEN = 4
 MOST = 65536  # streams of an adapter of the batch's own: its window is what counts
 REMEMBERED = 10.0  # seconds for which others' streams are reckoned with
@@ -81,7 +80,7 @@ class Worker:
         self.useless = ""
         self.is_proving: bool = False  # after a rest: one row at a time until one has ended
         self._failures = 0  # in a row
-        self._rest = SHORTEST_REST
+        self._rests = 0  # since a row has ended well
         self._requests = None if requests_per_minute is None else Rate(requests_per_minute, now)
         self._tokens = None if tokens_per_minute is None else Rate(tokens_per_minute, now)
         self.rows = self.tokens = self.failures = 0
@@ -110,6 +109,10 @@ class Worker:
         if now < self.rests_until or self.useless:
             return 0
         return (1 if self.is_proving else self.limit.window) - self.in_flight
+
+    def load(self, now: float) -> float | None:
+        """What it has over its window; None where it has no room."""
+        return self.in_flight / self.limit.window if self.room(now) > 0 else None
 
     def wait(self, request: GenerateRequest, now: float) -> float:
         """Seconds that its rates per minute make this request wait."""
@@ -149,7 +152,7 @@ class Worker:
         self._lived += seconds
         self.rows += 1
         self._failures = 0
-        self._rest = SHORTEST_REST
+        self._rests = 0
         self.is_proving = False
         if self._tokens is not None:
             self._tokens.take(used - _guess(request))
@@ -215,20 +218,20 @@ class Worker:
         self.left()
         self.failures += 1
         self._failures += 1
-        if at_once or self.is_proving or self._failures >= BEFORE_REST:
+        if at_once or self.is_proving or self._failures >= STRIKES:
             self._to_rest(now)
 
     def contradicted(self, now: float) -> None:
         """Another has answered a row of which this one said that it can't be asked for."""
         self.failures += 1
         self._failures += 1
-        if self._failures >= BEFORE_REST:
+        if self._failures >= STRIKES:
             self._to_rest(now)
 
     def _to_rest(self, now: float) -> None:
         if now >= self.rests_until:
-            self.rests_until = now + self._rest
-            self._rest = min(LONGEST_REST, self._rest * 2)
+            self._rests += 1
+            self.rests_until = now + growing(self._rests, FIRST_REST, LONGEST_REST)
             self.is_proving = True
 
     # --- at each tick -------------------------------------------------------------------------------------------------

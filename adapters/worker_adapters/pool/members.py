@@ -9,15 +9,14 @@ from math import inf
 import attrs
 
 from ..dialect import Dialect, Fault, WorkerFacts
+from ..placing import FIRST_REST, LONGEST_REST, STRIKES, growing
 from ..runtime import EngineAdapter
 from ..runtime.places import Places
 from ..runtime.worker import Worker
 
 __all__ = ["Member", "WorkerState"]
 
-FIRST_REST, LONGEST_REST = 0.25, 30.0  # seconds that a worker is left alone after its first failure, and at most
 FIRST_HOLD, LONGEST_HOLD = 0.1, 2.0  # seconds for which a worker that refused is not asked for more than it bears
-STRIKES = 3  # failures in a row of which each may have been the request's
 FRESH = 5.0  # seconds that slots and queue say something of now
 SPREAD = 0.25  # of a pause, so that many pools do not come back at once
 
@@ -96,6 +95,11 @@ class Member:
         """Whether it is given streams, as far as it has room."""
         return not (self.rests or self.leaving or self.adapter.places.closed)
 
+    def is_given_up(self) -> bool:
+        """Whether it has no streams, now that it takes no more: one may just have been given a place there."""
+        self.places.closed = True
+        return not self.places.held
+
     def others(self) -> int:
         """Requests there that are not ours, where somebody has lately asked for its slots and its queue."""
         facts = self.worker.seen
@@ -113,6 +117,15 @@ class Member:
         """Streams that it is given at most."""
         most, ceiling = self.places.most, self.ceiling
         return most if ceiling is None else min(most, ceiling if now < self.hold_until else ceiling + 1)
+
+    def load(self, now: float) -> float | None:
+        """What it has over its window; None where it is given no more.
+
+        Where it has refused it gets no more than it bears; its share up to there is that of its window, else it would have
+        the less to do the less it bears, and be idle beside others that have all.
+        """
+        held = len(self.places.held)
+        return (held + self.others()) / self.places.most if self.is_open and held < self.limit(now) else None
 
     # --- what is noticed ------------------------------------------------------------------------------------------------
 
@@ -133,7 +146,7 @@ class Member:
         self._pause(now)
 
     def _pause(self, now: float) -> None:
-        pause = min(LONGEST_REST, FIRST_REST * 2.0 ** min(self.failures - 1, 30))
+        pause = growing(self.failures, FIRST_REST, LONGEST_REST)
         self.probe_at = now + pause * (1 + SPREAD * random.random())  # noqa: S311  -- jitter, not a secret
 
     def noted(self, fault: Fault) -> None:
@@ -150,7 +163,7 @@ class Member:
         held = len(self.places.held)
         if now >= self.hold_until:  # else it is one of many that were sent at once
             self.refusals += 1
-            pause = min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(self.refusals - 1, 30))
+            pause = growing(self.refusals, FIRST_HOLD, LONGEST_HOLD)
             self.ceiling = held
             self.hold_until = now + max(pause, min(fault.retry_after or 0.0, LONGEST_REST))
         self.ceiling = min(held, held if self.ceiling is None else self.ceiling)

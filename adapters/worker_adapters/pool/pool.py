@@ -13,6 +13,7 @@ import attrs
 
 from ..api import (
     Adapter,
+    AdapterClosedError,
     Features,
     Health,
     InvalidRequestError,
@@ -145,7 +146,10 @@ class Pool(Gives):
         return tuple(member.state(now) for member in self._roster.members)
 
     def add(self, adapter: Adapter) -> None:
-        """One more worker, from now on. Raises InvalidRequestError for one of another dialect, or that is here already."""
+        """One more worker, from now on. Raises InvalidRequestError for one of another dialect, or that is here already, and
+        AdapterClosedError.
+        """
+        self._require_open()
         self._join(adapter)
         self._making.dialect, self._making.model = self._common()
 
@@ -173,6 +177,7 @@ class Pool(Gives):
             return self._streams.drain(timeout)
         member = self._member(worker)
         member.leaving = member.drained = True
+        member.is_given_up()  # whoever was about to have a place there has it, and is waited for, or has none
         give_up = math.inf if timeout is None else time.monotonic() + timeout
         if not member.places.wait_until_empty(give_up):
             return False
@@ -187,16 +192,19 @@ class Pool(Gives):
         """
         wanted = dict.fromkeys(found)
         for member in self._roster.members:
-            member.leaving = member.drained or member.name not in wanted
+            member.leaving = member.drained or member.places.closed or member.name not in wanted
             wanted.pop(member.name, None)
-            if member.leaving and not member.places.held:
+            if member.leaving and not member.places.held and member.is_given_up():
                 self._roster.remove(member)
                 member.adapter.close()
         for address in wanted:
-            if self._streams.places.closed:
-                return
-            with contextlib.suppress(InvalidRequestError, ValueError):  # of a resolver of somebody's own
-                self.add(adapter_for(address))
+            with contextlib.suppress(InvalidRequestError, AdapterClosedError, ValueError):  # a resolver is anybody's
+                adapter = adapter_for(address)
+                try:
+                    self.add(adapter)
+                finally:
+                    if self._streams.places.closed:  # meanwhile: it may have seen that one, or not
+                        adapter.close()
         self._roster.room_again()
 
     def set_window(self, worker: Adapter | str, streams: int) -> None:

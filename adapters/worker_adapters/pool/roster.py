@@ -22,8 +22,8 @@ from ..dialect import Fault
 from ..helpers import HELPERS
 from ..lifetime import Lifetime
 from ..loop import LOOP
+from ..placing import Says, emptiest, says
 from ..runtime import EngineAdapter
-from ..runtime.again import REFUSED_BY_PROXIES
 from ..runtime.readiness import health, unreachable
 from ..waiting import Steps, Waker
 from .members import Member
@@ -34,24 +34,6 @@ if TYPE_CHECKING:
     from .trip import Trip
 
 __all__ = ["Roster"]
-
-# What a request can't be blamed for: the worker is left alone at once.
-_ILL = frozenset(
-    {Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.DISCONNECTED, Reason.LOADING, Reason.UNSUPPORTED_VERSION}
-)
-_FULL = frozenset({Reason.OVERLOADED, Reason.KV_EXHAUSTED})
-_NOT_THE_WORKERS = frozenset(
-    {
-        Reason.VALIDATION,
-        Reason.CONTEXT_TOO_LONG,
-        Reason.UNSUPPORTED,
-        Reason.DEADLINE,
-        Reason.LOCAL_LIMIT,
-        Reason.EVENT_TOO_LARGE,
-        Reason.ADAPTER_CLOSED,
-        Reason.BUG,
-    }
-)
 
 
 class Roster:
@@ -103,25 +85,12 @@ class Roster:
     # --- placing ------------------------------------------------------------------------------------------------------
 
     def best(self, but: Iterable[Member], key: bytes | None = None) -> Member | None:
-        """The one with the most room: the least in flight over its window. Among equals they take turns.
-
-        Where a worker has refused it gets no more than it bears; its share up to there is that of its window, else it
-        would have the less to do the less it bears, and be idle beside others that have all.
-
-        `key`: the one that it prefers, unless that has far more than its share.
-        """
+        """The one with the most room, equals by turns. `key`: whom it prefers, unless that has far more than its share."""
         if key is not None and (preferred := self._preferred(but, key)) is not None:
             return preferred
         members, now = self.members, self.clock()
         self._turn = turn = (self._turn + 1) % max(1, len(members))
-        found, least = None, inf
-        for member in (*members[turn:], *members[:turn]):
-            if not member.is_open or member in but:
-                continue
-            limit, held = member.limit(now), len(member.places.held)
-            if held < limit and (load := (held + member.others()) / member.places.most) < least:
-                found, least = member, load
-        return found
+        return emptiest(members, lambda member: None if member in but else member.load(now), turn)
 
     def _preferred(self, but: Iterable[Member], key: bytes) -> Member | None:
         now = self.clock()
@@ -209,12 +178,12 @@ class Roster:
 
     def note(self, member: Member, failed: Fault) -> None:
         """A stream that was there has failed, and has left it."""
-        if failed.reason in _NOT_THE_WORKERS:
+        now, said = self.clock(), says(failed.reason, None if failed.upstream is None else failed.upstream.status)
+        if said in (Says.OURS, Says.REQUEST):
             return
-        now = self.clock()
-        if failed.reason in _FULL:
+        if said is Says.FULL:
             member.refused(now, failed)
-        elif failed.reason in _ILL or _by_proxy(failed) or member.struck():
+        elif said in (Says.GONE, Says.LOST) or failed.reason is Reason.UNSUPPORTED_VERSION or member.struck():
             member.worker.forget_version()  # it may come back as another
             if member.rest(now, failed):
                 self._have_all_look()
@@ -281,10 +250,6 @@ class Roster:
         now, due = self.clock(), [member.probe_at for member in self.members if member.rests]
         due += [member.hold_until for member in self.members if not member.rests and member.limit(now) <= 0]
         return min((max(0.0, at - now) for at in due), default=None)
-
-
-def _by_proxy(failed: Fault) -> bool:
-    return failed.upstream is not None and failed.upstream.status in REFUSED_BY_PROXIES
 
 
 class _Watch:

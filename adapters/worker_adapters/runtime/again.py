@@ -5,15 +5,15 @@ from __future__ import annotations
 from ..api import Phase, Reason
 from ..dialect import Fault
 from ..lifetime import Interrupted
+from ..placing import REFUSED_BY_PROXIES
 from ..waiting import Steps
 from .carried import UNAUTHORIZED
 from .running import Running
 from .worker import Worker
 
-__all__ = ["REFUSED_BY_PROXIES", "has_fresh_credentials", "is_worth_retrying", "wait_before_next"]
+__all__ = ["has_fresh_credentials", "is_worth_retrying", "wait_before_next"]
 
 _RETRIED = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.LOADING, Reason.OVERLOADED})
-REFUSED_BY_PROXIES = frozenset({502, 503, 504})
 
 
 def wait_before_next(failed: Fault, worker: Worker, running: Running) -> float | None:
