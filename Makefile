@@ -67,6 +67,9 @@ docs: $(VENV)/.installed-docs ## the documentation's site, in build/site; what l
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "build/site/index.html"
 
+changelog: ## the notes of the next release, as the fragments in changelog.d/ make them; nothing is written
+	@$(PYTHON) tests/packaging/changelog.py --draft "$$(sed -n 's/^VERSION = "\(.*\)"/\1/p' adapters/worker_adapters/api/about.py)"
+
 pythons: $(VENV)/.installed-test ## the tests of the core, against the installed wheel, on each Python of this machine; PYTHONS=…
 	@$(BIN)/python -m tests.packaging.pythons $(PYTHONS)
 

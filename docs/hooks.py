@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ ORDER = {
     "Engines": ["engines"],
     "Reference": ["api.md"],
     "The project": [
+        "changes.md",
         "architecture.md",
         "contributing.md",
         "pythons.md",
@@ -86,6 +88,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links that leave docs/ lead to the same page of the site, or are words: what is not a page is in the repository."""
     if page.file.src_uri in FROM_ROOT or page.file.src_uri == "api.md":
         return markdown
+    if page.file.src_uri == "changes.md":
+        return f"{markdown}\n## The notes of the next release\n\n{_moved(_notes(), ROOT)}"
     here = (ROOT / "docs" / page.file.src_uri).parent
     up = "../" * page.file.src_uri.count("/")
 
@@ -119,6 +123,14 @@ def _moved(text: str, folder: Path) -> str:
         return label.strip("![]")
 
     return re.sub(r"(!?\[[^]]*\])\(((?![a-z]+:)[^)#\s]+)(#[^)\s]*)?\)", moved, text)
+
+
+def _notes() -> str:
+    """The fragments of changelog.d/, as those of a release."""
+    sys.path.insert(0, str(ROOT / "tests" / "packaging"))
+    import changelog
+
+    return re.sub("^#", "##", changelog.notes(changelog.fragments(ROOT / "changelog.d")), flags=re.MULTILINE)
 
 
 def _reference() -> str:

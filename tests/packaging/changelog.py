@@ -33,7 +33,12 @@ def fragments(folder: Path) -> dict[str, list[Path]]:
 
 def section(version: str, found: dict[str, list[Path]], day: datetime.date) -> str:
     """The notes of a version: every fragment is one item."""
-    parts = [f"## {version} ({day.isoformat()})\n"]
+    return f"## {version} ({day.isoformat()})\n\n{notes(found)}"
+
+
+def notes(found: dict[str, list[Path]]) -> str:
+    """The same without its title."""
+    parts = []
     for kind, title in KINDS.items():
         if found[kind]:
             parts.append(f"### {title}\n")

@@ -32,6 +32,13 @@ def test_ours_can_all_be_read():
     assert sum(map(len, found.values())) > 10
 
 
+def test_what_notes_link_to_is_there_as_seen_from_the_changelog():
+    notes = changelog.notes(changelog.fragments(ROOT / "changelog.d"))
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", notes)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
 def test_a_fragment_without_a_kind_is_refused(tmp_path):
     (tmp_path / "topic.new.md").write_text("x")
     with pytest.raises(ValueError, match="added, changed, fixed, removed"):
