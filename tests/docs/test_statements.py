@@ -9,8 +9,10 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import attrs
 import pytest
 
+from worker_adapters import KeepAlive, Limits, MetricsOptions, Retry, Timeouts
 from worker_adapters.cli.main import parser
 
 from .pages import ROOT, pages
@@ -78,3 +80,16 @@ def test_the_layers_that_the_architecture_shows_are_those_that_are_checked():
     rows = [[name.strip() for name in row.split("|")] for row in shown[1].split("→")]
     for above, below in itertools.pairwise(rows):
         assert all(level[one] < level[other] for one in above for other in below), f"{above} is not above {below}"
+
+
+@pytest.mark.parametrize(
+    "record", [Timeouts, Retry, KeepAlive, Limits, MetricsOptions], ids=lambda record: record.__name__
+)
+def test_defaults_that_are_told_are_the_records_own(record):
+    page = (ROOT / "docs" / "reach.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| `{record.__name__}` \| (.*) \|$", page, re.MULTILINE)
+    assert row is not None
+    told = {name: float(value) for name, value in re.findall(r"`(\w+)=([\d.]+)`", row[1])}
+    kept = attrs.asdict(record())
+    numbers = {name for name, value in kept.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    assert told == {name: kept[name] for name in numbers}

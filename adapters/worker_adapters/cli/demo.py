@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     if args.url:
         return _show(args)
     if args.engine not in (simulated := simulated_names()):
-        complain(f"no {args.engine} is simulated, only {', '.join(simulated)}; --url names a real one")
+        near = [name for name in simulated if name.startswith(f"{args.engine}-")]
+        complain(f"no {args.engine} is simulated, only {', '.join(near or simulated)}; --url names a real one")
         return Exit.USAGE
     args.model = args.model or MODEL
     with Simulator(args.engine, model=args.model, rate=RATE, first_token_delay=0.2, seed=7) as simulator:
