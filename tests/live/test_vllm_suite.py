@@ -66,3 +66,27 @@ def test_openais_completions_say_the_same(server, mode, fields):
         assert [one.logprob for event in told for one in getattr(event, "logprobs", None) or ()] == [
             one.logprob for event in known for one in getattr(event, "logprobs", None) or ()
         ]
+
+
+@pytest.mark.live("vllm")
+@pytest.mark.req("OC-ADAPT-5090")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "fields", [{"max_tokens": 60}, {"max_tokens": 60, "top_k": 4, "repetition_penalty": 1.3}, {"stop": ["e"]}]
+)
+def test_the_row_of_vllm_has_its_knobs_and_its_ids(server, mode, fields):
+    """`openai-completions-vllm`, for forks: text, ids and end as by vLLM's own dialect, of the same requests."""
+
+    def ids(events):
+        return [one for event in events for one in getattr(event, "token_ids", None) or ()]
+
+    asked = request(return_token_ids=True, **fields)
+    with connect("vllm", server.url) as own, connect("openai-completions-vllm", server.url) as row:
+        *known, end = run(own, asked, mode)
+        *told, last = run(row, asked, mode)
+    assert (text(told), ids(told)) == (text(known), ids(known))
+    assert (last.finish_reason, last.tokens_out, last.tokens_in) == (end.finish_reason, end.tokens_out, end.tokens_in)
+    assert (last.token_ids_tail, last.token_ids_complete) == (end.token_ids_tail, end.token_ids_complete)
+    assert ids(told)
+    assert last.token_ids_complete
