@@ -44,6 +44,7 @@ _BUILT_IN: Mapping[str, str] = {
     "openai-completions-llamafile": ".engines.openai_completions:LLAMAFILE",
     "openai-completions-lmdeploy": ".engines.openai_completions:LMDEPLOY",
     "openai-completions-max": ".engines.openai_completions:MAX",
+    "openai-completions-mistralrs": ".engines.openai_completions:MISTRALRS",
     "openai-completions-mlx": ".engines.openai_completions:MLX",
     "openai-completions-tabbyapi": ".engines.openai_completions:TABBYAPI",
     "openai-completions-transformers": ".engines.openai_completions:TRANSFORMERS",

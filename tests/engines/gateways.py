@@ -121,6 +121,8 @@ BAD = {
     ),
     "FastChat's, of a prompt": ([data({"text": "too much", "error_code": 40303}), DONE], "CONTEXT_TOO_LONG"),
     "a name that says error": ([A, b"event: server_error\ndata: {}\n\n"], "ENGINE_ERROR"),
+    "an overload, in words": ([b"data: Server is busy, try again later\n\n"], "OVERLOADED"),
+    "words that nobody knows": ([A, b"data: the model has panicked\n\n"], "PROTOCOL"),
     "a list of errors": ([data({"success": False, "errors": [{"code": 7000, "message": "overloaded"}]})], "OVERLOADED"),
     "Anthropic's": ([data({"type": "error", "error": {"type": "overloaded_error", "message": "x"}})], "OVERLOADED"),
     "a number of an error": ([A, data({"error": 500})], "ENGINE_ERROR"),

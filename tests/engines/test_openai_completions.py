@@ -14,7 +14,7 @@ from worker_adapters.engines.openai_completions import ANY, DIALECT, ROWS, Row, 
 
 from ..transport.servers import Server, head
 from . import rows_page
-from .gateways import BAD, DONE, GOOD, HEAD, STOP, A, event, used
+from .gateways import BAD, DONE, GOOD, HEAD, STOP, A, data, event, used
 from .replay import stream
 
 
@@ -64,6 +64,13 @@ def test_a_row_may_say_that_done_is_the_sign():
     assert last(A, dialect=older).reason == "TRUNCATED"
     assert last(DONE, dialect=older).reason == "EMPTY"
     assert last(A, event("", "abort"), DONE, dialect=older).reason == "ABORTED"
+
+
+def test_a_row_may_say_that_errors_are_words():
+    """mistral.rs: plain text where an event was due."""
+    said = data(b"the model has panicked")
+    fault = last(A, said, dialect=registry.dialect("openai-completions-mistralrs"))
+    assert (fault.code, fault.reason, fault.message) == ("WORKER_RESET", "ENGINE_ERROR", "the model has panicked")
 
 
 def test_counts_that_are_none():

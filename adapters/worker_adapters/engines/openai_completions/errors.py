@@ -11,9 +11,10 @@ from ...dialect import SHOWN, Fault, Reply, fault_of_status, reason_of_status
 from ...lenient import mapped
 from ...wordings import Said, error_body, plain_word, reason_said, said_by
 
-__all__ = ["fault_in", "fault_of_word", "numbered", "parse_error", "told_in"]
+__all__ = ["fault_in", "fault_in_words", "fault_of_word", "numbered", "parse_error", "told_in"]
 
 WHO = "the server"
+MARKUP = ("", "{", "[", "<", '"')
 FIRST = 300  # characters of a message in which words count
 _BY_MESSAGE = (
     # vLLM, of a prompt that fills the context: we never ask for 0. trtllm-serve calls its own failures bad requests.
@@ -157,6 +158,14 @@ def fault_in(body: Mapping[str, Any], status: int | None) -> Fault:
 def fault_of_word(text: str) -> Fault:
     """The fault of an event that is called an error, and is plain text or nothing."""
     return _fault(Said(message=text[:SHOWN]), None)
+
+
+def fault_in_words(data: bytes, *, sure: bool) -> Fault | None:
+    """Plain text where an event was due: an error, where its words are known, or where it is `sure` to be one."""
+    text = data[:SHOWN].decode("utf-8", "replace").strip()
+    if text[:1] in MARKUP or not (sure or _said(Said(message=text))):
+        return None
+    return fault_of_word(text)
 
 
 def _status(value: object) -> int | None:

@@ -77,9 +77,9 @@ class Row:
     `sign`: what proves the end. `words`: what its finish_reasons mean where that differs from what most mean (None: it gave
     up). `more`: knobs beside OpenAI's; `without`: those of OpenAI's that it does not know. `packed`: the field that holds
     knobs named `PACKED.…`, as JSON in a string. `ids`: the field that asks for token ids, which each choice then has as
-    `token_ids`. `asks_usage`: stream_options is sent. `any_model`: what is sent where no model was named, if one has to be.
-    `version_at`: the path that tells its version; `health_at`: the one that tells its health, and costs it nothing;
-    `queue_at`: a gauge of its `/metrics`.
+    `token_ids`. `errors_in_words`: an event that is plain text is an error's. `asks_usage`: stream_options is sent.
+    `any_model`: what is sent where no model was named, if one has to be. `version_at`: the path that tells its version;
+    `health_at`: the one that tells its health, and costs it nothing; `queue_at`: a gauge of its `/metrics`.
     """
 
     name: str
@@ -95,6 +95,7 @@ class Row:
     without: frozenset[str] = frozenset()
     packed: str = ""
     ids: str = ""
+    errors_in_words: bool = False
     asks_usage: bool = True
     prompt_tokens: bool = True
     any_model: str | None = None
@@ -215,6 +216,18 @@ ROWS: Mapping[str, Row] = {
             comments="none",
             unknown_fields="refused",
             more=(_TOP_K_MINUS, _MIN_P, _repetition(), _IGNORE_EOS),
+        ),
+        Row(
+            name="mistralrs",
+            server="mistral.rs's server",
+            seen="its source",
+            body="chunks",
+            usage="none in a stream",
+            comments="`:keep-alive-text`, each second",
+            unknown_fields="ignored",
+            without=frozenset({"logprobs"}),  # refused
+            errors_in_words=True,
+            prompt_tokens=False,
         ),
         Row(
             name="tabbyapi",

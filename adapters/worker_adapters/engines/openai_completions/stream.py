@@ -13,7 +13,7 @@ from ...determinism import TextAssembler
 from ...dialect import Fault, Finished, Opened, Payload, Rest, Run, Tally
 from ...lenient import Figures, count, mapped, told
 from ...wordings import error_body, is_error, plain_word
-from .errors import fault_in, fault_of_word, numbered
+from .errors import fault_in, fault_in_words, fault_of_word, numbered
 from .frames import Choice, Chunk, decode_chunk, decode_plain, logprobs_of
 from .rows import Row, Sign
 
@@ -129,7 +129,7 @@ class _Stream:
             return True
         if name not in UNNAMED and not said.startswith(b"{"):
             return False  # for people: a state, or a place in a queue
-        chunk, self.torn = _parse(data)
+        chunk, self.torn = _parse(self.row, data)
         self.beside(chunk)
         if isinstance(chunk.choices, list):
             if chunk.choices and self.ended is None:
@@ -274,7 +274,7 @@ class _Stream:
         )
 
 
-def _parse(data: bytes) -> tuple[Chunk, bool]:
+def _parse(row: Row, data: bytes) -> tuple[Chunk, bool]:
     try:
         chunk, torn = decode_chunk(data)
     except ValueError as exc:
@@ -282,6 +282,8 @@ def _parse(data: bytes) -> tuple[Chunk, bool]:
             raise fault_in(error_body(data), None) from exc
         if broken := BROKEN_ERROR.match(data):
             raise fault_of_word(broken[1].decode("utf-8", "replace")) from exc
+        if fault := fault_in_words(data, sure=row.errors_in_words):
+            raise fault from exc
         raise _strange(data, str(exc)) from exc
     said_error = chunk.error if chunk.choices else chunk.error is not None  # beside choices, an empty one is none
     if said_error or (not chunk.choices and (is_error(data) or numbered(error_body(data)))):
