@@ -13,8 +13,7 @@ from worker_adapters import GenerateRequest, MetricsOptions, connect
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-TOKENS = 3
-# Made before the workers are forked (preload_app): each goes on with its own.
+# Not to be imported by a test: it would have this. Made before the workers are forked (preload_app): each goes on with its own.
 adapter = connect("mock", "mock://local", pool_id="a", replica_id="r0", metrics=MetricsOptions(refresh=0.2))
 
 bind, workers, preload_app, control_socket_disable = "127.0.0.1:0", 2, True, True
@@ -32,7 +31,7 @@ def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[
         MultiProcessCollector(registry)
         start("200 OK", [("Content-Type", CONTENT_TYPE_LATEST)])
         return [generate_latest(registry)]
-    done = adapter.generate(GenerateRequest(prompt="p", max_tokens=TOKENS, seed=7))
+    done = adapter.generate(GenerateRequest(prompt="p", max_tokens=int(os.environ["TOKENS"]), seed=7))
     adapter.drain(10)
     start("200 OK", [("Content-Type", "text/plain")])
     return [f"{os.getpid()} {done.tokens_out}".encode()]

@@ -16,7 +16,6 @@ import pytest
 
 from ..runtime.dialects import until
 from .exposed import exposed
-from .gunicorn_app import TOKENS
 from .prometheus import ROOT
 
 if TYPE_CHECKING:
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
 pytest.importorskip("gunicorn", reason="gunicorn is not installed: make observability")
 pytestmark = pytest.mark.observability
+
+TOKENS = 3
 
 
 def get(url: str) -> str:
@@ -33,7 +34,7 @@ def get(url: str) -> str:
 
 @pytest.fixture
 def served(tmp_path) -> Iterator[str]:
-    env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "TOKENS": str(TOKENS)}
     command = [sys.executable, "-m", "gunicorn", "-c", "python:tests.observability.gunicorn_app"]
     command.append("tests.observability.gunicorn_app:application")
     with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) as process:

@@ -93,6 +93,21 @@ def test_a_worker_that_is_not_there_is_not_live_and_its_load_grows_old() -> None
         assert registry.get_sample_value(f"{OWN}slots", WORKER) is None
 
 
+@pytest.mark.parametrize("how", ["closed", "dropped"])
+def test_it_keeps_the_loop_no_longer_than_there_is_an_adapter(how: str) -> None:
+    """However long it is until the next look: a loop with nothing to do has no thread."""
+    asked, watched = Asked(interval=3600.0), LOOP.counts()[1]
+    left = loaded(asked, CollectorRegistry(), refresh=3600.0)
+    until(lambda: asked.scrapes and not left._worker.refresher._asking)
+    assert LOOP.counts()[1] == watched + 1
+    if how == "closed":
+        left.close()
+    else:
+        del left
+        until(lambda: gc.collect() >= 0 and LOOP.counts()[1] == watched, 10)
+    assert LOOP.counts()[1] == watched
+
+
 def test_it_keeps_no_adapter_that_nobody_has() -> None:
     asked = Asked()
     dropped = loaded(asked, CollectorRegistry(), refresh=0.01)
