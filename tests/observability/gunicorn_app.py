@@ -13,7 +13,7 @@ from worker_adapters import GenerateRequest, MetricsOptions, connect
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-# No test imports this: it would have the adapter. Made before the workers are forked (preload_app): each goes on with its own.
+# Not for tests to import: it would be theirs. Made before the workers are forked (preload_app), who go on with their own.
 adapter = connect("mock", "mock://local", pool_id="a", replica_id="r0", metrics=MetricsOptions(refresh=0.2))
 
 bind, workers, preload_app, control_socket_disable = "127.0.0.1:0", 2, True, True
