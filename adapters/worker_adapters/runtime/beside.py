@@ -13,9 +13,13 @@ __all__ = ["Begins", "StepsTask"]
 
 
 class Begins(Protocol):
-    """What is to be done beside the streams, from the first one on at the latest."""
+    """What is to be done beside the streams, from the first one on at the latest, until the adapter is closed."""
 
     def begin(self) -> None:
+        """Idempotent; does not block."""
+        ...
+
+    def end(self) -> None:
         """Idempotent; does not block."""
         ...
 

@@ -22,7 +22,7 @@ class Refresher:
     """
 
     def __init__(self, worker: Worker, seconds: float, *, scrape: bool) -> None:
-        self._worker = ref(worker)
+        self._worker = ref(worker, self._orphaned)
         self._seconds = seconds
         self._scrape = scrape
         self._due = -inf
@@ -35,6 +35,13 @@ class Refresher:
             with contextlib.suppress(RuntimeError):  # out of threads: whoever starts the loop next does it
                 LOOP.watch(self)
                 LOOP.look_soon(self)
+
+    def end(self) -> None:
+        """The adapter is closed: nothing is to be read any more, and nothing keeps the loop for it. Idempotent."""
+        LOOP.forget(self)
+
+    def _orphaned(self, _worker: object) -> None:
+        LOOP.forget(self)  # which takes no lock: the collector strikes anywhere
 
     def look(self, now: float) -> float:
         """On the loop: see Watched."""

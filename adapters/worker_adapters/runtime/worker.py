@@ -272,6 +272,8 @@ class Worker:
     def close(self, give_up: float) -> None:
         """End a probe that is pausing; wait until `give_up` (monotonic) for what is being told. Idempotent."""
         self._closed = True
+        if self.refresher is not None:
+            self.refresher.end()
         self._facts.left_by(self)
         for pause in list(self._pausing):
             pause.wake()
