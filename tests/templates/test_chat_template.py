@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import signal
 
 import pytest
 
 from worker_adapters import ChatTemplate, Features, InvalidRequestError, TemplateError, TemplateLimits
 from worker_adapters.api import Reason
 
+from . import attacks
 from .record import NOW, PATH
 from .styles import CONVERSATIONS, SPECIAL, STYLES
 
@@ -242,6 +244,91 @@ def test_a_template_that_goes_too_far_is_stopped(bomb):
     template = ChatTemplate(BOMBS[bomb], limits=SMALL, clock=lambda: NOW)
     with pytest.raises(TemplateError, match=r"more than|without end|calls|joins|no numbers"):
         template.render(HELLO)
+
+
+@pytest.fixture
+def stopwatch():
+    """A render that takes ten seconds of processor is ended: load does not count."""
+
+    def late(_number, _frame):
+        raise TimeoutError("it was not stopped")
+
+    before = signal.signal(signal.SIGVTALRM, late)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 10)
+    yield
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.signal(signal.SIGVTALRM, before)
+
+
+@pytest.mark.parametrize("kind", [*attacks.OPERATIONS, "whole templates"])
+def test_whatever_a_template_does_again_and_again_is_counted(kind, stopwatch):
+    """It is the count of work that stops it, before a million turns do, and the count is the same each time."""
+    operations = attacks.OPERATIONS.get(kind, {})
+    texts = [attacks.SHELL % (value, operation) for operation, value in operations.items()] or [*attacks.WHOLE.values()]
+    for text in texts:
+        template = ChatTemplate(text, limits=TemplateLimits(characters=100_000), clock=lambda: NOW)
+        with pytest.raises(TemplateError, match="more than 800000 units of work"):
+            template.render(HELLO)
+
+
+def test_what_a_template_uses_up_is_the_same_each_time():
+    turns = [0, 0]
+    for n in (0, 1):
+
+        def now(n=n):
+            turns[n] += 1
+            return NOW
+
+        text = "{% for a in range(9999) %}{% for b in range(99) %}{{ strftime_now('%Y')[:0] }}{% endfor %}{% endfor %}"
+        with pytest.raises(TemplateError, match="units of work"):
+            ChatTemplate(text, limits=TemplateLimits(characters=100_000), clock=now).render(HELLO)
+    assert turns[0] == turns[1] > 100
+
+
+@pytest.mark.parametrize("style", ["filters", "string methods", "tools as json"])
+def test_the_largest_conversations_are_rendered(style, stopwatch):
+    template = ChatTemplate(STYLES[style], special_tokens=SPECIAL, clock=lambda: NOW)
+    long = [{"role": "user", "content": "word " * 100}, {"role": "assistant", "content": "answer " * 70}] * 1000
+    assert len(template.render(long)) > 1_000_000
+    document = [{"role": "user", "content": "lorem ipsum dolor\n" * (2**20 // 18)}]
+    assert len(template.render(document)) > 1_000_000
+
+
+ADDRESSES = [
+    "{{ messages | map('upper') }}",
+    "{{ [messages | map('upper')] }}",
+    "{{ {'a': messages | map('upper')} | string }}",
+    "{{ 'a' ~ (messages | map('upper')) }}",
+    "{{ '%s' % (messages | map('upper')) }}",
+    "{{ '%s' | format(messages | map('upper')) }}",
+    "{{ '{}'.format(messages | map('upper')) }}",
+    "{{ '{a}'.format(a=messages | map('upper')) }}",
+    "{{ ','.join([messages | map('upper')]) }}",
+    "{{ [messages | map('upper')] | join }}",
+    "{{ 'a'.replace('a', messages | map('upper') | string) }}",
+    "{{ messages | map('upper') | trim }}",
+    "{{ messages | map('upper') | pprint }}",
+    "{{ messages[0].content.strip }}",
+    "{{ messages[0].items }}",
+    "{{ strftime_now }}",
+    "{{ raise_exception }}",
+    "{{ range }}",
+    "{{ cycler(1) }}",
+    "{{ joiner() }}",
+    "{% set x %}{{ joiner() }}{% endset %}{{ x }}",
+    "{% macro f(a) %}{{ a }}{% endmacro %}{{ f(joiner()) }}",
+]
+
+
+@pytest.mark.parametrize("text", ADDRESSES)
+def test_what_has_an_address_in_its_text_is_refused(text):
+    with pytest.raises(TemplateError, match="has an address in it"):
+        ChatTemplate(text, clock=lambda: NOW).render(HELLO)
+
+
+def test_what_only_looks_like_an_address_is_text():
+    said = [{"role": "user", "content": "<object at 0x7f0000000000>"}]
+    assert ChatTemplate("{{ messages[0].content ~ namespace() }}").render(said).startswith("<object at 0x7f")
 
 
 def test_ordinary_work_stays_within_the_limits():

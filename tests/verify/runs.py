@@ -13,7 +13,7 @@ def recorded(engine: str, *urls: str, **plan) -> Recording:
     """What a run over these workers records."""
     tap = Tap()
     dialect = tap.on(registry.dialect(engine))
-    limits = Limits(hand_over=8)
+    limits = Limits(hand_over=2)
     with ExitStack() as stack:
         adapters = [stack.enter_context(connect(dialect, url, limits=limits)) for url in urls]
         return Verification(adapters, tap, Plan(**plan)).record()

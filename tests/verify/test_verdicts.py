@@ -80,6 +80,20 @@ def test_64_of_64_says_what_it_allows():
     assert report.status == 0
 
 
+def test_likelihoods_are_those_of_the_same_token_where_one_worker_leaves_some_out():
+    """A server with a draft model tells few of them: the second that comes is not the second token's."""
+    plain = answer(
+        "abcd", token_ids=None, marks=((1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4)), logprobs=likely(-1, -2, -3, -4)
+    )
+    drafted = answer(
+        "abcd", token_ids=None, marks=((1, 1, 1), (2, 1, 2), (3, 1, 3), (4, 2, 4)), logprobs=likely(-1, -4)
+    )
+    assert compare(plain, drafted).same
+    off = attrs.evolve(drafted, logprobs=likely(-1, -4.5))
+    found = compare(plain, off)
+    assert (found.bitwise, found.largest, found.first_off, found.parting) == (False, 0.5, 3, None)
+
+
 # --- two answers ------------------------------------------------------------------------------------------------------
 
 
@@ -118,7 +132,7 @@ def test_tokens_that_came_in_one_piece_are_counted_by_the_engine_s_own_count():
     """A piece of three tokens, of which one logprob is told: it is the last one's."""
     marks = ((1, 1, 1), (4, 2, 4), (5, 3, 5))
     expected = answer("a→bc", token_ids=None, marks=(*marks, (6, 4, 6)), logprobs=likely(-1.0, -1.0, -1.0, -1.0))
-    got = answer("a→bd", token_ids=None, logprobs=likely(-1.0, -1.0, -1.5, -1.0))
+    got = answer("a→bd", token_ids=None, marks=expected.marks, logprobs=likely(-1.0, -1.0, -1.5, -1.0))
     found = compare(expected, got)
     assert (found.parting.byte, found.parting.token) == (5, 5)
     assert (found.first_off, found.largest, found.bitwise) == (4, 0.5, False)

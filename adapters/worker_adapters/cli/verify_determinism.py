@@ -48,7 +48,7 @@ from .progressing import Progressing
 __all__ = ["add", "run"]
 
 STATUSES = "exit status: 0 done, and clean; 1 a divergence; 2 not established, nobody there, or asked wrongly"
-HAND_OVER = 8  # events: an engine in this process is read in turns, not one stream after the other
+HAND_OVER = 2  # events: an engine in this process is read in turns, not one stream after the other
 EXTRA = 2  # places beside the widest round
 
 

@@ -1,11 +1,14 @@
-"""What a template may use up: turns and calls are counted, and every value is paid for before it is made.
+"""What a template may use up: every operation is paid for, by what it takes and what it gives, before it is done.
 
 A value's extent is about the length of its text, written out in full: a list that holds another one twice counts it twice,
-so that few steps can't build what takes for ever to print, compare or hash.
+so that few steps can't build what takes for ever to print, compare or hash. Work is counted in units of some ten
+nanoseconds: a template and its messages always use up the same, on any machine. What is not known to cost less is paid in
+full.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from contextvars import ContextVar
 from typing import Any
@@ -17,14 +20,20 @@ from ..api.errors import invalid
 
 __all__ = ["BUDGET", "Budget", "TemplateError", "TemplateLimits", "failed"]
 
-WORK = 8  # times the size of the longest prompt: what a template may make in all
+WORK = 8  # units for each character of the longest prompt: all that a template may do
 MAX_BITS = 4096  # of an integer
-PART = 8  # what each part of a list or dict costs: a reference, and often an object of its own
+PART = 8  # the extent of each part of a list or dict beside its own, and what it costs to copy it
 PAIR = 4  # a pair of a dict takes as much as so many parts of a list
-LOOK = 1 / 16  # of its extent is what it costs to compare a value, or to look for something in it
+VISIT = 50  # units for each part of a value whose extent is found out
+FOUND = 500  # units to remember it
+LOOK = 0.25  # units for each character of what is compared, searched or hashed
+COPY = 1 / 32  # units for each character of a string that is copied
+TURN, CALL, LITTLE = 40, 250, 60  # units for a turn, a call of any kind, and what is done beside a value
 KEPT = 100_000  # parts of values whose extents are remembered: what keeps them alive
+HEAVY = 256  # characters that count as a part there
 OTHER = 64  # the extent of what is no plain value: its repr has its type, and no contents
 MOST_SAID = 500  # characters of a template's own message
+_address = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class TemplateError(InvalidRequestError):
@@ -43,10 +52,23 @@ def _at_least_one(_: Any, attribute: attrs.Attribute[int], value: int) -> None:
 
 @attrs.frozen(kw_only=True)
 class TemplateLimits:
-    """Bounds of one rendering: turns of loops and calls, and characters of the prompt and of each value on the way."""
+    """Bounds of one rendering: turns of loops and calls, and characters of the prompt and of each value on the way.
+
+    The work that may be done in all goes with `characters`.
+    """
 
     steps: int = attrs.field(default=1_000_000, validator=_at_least_one)
     characters: int = attrs.field(default=16 * 1024 * 1024, validator=_at_least_one)
+
+
+@attrs.frozen
+class _Known:
+    """What was found out of a value: `strange` is the type of a part whose text has an address, if there is one."""
+
+    value: Any  # kept, so that its id is not used again
+    extent: int
+    strange: str
+    parts: int = 0
 
 
 class Budget:
@@ -55,77 +77,116 @@ class Budget:
     def __init__(self, limits: TemplateLimits) -> None:
         self._limits = limits
         self._steps = limits.steps
-        self._work = WORK * limits.characters
-        self._known: dict[int, tuple[Any, int]] = {}  # extents by id, with what keeps the id from being used again
+        self._work: float = WORK * limits.characters
+        self._known: dict[int, _Known] = {}
         self._kept = 0
 
-    def step(self) -> None:
+    @property
+    def used(self) -> int:
+        """Units of work so far."""
+        return int(WORK * self._limits.characters - self._work)
+
+    def charge(self, units: float) -> None:
+        """Work that is about to be done. Raises TemplateError."""
+        self._work -= units
+        if self._work < 0:
+            raise failed(f"the template does more than {WORK * self._limits.characters} units of work: does it end?")
+
+    def step(self, units: float = CALL) -> None:
         """One more turn or call. Raises TemplateError."""
         self._steps -= 1
         if self._steps < 0:
             raise failed(f"the template takes more than {self._limits.steps} steps: does it end?")
+        self.charge(units)
 
-    def turns(self, items: Iterable[Any]) -> Iterator[Any]:
-        """The items of a loop, each counted."""
+    def turns(self, items: Iterable[Any], body: int = 0) -> Iterator[Any]:
+        """The items of a loop, each counted; `body`: units for what is done with it, whatever it is."""
+        units = TURN + body
         for item in items:
-            self.step()
+            self.step(units)
             yield item
 
-    def spend(self, size: int, cost: int | None = None) -> None:
-        """Something of that many characters is about to be made, which costs as much, or less. Raises TemplateError."""
+    def spend(self, size: int, units: float | None = None) -> None:
+        """Something of that many characters is about to be made, for a unit each if no other cost is given."""
         if size > self._limits.characters:
             raise failed(f"the template makes a value of more than {self._limits.characters} characters")
-        self._work -= size if cost is None else cost
-        if self._work < 0:
-            raise failed(f"the template makes more than {WORK * self._limits.characters} characters in all")
+        self.charge(size if units is None else units)
 
     def made(self, value: Any) -> Any:
         """A value that has been put together from others that were paid for: it refers to its parts."""
-        if isinstance(value, Collection) and not isinstance(value, str | bytes):
-            each = PART * PAIR if isinstance(value, Mapping) else PART
-            self.spend(self.extent(value), each * len(value))
+        if isinstance(value, str | bytes):
+            self.spend(len(value), LITTLE + len(value) * COPY)
+        elif isinstance(value, Collection):
+            self.charge(LITTLE + (PART * PAIR if isinstance(value, Mapping) else PART) * len(value))
+            self.spend(self.extent(value), 0)
         return value
 
     def looked_at(self, value: Any) -> Any:
         """A value that is compared, searched, or handed to a function."""
         extent = self.extent(value)
-        if extent > OTHER:
-            self.spend(extent, int(extent * LOOK))
+        self.spend(extent if extent > OTHER else 0, LITTLE + extent * LOOK)
         return value
+
+    def text(self, value: Any) -> int:
+        """The extent of what becomes text. Raises TemplateError where that would have an address, another one each time."""
+        if isinstance(value, str):
+            return len(value)
+        known = self._find_out(value)
+        if known.strange:
+            raise failed(f"the template writes a {known.strange}: its text has an address in it, another one each time")
+        return known.extent
 
     def extent(self, value: Any) -> int:
         """About how many characters the value's text has. Raises TemplateError above the limit."""
+        return len(value) if isinstance(value, str) else self._find_out(value).extent
+
+    def _find_out(self, value: Any) -> _Known:
         if isinstance(value, str | bytes):
-            return len(value)
+            return _Known(None, len(value), "")
         if isinstance(value, int):
-            return value.bit_length() // 3 + 1
-        if value is None:
-            return len("None")
+            return _Known(None, value.bit_length() // 3 + 1, "")
+        if value is None or isinstance(value, float):
+            return _Known(None, len("None"), "")
         if isinstance(value, range):
-            return PART * len(value)
+            return _Known(None, PART * len(value), "")
+        known = self._known.get(id(value))
+        if known is not None:
+            return known
         if isinstance(value, list | tuple | Mapping | set | frozenset | KeysView | ValuesView | ItemsView):
-            known = self._known.get(id(value))
-            return self._remembered(value, self._written_out(value)) if known is None else known[1]
-        return OTHER
+            return self._remembered(value, *self._written_out(value), len(value))
+        return self._remembered(value, OTHER, _strange(value), 1)
 
-    def _remembered(self, value: Collection[Any], extent: int) -> int:
+    def _remembered(self, value: Any, extent: int, strange: str, parts: int) -> _Known:
         """What is remembered for longest is forgotten first; to find it out once more is paid for."""
-        self._known[id(value)] = value, extent
-        self._kept += len(value)
+        self.charge(FOUND)
+        known = self._known[id(value)] = _Known(value, extent, strange, parts)
+        self._kept += parts + extent // HEAVY
         while self._kept > KEPT and len(self._known) > 1:
-            oldest = next(iter(self._known))
-            self._kept -= len(self._known.pop(oldest)[0])
-        return extent
+            oldest = self._known.pop(next(iter(self._known)))
+            self._kept -= oldest.parts + oldest.extent // HEAVY
+        return known
 
-    def _written_out(self, value: Iterable[Any]) -> int:
-        parts = (part for pair in value.items() for part in pair) if isinstance(value, Mapping) else iter(value)
-        size = 2
+    def _written_out(self, value: Iterable[Any]) -> tuple[int, str]:
+        pairs = value.items() if isinstance(value, Mapping) else value if isinstance(value, ItemsView) else None
+        parts = iter(value) if pairs is None else (part for pair in pairs for part in pair)
+        size, strange = 2, ""
         for part in parts:
-            self._work -= 1
-            size += 2 + self.extent(part)
+            self.charge(VISIT)
+            if isinstance(part, str):
+                size += PART + len(part)
+            elif type(part) is int:
+                size += PART + part.bit_length() // 3 + 1
+            else:
+                known = self._find_out(part)
+                size, strange = size + PART + known.extent, strange or known.strange
             if size > self._limits.characters:
                 self.spend(size)
-        return size
+        return size, strange
+
+
+def _strange(value: Any) -> str:
+    """The type of what is no plain value if its text has an address: a generator, a function, a method not called."""
+    return type(value).__name__ if _address.search(str(value)) else ""
 
 
 def whole_number(value: int) -> int:

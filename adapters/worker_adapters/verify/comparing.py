@@ -62,9 +62,7 @@ def compare(expected: Answer, got: Answer) -> Compared:
     byte = _first_difference(expected.text.encode(), got.text.encode())
     same = byte is None and expected.finish == got.finish and (not by_ids or at is None)
     parting = None if same else _parting(expected, got, at, byte)
-    bitwise, largest, first_off = _likelihoods(expected.logprobs, got.logprobs, at)
-    if first_off is not None and expected.token_ids is None:
-        first_off = _number_of_likelihood(expected, first_off)
+    bitwise, largest, first_off = _likelihoods(expected, got, at)
     agreed = parting.token if parting is not None else _length(expected)
     return Compared(
         by="token ids" if by_ids else "bytes",
@@ -96,21 +94,26 @@ def _number_at(answer: Answer, byte: int) -> int | None:
     return before
 
 
-def _number_of_likelihood(answer: Answer, index: int) -> int:
-    """Of the token whose logprob it is: those that came with a piece are of its last tokens."""
-    for _, likely, count in answer.marks or ():
-        if likely > index:
-            return count - (likely - index)
-    return index
+def _numbered(answer: Answer) -> dict[int, TokenLogprob]:
+    """Logprobs by the number of their token. Where not all are told, those that came with a piece are of its last tokens."""
+    told = answer.logprobs or ()
+    if answer.marks is None or len(told) == (_length(answer) if answer.token_ids is None else len(answer.token_ids)):
+        return dict(enumerate(told))
+    found, before = {}, 0
+    for _, likely, count in answer.marks:
+        found.update({count - (likely - index): told[index] for index in range(before, likely)})
+        before = likely
+    return found
 
 
 def _first_token(expected: Answer, got: Answer, *, by_ids: bool) -> int | None:
-    """The first token that differs, by ids, else by the tokens that came with logprobs."""
+    """The first token that differs, by ids, else by those whose logprobs both tell."""
     if by_ids:
         return _first_difference(expected.token_ids or (), got.token_ids or ())
-    if expected.logprobs is None or got.logprobs is None:
-        return None
-    return _first_difference([one.token for one in expected.logprobs], [one.token for one in got.logprobs])
+    left, right = _numbered(expected), _numbered(got)
+    return min(
+        (number for number in left.keys() & right.keys() if left[number].token != right[number].token), default=None
+    )
 
 
 def _first_difference(left: Sequence[object], right: Sequence[object]) -> int | None:
@@ -148,15 +151,16 @@ def _gap(expected: Answer, got: Answer, at: int | None) -> float | None:
 
 def _is_one_token(answer: Answer, at: int | None) -> bool:
     """Without ids, a character may have come in several tokens, of which one likelihood is told (llama-server)."""
-    told = answer.logprobs
-    if answer.token_ids is not None or at is None or told is None or at >= len(told):
-        return True
-    return len(told) >= answer.tokens_out or told[at].token.isascii()
+    told = None if at is None or answer.token_ids is not None else _numbered(answer).get(at)
+    return told is None or len(answer.logprobs or ()) >= answer.tokens_out or told.token.isascii()
 
 
 def _token(answer: Answer, at: int | None, byte: int) -> str:
-    if at is not None and answer.logprobs is not None and at < len(answer.logprobs):
-        return answer.logprobs[at].token
+    told = None if at is None else _numbered(answer).get(at)
+    return told.token if told is not None else _text_at(answer, byte)
+
+
+def _text_at(answer: Answer, byte: int) -> str:
     return answer.text.encode()[byte:].decode("utf-8", "replace")[:SHOWN]
 
 
@@ -167,29 +171,31 @@ def _id(answer: Answer, at: int | None) -> int | None:
 
 def gap_at(answer: Answer, at: int | None) -> float | None:
     """Between the two likeliest tokens at that place. One that is not among those told may be the likeliest."""
-    if at is None or answer.logprobs is None or at >= len(answer.logprobs):
+    taken = None if at is None else _numbered(answer).get(at)
+    if taken is None:
         return None
-    taken = answer.logprobs[at]
     best = sorted((one.logprob for one in taken.top if not math.isnan(one.logprob)), reverse=True)
     if best and taken.logprob >= best[0] and taken.token not in {one.token for one in taken.top}:
         best.insert(0, taken.logprob)
     return best[0] - best[1] if len(best) > 1 else None
 
 
-def _likelihoods(
-    expected: Sequence[TokenLogprob] | None, got: Sequence[TokenLogprob] | None, at: int | None
-) -> tuple[bool | None, float | None, int | None]:
-    """Of the tokens before the first difference: bitwise, the largest difference, and the first token that has one."""
-    if expected is None or got is None:
+def _likelihoods(expected: Answer, got: Answer, at: int | None) -> tuple[bool | None, float | None, int | None]:
+    """Of the tokens before the first difference: bitwise, the largest difference, and the first token that has one.
+
+    Only what both tell of the same token is compared: a server with a draft model leaves most of them out.
+    """
+    if expected.logprobs is None or got.logprobs is None:
         return None, None, None
+    one, other = _numbered(expected), _numbered(got)
     bitwise, largest, first_off = True, 0.0, None
-    for index, (one, other) in enumerate(zip(expected, got, strict=False)):
-        if at is not None and index >= at:
+    for number in sorted(one.keys() & other.keys()):
+        if at is not None and number >= at:
             break
-        for left, right in _pairs(one, other):
+        for left, right in _pairs(one[number], other[number]):
             if struct.pack("<d", left) == struct.pack("<d", right):
                 continue
-            bitwise, first_off = False, index if first_off is None else first_off
+            bitwise, first_off = False, number if first_off is None else first_off
             largest = max(largest, abs(left - right)) if not math.isnan(left - right) else largest
     return bitwise, largest, first_off
 
