@@ -107,6 +107,11 @@ def test_an_error_output_that_takes_nothing(to: str) -> None:
     assert (done.returncode, done.stdout) == (2, b"")
 
 
+def test_a_prompt_of_utf_8_where_the_locale_knows_ascii_only() -> None:
+    done = shell(f"{COMMAND} {RUN} --stop é", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def test_input_that_is_no_text_or_not_there() -> None:
     for line in (f"printf '\\xff\\xfe' | {COMMAND} {RUN[:-13]}- --json", f"{COMMAND} {RUN[:-13]}- <&-"):
         done = shell(line, PYTHONIOENCODING="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -103,6 +104,16 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _typed(text: Any) -> Any:
+    """What was typed is UTF-8, also where the locale (LC_ALL=C) has made halves of surrogate pairs of its bytes."""
+    if isinstance(text, list):
+        return [_typed(each) for each in text]
+    try:
+        return text if text.isascii() else os.fsencode(text).decode("utf-8", "replace")
+    except UnicodeEncodeError:  # characters that nobody can type: who judges the request says so
+        return text
+
+
 def request(args: argparse.Namespace, **changes: Any) -> GenerateRequest:
     """What was asked for; the prompt `-` is read from standard input."""
     names = {field.name for field in attrs.fields(GenerateRequest)} - {"model"}  # --model is the adapter's
@@ -111,6 +122,7 @@ def request(args: argparse.Namespace, **changes: Any) -> GenerateRequest:
         given.pop("prompt_tokens", None)
     if given.get("prompt") == "-":
         given["prompt"] = args.prompt = read_input()
+    given |= {name: _typed(given[name]) for name in ("prompt", "stop") if given.get(name)}
     if "engine_options" in given:
         given["engine_options"] = dict(given["engine_options"])
     if "json_schema" in given:
