@@ -8,6 +8,7 @@ import inspect
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,6 +235,21 @@ def test_completion_knows_commands_and_options_in_a_real_bash():
     ask = 'COMP_WORDS=(worker-adapters run --first); COMP_CWORD=2; _shtab_worker_adapters; printf "%s\\n" "${COMPREPLY[@]}"'
     done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["--first-token-timeout"], done.stderr
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish here")
+def test_completion_knows_commands_and_options_in_a_real_fish():
+    ask = 'source; complete -C "worker-adapters run --first"; complete -C "worker-adapters simulate --engine triton-t"'
+    script = called("completion", "fish")[1]
+    done = subprocess.run(["fish", "-N", "-c", ask], input=script, capture_output=True, text=True, check=False)
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["--first-token-timeout", "triton-trtllm"]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh here")
+def test_completion_is_a_function_of_a_real_zsh():
+    script = called("completion", "zsh")[1]
+    done = subprocess.run(["zsh", "-fn"], input=script, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_exit_statuses_have_a_meaning_each():
