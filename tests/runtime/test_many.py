@@ -563,6 +563,29 @@ def test_each_stream_comes_once_it_has_ended_however_it_ended() -> None:
     assert found["2"].partial.text == "t0"
 
 
+def test_as_completed_yields_what_is_over_already_however_often_it_was_asked() -> None:
+    """By itself, collected, by result(), by another as_completed, cancelled; but what was iterated raises."""
+    with adapter() as a:
+        a._transport._answer = lambda _wire: counted(2)
+        untouched, background = a.submit(request()), a.submit(request(), collect=True)
+        resulted, twice, cancelled = a.submit(request()), a.submit(request()), a.submit(request())
+        cancelled.cancel()
+        assert resulted.result().text == "t0t1"
+        assert list(as_completed([twice])) == [twice]
+        assert a.drain(5)
+        over = [untouched, background, resulted, twice, cancelled]
+        for _ in range(2):
+            assert list(as_completed(over)) == over
+        assert [stream.result(timeout=0).text for stream in over[:4]] == ["t0t1"] * 4
+        assert isinstance(cancelled.exception(timeout=0), StreamCancelledError)
+        iterated = a.submit(request())
+        assert texts(iterated)
+        with pytest.raises(RuntimeError):
+            list(as_completed([iterated]))
+        with pytest.raises(RuntimeError):
+            list(merge([resulted]))
+
+
 def test_what_is_collected_is_bounded() -> None:
     with adapter(endless(), limits=Limits(max_collected=1000)) as a:
         (stream,) = as_completed([a.submit(request())])

@@ -262,6 +262,8 @@ class RunningStream:
         """
         if not isinstance(self._source, Submitted):
             raise TypeError("only submitted streams can be merged: stream() runs on the thread that reads it")
+        if gate is None and self._running.over and not self._begun:
+            return  # collected, or about to be, by whoever asks for its result: that may be told again
         if self._merged is not waiter:
             if self._begun or self._merged is not None or self._running.delivered:
                 raise RuntimeError("a stream is iterated, or merged, or collected: one of them")
