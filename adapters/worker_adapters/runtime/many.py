@@ -310,6 +310,7 @@ def merge(streams: Iterable[Stream]) -> Merged:
 def as_completed(streams: Iterable[Stream]) -> Completed:
     """Each stream once its terminal event is there: `result()` does not block then. Blocks in `next`.
 
-    The streams are collected in the background (`Limits.max_collected`); otherwise as `merge`.
+    The streams are collected in the background (`Limits.max_collected`); one that is over may have been so before. Otherwise
+    as `merge`.
     """
     return Completed(streams)
