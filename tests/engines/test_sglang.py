@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from worker_adapters import End, GenerateRequest, InvalidRequestError, Retry, Token, connect
+from worker_adapters.dialect import ProbeTarget, Reply
 from worker_adapters.engines.sglang import DIALECT
 from worker_adapters.simulator import ScriptedSource, Simulator
 
@@ -208,3 +209,29 @@ def test_strict_is_what_the_server_was_started_for():
         started = next(adapter.stream(request))
     assert started.determinism == "best_effort"
     assert "--enable-deterministic-inference" in started.determinism_reasons[0]
+
+
+@pytest.mark.parametrize(
+    "given", [{"temperature": 0.5}, None, "", '{"top_k": 5}', {"ebnf": "a"}, '{"stop_regex": "x"}', {"watermark": {}}]
+)
+def test_what_the_server_prefers_and_no_request_can_unset_is_against_strict(given):
+    """--preferred-sampling-params: a null of a constraint is not heard by the server written in Rust."""
+    conversation = DIALECT.properties(ProbeTarget())
+    told = {"enable_deterministic_inference": True, "preferred_sampling_params": given}
+    wire, facts = next(conversation), None
+    while facts is None:
+        body = json.dumps(told if wire.target == "/server_info" else {}).encode()
+        try:
+            wire = conversation.send(Reply(status=200, headers={}, body=body))
+        except StopIteration as done:
+            facts = done.value
+    named = [name for name in ("ebnf", "stop_regex", "watermark") if name in str(given)]
+    assert facts.against_strict == tuple(f"the server's --preferred-sampling-params set {name}" for name in named)
+
+
+def test_no_constraint_is_left_to_the_server():
+    sent = json.loads(DIALECT.encode(GenerateRequest(prompt="p", seed=1), attempt=1).body)["sampling_params"]
+    assert [sent[name] for name in ("json_schema", "regex", "ebnf", "structural_tag", "custom_params")] == [None] * 5
+    asked = GenerateRequest(prompt="p", seed=1, regex="a+", engine_options={"custom_params": {"x": 1}})
+    sent = json.loads(DIALECT.encode(asked, attempt=1).body)["sampling_params"]
+    assert (sent["regex"], sent["ebnf"], sent["custom_params"]) == ("a+", None, {"x": 1})

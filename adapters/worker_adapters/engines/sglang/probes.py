@@ -12,14 +12,17 @@ from ...answers import Tokens, json_of
 from ...api import Properties, Reason
 from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
 from ...exposition import samples
-from ...lenient import count, listed, mapped, told
+from ...lenient import count, listed, mapped, shown, told
+from ...wordings import error_body
 from .errors import parse_error
+from .profile import PROFILE
 from .request import JSON
 
 __all__ = ["NAME", "detokenize", "health", "identify", "properties", "tokenize"]
 
 NAME = "sglang"
 RUNNING, WAITING, USAGE = "sglang:num_running_reqs", "sglang:num_queue_reqs", "sglang:token_usage"
+PINNED = frozenset(knob.wire for knob in PROFILE.knobs if knob.neutral is not None)  # a null is not always heard
 _GAUGES = frozenset({RUNNING, WAITING, USAGE})
 
 
@@ -114,7 +117,16 @@ def _against(info: Mapping[str, Any]) -> list[str]:
         )
     if info.get("speculative_algorithm"):
         reasons.append("speculative decoding is on")
+    if leaking := sorted(set(_preferred(info.get("preferred_sampling_params"))) - PINNED):
+        reasons.append(f"the server's --preferred-sampling-params set {', '.join(map(shown, leaking))}")
     return reasons
+
+
+def _preferred(given: object) -> Mapping[str, Any]:
+    """An object, or the JSON of one, as it was given on the command line."""
+    if isinstance(given, str):
+        return error_body(given.encode("utf-8", "replace"))
+    return mapped(given)
 
 
 def _load() -> Probe[tuple[int | None, int | None, int | None, float | None]]:

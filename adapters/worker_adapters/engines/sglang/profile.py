@@ -11,6 +11,7 @@ from ...dialect import Knob, Profile
 __all__ = ["PROFILE"]
 
 OPTION = "engine_options may set it"
+CONSTRAINT = "a constraint of the request sets it"
 
 
 def _all_is_minus_one(top_k: int) -> int:
@@ -42,6 +43,11 @@ PROFILE = Profile(
         Knob(wire="min_new_tokens", neutral=0, note=OPTION),
         Knob(wire="stop_token_ids", neutral=(), note=f"{OPTION}; the model's own end tokens come on top"),
         Knob(wire="logit_bias", neutral=None, note=OPTION),
+        Knob(wire="json_schema", neutral=None, note=CONSTRAINT),
+        Knob(wire="regex", neutral=None, note=CONSTRAINT),
+        Knob(wire="ebnf", neutral=None, note=CONSTRAINT),
+        Knob(wire="structural_tag", neutral=None, note=OPTION),
+        Knob(wire="custom_params", neutral=None, note=OPTION),
         Knob(wire="skip_special_tokens", neutral=True),
         Knob(wire="spaces_between_special_tokens", neutral=True),
         Knob(wire="no_stop_trim", neutral=False),
