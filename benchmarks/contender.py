@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 import resource
 import sys
 import threading
@@ -18,21 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from clients import CLIENTS, PROMPT, Client
-from crowds import CROWDS, Gather
-
-Figures = dict[str, float]
-PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-def rss() -> int:
-    """Bytes of memory that this process has resident."""
-    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123
-        return int(statm.read().split()[1]) * PAGE
-
-
-def percentile(values: list[int], share: float) -> float:
-    return sorted(values)[int(len(values) * share)] if values else float("nan")
-
+from crowd_loads import CROWD_LOADS
+from crowds import CROWDS
+from gauges import Figures, Window, percentile, rss
 
 # --- burst: one stream at full speed --------------------------------------------------------------------------------
 
@@ -48,45 +35,6 @@ def burst(client: Client, *, tokens: int) -> Figures:
 
 
 # --- paced: many streams, each a token now and then -----------------------------------------------------------------
-
-
-class Window:
-    """What the streams of a paced run share: when all have begun, when enough has been seen."""
-
-    def __init__(self, streams: int) -> None:
-        self.streams = streams
-        self.begun = 0
-        self.open = threading.Event()  # every stream has brought a token
-        self.over = False
-        self.lock = threading.Lock()
-
-    def first(self) -> None:
-        """A stream has brought its first token."""
-        with self.lock:
-            self.begun += 1
-            if self.begun == self.streams:
-                self.open.set()
-
-    def watch(self, seconds: float, idle_rss: int, latencies: list[list[int]]) -> Figures:
-        """Waits until all have begun, looks on for a while, and says what that cost."""
-        if not self.open.wait(60):
-            raise TimeoutError(f"{self.begun} of {self.streams} streams have begun")
-        before = [len(one) for one in latencies]
-        seen, spent, began = sum(before), time.process_time(), time.monotonic()
-        grown = rss() - idle_rss
-        time.sleep(seconds)
-        spent, passed = time.process_time() - spent, time.monotonic() - began
-        tokens = sum(map(len, latencies)) - seen
-        self.over = True
-        waits = [wait for one, first in zip(latencies, before, strict=True) for wait in one[first:]]
-        return {
-            "cpu_us": spent / tokens * 1e6,
-            "p50_us": percentile(waits, 0.5) / 1e3,
-            "p99_us": percentile(waits, 0.99) / 1e3,
-            "rss_kib": grown / self.streams / 1024,
-            "cores": spent / passed,
-            "tokens_per_second": tokens / passed,
-        }
 
 
 def paced(client: Client, *, streams: int, seconds: int, tokens: int) -> Figures:
@@ -138,49 +86,6 @@ def paced_async(client: Client, *, streams: int, seconds: int, tokens: int) -> F
     figures = window.watch(seconds, idle_rss, latencies)
     loop.join(60)
     return figures
-
-
-# --- crowd: very many streams ----------------------------------------------------------------------------------------
-
-
-def crowd(gather: Gather, *, streams: int, seconds: int, tokens: int) -> Figures:
-    """Time until all have begun, CPU per token and lateness from then on, at what pace, with how many threads."""
-    gc.collect()
-    idle_rss, window = rss(), Window(streams)
-    latencies: list[list[int]] = [[] for _ in range(streams)]
-    clock, first = time.monotonic_ns, window.first
-
-    def note(number: int, text: str) -> None:
-        waits = latencies[number]
-        waits.append(clock() - int(text))
-        if len(waits) == 1:
-            first()
-
-    began = time.monotonic()
-    work = threading.Thread(target=gather, args=(PORT, streams, tokens, note), daemon=True)
-    work.start()
-    if not window.open.wait(60):
-        raise TimeoutError(f"{window.begun} of {streams} streams have begun")
-    begun = time.monotonic() - began
-    threads = threading.active_count()
-    figures = window.watch(seconds, idle_rss, latencies)
-    work.join(60)
-    return {"begun_s": begun, "threads": threads, **figures}
-
-
-def whole(gather: Gather, *, streams: int, tokens: int) -> Figures:
-    """CPU per token from the first request to the last end: for clients that give nothing before a stream's end, too."""
-    gc.collect()
-    seen = [0] * streams
-
-    def note(number: int, _text: str) -> None:
-        seen[number] += 1
-
-    spent, began = time.process_time(), time.monotonic()
-    gather(PORT, streams, tokens, note)
-    spent, passed = time.process_time() - spent, time.monotonic() - began
-    assert sum(seen) == streams * tokens, f"{sum(seen)} tokens of {streams * tokens}"
-    return {"cpu_us": spent / sum(seen) * 1e6, "seconds": passed}
 
 
 # --- short: many small requests -------------------------------------------------------------------------------------
@@ -250,10 +155,11 @@ def main() -> None:
     """See the module's docstring."""
     scenario, name, wire, _, *numbers = sys.argv[1:]
     options = {key: int(value) for key, value in (number.split("=") for number in numbers)}
-    if scenario in ("crowd", "whole"):
+    if scenario in CROWD_LOADS:
         raise_the_limit_of_descriptors()
-        measure = crowd if scenario == "crowd" else whole
-        answer(lambda **named: measure(CROWDS[name], **options | named))
+        if scenario == "crowd":
+            CROWDS[name](PORT, 1, 1, lambda _number, _text: None)  # what is imported is so now
+        answer(lambda **named: CROWD_LOADS[scenario](name, PORT, **options | named))
         return
     with contender(name, wire, PORT) as client:
         answer(lambda **named: SCENARIOS[scenario](client, **options | named))

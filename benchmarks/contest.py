@@ -1,21 +1,25 @@
-"""Contenders in turn, round by round, so that a busy moment of the machine falls on everybody. Figures are medians."""
+"""Contenders in turn, round by round, so that a busy moment of the machine falls on everybody. Figures are medians.
+
+`WORKER_ADAPTERS_BENCH_ROUNDS=1` is for those who want to see whether a benchmark works: so many rounds of everything.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Contender", "contest", "hold", "lateness", "server"]
+__all__ = ["Contender", "DiedError", "Figures", "contest", "hold", "in_turn", "lateness", "medians", "server"]
 
 HERE = Path(__file__).parent
-Figures = dict[str, float]
+Figures = dict[str, Any]  # numbers; `spread` has the least and the most of each
 
 
 @contextmanager
@@ -31,9 +35,9 @@ def talking(*command: object) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def server(wire: str, *, rate: float | None = None) -> Iterator[int]:
+def server(wire: str, *, rate: float | None = None, burst: int = 0) -> Iterator[int]:
     """The load server's port."""
-    with talking("load_server.py", wire, *([] if rate is None else ["--rate", rate])) as process:
+    with talking("load_server.py", wire, *([] if rate is None else ["--rate", rate, "--burst", burst])) as process:
         assert process.stdout is not None
         yield int(process.stdout.readline())
 
@@ -43,6 +47,10 @@ def lateness(port: int) -> Figures:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/lateness") as reply:
         figures: Figures = json.load(reply)
     return figures
+
+
+class DiedError(RuntimeError):
+    """Its process is gone."""
 
 
 class Contender:
@@ -62,7 +70,7 @@ class Contender:
     def _heard(self) -> str:
         line = self._out.readline()
         if not line:
-            raise RuntimeError("the contender has died; what it died of stands above")
+            raise DiedError("the contender has died; what it died of stands above")
         return line
 
     @classmethod
@@ -77,22 +85,45 @@ class Contender:
 
 
 def contest(
-    scenario: str, names: list[str], wire: str, port: int, *, rounds: int, **options: int
+    scenario: str,
+    names: list[str],
+    wire: str,
+    port: int,
+    *,
+    rounds: int,
+    mortal: Collection[str] = (),
+    **options: int,
 ) -> dict[str, Figures]:
-    """The medians of every contender's rounds."""
+    """The medians of every contender's rounds. `mortal`: who dies of a load has no figures."""
     with ExitStack() as stack:
-        contenders = {
-            name: stack.enter_context(Contender.made(scenario, name, wire, port, **options)) for name in names
-        }
-        measured: dict[str, list[Figures]] = {name: [] for name in names}
-        for _ in range(rounds):
-            for name, contender in contenders.items():
-                measured[name].append(contender.measure())
-    return {name: medians(rounds) for name, rounds in measured.items()}
+        made = {name: stack.enter_context(Contender.made(scenario, name, wire, port, **options)) for name in names}
+        return in_turn({name: contender.measure for name, contender in made.items()}, rounds, mortal=mortal)
+
+
+def in_turn(
+    measures: dict[str, Callable[[], Figures]], rounds: int, *, mortal: Collection[str] = ()
+) -> dict[str, Figures]:
+    """The medians of each, measured one after the other, so many times."""
+    measured: dict[str, list[Figures]] = {name: [] for name in measures}
+    dead = set[str]()
+    for _ in range(int(os.environ.get("WORKER_ADAPTERS_BENCH_ROUNDS", rounds))):
+        for name in [name for name in measures if name not in dead]:
+            try:
+                measured[name].append(measures[name]())
+            except DiedError:
+                if name not in mortal:
+                    raise
+                dead.add(name)
+    return {name: {} if name in dead else medians(found) for name, found in measured.items()}
 
 
 def medians(rounds: list[Figures]) -> Figures:
-    return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+    """And between what they lie."""
+    columns = {key: [one[key] for one in rounds] for key in rounds[0]}
+    figures: Figures = {key: statistics.median(values) for key, values in columns.items()}
+    if len(rounds) > 1:
+        figures["spread"] = {key: [min(values), max(values)] for key, values in columns.items()}
+    return figures
 
 
 def hold(figures: dict[str, Any], key: str, bounds: list[tuple[str, float, str]]) -> None:

@@ -2,27 +2,46 @@
 
     gather(port, streams, tokens, note)
 
-that opens so many streams of so many tokens, calls note(stream, text) for each, and returns when all have ended.
+that opens so many streams of so many tokens, calls note(stream, text) for each, and returns when all have ended. What `note`
+raises, `Over`, ends it at once. `BESIDE` has those that read one stream more, number -1, of another server; `OPENED` those
+that say how to cancel each stream.
 """
 
 from __future__ import annotations
 
 import json
-import select
-import socket
 import threading
-from collections.abc import Callable, Iterator
-from queue import SimpleQueue
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import chain
 from typing import Any
 
-import msgspec
-
 from clients import CLIENTS, PATHS, PROMPT, body
+from epolls import epoll, epoll_and_queues, epoll_beside, epoll_openly
+from gauges import Gather, Note, Opened, Over
+from load_server import ENDLESS
 
-__all__ = ["CROWDS", "Gather", "Note"]
+__all__ = ["BESIDE", "CROWDS", "OPENED", "Gather"]
 
-Note = Callable[[int, str], None]
-Gather = Callable[[int, int, int, Note], None]
+
+def no_matter(_number: int, _cancel: Callable[[], None]) -> None:
+    """Nobody wants to cancel it."""
+
+
+def _in_threads(reads: Iterable[Callable[[], None]]) -> None:
+    """Each on a thread of its own."""
+
+    def run(read: Callable[[], None]) -> None:
+        with suppress(Over):
+            read()
+
+    threads = []
+    for read in reads:
+        threads.append(threading.Thread(target=run, args=(read,), daemon=True))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
 
 
 def each_on_a_thread(texts: Callable[[int], Iterator[str]], streams: int, tokens: int, note: Note) -> None:
@@ -33,11 +52,7 @@ def each_on_a_thread(texts: Callable[[int], Iterator[str]], streams: int, tokens
             if text:
                 note(number, text)
 
-    threads = [threading.Thread(target=read, args=(n,), daemon=True) for n in range(streams)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    _in_threads(partial(read, n) for n in range(streams))
 
 
 def threaded(name: str) -> Gather:
@@ -56,109 +71,124 @@ def _adapter(port: int, streams: int) -> Any:
     return connect("vllm", f"http://127.0.0.1:{port}", limits=Limits(max_in_flight=streams + 1))
 
 
-def _requests(streams: int, tokens: int) -> Iterator[Any]:
+def _opened(way: Callable[[Any], Any], streams: int, tokens: int, opened: Opened = no_matter) -> Iterator[Any]:
     from worker_adapters import GenerateRequest
 
     for n in range(streams):
-        yield GenerateRequest(prompt=PROMPT, max_tokens=tokens, seed=n, task_id=str(n))
+        stream = way(GenerateRequest(prompt=PROMPT, max_tokens=tokens, seed=n, task_id=str(n)))
+        opened(n, stream.cancel)
+        yield stream
+
+
+def _merged(streams: Iterable[Any], note: Note) -> list[tuple[str, int]]:
+    """How each has ended, and after how many tokens."""
+    from worker_adapters import End, Error, Token, merge
+
+    ends = []
+    for stream, event in merge(streams):
+        if type(event) is Token:
+            note(int(stream.task_id), event.text)
+        elif type(event) is Error:
+            raise RuntimeError(str(event))
+        elif type(event) is End:
+            ends.append((event.finish_reason, event.tokens_out))
+    return ends
 
 
 def merged(port: int, streams: int, tokens: int, note: Note) -> None:
     """`merge`, on one thread."""
-    from worker_adapters import Error, Token, merge
-
     with _adapter(port, streams) as adapter:
-        for stream, event in merge(map(adapter.submit, _requests(streams, tokens))):
-            if type(event) is Token:
-                note(int(stream.task_id), event.text)
-            elif type(event) is Error:
-                raise RuntimeError(str(event))
+        ends = _merged(_opened(adapter.submit, streams, tokens), note)
+    assert ends == [("length", tokens)] * streams, f"{len(ends)} of {streams} have ended: {set(ends)}"
 
 
 def collected(port: int, streams: int, tokens: int, note: Note) -> None:
-    """`as_completed`: collected in the background. A text is noted at the end of its stream, which hides lateness."""
+    """`as_completed`: collected in the background. A text is noted at the end of its stream."""
     from worker_adapters import as_completed
 
     with _adapter(port, streams) as adapter:
-        for stream in as_completed(map(adapter.submit, _requests(streams, tokens))):
-            for text in stream.result().text.split():
+        for stream in as_completed(_opened(adapter.submit, streams, tokens)):
+            result = stream.result()
+            assert (result.finish_reason, result.tokens_out) == ("length", tokens), result
+            for text in result.text.split():
                 note(int(stream.task_id), text)
 
 
-# --- an expert's loop -----------------------------------------------------------------------------------------------
+def _read(stream: Any, note: Note) -> None:
+    from worker_adapters import Token
+
+    number = int(stream.task_id)
+    for event in stream:
+        if type(event) is Token:
+            note(number, event.text)
 
 
-class _Text(msgspec.Struct):
-    text: str = ""
+def merged_openly(opened: Opened) -> Gather:
+    """`merge`, of streams that somebody else may cancel."""
+
+    def gather(port: int, streams: int, tokens: int, note: Note) -> None:
+        with _adapter(port, streams) as adapter:
+            _merged(_opened(adapter.submit, streams, tokens, opened), note)
+
+    return gather
 
 
-class _Event(msgspec.Struct):
-    choices: list[_Text] = []
+def threaded_openly(way: str) -> Callable[[Opened], Gather]:
+    """`stream` or `submit`, a thread for each, of streams that somebody else may cancel."""
+
+    def made(opened: Opened) -> Gather:
+        def gather(port: int, streams: int, tokens: int, note: Note) -> None:
+            with _adapter(port, streams) as adapter:
+                each = _opened(getattr(adapter, way), streams, tokens, opened)
+                _in_threads(partial(_read, stream, note) for stream in each)
+
+        return gather
+
+    return made
 
 
-def _epoll(port: int, streams: int, tokens: int, put: Callable[[int, list[str]], None]) -> None:
-    """One thread, one epoll, our codec; no events, timers, cancel or errors. An empty list ends a stream."""
-    from worker_adapters.codec import SSEDecoder, Wire
-
-    decode = msgspec.json.Decoder(_Event).decode
-    sent = json.dumps(body(tokens)).encode()
-    head = f"POST {PATHS['vllm']} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(sent)}"
-    poll = select.epoll()
-    open_: dict[int, tuple[int, socket.socket, list[Any]]] = {}
-    for n in range(streams):
-        connection = socket.create_connection(("127.0.0.1", port))
-        connection.sendall(f"{head}\r\n\r\n".encode() + sent)
-        connection.setblocking(False)
-        open_[connection.fileno()] = (n, connection, [])
-        poll.register(connection.fileno(), select.EPOLLIN)
-    while open_:
-        for fd, _ in poll.poll():
-            n, connection, state = open_[fd]
-            data = connection.recv(65536)
-            if not state:  # the head comes in one piece from this server
-                data = data.partition(b"\r\n\r\n")[2]
-                state += [Wire(chunked=True, length=None), SSEDecoder()]
-            wire, decoder = state
-            texts = []
-            for payload in decoder.payloads(wire.feed(data)):
-                if payload != b"[DONE]":
-                    event = decode(payload)
-                    if event.choices and event.choices[0].text:
-                        texts.append(event.choices[0].text)
-            if texts:
-                put(n, texts)
-            if wire.over:
-                put(n, [])
-                poll.unregister(fd)
-                connection.close()
-                del open_[fd]
+ALONE, FAST, UNREAD = "", ", beside a fast one", ", beside one that is not read"
 
 
-def epoll(port: int, streams: int, tokens: int, note: Note) -> None:
-    """The loop alone, which takes the texts itself."""
+@contextmanager
+def _neighbour(kind: str, port: int) -> Iterator[list[Any]]:
+    """A stream at full speed of another server; in the list, if it is to be read."""
+    from worker_adapters import GenerateRequest
 
-    def put(n: int, texts: list[str]) -> None:
-        for text in texts:
-            note(n, text)
+    if not kind:
+        yield []
+        return
+    with _adapter(port, 1) as adapter:
+        stream = adapter.submit(GenerateRequest(prompt=PROMPT, max_tokens=ENDLESS, seed=1, task_id="-1"))
+        yield [stream] if kind == FAST else []
+        stream.cancel()
 
-    _epoll(port, streams, tokens, put)
+
+def merged_beside(kind: str) -> Callable[[int], Gather]:
+    """`merge`."""
+
+    def made(other: int) -> Gather:
+        def gather(port: int, streams: int, tokens: int, note: Note) -> None:
+            with _neighbour(kind, other) as one, _adapter(port, streams) as adapter:
+                _merged(chain(one, _opened(adapter.submit, streams, tokens)), note)
+
+        return gather
+
+    return made
 
 
-def epoll_and_queues(port: int, streams: int, tokens: int, note: Note) -> None:
-    """The loop, and a SimpleQueue for each consumer thread."""
-    queues = [SimpleQueue[list[str]]() for _ in range(streams)]
+def submitted_beside(kind: str) -> Callable[[int], Gather]:
+    """`submit`, a consumer thread for each."""
 
-    def read(n: int) -> None:
-        while texts := queues[n].get():
-            for text in texts:
-                note(n, text)
+    def made(other: int) -> Gather:
+        def gather(port: int, streams: int, tokens: int, note: Note) -> None:
+            with _neighbour(kind, other) as one, _adapter(port, streams) as adapter:
+                each = chain(one, _opened(adapter.submit, streams, tokens))
+                _in_threads(partial(_read, stream, note) for stream in each)
 
-    threads = [threading.Thread(target=read, args=(n,), daemon=True) for n in range(streams)]
-    for thread in threads:
-        thread.start()
-    _epoll(port, streams, tokens, lambda n, texts: queues[n].put(texts))
-    for thread in threads:
-        thread.join()
+        return gather
+
+    return made
 
 
 # --- what users have ------------------------------------------------------------------------------------------------
@@ -222,4 +252,17 @@ CROWDS: dict[str, Gather] = {
     "openai": threaded("openai"),
     "openai, async": openai_async,
     "aiohttp": aiohttp_lines,
+}
+
+BESIDE: dict[str, Callable[[int], Gather]] = {
+    name + kind: made(kind)
+    for name, made in {"merge": merged_beside, "submit": submitted_beside}.items()
+    for kind in (ALONE, FAST, UNREAD)
+} | {"epoll": lambda _other: epoll, "epoll" + FAST: epoll_beside}
+
+OPENED: dict[str, Callable[[Opened], Gather]] = {
+    "merge": merged_openly,
+    "stream": threaded_openly("stream"),
+    "submit": threaded_openly("submit"),
+    "epoll": epoll_openly,
 }

@@ -6,7 +6,10 @@ connection after a stream, although its head says otherwise, and so does this.
 
 With `--rate`, tokens per second of one stream, a token's text is the server's clock at the moment of sending
 (CLOCK_MONOTONIC in ns, one for all processes of a machine). `GET /lateness` tells how far behind their time the tokens
-were sent: what the clients measure is not that.
+were sent: what the clients measure is not that. `--burst N`: so many tokens of a stream come at once, before its pace.
+`GET /closed` tells when which connection has closed, by the seeds of their last requests.
+
+At full speed, a request for `ENDLESS` tokens or more is answered until the client leaves.
 """
 
 from __future__ import annotations
@@ -30,6 +33,9 @@ import attrs
 WORDS = [" the", " rain", " came", " down", " over", " hills", " and", " people", " kept", " reading"]
 CLOCK = " 9999999999999999"  # stands where the server's clock goes; the chunk's size counts it
 LIMIT = re.compile(rb'"(?:max_tokens|n_predict)": ?(\d+)')
+SEED = re.compile(rb'"seed": ?(\d+)')
+ENDLESS = 1_000_000
+BLOCK = 500  # tokens that an endless answer is sent by
 END = b"0\r\n\r\n"
 
 
@@ -108,6 +114,12 @@ def whole(wire: Wire, tokens: int) -> bytes:
     return wire.head + b"".join(map(chunk, [*events, *wire.rest(tokens)])) + END
 
 
+@functools.lru_cache
+def block(wire: Wire) -> bytes:
+    """Some tokens from the middle of a long answer."""
+    return b"".join(chunk(frame(wire.event(n, ENDLESS, WORDS[n % len(WORDS)]))) for n in range(BLOCK))
+
+
 @functools.lru_cache(maxsize=4096)
 def around_clock(wire: Wire, n: int, tokens: int) -> tuple[bytes, bytes]:
     """The chunk of a paced token, before and after the clock in it."""
@@ -115,11 +127,19 @@ def around_clock(wire: Wire, n: int, tokens: int) -> tuple[bytes, bytes]:
     return before + b" ", after
 
 
+def paced_token(wire: Wire, n: int, tokens: int) -> bytes:
+    """The chunk of a token with the clock in it; of the last one, with all that follows."""
+    before, after = around_clock(wire, n, tokens)
+    data = b"%s%016d%s" % (before, time.monotonic_ns(), after)
+    return data if n + 1 < tokens else data + b"".join(map(chunk, wire.rest(tokens))) + END
+
+
 class Pacer:
     """Sends the tokens of all streams on one thread, each stream's at a rate of its own phase."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, burst: int) -> None:
         self.period = 1 / rate
+        self.burst = burst
         self.lateness: list[float] = []
         self._changed = threading.Condition()
         self._due: list[tuple[float, int, socket.socket, Wire, int, int]] = []
@@ -128,12 +148,17 @@ class Pacer:
         threading.Thread(target=self._run, daemon=True).start()
 
     def add(self, connection: socket.socket, wire: Wire, tokens: int) -> None:
-        """Begin a stream; its head is sent at once."""
-        connection.sendall(wire.head)
+        """Begin a stream; its head is sent at once, and its burst."""
+        at_once = min(self.burst, tokens)
+        connection.sendall(wire.head + b"".join(paced_token(wire, n, tokens) for n in range(at_once)))
+        if at_once == tokens:
+            if wire.closes:
+                connection.shutdown(socket.SHUT_WR)
+            return
         with self._changed:
             self._phase = (self._phase + 0.6180339887) % 1  # the golden ratio spreads any number of streams evenly
             begin = time.monotonic() + self._phase * self.period
-            heapq.heappush(self._due, (begin, next(self._order), connection, wire, 0, tokens))
+            heapq.heappush(self._due, (begin, next(self._order), connection, wire, at_once, tokens))
             self._changed.notify()
 
     def _run(self) -> None:
@@ -142,19 +167,16 @@ class Pacer:
                 while not self._due or self._due[0][0] > time.monotonic():
                     self._changed.wait(max(0.0, self._due[0][0] - time.monotonic()) if self._due else None)
                 due, order, connection, wire, n, tokens = heapq.heappop(self._due)
-                if n + 1 < tokens:
-                    heapq.heappush(self._due, (due + self.period, order, connection, wire, n + 1, tokens))
             self.lateness.append(time.monotonic() - due)
-            before, after = around_clock(wire, n, tokens)
-            data = b"%s%016d%s" % (before, time.monotonic_ns(), after)
-            if n + 1 == tokens:
-                data += b"".join(map(chunk, wire.rest(tokens))) + END
             try:
-                connection.sendall(data)
+                connection.sendall(paced_token(wire, n, tokens))
                 if n + 1 == tokens and wire.closes:
                     connection.shutdown(socket.SHUT_WR)
             except OSError:
-                pass  # the client has left
+                continue  # the client has left
+            if n + 1 < tokens:
+                with self._changed:
+                    heapq.heappush(self._due, (due + self.period, order, connection, wire, n + 1, tokens))
 
     def told(self) -> bytes:
         """Median and 99th percentile of the lateness since it was last told, in µs."""
@@ -162,9 +184,18 @@ class Pacer:
         return json.dumps({f"p{p}": late[len(late) * p // 100] * 1e6 if late else 0.0 for p in (50, 99)}).encode()
 
 
+CLOSED: dict[int, int] = {}  # when a connection has closed (CLOCK_MONOTONIC, ns), by the seed of its last request
+
+
 def page(target: bytes, pacer: Pacer | None) -> bytes:
     """What is no generation."""
-    content = pacer.told() if pacer is not None and target == b"/lateness" else PAGES.get(target)
+    if pacer is not None and target == b"/lateness":
+        content: bytes | None = pacer.told()
+    elif target == b"/closed":
+        content = json.dumps(CLOSED.copy()).encode()
+        CLOSED.clear()
+    else:
+        content = PAGES.get(target)
     if content is None:
         return NOT_FOUND
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
@@ -197,20 +228,28 @@ def requests_of(connection: socket.socket) -> Iterator[tuple[bytes, bytes]]:
 def serve(connection: socket.socket, wire: Wire, pacer: Pacer | None) -> None:
     """Answer request after request."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    seed = None
     try:
         for head, body in requests_of(connection):
             limit = LIMIT.search(body) if head.startswith(b"POST") else None
+            seed = SEED.search(body)
             spoken = WIRES["vllm-chat"] if b"/chat/completions" in head[:64] else wire
             if limit is None:
                 connection.sendall(page(head.split(b" ", 2)[1], pacer))
             elif pacer is not None:
                 pacer.add(connection, spoken, int(limit[1]))
+            elif int(limit[1]) >= ENDLESS:
+                connection.sendall(spoken.head)
+                while True:
+                    connection.sendall(block(spoken))
             else:
                 connection.sendall(whole(spoken, int(limit[1])))
                 if spoken.closes:
                     break
     except OSError:
         pass  # the client has left
+    if seed is not None:
+        CLOSED[int(seed[1])] = time.monotonic_ns()
     connection.close()
 
 
@@ -219,10 +258,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("wire", choices=["vllm", "llamacpp"])
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--burst", type=int, default=0)
     options = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    pacer = Pacer(options.rate) if options.rate else None
+    pacer = Pacer(options.rate, options.burst) if options.rate else None
+    threading.stack_size(256 * 1024)  # there is one for each connection, ten thousand at most
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     print(listener.getsockname()[1], flush=True)
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()

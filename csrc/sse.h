@@ -28,8 +28,8 @@
 #include <stdint.h>
 
 /* [cdef begin] */
-#define SSE_SPANS 1024 /* plain frames one call can hand over */
-#define SSE_PIECES 1024 /* pieces of other frames one call can hand over */
+#define SSE_SPANS 128 /* plain frames one call can hand over */
+#define SSE_PIECES 256 /* pieces of other frames one call can hand over */
 #define SSE_UNKNOWN 64 /* unknown fields kept per block: the first ones; later ones are ignored, as the standard says */
 #define SSE_MAX_LIMIT 1073741824
 #define SSE_MAX_READ 1073741824

@@ -154,6 +154,7 @@ class Channel:
         hand = self._hand
         if hand is not None and hand.is_done:
             self._done = hand.upto
+            hand.run.clear()  # the layers have it until the next read, and a stream may be silent for minutes
             if self._queue and self._queue[0] is hand:
                 self._queue.popleft()
             self._hand = None

@@ -36,7 +36,7 @@ from .redact import secrets_of
 from .reply import refused, require_event_stream, said
 from .report import came_to, progress, retried
 from .running import Running, nothing_yet
-from .runs import Driven, Feed, Runs
+from .runs import Driven, Feed, Runs, let_go
 from .tracing import carried_with
 from .validate import validate
 from .worker import Worker
@@ -143,6 +143,7 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
                     decoder.undispatched = False
                     strange = feed.unframed(batch, lambda text: said(text, exchange, dialect))
             counted, run = tally.tokens_out, next(decoded, None)
+            let_go(middle.batch)
         elif exc is not None:
             raise exc
         else:
@@ -165,7 +166,8 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
             continue  # a sign of life, and no content
         content, seen = tally.tokens_out > counted, running.tokens_seen
         last = taken(run)
-        events = begun + (_checked(worker, running, run) if run else [])
+        events = _checked(worker, running, run) if run else []
+        events[:0] = begun  # in place: the consumer empties what it has had, whoever else still has it in his hands
         if last is not None:
             if feed.over and dialect.traits.ends_with_body:
                 require_proof(exchange, dialect, decoder)

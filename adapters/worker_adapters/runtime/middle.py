@@ -14,7 +14,7 @@ from ..dialect import Payload, Run
 from ..waiting import BLOCKED, Blocked
 from .report import progress
 from .running import Running
-from .runs import Feed, Pull
+from .runs import Feed, Pull, let_go
 
 __all__ = ["DECODED", "READ", "Middle"]
 
@@ -67,6 +67,8 @@ class Middle:
         except Exception as exc:  # noqa: BLE001  -- as above
             self.met, self.raised = DECODED, exc
             return None
+        if len(batch) > 1:
+            let_go(batch)
         running = self._running
         if run and len(run) == 1 and type(alone := run[0]) is Token and alone.index == running.tokens_seen > 0:
             running.tokens_seen += 1

@@ -12,7 +12,7 @@ from ..dialect import Fault, Frame, Payload
 from ..transport import Exchange
 from ..waiting import Blocked
 
-__all__ = ["TERMINAL", "Driven", "Feed", "Pull", "Runs", "plain_text"]
+__all__ = ["TERMINAL", "Driven", "Feed", "Pull", "Runs", "let_go", "plain_text"]
 
 Pull: TypeAlias = Callable[[], "Sequence[Payload] | Blocked"]
 Runs: TypeAlias = Generator[list[Event] | Blocked, None, None]
@@ -25,6 +25,12 @@ TERMINAL = (End, Error)
 def plain_text(frame: Frame) -> bytes:
     """A block that is no event as it stood there, but for white space: lines, each cut at its first colon."""
     return b"\n".join((frame.data, *(name + b":" + value if value else name for name, value in frame.unknown))).strip()
+
+
+def let_go(batch: Sequence[Payload] | Blocked) -> None:
+    """Empty a batch that was decoded: its decoder has it in hand, perhaps for minutes, until it is given the next one."""
+    if isinstance(batch, list):
+        batch.clear()
 
 
 class Feed:

@@ -78,8 +78,10 @@ class Direct:
                 running.driver = None
                 _wait_for_the_end(running, until)  # the loop has the turn, and is just ending the stream
                 return None
-            if (hand := self._hand) is not None and hand.events.__length_hint__():  # type: ignore[attr-defined]  # a list's iterator
-                return hand  # an exception came before it was received
+            if (hand := self._hand) is not None:
+                if hand.events.__length_hint__():  # type: ignore[attr-defined]  # a list's iterator
+                    return hand  # an exception came before it was received
+                hand.run.clear()  # as the channel does
             lifetime.waker = waker = self._waker or self._own_waker()
             waker.polling = waker.polled  # before anything is looked at: a wait in C may begin without asking
             lifetime.retimed, lifetime.stop_at = lifetime.retimed or lifetime.stop_at != until, until

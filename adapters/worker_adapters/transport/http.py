@@ -44,7 +44,8 @@ class _Exchange:
     """One response."""
 
     def __init__(self, head: Head, connection: Connection, link: Link, pool: Pool, lifetime: Lifetime) -> None:
-        self._head = head
+        # What came with it is the body's, and up to 64 KiB, which a stream that is silent then would keep.
+        self._head = attrs.evolve(head, rest=b"") if head.rest else head
         self._connection = connection
         self._pool = pool
         self._lifetime = lifetime
