@@ -73,6 +73,9 @@ changelog: ## the notes of the next release, as the fragments in changelog.d/ ma
 pythons: $(VENV)/.installed-test ## the tests of the core, against the installed wheel, on each Python of this machine; PYTHONS=…
 	@$(BIN)/python -m tests.packaging.pythons $(PYTHONS)
 
+pythons-debian: $(VENV)/.installed-test ## the same on a Python of Debian's newest suite, unpacked in ~/.cache and entered by chroot (root); VERSION=3.14
+	@$(BIN)/python -m tests.packaging.debian $(or $(VERSION),3.14)
+
 workflows: $(VENV)/.installed-release ## lint of the release workflow, and what cibuildwheel would build; nothing is run
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml .github/workflows
