@@ -9,18 +9,18 @@ from urllib.parse import quote
 import attrs
 import msgspec
 
-from ...answers import Tokens, json_of
-from ...api import Properties, Reason
-from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
+from ...answers import Answers, Tokens, json_of
+from ...api import Properties
+from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
 from ...exposition import samples
 from ...hidden import HIDDEN, unfit_if_hidden
 from ...lenient import mapped
 from .errors import parse_error
-from .request import JSON
 
 __all__ = ["apply_template", "detokenize", "health", "identify", "properties", "tokenize"]
 
 NAME = "llamacpp"
+ANSWERS = Answers(parse_error, "a llama-server")
 DEFERRED = "llamacpp:requests_deferred"
 MOST_SHOWN = 200  # characters
 
@@ -37,26 +37,6 @@ class _Content(msgspec.Struct):
 
 class _Prompt(msgspec.Struct):
     prompt: str
-
-
-def _ask(wire: WireRequest, kind: Any = Any) -> Probe[Any]:
-    return _read((yield wire), wire.target, kind)
-
-
-def _read(reply: Reply, target: str, kind: Any = Any) -> Any:
-    if reply.status != 200:
-        raise parse_error(reply)
-    try:
-        return json_of(reply.body, kind)
-    except ValueError as exc:
-        raise Fault(Reason.PROTOCOL, f"{target} did not answer in JSON: is this a llama-server?") from exc
-
-
-def _post(path: str, body: Mapping[str, Any], target: ProbeTarget, kind: Any) -> Probe[Any]:
-    if target.model is not None:
-        body = {**body, "model": target.model}
-    encoded = msgspec.json.encode(body)
-    return (yield from _ask(WireRequest(method="POST", target=path, headers=JSON, body=encoded), kind))
 
 
 def health(target: ProbeTarget) -> Probe[HealthFacts]:
@@ -78,7 +58,7 @@ def health(target: ProbeTarget) -> Probe[HealthFacts]:
         unfit = yield from unfit_if_hidden("/completion", "/props")
         return HealthFacts(ready=not unfit, detail=unfit or "ok (/props is hidden)")
     try:
-        props = mapped(_read(reply, "/props"))
+        props = mapped(ANSWERS.read(reply, "/props"))
     except Fault as fault:
         return HealthFacts(ready=False, detail=fault.message)
     if {"role", "build_info", "total_slots", "default_generation_settings"}.isdisjoint(props):
@@ -88,7 +68,7 @@ def health(target: ProbeTarget) -> Probe[HealthFacts]:
 
 def properties(target: ProbeTarget) -> Probe[WorkerFacts]:
     """`/props`, then `/slots` unless the server sleeps (it would wake), and `/metrics` only if a scrape was asked for."""
-    props = yield from _ask(_get("/props", target))
+    props = yield from ANSWERS.ask(_get("/props", target))
     if props.get("role") == "router":
         return WorkerFacts(
             properties=_identity(props),
@@ -97,7 +77,7 @@ def properties(target: ProbeTarget) -> Probe[WorkerFacts]:
     against = []
     slots: list[dict[str, Any]] = []
     if not props.get("is_sleeping") and props.get("endpoint_slots", True):
-        slots = yield from _ask(_get("/slots", target))
+        slots = yield from ANSWERS.ask(_get("/slots", target))
     gauges: dict[str, int] = {}
     if target.scrape and props.get("endpoint_metrics"):
         gauges = yield from _gauges(target)
@@ -128,7 +108,7 @@ def _gauges(target: ProbeTarget) -> Probe[dict[str, int]]:
 
 def identify(target: ProbeTarget) -> Probe[Properties]:
     """`/props`: build_info and the model, which a router has not."""
-    return _identity((yield from _ask(_get("/props", target))))
+    return _identity((yield from ANSWERS.ask(_get("/props", target))))
 
 
 def _identity(props: Mapping[str, Any]) -> Properties:
@@ -145,16 +125,20 @@ def _identity(props: Mapping[str, Any]) -> Properties:
 def tokenize(text: str, add_special: bool, target: ProbeTarget) -> Probe[tuple[int, ...]]:
     """`/tokenize`; special tokens in the text are parsed, as they are in prompts."""
     body = {"content": text, "add_special": add_special}
-    return tuple((yield from _post("/tokenize", body, target, Tokens)).tokens)
+    return tuple((yield from ANSWERS.post("/tokenize", body, Tokens, model=target.model)).tokens)
 
 
 def detokenize(token_ids: Sequence[int], target: ProbeTarget) -> Probe[str]:
     """`/detokenize`."""
-    text: str = (yield from _post("/detokenize", {"tokens": list(token_ids)}, target, _Content)).content
+    text: str = (
+        yield from ANSWERS.post("/detokenize", {"tokens": list(token_ids)}, _Content, model=target.model)
+    ).content
     return text
 
 
 def apply_template(messages: Sequence[Mapping[str, Any]], target: ProbeTarget) -> Probe[str]:
     """`/apply-template`: the prompt that the model's own chat template makes."""
-    prompt: str = (yield from _post("/apply-template", {"messages": list(messages)}, target, _Prompt)).prompt
+    prompt: str = (
+        yield from ANSWERS.post("/apply-template", {"messages": list(messages)}, _Prompt, model=target.model)
+    ).prompt
     return prompt

@@ -8,19 +8,19 @@ from typing import Any
 import attrs
 import msgspec
 
-from ...answers import Tokens, json_of
-from ...api import Properties, Reason
-from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
+from ...answers import Answers, Tokens
+from ...api import Properties
+from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
 from ...exposition import samples
 from ...lenient import count, listed, mapped, shown, told
 from ...wordings import error_body
 from .errors import parse_error
 from .profile import PROFILE
-from .request import JSON
 
 __all__ = ["NAME", "detokenize", "health", "identify", "properties", "tokenize"]
 
 NAME = "sglang"
+ANSWERS = Answers(parse_error, "an SGLang")
 RUNNING, WAITING, USAGE = "sglang:num_running_reqs", "sglang:num_queue_reqs", "sglang:token_usage"
 PINNED = frozenset(knob.wire for knob in PROFILE.knobs if knob.neutral is not None)  # a null is not always heard
 _GAUGES = frozenset({RUNNING, WAITING, USAGE})
@@ -30,21 +30,12 @@ class _Text(msgspec.Struct):
     text: str
 
 
-def _read(reply: Reply, target: str, kind: Any = Any) -> Any:
-    if reply.status != 200:
-        raise parse_error(reply)
-    try:
-        return json_of(reply.body, kind)
-    except ValueError as exc:
-        raise Fault(Reason.PROTOCOL, f"{target} did not answer in JSON: is this an SGLang?") from exc
-
-
 def _info(name: str) -> Probe[Mapping[str, Any]]:
     """`/server_info` or `/model_info`, which were called `/get_…` until 0.5.4."""
     reply = yield WireRequest(target=f"/{name}")
     if reply.status == 404:
         reply = yield WireRequest(target=f"/get_{name}")
-    return mapped(_read(reply, f"/{name}"))
+    return mapped(ANSWERS.read(reply, f"/{name}"))
 
 
 def health(target: ProbeTarget) -> Probe[HealthFacts]:
@@ -91,7 +82,7 @@ def properties(_target: ProbeTarget) -> Probe[WorkerFacts]:
     if identity.context_length is None:
         reply = yield WireRequest(target="/v1/models")
         if reply.status == 200:
-            cards = map(mapped, listed(mapped(_read(reply, "/v1/models")).get("data")))
+            cards = map(mapped, listed(mapped(ANSWERS.read(reply, "/v1/models")).get("data")))
             lengths = [found for card in cards if (found := count(card.get("max_model_len")))]
             identity = attrs.evolve(identity, context_length=lengths[0] if lengths else None)
     running, waiting, slots, usage = yield from _load()
@@ -133,7 +124,7 @@ def _load() -> Probe[tuple[int | None, int | None, int | None, float | None]]:
     """Running, waiting, the most that may run, and the share of the KV cache in use, of all its engines."""
     reply = yield WireRequest(target="/v1/loads?include=core")
     if reply.status == 200:
-        loads = [mapped(one) for one in listed(mapped(_read(reply, "/v1/loads")).get("loads"))]
+        loads = [mapped(one) for one in listed(mapped(ANSWERS.read(reply, "/v1/loads")).get("loads"))]
         if loads:
             usages = [one["token_usage"] for one in loads if type(one.get("token_usage")) in (int, float)]
             return (
@@ -160,18 +151,15 @@ def _sum(loads: Sequence[Mapping[str, Any]], name: str) -> int | None:
     return sum(values) if values else None
 
 
-def _post(target: str, body: Mapping[str, Any], kind: Any) -> Probe[Any]:
-    reply = yield WireRequest(method="POST", target=target, headers=JSON, body=msgspec.json.encode(body))
-    return _read(reply, target, kind)
-
-
 def tokenize(text: str, add_special: bool, _target: ProbeTarget) -> Probe[tuple[int, ...]]:
     """`/tokenize`."""
-    return tuple((yield from _post("/tokenize", {"prompt": text, "add_special_tokens": add_special}, Tokens)).tokens)
+    return tuple(
+        (yield from ANSWERS.post("/tokenize", {"prompt": text, "add_special_tokens": add_special}, Tokens)).tokens
+    )
 
 
 def detokenize(token_ids: Sequence[int], _target: ProbeTarget) -> Probe[str]:
     """`/detokenize`, special tokens with it, as they stand."""
     body = {"tokens": list(token_ids), "skip_special_tokens": False}
-    text: str = (yield from _post("/detokenize", body, _Text)).text
+    text: str = (yield from ANSWERS.post("/detokenize", body, _Text)).text
     return text

@@ -8,9 +8,9 @@ from typing import Any
 import attrs
 import msgspec
 
-from ...answers import Id, json_of
+from ...answers import Answers, Id
 from ...api import Properties, Reason
-from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
+from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
 from ...exposition import samples
 from ...hidden import HIDDEN, unfit_if_hidden
 from ...lenient import mapped
@@ -20,6 +20,7 @@ from .request import JSON
 __all__ = ["apply_template", "health", "identify", "properties", "tokenize"]
 
 NAME = "tgi"
+ANSWERS = Answers(parse_error, "a TGI")
 QUEUED, RUNNING = "tgi_queue_size", "tgi_batch_current_size"
 USED, BUDGET = "tgi_batch_current_max_tokens", "tgi_batch_max_total_tokens"
 
@@ -30,24 +31,6 @@ class _Token(msgspec.Struct):
 
 class _Templated(msgspec.Struct):
     templated_text: str
-
-
-def _ask(wire: WireRequest, kind: Any = Any) -> Probe[Any]:
-    return _read((yield wire), wire.target, kind)
-
-
-def _read(reply: Reply, target: str, kind: Any = Any) -> Any:
-    if reply.status != 200:
-        raise parse_error(reply)
-    try:
-        return json_of(reply.body, kind)
-    except ValueError as exc:
-        raise Fault(Reason.PROTOCOL, f"{target} did not answer in JSON: is this a TGI?") from exc
-
-
-def _post(path: str, body: Mapping[str, Any], kind: Any) -> Probe[Any]:
-    wire = WireRequest(method="POST", target=path, headers=JSON, body=msgspec.json.encode(body))
-    return (yield from _ask(wire, kind))
 
 
 def health(_target: ProbeTarget) -> Probe[HealthFacts]:
@@ -66,7 +49,7 @@ def health(_target: ProbeTarget) -> Probe[HealthFacts]:
         unfit = yield from unfit_if_hidden("/generate_stream", "/info")
         return HealthFacts(ready=not unfit, detail=unfit or "ok (/info is hidden)")
     try:
-        if not isinstance(mapped(_read(reply, "/info")).get("model_id"), str):
+        if not isinstance(mapped(ANSWERS.read(reply, "/info")).get("model_id"), str):
             return HealthFacts(ready=False, detail="/info did not answer as TGI does: is this its base URL?")
     except Fault as fault:
         return HealthFacts(ready=False, detail=fault.message)
@@ -114,7 +97,7 @@ def identify(_target: ProbeTarget) -> Probe[Properties]:
 
 
 def _info() -> Probe[Mapping[str, Any]]:
-    info: Mapping[str, Any] = yield from _ask(WireRequest(target="/info"))
+    info: Mapping[str, Any] = yield from ANSWERS.ask(WireRequest(target="/info"))
     return info
 
 
@@ -141,12 +124,12 @@ def tokenize(text: str, add_special: bool, _target: ProbeTarget) -> Probe[tuple[
     """`/tokenize`, which adds special tokens always."""
     if not add_special:
         raise Fault(Reason.UNSUPPORTED, "TGI's /tokenize adds special tokens always: add_special=False can't be had")
-    tokens: list[_Token] = yield from _post("/tokenize", {"inputs": text}, list[_Token])
+    tokens: list[_Token] = yield from ANSWERS.post("/tokenize", {"inputs": text}, list[_Token])
     return tuple(token.id for token in tokens)
 
 
 def apply_template(messages: Sequence[Mapping[str, Any]], _target: ProbeTarget) -> Probe[str]:
     """`/chat_tokenize`: the prompt that the model's own chat template makes."""
     body = {"model": NAME, "messages": list(messages)}  # any other name would be a LoRA adapter's
-    templated: _Templated = yield from _post("/chat_tokenize", body, _Templated)
+    templated: _Templated = yield from ANSWERS.post("/chat_tokenize", body, _Templated)
     return templated.templated_text

@@ -5,37 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
-import msgspec
 
-from ...answers import Tokens, json_of
-from ...api import Properties, Reason
-from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
+from ...answers import Answers, Tokens
+from ...api import Properties
+from ...dialect import Fault, HealthFacts, Probe, ProbeTarget, WireRequest, WorkerFacts
 from ...exposition import samples
 from ...hidden import HIDDEN, unfit_if_hidden
 from ...lenient import listed, mapped, told
 from .errors import parse_error
-from .request import JSON
 
 __all__ = ["NAME", "health", "identify", "properties", "tokenize"]
 
 NAME = "trtllm"
+ANSWERS = Answers(parse_error, "a trtllm-serve")
 OTHERS = frozenset({"llamacpp", "sglang", "vllm"})  # as `owned_by`; TGI gives the model's own name
 RUNNING, WAITING = "trtllm_num_requests_running", "trtllm_num_requests_waiting"
 SLOTS, KV_USAGE = "trtllm_max_num_active_requests", "trtllm_kv_cache_utilization"
 _NAMES = frozenset({RUNNING, WAITING, SLOTS, KV_USAGE})
-
-
-def _ask(wire: WireRequest, kind: Any = Any) -> Probe[Any]:
-    return _read((yield wire), wire.target, kind)
-
-
-def _read(reply: Reply, target: str, kind: Any = Any) -> Any:
-    if reply.status != 200:
-        raise parse_error(reply)
-    try:
-        return json_of(reply.body, kind)
-    except ValueError as exc:
-        raise Fault(Reason.PROTOCOL, f"{target} did not answer in JSON: is this a trtllm-serve?") from exc
 
 
 def health(_target: ProbeTarget) -> Probe[HealthFacts]:
@@ -53,7 +39,7 @@ def health(_target: ProbeTarget) -> Probe[HealthFacts]:
         unfit = yield from unfit_if_hidden("/v1/completions", "/v1/models")
         return HealthFacts(ready=not unfit, detail=unfit or "ok (/v1/models is hidden)")
     try:
-        models = listed(mapped(_read(reply, "/v1/models")).get("data"))
+        models = listed(mapped(ANSWERS.read(reply, "/v1/models")).get("data"))
     except Fault as fault:
         return HealthFacts(ready=False, detail=fault.message)
     for card in map(mapped, models):
@@ -67,8 +53,8 @@ def health(_target: ProbeTarget) -> Probe[HealthFacts]:
 
 def identify(_target: ProbeTarget) -> Probe[Properties]:
     """`/version`, TensorRT-LLM's, and `/v1/models`: the name of the model's folder."""
-    version = (yield from _ask(WireRequest(target="/version")))["version"]
-    models = (yield from _ask(WireRequest(target="/v1/models")))["data"]
+    version = (yield from ANSWERS.ask(WireRequest(target="/version")))["version"]
+    models = (yield from ANSWERS.ask(WireRequest(target="/v1/models")))["data"]
     return Properties(
         engine=NAME,
         observed_at=0.0,
@@ -87,7 +73,7 @@ def properties(target: ProbeTarget) -> Probe[WorkerFacts]:
         return WorkerFacts(properties=_measured(identity, found))
     if not target.scrape:
         return WorkerFacts(properties=identity)
-    iterations = yield from _ask(WireRequest(target="/metrics"))
+    iterations = yield from ANSWERS.ask(WireRequest(target="/metrics"))
     return WorkerFacts(properties=_measured(identity, _of_iteration(iterations[-1]) if iterations else {}))
 
 
@@ -113,6 +99,4 @@ def _measured(identity: Properties, found: dict[str, float]) -> Properties:
 
 def tokenize(text: str, _add_special: bool, _target: ProbeTarget) -> Probe[tuple[int, ...]]:
     """`/_internal/tokenize`, of releases since 2026."""
-    body = msgspec.json.encode({"prompt": text})
-    wire = WireRequest(method="POST", target="/_internal/tokenize", headers=JSON, body=body)
-    return tuple((yield from _ask(wire, Tokens)).tokens)
+    return tuple((yield from ANSWERS.post("/_internal/tokenize", {"prompt": text}, Tokens)).tokens)

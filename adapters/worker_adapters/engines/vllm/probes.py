@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import attrs
 import msgspec
 
-from ...answers import Tokens, json_of
-from ...api import Properties, Reason
-from ...dialect import Fault, HealthFacts, Pause, Probe, ProbeTarget, Reply, WireRequest, WorkerFacts
+from ...answers import Answers, Tokens
+from ...api import Properties
+from ...dialect import Fault, HealthFacts, Pause, Probe, ProbeTarget, WireRequest, WorkerFacts
 from ...hidden import HIDDEN, unfit_if_hidden
 from ...lenient import listed, mapped, told
 from .errors import parse_error
 from .gauges import NO_GAUGES, Gauges, read_gauges
-from .request import JSON
 
 __all__ = ["detokenize", "health", "identify", "properties", "tokenize"]
 
 NAME = "vllm"
+ANSWERS = Answers(parse_error, "a vLLM")
 OTHERS = frozenset({"llamacpp", "sglang", "tensorrt_llm"})  # as `owned_by`; TGI gives the model's own name
 MOST_SHOWN = 300  # characters
 # Seconds between two looks at the heartbeat. A step of a large model takes some 50 ms, of a long prompt about a second.
@@ -28,26 +27,6 @@ LOOKS = (0.1, 0.4, 1.0, 2.0)
 
 class _Prompt(msgspec.Struct):
     prompt: str
-
-
-def _ask(wire: WireRequest, kind: Any = Any) -> Probe[Any]:
-    return _read((yield wire), wire.target, kind)
-
-
-def _read(reply: Reply, target: str, kind: Any = Any) -> Any:
-    if reply.status != 200:
-        raise parse_error(reply)
-    try:
-        return json_of(reply.body, kind)
-    except ValueError as exc:
-        raise Fault(Reason.PROTOCOL, f"{target} did not answer in JSON: is this a vLLM?") from exc
-
-
-def _post(path: str, body: Mapping[str, Any], target: ProbeTarget, kind: Any) -> Probe[Any]:
-    if target.model is not None:
-        body = {**body, "model": target.model}
-    encoded = msgspec.json.encode(body)
-    return (yield from _ask(WireRequest(method="POST", target=path, headers=JSON, body=encoded), kind))
 
 
 def _metrics() -> Probe[Gauges]:
@@ -82,7 +61,7 @@ def _unfit(target: ProbeTarget) -> Probe[str]:
     if reply.status in HIDDEN:
         return (yield from unfit_if_hidden("/v1/completions", "/v1/models"))
     try:
-        models = listed(mapped(_read(reply, "/v1/models")).get("data"))
+        models = listed(mapped(ANSWERS.read(reply, "/v1/models")).get("data"))
     except Fault as fault:
         return fault.message
     cards = [mapped(model) for model in models]
@@ -139,8 +118,8 @@ def properties(target: ProbeTarget) -> Probe[WorkerFacts]:
 
 def identify(target: ProbeTarget) -> Probe[Properties]:
     """`/version` and `/v1/models`: the model asked for, else the one that adapters (LoRA) are of."""
-    version = (yield from _ask(WireRequest(target="/version")))["version"]
-    models = (yield from _ask(WireRequest(target="/v1/models")))["data"]
+    version = (yield from ANSWERS.ask(WireRequest(target="/version")))["version"]
+    models = (yield from ANSWERS.ask(WireRequest(target="/v1/models")))["data"]
     base = next((model for model in models if model.get("parent") is None), models[0])
     mine = next((model for model in models if model["id"] == target.model), base)
     return Properties(
@@ -155,10 +134,12 @@ def identify(target: ProbeTarget) -> Probe[Properties]:
 def tokenize(text: str, add_special: bool, target: ProbeTarget) -> Probe[tuple[int, ...]]:
     """`/tokenize`."""
     body = {"prompt": text, "add_special_tokens": add_special}
-    return tuple((yield from _post("/tokenize", body, target, Tokens)).tokens)
+    return tuple((yield from ANSWERS.post("/tokenize", body, Tokens, model=target.model)).tokens)
 
 
 def detokenize(token_ids: Sequence[int], target: ProbeTarget) -> Probe[str]:
     """`/detokenize`; ids that are not in the vocabulary are nothing (detokenize_out_of_vocab)."""
-    prompt: str = (yield from _post("/detokenize", {"tokens": list(token_ids)}, target, _Prompt)).prompt
+    prompt: str = (
+        yield from ANSWERS.post("/detokenize", {"tokens": list(token_ids)}, _Prompt, model=target.model)
+    ).prompt
     return prompt
