@@ -17,7 +17,9 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from enum import Enum
 from math import inf
@@ -60,6 +62,8 @@ READ, WRITE = select.POLLIN, select.POLLOUT
 MAIN_THREAD_SECONDS = 0.5
 SLICE = 0.05  # seconds of a wait that nobody can end early
 LONGEST = 86400.0  # seconds; poll counts milliseconds in an int
+COMING = 1.0  # seconds that a thread may take to begin before another is started: for want of memory it may never do
+AGAIN = 0.05  # seconds before what has failed is taken up again
 
 
 def cooperative() -> bool:
@@ -336,20 +340,16 @@ def begin_thread(thread: threading.Thread) -> None:
     Raises RuntimeError where no thread can be started.
     """
     with contextlib.suppress(AttributeError):  # gevent's events take nothing; who waits for one there holds up nobody
-        thread._started.wait = _at_once  # type: ignore[attr-defined]  # noqa: SLF001  -- CPython's own, for which start() waits
+        thread._started.wait = bool  # type: ignore[attr-defined]  # noqa: SLF001  -- CPython's own, for which start() waits
     thread.start()
-
-
-def _at_once(_timeout: float | None = None) -> bool:
-    return True
 
 
 class Resident:
     """A thread of which the process has one while there is something to do.
 
-    Several may be started by a race, or by an exception that strikes at any point: the first that begins claims the
-    work, the others leave. So there is no lock, and nothing that a signal handler could find half done. While one that was
-    started has not begun, no other is: it asks whether it is needed when it begins.
+    Several may be started by a race, or by an exception that strikes at any point: the first that begins claims the work,
+    the others leave. So there is no lock, and nothing that a signal handler could find half done. While one is coming
+    none is started: it asks whether it is needed when it begins.
     """
 
     def __init__(self, name: str, work: Callable[[], None]) -> None:
@@ -357,7 +357,7 @@ class Resident:
         self._name = name
         self._work = work
         self._claim: dict[str, object] = {}
-        self._coming: threading.Thread | None = None  # the last that was started
+        self._coming: tuple[threading.Thread, float] | None = None  # the last that was started, and when
 
     @property
     def here(self) -> bool:
@@ -370,17 +370,25 @@ class Resident:
 
     def ensure(self, needed: Callable[[], bool]) -> None:
         """Have it run as long as it is needed. Raises RuntimeError where no thread can be started."""
-        coming = self._coming
-        if not self._claim and (coming is None or coming.ident is not None):
+        if not self._claim and not self._is_coming():
             thread = threading.Thread(target=self._run, args=(needed,), name=self._name, daemon=True)
             begin_thread(thread)
-            self._coming = thread  # not before: nobody waits for one that an exception has kept from being started
+            self._coming = thread, time.monotonic()  # not before: an exception may have kept it from being started
+
+    def _is_coming(self) -> bool:
+        """Whether one was started that has yet to begin."""
+        coming = self._coming
+        return coming is not None and coming[0].ident is None and time.monotonic() - coming[1] < COMING
 
     def _run(self, needed: Callable[[], bool]) -> None:
         me = threading.current_thread()
         while needed() and self._claim.setdefault("by", me) is me:
             try:
                 self._work()
+            except BaseException:  # noqa: BLE001  -- a MemoryError at any point: what it is needed for still is there
+                with contextlib.suppress(BaseException):
+                    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), me)))
+                    time.sleep(AGAIN)
             finally:
                 self._claim.pop("by", None)
 

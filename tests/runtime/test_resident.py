@@ -108,13 +108,33 @@ def test_where_no_thread_can_be_started_it_is_told_so_and_the_next_one_starts(mo
     assert brought.done == ["told", "told", "next"]
 
 
-def test_one_that_died_at_work_is_followed_by_another(monkeypatch):
-    monkeypatch.setattr(threading, "excepthook", lambda _args: None)
+def test_what_fails_at_work_is_told_and_taken_up_again(monkeypatch):
+    """MemoryError may be raised anywhere, and whoever waits for a stream asks for no other thread."""
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: told.append((args.exc_type, args.thread.name)))
     brought = Work()
-    brought.done = None  # nothing can be noted there
-    brought.bring("left")
-    until(lambda: brought.resident._coming.ident is not None and not brought.resident._coming.is_alive())
-    brought.done = []
-    brought.bring("next")
+    fails = [MemoryError, SystemExit]
+
+    def work():
+        if fails:
+            raise fails.pop(0)
+        brought.work()
+
+    brought.resident = Resident("test-resident", work)
+    brought.bring("once")
     until(brought.is_over)
-    assert brought.done == ["left", "next"]
+    assert brought.done == ["once"]
+    assert told == [(MemoryError, "test-resident"), (SystemExit, "test-resident")]
+
+
+def test_one_that_never_begins_is_not_counted_on_for_ever(monkeypatch):
+    """A thread that has no memory for its first frame is gone before it could say so."""
+    monkeypatch.setattr("worker_adapters.waiting.COMING", 0.05)
+    brought = Work()
+    with threads_held_up(monkeypatch, "test-resident") as begin:
+        brought.bring("one")
+    assert len(begin) == 1
+    time.sleep(0.06)
+    brought.bring("two")
+    until(brought.is_over)
+    assert brought.done == ["one", "two"]

@@ -195,7 +195,7 @@ PLANTED = {
     ),
     "lost work: one that has been is still counted on": (
         "waiting",
-        "(coming is None or coming.ident is not None)", "(coming is None)",
+        "coming is not None and coming[0].ident is None and", "coming is not None and",
         "resident", "done:",
     ),
     "one too many: helpers do not count their key": (
