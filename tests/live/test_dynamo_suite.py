@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from asking import MODES, assert_error, assert_lawful, request, run, start, text, through_first_token, until
 from dynamo_server import MODEL, DynamoServer
+from one_server import OnOneServer
 
 from worker_adapters import End, GenerateRequest, Retry, Started, Timeouts, connect, registry
 from worker_adapters.engines.openai_completions import DIALECT
-from worker_adapters.testing import EngineSuite, Transcripts
+from worker_adapters.testing import Transcripts
 from worker_adapters.testing.ways import WAYS
 
 TRANSCRIPTS = Path(__file__).parent.parent / "engines" / "transcripts" / "openai-completions" / "dynamo-1.6.1"
@@ -32,18 +32,10 @@ def adapter(server):
         yield made
 
 
-class TestRealDynamo(EngineSuite):
+class TestRealDynamo(OnOneServer):
     dialect = registry.dialect("openai-completions-dynamo")
     transcripts = Transcripts(TRANSCRIPTS)
     model = MODEL
-
-    @pytest.fixture(autouse=True)
-    def _one_server(self, server):
-        self.server = server
-
-    @contextmanager
-    def worker(self):
-        yield self.server.url
 
     def test_the_ways_to_run_agree_over_sockets(self):
         """Words are drawn anew for each request, whatever its seed: what agrees is how many there are, and the end."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from asking import MODES, assert_error, assert_lawful, request, run, start, text, through_first_token, until
 from mlx_server import MlxServer
+from one_server import OnOneServer
 
 from worker_adapters import End, Retry, Timeouts, connect, registry
 from worker_adapters.engines.openai_completions import DIALECT
-from worker_adapters.testing import EngineSuite, Transcripts
+from worker_adapters.testing import Transcripts
 
 TRANSCRIPTS = Path(__file__).parent.parent / "engines" / "transcripts" / "openai-completions" / "mlx-lm-0.32.2"
 PATIENCE = Timeouts(first_token=180.0, idle=60.0)  # it compiles at its first request
@@ -32,17 +32,9 @@ def adapter(server):
         yield made
 
 
-class TestRealMlx(EngineSuite):
+class TestRealMlx(OnOneServer):
     dialect = registry.dialect("openai-completions-mlx")
     transcripts = Transcripts(TRANSCRIPTS)
-
-    @pytest.fixture(autouse=True)
-    def _one_server(self, server):
-        self.server = server
-
-    @contextmanager
-    def worker(self):
-        yield self.server.url
 
 
 @pytest.mark.req("OC-ADAPT-5090")

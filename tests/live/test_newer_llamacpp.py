@@ -6,7 +6,6 @@ import http.client
 import json
 import shutil
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import llamacpp_build
@@ -14,10 +13,11 @@ import pytest
 import tiny_gguf
 from asking import MODES, post, request, run, start, text, through_first_token, until
 from llama_server import LlamaServer
+from one_server import OnOneServer
 
 from worker_adapters import End, Retry, connect
 from worker_adapters.engines.llamacpp import DIALECT
-from worker_adapters.testing import EngineSuite, Transcripts
+from worker_adapters.testing import Transcripts
 
 TRANSCRIPTS = Path(__file__).parent.parent / "engines" / "transcripts" / "llamacpp" / "b1-0c1e570"
 pytestmark = [pytest.mark.live("llamacpp-newer"), pytest.mark.timeout(120)]
@@ -29,17 +29,9 @@ def server():
         yield running
 
 
-class TestRealLlamacpp(EngineSuite):
+class TestRealLlamacpp(OnOneServer):
     dialect = DIALECT
     transcripts = Transcripts(TRANSCRIPTS)
-
-    @pytest.fixture(autouse=True)
-    def _one_server(self, server):
-        self.server = server
-
-    @contextmanager
-    def worker(self):
-        yield self.server.url
 
 
 def test_it_is_the_release_it_is_called(server):

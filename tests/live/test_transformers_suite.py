@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from asking import MODES, assert_error, assert_lawful, request, run, start, text, through_first_token, until
+from one_server import OnOneServer
 from transformers_server import TransformersServer
 
 from worker_adapters import End, InvalidRequestError, Retry, Timeouts, connect, registry
 from worker_adapters.engines.openai_completions import DIALECT
-from worker_adapters.testing import EngineSuite, Transcripts
+from worker_adapters.testing import Transcripts
 
 NAME = "openai-completions-transformers"
 TRANSCRIPTS = Path(__file__).parent.parent / "engines" / "transcripts" / "openai-completions" / "transformers-5.24.0"
@@ -33,17 +33,9 @@ def adapter(server):
         yield made
 
 
-class TestRealTransformers(EngineSuite):
+class TestRealTransformers(OnOneServer):
     dialect = registry.dialect(NAME)
     transcripts = Transcripts(TRANSCRIPTS)
-
-    @pytest.fixture(autouse=True)
-    def _one_server(self, server):
-        self.server = server
-
-    @contextmanager
-    def worker(self):
-        yield self.server.url
 
 
 @pytest.mark.req("OC-ADAPT-5090")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from one_server import OnOneServer
 from triton_server import ENSEMBLE, TritonServer
 
 from worker_adapters.engines.triton import DIALECT, LLMAPI, TRTLLM, VLLM
-from worker_adapters.testing import EngineSuite, Transcripts
+from worker_adapters.testing import Transcripts
 
 FOLDER = Path(__file__).parent.parent / "engines" / "transcripts" / "triton"
 
@@ -22,14 +22,8 @@ def server():
 
 
 @pytest.mark.live("triton")
-class Real(EngineSuite):
-    @pytest.fixture(autouse=True)
-    def _one_server(self, server):
-        self.server = server
-
-    @contextmanager
-    def worker(self):
-        yield self.server.url
+class Real(OnOneServer):
+    """With the mark for all that follow."""
 
 
 class TestRealBls(Real):

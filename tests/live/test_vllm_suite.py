@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from asking import MODES, request, run, text
+from one_server import OnOneServer
 from vllm_server import VllmServer
 
 from worker_adapters import connect
 from worker_adapters.engines.vllm import DIALECT
-from worker_adapters.testing import EngineSuite, Transcripts
+from worker_adapters.testing import Transcripts
 
 TRANSCRIPTS = Path(__file__).parent.parent / "engines" / "transcripts" / "vllm" / "0.32.0"
 
@@ -24,17 +24,9 @@ def server():
 
 @pytest.mark.live("vllm")
 @pytest.mark.timeout(900)  # the first test pays for the start of the server
-class TestRealVllm(EngineSuite):
+class TestRealVllm(OnOneServer):
     dialect = DIALECT
     transcripts = Transcripts(TRANSCRIPTS)
-
-    @pytest.fixture(autouse=True)
-    def _one_server(self, server):
-        self.server = server
-
-    @contextmanager
-    def worker(self):
-        yield self.server.url
 
 
 @pytest.mark.live("vllm")
