@@ -94,6 +94,15 @@ def test_likelihoods_are_those_of_the_same_token_where_one_worker_leaves_some_ou
     assert (found.bitwise, found.largest, found.first_off, found.parting) == (False, 0.5, 3, None)
 
 
+def test_likelihoods_are_those_of_the_same_token_whatever_came_in_one_read():
+    """Ids are all there, the last logprobs are not, and one answer was counted late: nothing of it is a difference."""
+    top = [TokenLogprob(token="x", token_id=ord(letter), logprob=-n) for n, letter in enumerate("abcdef")]
+    one = answer("abcdef", marks=tuple((n, min(n, 5), n) for n in range(1, 7)), logprobs=tuple(top[:5]))
+    other = answer("abcdef", marks=((3, 3, 1), (5, 5, 2), (6, 5, 6)), logprobs=tuple(top[:5]))
+    assert compare(one, other).same
+    assert compare(other, one).same
+
+
 # --- two answers ------------------------------------------------------------------------------------------------------
 
 

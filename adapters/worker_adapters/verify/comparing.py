@@ -14,6 +14,7 @@ from .records import Answer
 
 __all__ = ["Compared", "Parting", "compare", "gap_at"]
 
+TAIL = 8  # tokens at the end whose logprobs nobody tells: a character that is cut
 SHOWN = 16  # characters of the text after the place where it parts
 
 
@@ -94,26 +95,49 @@ def _number_at(answer: Answer, byte: int) -> int | None:
     return before
 
 
-def _numbered(answer: Answer) -> dict[int, TokenLogprob]:
-    """Logprobs by the number of their token. Where not all are told, those that came with a piece are of its last tokens."""
-    told = answer.logprobs or ()
-    if answer.marks is None or len(told) == (_length(answer) if answer.token_ids is None else len(answer.token_ids)):
-        return dict(enumerate(told))
-    found, before = {}, 0
-    for _, likely, count in answer.marks:
-        found.update({count - (likely - index): told[index] for index in range(before, likely)})
+def _tells_all(answer: Answer) -> bool:
+    """Whether the logprobs told are those of the first tokens, one after the other; at the end some may be missing."""
+    told, ids = answer.logprobs or (), answer.token_ids
+    if answer.marks is None:
+        return True
+    if ids is None:
+        return len(told) == _length(answer)
+    same = all(one.token_id in {None, number} for one, number in zip(told, ids, strict=False))
+    return len(ids) - TAIL <= len(told) <= len(ids) and same
+
+
+def _by_place(answer: Answer) -> dict[tuple[int, int], tuple[int, TokenLogprob]]:
+    """Logprobs, with the number of their token, by the end of the piece that they came with, and their place before it.
+
+    Where a piece is of several tokens and not all of them are told, those told are its last.
+    """
+    found, before, told = {}, 0, answer.logprobs or ()
+    for size, likely, count in answer.marks or ():
+        for index in range(before, min(likely, len(told))):
+            found[size, index - likely] = count - (likely - index), told[index]
         before = likely
     return found
+
+
+def _numbered(answer: Answer) -> dict[int, TokenLogprob]:
+    """Logprobs by the number of their token."""
+    return dict(enumerate(answer.logprobs or ()) if _tells_all(answer) else _by_place(answer).values())
+
+
+def _aligned(expected: Answer, got: Answer) -> list[tuple[int, TokenLogprob, TokenLogprob]]:
+    """What both tell of the same token, with its number: a server with a draft model leaves most of them out."""
+    if _tells_all(expected) and _tells_all(got):
+        both = zip(expected.logprobs or (), got.logprobs or (), strict=False)
+        return [(number, one, other) for number, (one, other) in enumerate(both)]
+    left, right = _by_place(expected), _by_place(got)
+    return [(*left[place], right[place][1]) for place in sorted(left.keys() & right.keys())]
 
 
 def _first_token(expected: Answer, got: Answer, *, by_ids: bool) -> int | None:
     """The first token that differs, by ids, else by those whose logprobs both tell."""
     if by_ids:
         return _first_difference(expected.token_ids or (), got.token_ids or ())
-    left, right = _numbered(expected), _numbered(got)
-    return min(
-        (number for number in left.keys() & right.keys() if left[number].token != right[number].token), default=None
-    )
+    return next((number for number, one, other in _aligned(expected, got) if one.token != other.token), None)
 
 
 def _first_difference(left: Sequence[object], right: Sequence[object]) -> int | None:
@@ -181,18 +205,14 @@ def gap_at(answer: Answer, at: int | None) -> float | None:
 
 
 def _likelihoods(expected: Answer, got: Answer, at: int | None) -> tuple[bool | None, float | None, int | None]:
-    """Of the tokens before the first difference: bitwise, the largest difference, and the first token that has one.
-
-    Only what both tell of the same token is compared: a server with a draft model leaves most of them out.
-    """
+    """Of the tokens before the first difference: bitwise, the largest difference, and the first token that has one."""
     if expected.logprobs is None or got.logprobs is None:
         return None, None, None
-    one, other = _numbered(expected), _numbered(got)
     bitwise, largest, first_off = True, 0.0, None
-    for number in sorted(one.keys() & other.keys()):
+    for number, one, other in _aligned(expected, got):
         if at is not None and number >= at:
             break
-        for left, right in _pairs(one[number], other[number]):
+        for left, right in _pairs(one, other):
             if struct.pack("<d", left) == struct.pack("<d", right):
                 continue
             bitwise, first_off = False, number if first_off is None else first_off

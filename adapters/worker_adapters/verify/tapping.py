@@ -31,7 +31,9 @@ class Heard:
         self.counted = self.counted and tally.usage_source is not UsageSource.DELTAS
         size, likely, count = self.marks[-1] if self.marks else (0, 0, 0)
         for item in tokens:
-            size, likely, count = size + len(item.text.encode()), likely + len(item.logprobs or ()), count + 1
+            told = len(item.logprobs or ())
+            count += max(1, told, len(item.token_ids or ()))
+            size, likely = size + len(item.text.encode()), likely + told
             self.marks.append((size, likely, count))
         self.marks[-1] = (size, likely, max(count, tally.tokens_out))
 
