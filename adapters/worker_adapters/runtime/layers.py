@@ -30,7 +30,7 @@ from .envelope import fault_of_cause
 from .failing import bug_of, error_of
 from .grade import Grade
 from .leaving import leaving, left
-from .middle import READ, Middle
+from .middle import READ, Middle, decoding
 from .recorder import Attempt
 from .redact import secrets_of
 from .reply import refused, require_event_stream, said
@@ -115,10 +115,7 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
     dialect, lifetime, tally = worker.dialect, running.lifetime, running.tally
     decoder = SSEDecoder(_event_limit(worker, encoded))
     pull, feed, framed, strange = exchange.puller(decoder), Feed(), False, False
-    if running.placement is None:
-        decoded = dialect.decode(feed, request=running.request, tally=tally)
-    else:
-        decoded = running.placement.decoded(dialect, feed, running)
+    decoded = decoding(dialect, feed, running)
     middle = Middle(running, decoder, pull, feed, decoded)
     while True:
         if not middle.met and (alone := middle()) is not None:

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 
 from ..api import Event, Token
 from ..codec import SSEDecoder
-from ..dialect import Payload, Run
+from ..dialect import Dialect, Payload, Run
 from ..waiting import BLOCKED, Blocked
 from .report import progress
 from .running import Running
 from .runs import Feed, Pull, let_go
 
-__all__ = ["DECODED", "READ", "Middle"]
+__all__ = ["DECODED", "READ", "Middle", "decoding"]
 
 READ, DECODED = 1, 2
 
@@ -79,3 +79,10 @@ class Middle:
             return run  # type: ignore[return-value]  # of Tokens alone
         self.met, self.run, self.counted = DECODED, run, counted
         return None
+
+
+def decoding(dialect: Dialect, feed: Feed, running: Running) -> Iterator[Run]:
+    """What is made of the batches that it is fed: the dialect's runs, or those of a stream that goes on elsewhere."""
+    if running.placement is None:
+        return dialect.decode(feed, request=running.request, tally=running.tally)
+    return running.placement.decoded(dialect, feed, running)
