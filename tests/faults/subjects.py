@@ -1,4 +1,4 @@
-"""The dialects under fault: whatever the registry names, with every folder of transcripts that there is for it."""
+"""The dialects under fault: whatever the registry names, with the folders of transcripts that there are for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker_adapters.testing import Transcripts
 if TYPE_CHECKING:
     from worker_adapters.dialect import Dialect
 
-__all__ = ["SUBJECTS", "Subject", "chunked"]
+__all__ = ["RECORDED", "SUBJECTS", "TRANSCRIPTS", "Subject", "chunked"]
 
 REASON = re.compile(rb'"finish_reason":"(stop|length)"')
 TRANSCRIPTS = Path(__file__).parent.parent / "engines" / "transcripts"
@@ -93,4 +93,7 @@ def _subject(folder: Path) -> Subject:
     )
 
 
-SUBJECTS = [_subject(index.parent) for index in sorted(TRANSCRIPTS.glob("*/*/suite.json")) if index.parts[-3] != "mine"]
+RECORDED = [_subject(index.parent) for index in sorted(TRANSCRIPTS.glob("*/*/suite.json")) if index.parts[-3] != "mine"]
+# Of the dialect of the first three: their own streams are cut at each byte, and no other faults are put into them.
+WITNESSES = frozenset({"litellm-1.108.7", "max-26.6.0"})
+SUBJECTS = [subject for subject in RECORDED if subject.transcripts.folder.name not in WITNESSES]

@@ -19,10 +19,10 @@ from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.testing.ways import script_of
 from worker_adapters.transport.scripted import ScriptedTransport
 
-from .subjects import SUBJECTS, TRANSCRIPTS
+from .subjects import RECORDED, TRANSCRIPTS
 
 LONGEST = 6000  # bytes of a stream that is cut at each, with the runtime around it
-GOOD = [(s, name) for s in SUBJECTS for name, e in s.transcripts.streams.items() if e.error is None]
+GOOD = [(s, name) for s in RECORDED for name, e in s.transcripts.streams.items() if e.error is None]
 NAMED = [pytest.param(s, name, id=f"{s.name}-{name}") for s, name in GOOD]
 SMALL = [pytest.param(s, n, id=f"{s.name}-{n}") for s, n in GOOD if len(s.transcripts.recorded(n).body) <= LONGEST]
 
@@ -95,10 +95,10 @@ def test_no_recording_is_left_out():
     """Each folder of bytes has its index, each dialect a folder, and each folder streams that end well and are cut."""
     folders = {found.parent for found in TRANSCRIPTS.rglob("*.bin")}
     assert {folder for folder in folders if not (folder / "suite.json").exists()} == set()
-    assert folders - {subject.transcripts.folder for subject in SUBJECTS} == {TRANSCRIPTS / "mine" / "1"}
+    assert folders - {subject.transcripts.folder for subject in RECORDED} == {TRANSCRIPTS / "mine" / "1"}
     names = {registry.dialect(name).name for name in registry.engine_names()}
-    assert names <= {resolved(subject, subject.good).name for subject in SUBJECTS} | {s.dialect.name for s in SUBJECTS}
-    for subject in SUBJECTS:
+    assert names <= {resolved(subject, subject.good).name for subject in RECORDED} | {s.dialect.name for s in RECORDED}
+    for subject in RECORDED:
         assert any(s is subject for s, _ in GOOD), subject.name
         cut = [name for s, name in GOOD if s is subject and len(s.transcripts.recorded(name).body) <= LONGEST]
         assert cut, f"{subject.name}: all of its streams are too long to be cut at each byte"
