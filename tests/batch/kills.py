@@ -152,6 +152,8 @@ def job(folder: Path, server: Server, kills: int, draw: random.Random, points: C
     found = [json.loads(line)["id"] for line in (folder / "out").read_text().splitlines()]
     if found != list(range(ROWS)):
         raise SystemExit(f"lost or doubled in {folder}: {Counter(range(ROWS))} {Counter(found)}")
+    if {path.name for path in folder.iterdir()} != {"in", "out", "out.journal"}:
+        raise SystemExit(f"something else is left in {folder}")
     again = server.asked() - before - ROWS
     if again > struck * (WINDOW + GROUP):
         raise SystemExit(f"{again} rows asked again after {struck} kills in {folder}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,9 +65,13 @@ def in_input_order(journal: Journal, keys: Keys, source: str, gone: list[bytes])
 
 
 def written(path: Path, rows: Iterator[bytes], disk: Disk) -> int:
-    """Write them to a file beside it, which then takes its name; how many. Raises OSError, and leaves what was there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write them to a file beside it, which then takes its name; how many. Raises OSError, and leaves what was there.
+
+    Who writes here has the journal's lock, so that file is what a run left that was killed.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
     try:
+        beside.unlink(missing_ok=True)
         count = (_parquet if is_parquet(path.name) else _json_lines)(beside, rows, disk)
         disk.replace(beside, path)
     except BaseException:
