@@ -92,6 +92,7 @@ class Limit:
 
     since: float = 0.0  # seconds of this round
     settled: bool = False
+    old: int = 0  # rows that were sent into a longer queue, and end first
     tokens: int = 0  # of this round
     started: int = 0
     ended: int = 0
@@ -164,7 +165,7 @@ def _new_round(limit: Limit, *, settled: bool = True) -> Limit:
 def _to(limit: Limit, window: int, why: str, *, phase: Phase, **changes: object) -> Limit:
     """Another window; its round begins once it is filled with rows of its own."""
     window = max(1, min(window, limit.largest, limit.ceiling))
-    limit = attrs.evolve(limit, fell=0.0)
+    limit = attrs.evolve(limit, fell=0.0, old=0)
     return attrs.evolve(_new_round(limit, settled=False), window=window, phase=phase, why=why, **changes)  # type: ignore[arg-type]  # fields of Limit
 
 
@@ -242,7 +243,7 @@ def _held(o: Observation, limit: Limit) -> Limit:
     if is_worse and limit.phase is Phase.TRY and limit.held < limit.window:
         return _back(limit)
     if not limit.settled:
-        return _new_round(limit) if limit.ended >= limit.window and limit.since >= ROUND / 2 else limit
+        return _new_round(limit) if limit.ended >= max(limit.window, limit.old) and limit.since >= ROUND / 2 else limit
     # Where rows have become slow, a round would take too long to tell.
     collapsed = limit.since >= soon and limit.round_rate < COLLAPSED * limit.rate
     enough = limit.since >= ROUND and limit.ended >= max(limit.window, 4) and limit.tokens > 0
@@ -255,7 +256,8 @@ def _held(o: Observation, limit: Limit) -> Limit:
         return _tried(o, limit, limit.round_rate, queued)
     smaller = max(1, int(limit.window * (1 - queued) * 1.1))
     if queued > QUEUED and smaller < limit.window:
-        return _to(limit, smaller, "rows wait in its queue", phase=Phase.HOLD, rate=0.0, pause=2, rested=0)
+        why, old = "rows wait in its queue", limit.window
+        return _to(limit, smaller, why, phase=Phase.HOLD, rate=0.0, pause=2, rested=0, old=old)
     return _measured(o, limit, limit.round_rate, queued)
 
 
