@@ -65,13 +65,13 @@ def test_it_is_not_cut_again_for_rows_that_were_sent_into_the_longer_queue():
     limit = Limit(window=32, phase=Phase.HOLD, settled=True, quickest=0.1, rate=200.0)
     waited = {"first_token": 2.5, "lasted": 3.5}
     limit = decide(good(limit, 200, **waited), limit)
-    assert (limit.window, limit.why) == (10, "rows wait in its queue")
+    assert (limit.window, limit.why) == (16, "rows wait in its queue")
     for _ in range(2):
-        limit = decide(good(limit, 200, started=8, ended=12, **waited), limit)
-        assert limit.window == 10
-    for _ in range(20):
-        limit = decide(good(limit, 200, first_token=0.3), limit)
-    assert limit.window >= 8
+        limit = decide(good(limit, 200, started=8, ended=14, **waited), limit)
+        assert limit.window == 16
+    for _ in range(2):  # those that were sent since do not wait
+        limit = decide(good(limit, 200), limit)
+        assert limit.window == 16
 
 
 def test_it_is_cut_once_a_round_where_it_is_refused():

@@ -254,7 +254,7 @@ def _held(o: Observation, limit: Limit) -> Limit:
     limit = attrs.evolve(limit, life=limit.lived / limit.ended if limit.ended else limit.life)
     if limit.phase is Phase.TRY:
         return _tried(o, limit, limit.round_rate, queued)
-    smaller = max(1, int(limit.window * (1 - queued) * 1.1))
+    smaller = max(1, (limit.window + 1) // 2, int(limit.window * (1 - queued) * 1.1))  # it may have been one hiccup
     if queued > QUEUED and smaller < limit.window:
         why, old = "rows wait in its queue", limit.window
         return _to(limit, smaller, why, phase=Phase.HOLD, rate=0.0, pause=2, rested=0, old=old)
