@@ -49,7 +49,7 @@ matrix: $(VENV)/.installed-test ## the products in full: faults × dialects × w
 lint types imports csan fuzz: $(VENV)/.installed-tox ## the checks of CI, by tox
 	@$(BIN)/tox run -q -e $@
 
-package: $(VENV)/.installed-test,release ## sdist, the wheel built from it, checked and tried in an empty venv: in dist/
+package: $(VENV)/.installed-test $(VENV)/.installed-release ## sdist, the wheel built from it, checked and tried in an empty venv: in dist/
 	@rm -rf dist
 	@$(BIN)/python -m tests.packaging.dist build dist
 	@$(BIN)/python -m tests.packaging.dist check dist/*.whl
