@@ -15,6 +15,26 @@ from worker_adapters.simulator import ENGINES, Simulator
 PATH = Path(__file__).parents[2] / "docs" / "determinism.md"
 VOUCHED = "batch_invariant"
 MANY = 4  # slots
+ASSUMED = "assumed, as most servers do: neither run nor read"
+_VLLM = "a run of the real server: `tests/live/test_vllm_verify.py`"
+_LLM = "source: `tensorrt_llm/inputs/registry.py` encodes with the parameters' `add_special_tokens`, true if not given"
+BOS_SHOWN: Mapping[str, str] = {
+    "llamacpp": "a run of the real server: `tests/live/test_llamacpp_verify.py`",
+    "mock": "its own code: it counts words",
+    "openai-completions": "the standard does not say; " + ASSUMED,
+    "openai-completions-dynamo": "a run of the real frontend: `tests/live/test_dynamo_suite.py`; "
+    "source: `lib/llm/src/tokenizers/hf.rs` encodes without special tokens",
+    "openai-completions-mlx": "source: `mlx_lm/server.py` encodes the prompt as its tokenizer does by itself",
+    "openai-completions-transformers": "source: `transformers/cli/serving/completion.py` calls the tokenizer as it is",
+    "openai-completions-vllm": _VLLM,
+    "sglang": "source: `python/sglang/srt/managers/tokenizer_manager.py` calls the tokenizer as it is",
+    "tgi": "source: `router/src/lib.rs` has `add_special_tokens` true, `router/src/validation.rs` encodes with it",
+    "triton-llmapi": _LLM,
+    "triton-trtllm": "source: `preprocessing/1/model.py` of the backend: parameter `add_special_tokens`, true if not given",
+    "triton-vllm": "source: `src/model.py` of the backend gives vLLM the text, which encodes it as its server does",
+    "trtllm": _LLM,
+    "vllm": _VLLM,
+}
 
 
 def page() -> str:
@@ -43,11 +63,11 @@ def strict() -> Iterator[str]:
 
 
 def bos() -> Iterator[str]:
-    """Whose server puts BOS before a text."""
-    yield "| engine | the server puts BOS before a prompt in text, if its tokenizer is made to |"
-    yield "|---|---|"
+    """Whose server puts BOS before a text, and how that is known."""
+    yield "| engine | the server puts BOS before a prompt in text, if its tokenizer is made to | known from |"
+    yield "|---|---|---|"
     for name, dialect in _dialects():
-        yield f"| {name} | {'yes' if dialect.features.adds_bos else 'no'} |"
+        yield f"| {name} | {'yes' if dialect.features.adds_bos else 'no'} | {BOS_SHOWN.get(name, ASSUMED)} |"
 
 
 def _dialects() -> Iterator[tuple[str, Dialect]]:

@@ -7,7 +7,7 @@ import json
 import attrs
 import pytest
 
-from worker_adapters import GenerateRequest, InvalidRequestError, Reason, connect, registry
+from worker_adapters import ChatTemplate, GenerateRequest, InvalidRequestError, Reason, connect, registry
 from worker_adapters.determinism import derive_seed, sampling_fields
 from worker_adapters.dialect import AS_ASKED, Fault, Knob, Profile
 from worker_adapters.runtime.validate import validate
@@ -211,3 +211,16 @@ def test_the_page_is_up_to_date():
 
 def test_the_tables_of_strict_are_up_to_date():
     assert strict.PATH.read_text(encoding="utf-8") == strict.page(), "run: python -m tests.determinism.strict"
+
+
+@pytest.mark.parametrize("name", [name for name, _ in strict._dialects()])
+def test_a_rendered_prompt_is_sent_with_the_bos_that_its_server_leaves_to_us_and_without_one_that_it_adds(name):
+    """What the table says of each dialect is what goes out, and a server that can be told to add it is told."""
+    dialect = registry.dialect(name)
+    template = ChatTemplate("{{ bos_token }}hello", special_tokens={"bos_token": "<s>"})
+    prompt = template.render([], features=dialect.features)
+    assert prompt == ("hello" if dialect.features.adds_bos else "<s>hello")
+    body = dialect.encode(GenerateRequest(prompt=prompt, seed=1, task_id="t", max_tokens=2), attempt=1).body.decode()
+    assert body.count("hello") == 1
+    assert body.count("<s>") == (not dialect.features.adds_bos)
+    assert '"add_special_tokens":false' not in body.replace(" ", "")

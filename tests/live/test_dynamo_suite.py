@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
+import dynamo_server
 import pytest
 from asking import MODES, assert_error, assert_lawful, request, run, start, text, through_first_token, until
 from dynamo_server import MODEL, DynamoServer
@@ -140,3 +143,26 @@ def test_sglangs_own_route_in_ids(server, mode):
     assert isinstance(last, End), last
     assert (last.finish_reason, last.tokens_out, last.tokens_in) == ("length", 6, 3)
     assert (len(last.token_ids_tail), last.token_ids_complete) == (6, True)
+
+
+def test_the_frontend_puts_no_bos_before_a_text_whatever_its_tokenizer_would_do(tmp_path, monkeypatch):
+    """It encodes without special tokens: a prompt's BOS is left where it is."""
+    model = shutil.copytree(dynamo_server.model(), tmp_path / "model")
+    tokenizer = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    (bos,) = (one["id"] for one in tokenizer["added_tokens"] if one["content"] == "<s>")
+    special, said = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [special, said],
+        "pair": [special, said, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [bos], "tokens": ["<s>"]}},
+    }
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    monkeypatch.setattr(dynamo_server, "model", lambda: model)
+    with (
+        DynamoServer() as server,
+        connect("openai-completions-dynamo", server.url, model=MODEL, timeouts=PATIENCE) as adapter,
+    ):
+        bare, with_bos = (adapter.generate(GenerateRequest(prompt=prompt, max_tokens=2)) for prompt in ("ab", "<s>ab"))
+    assert not adapter.features.adds_bos
+    assert (bare.end.tokens_in, with_bos.end.tokens_in) == (2, 3)

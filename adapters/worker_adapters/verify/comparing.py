@@ -109,13 +109,13 @@ def _tells_all(answer: Answer) -> bool:
 def _by_place(answer: Answer) -> dict[tuple[int, int], tuple[int, TokenLogprob]]:
     """Logprobs, with the number of their token, by the end of the piece that they came with, and their place before it.
 
-    Where a piece is of several tokens and not all of them are told, those told are its last.
+    Where a piece is of several tokens and not all of them are told, those told are its last. Without text it has no place.
     """
-    found, before, told = {}, 0, answer.logprobs or ()
+    found, before, length, told = {}, 0, 0, answer.logprobs or ()
     for size, likely, count in answer.marks or ():
-        for index in range(before, min(likely, len(told))):
+        for index in range(before, min(likely, len(told)) if size > length else before):
             found[size, index - likely] = count - (likely - index), told[index]
-        before = likely
+        before, length = likely, size
     return found
 
 

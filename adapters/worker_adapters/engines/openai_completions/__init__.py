@@ -36,7 +36,7 @@ def dialect_of(row: Row) -> Dialect:
             logprobs="logprobs" in fields,
             token_ids=bool(row.ids),
             ignore_eos="ignore_eos" in fields,
-            adds_bos=True,
+            adds_bos=row.adds_bos,
             engine_options=OPTIONS,
         ),
         traits=Traits(cancel=row.cancel, keep_alive=row.keep_alive, probe_interval=1.0),

@@ -78,8 +78,9 @@ class Row:
     up). `more`: knobs beside OpenAI's; `without`: those of OpenAI's that it does not know. `packed`: the field that holds
     knobs named `PACKED.…`, as JSON in a string. `ids`: the field that asks for token ids, which each choice then has as
     `token_ids`. `errors_in_words`: an event that is plain text is an error's. `asks_usage`: stream_options is sent.
-    `any_model`: what is sent where no model was named, if one has to be. `version_at`: the path that tells its version;
-    `health_at`: the one that tells its health, and costs it nothing; `queue_at`: a gauge of its `/metrics`.
+    `adds_bos`: see Features. `any_model`: what is sent where no model was named, if one has to be. `version_at`: the
+    path that tells its version; `health_at`: the one that tells its health, and costs it nothing; `queue_at`: a gauge
+    of its `/metrics`.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Row:
     asks_usage: bool = True
     prompt_tokens: bool = True
     any_model: str | None = None
+    adds_bos: bool = True
     version_at: str = "/version"
     health_at: str = "/health"
     queue_at: str | None = None
@@ -149,6 +151,7 @@ ROWS: Mapping[str, Row] = {
         ),
         Row(
             name="dynamo",
+            adds_bos=False,
             server="NVIDIA Dynamo's frontend",
             seen="live with its mocker, 1.6.1",
             body="chunks",
