@@ -264,7 +264,8 @@ class Loop:
                 self._waker.forget()
         self._asleep = False
         while inbox:
-            ready[inbox.popleft()] = None
+            ready[inbox[0]] = None  # taken out when it is there: a MemoryError loses nothing
+            inbox.popleft()
         now = self._clock()
         if now >= self._wake_at:
             self._keep_time(ready, now)
@@ -298,12 +299,11 @@ class Loop:
         """What has run out, and what is to be looked at now and then."""
         heap = self._heap
         while heap and heap[0][0] <= now:
-            at, _, of = heapq.heappop(heap)
-            task = of()
-            if task is not None and task._heap_at == at:
+            at, task = heap[0][0], heap[0][2]()
+            if task is not None and task._heap_at == at and not task.over:
+                ready[task] = None
                 task._heap_at = inf
-                if not task.over:
-                    ready[task] = None
+            heapq.heappop(heap)
         if len(heap) > 64 and len(heap) > 4 * len(self._tasks):
             self._heap = heap = [entry for entry in heap if (task := entry[2]()) is not None and not task.over]
             heapq.heapify(heap)
