@@ -104,7 +104,7 @@ def held(name: str, port: int, *, streams: int, burst: int) -> Figures:
 
     Idle is the process when it has read one such stream to its end: everything is imported, a connection was made.
     """
-    gather = CROWDS[name]
+    gather = OPENED[name](lambda _number, _cancel: None)  # nobody waits for their ends
     gather(port, 1, burst, lambda _number, _text: None)
     gc.collect()
     idle_rss, seen, read = rss(), itertools.count(1), threading.Event()
@@ -144,8 +144,13 @@ def cancels(name: str, port: int, *, streams: int, cancels: int, tokens: int) ->
         called[number] = time.monotonic_ns()
         ways[number]()
         time.sleep(0.005)
-    time.sleep(0.1)
-    closed = _closed(port)
+    closed, until = _closed(port), time.monotonic() + MINUTE
+    while not called.keys() <= closed.keys():
+        assert time.monotonic() < until, (
+            f"of {called.keys() - closed.keys()} the server has not seen the connection close"
+        )
+        time.sleep(0.05)
+        closed |= _closed(port)
     window.over = True
     work.join(MINUTE)
     took = [(closed[number] - at) for number, at in called.items()]

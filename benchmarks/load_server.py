@@ -22,6 +22,7 @@ import json
 import os
 import re
 import resource
+import select
 import socket
 import sys
 import threading
@@ -204,53 +205,87 @@ def page(target: bytes, pacer: Pacer | None) -> bytes:
     )
 
 
-def requests_of(connection: socket.socket) -> Iterator[tuple[bytes, bytes]]:
-    """Request line and headers, and the body, of one request after another."""
-    data = b""
+class Requests:
+    """What a connection has sent, request by request."""
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    def add(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Request line and headers, and the body, of each that is complete."""
+        self._data += data
+        while b"\r\n\r\n" in self._data:
+            head, _, rest = self._data.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: *(\d+)", head)
+            size = int(length[1]) if length else 0
+            if len(rest) < size:
+                return
+            self._data = rest[size:]
+            yield head, rest[:size]
+
+
+class Peer:
+    """A connection."""
+
+    def __init__(self, connection: socket.socket, wire: Wire, pacer: Pacer | None) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connection = connection
+        self._wire = wire
+        self._pacer = pacer
+        self._requests = Requests()
+        self._seed: int | None = None
+
+    def goes_on(self) -> bool:
+        """Answer what has come; false: it is over, and closed."""
+        try:
+            data = self.connection.recv(65536)
+            if data and all(self._answered(*request) for request in self._requests.add(data)):
+                return True
+        except OSError:
+            pass  # the client has left
+        if self._seed is not None:
+            CLOSED[self._seed] = time.monotonic_ns()
+        self.connection.close()
+        return False
+
+    def _answered(self, head: bytes, body: bytes) -> bool:
+        limit = LIMIT.search(body) if head.startswith(b"POST") else None
+        if seed := SEED.search(body):
+            self._seed = int(seed[1])
+        spoken = WIRES["vllm-chat"] if b"/chat/completions" in head[:64] else self._wire
+        if limit is None:
+            self.connection.sendall(page(head.split(b" ", 2)[1], self._pacer))
+        elif self._pacer is not None:
+            self._pacer.add(self.connection, spoken, int(limit[1]))
+        elif int(limit[1]) >= ENDLESS:
+            self.connection.sendall(spoken.head)
+            while True:
+                self.connection.sendall(block(spoken))
+        else:
+            self.connection.sendall(whole(spoken, int(limit[1])))
+            return not spoken.closes
+        return True
+
+
+def serve_at_a_pace(listener: socket.socket, wire: Wire, pacer: Pacer) -> None:
+    """All connections on this thread, beside the pacer's: who had to start a thread for each would starve beside it."""
+    poll = select.epoll()
+    poll.register(listener, select.EPOLLIN)
+    peers: dict[int, Peer] = {}
     while True:
-        while b"\r\n\r\n" not in data:
-            more = connection.recv(65536)
-            if not more:
-                return
-            data += more
-        head, _, data = data.partition(b"\r\n\r\n")
-        length = re.search(rb"(?i)content-length: *(\d+)", head)
-        size = int(length[1]) if length else 0
-        while len(data) < size:
-            more = connection.recv(65536)
-            if not more:
-                return
-            data += more
-        yield head, data[:size]
-        data = data[size:]
+        for fd, _ in poll.poll():
+            if fd == listener.fileno():
+                connection, _ = listener.accept()
+                peers[connection.fileno()] = Peer(connection, wire, pacer)
+                poll.register(connection, select.EPOLLIN)
+            elif not peers[fd].goes_on():
+                del peers[fd]
 
 
-def serve(connection: socket.socket, wire: Wire, pacer: Pacer | None) -> None:
-    """Answer request after request."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    seed = None
-    try:
-        for head, body in requests_of(connection):
-            limit = LIMIT.search(body) if head.startswith(b"POST") else None
-            seed = SEED.search(body)
-            spoken = WIRES["vllm-chat"] if b"/chat/completions" in head[:64] else wire
-            if limit is None:
-                connection.sendall(page(head.split(b" ", 2)[1], pacer))
-            elif pacer is not None:
-                pacer.add(connection, spoken, int(limit[1]))
-            elif int(limit[1]) >= ENDLESS:
-                connection.sendall(spoken.head)
-                while True:
-                    connection.sendall(block(spoken))
-            else:
-                connection.sendall(whole(spoken, int(limit[1])))
-                if spoken.closes:
-                    break
-    except OSError:
-        pass  # the client has left
-    if seed is not None:
-        CLOSED[int(seed[1])] = time.monotonic_ns()
-    connection.close()
+def serve(peer: Peer) -> None:
+    """One connection, at full speed, on this thread."""
+    while peer.goes_on():
+        pass
 
 
 def main() -> None:
@@ -263,13 +298,14 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     pacer = Pacer(options.rate, options.burst) if options.rate else None
-    threading.stack_size(256 * 1024)  # there is one for each connection, ten thousand at most
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     print(listener.getsockname()[1], flush=True)
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    if pacer is not None:
+        serve_at_a_pace(listener, WIRES[options.wire], pacer)
     while True:
-        connection, _ = listener.accept()
-        threading.Thread(target=serve, args=(connection, WIRES[options.wire], pacer), daemon=True).start()
+        peer = Peer(listener.accept()[0], WIRES[options.wire], None)
+        threading.Thread(target=serve, args=(peer,), daemon=True).start()
 
 
 if __name__ == "__main__":

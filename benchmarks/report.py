@@ -1,9 +1,10 @@
 """From the JSON of a benchmark run to the tables of the READMEs and to pictures.
 
-    python benchmarks/report.py .benchmarks.json     keep the run in results/, draw it, bring the tables up to date
+    python benchmarks/report.py .benchmarks.json…    keep the run in results/, draw it, bring the tables up to date
     python benchmarks/report.py --check              exit 1 if the tables are not those of the kept runs
 
-`make bench` does the first. A table stands between its marks in a README; what a run does not hold stays as it was.
+`make bench` does the first. A table stands between its marks in a README; a group of benchmarks that no file holds stays as
+it was, one that several hold parts of is put together, the last file's part first.
 """
 
 from __future__ import annotations
@@ -54,6 +55,16 @@ def kept(run: Run) -> dict[str, Run]:
     return groups
 
 
+def together(files: list[Path]) -> dict[str, Run]:
+    """The groups of several runs: what each has measured, by the last one that has."""
+    groups: dict[str, Run] = {}
+    for path in reversed(files):
+        for name, group in kept(json.loads(path.read_text(encoding="utf-8"))).items():
+            made = groups.setdefault(name, group)
+            made["runs"] |= {one: run for one, run in group["runs"].items() if one not in made["runs"]}
+    return groups
+
+
 # --- tables -------------------------------------------------------------------------------------------------------------
 
 
@@ -66,6 +77,8 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def number(value: float) -> str:
+    if value < 0:  # of memory that was given back
+        return "0"
     return f"{value:,.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
@@ -73,8 +86,19 @@ def where(group: Run) -> str:
     return f"`make bench`, {group['date']}, Python {group['python']}, {group['machine']}; medians of one run"
 
 
+def spread_where(group: Run) -> str:
+    return f"{where(group)}; in brackets the least and the most of its rounds"
+
+
 def named(name: str) -> str:
-    return OURS.get(name, name)
+    way, comma, rest = name.partition(", beside")
+    return OURS.get(name) or OURS.get(way, way) + comma + rest
+
+
+def spread(one: Run, key: str) -> str:
+    """The median, and between what the rounds lay, if there were several. Runs kept before 2026-11-27 don't know."""
+    least, most = one.get("spread", {}).get(key, (0, 0))
+    return number(one[key]) + (f" ({number(least)} to {number(most)})" if least != most else "")
 
 
 def burst(group: Run) -> Iterator[str]:
@@ -170,22 +194,104 @@ def cancel(group: Run) -> Iterator[str]:
 
 def crowd(group: Run) -> Iterator[str]:
     """Everybody, at each load; and what collecting costs."""
-    yield f"Many streams at once ({where(group)}):"
+    runs = list(group["runs"].values())
+    yield f"Many streams at once ({spread_where(group)}):"
     yield ""
-    keys = ("begun_s", "cpu_us", "p50_us", "p99_us", "rss_kib", "threads")
+    yield from table(["", "load", *CROWD.values()], [row for run in runs if "streams" in run for row in loads(run)])
+    for run in runs:
+        if run.get("collected"):
+            streams = run["collected"] if run["collected"] is not True else 256
+            one = next(iter(run["figures"].values()))
+            columns = {key: says for key, says in WHOLE.items() if key in one}
+            yield ""
+            yield f"{streams} × {run['rate']:g}/s, from the first request to the last end:"
+            yield ""
+            rows = [[named(name), *(spread(one, key) for key in columns)] for name, one in run["figures"].items()]
+            yield from table(["", *columns.values()], rows)
+
+
+CROWD = {
+    "begun_s": "all begun after, s",
+    "cpu_us": "CPU µs per token",
+    "p50_us": "p50, µs",
+    "p99_us": "p99, µs",
+    "rss_kib": "RSS per stream, KiB",
+    "threads": "threads",
+}
+SPREAD = ("begun_s", "cpu_us", "p99_us")
+WHOLE = {"cpu_us": "CPU µs per token", "begun_s": "s longer than the tokens", "end_p99_us": "an end's p99, µs"}
+
+
+def loads(run: Run) -> Iterator[list[str]]:
+    """The rows of one load."""
+    for name, one in run["figures"].items():
+        cells = [(spread(one, key) if key in SPREAD else number(one[key])) if key in one else "" for key in CROWD]
+        cells = cells if one else ["not all begun in a minute", *cells[1:]]
+        yield [named(name), f"{run['streams']} × {run['rate']:g}/s", *cells]
+
+
+def curve(group: Run) -> Iterator[str]:
+    """Everybody, and the picture."""
+    runs = sorted(group["runs"].values(), key=lambda run: run["streams"])
+    yield f"Ten tokens a second of each stream ({spread_where(group)}):"
+    yield ""
+    columns = {key: CROWD[key] for key in (*SPREAD, "threads")}
+    rows = []
+    for name in runs[0]["figures"]:
+        for run in runs:
+            one = run["figures"].get(name)
+            cells = [spread(one, key) for key in columns] if one else ["not all begun in a minute", "", "", ""]
+            rows.append([named(name), str(run["streams"]), *cells])
+    yield from table(["", "streams", *columns.values()], rows)
+    yield ""
+    yield "![Streams against time to begin, CPU per token and lateness](results/curve.png)"
+
+
+def beside(group: Run) -> Iterator[str]:
+    """What one stream does to 255 others."""
+    yield f"255 streams of 20 tokens a second, and one more ({spread_where(group)}):"
+    yield ""
     rows = []
     for run in group["runs"].values():
         for name, one in run["figures"].items():
-            if "streams" in run:
-                cells = [number(one[key]) for key in keys] if one else ["not all begun in a minute", *[""] * 5]
-                rows.append([named(name), f"{run['streams']} × {run['rate']:g}/s", *cells])
-    columns = ["all begun after, s", "CPU µs per token", "p50, µs", "p99, µs", "RSS per stream, KiB", "threads"]
-    yield from table(["", "load", *columns], rows)
-    for run in group["runs"].values():
-        if run.get("collected"):
-            said = ", ".join(f"{named(name)} {number(one['cpu_us'])}" for name, one in run["figures"].items())
-            yield ""
-            yield f"256 × {run['rate']:g}/s, from the first request to the last end, µs of CPU per token: {said}."
+            reached = f"{one['beside_per_second']:,.0f}" if one["beside_per_second"] else ""
+            rows.append([named(name), *(spread(one, key) for key in ("p50_us", "p99_us", "cpu_us")), reached])
+    columns = ["their p50, µs", "p99, µs", "CPU µs per token of theirs, the one's included"]
+    yield from table(["", *columns, "the one's tokens a second"], rows)
+
+
+def held(group: Run) -> Iterator[str]:
+    """Memory."""
+    (run,) = group["runs"].values()
+    words = f"{run['streams']:,} streams over plain HTTP that are silent after a burst of {run['burst']} tokens each"
+    yield f"{words} ({spread_where(group)}):"
+    yield ""
+    rows = [
+        [named(name), spread(one, "rss_kib"), number(one["threads"]), spread(one, "seconds")]
+        for name, one in run["figures"].items()
+    ]
+    yield from table(["", "RSS above idle per stream, KiB", "threads of ours", "all read after, s"], rows)
+
+
+def most(group: Run) -> Iterator[str]:
+    """Ten thousand, or as many as there may be."""
+    (run,) = group["runs"].values()
+    words = f"{run['streams']:,} streams of a token a second, {run['tokens']} each, all to their ends"
+    yield f"{words} ({where(group)}, of one round):"
+    yield ""
+    keys = ("begun_s", "cpu_us", "rss_kib")
+    rows = [[named(name), *(number(one[key]) for key in keys)] for name, one in run["figures"].items()]
+    yield from table(["", "s longer than the tokens", "CPU µs per token", "RSS per stream, all open, KiB"], rows)
+
+
+def cancels(group: Run) -> Iterator[str]:
+    """Among many."""
+    (run,) = group["runs"].values()
+    words = f"From a cancel until the engine sees it, of {run['streams']:,} streams of {run['rate']:g} tokens a second"
+    yield f"{words} ({spread_where(group)}):"
+    yield ""
+    rows = [[named(name), *(spread(one, key) for key in ("p50_us", "p99_us"))] for name, one in run["figures"].items()]
+    yield from table(["", "p50, µs", "p99, µs"], rows)
 
 
 def batch(group: Run) -> Iterator[str]:
@@ -209,7 +315,12 @@ TABLES: dict[str, Callable[[Run], Iterator[str]]] = {
     "short": short,
     "import": importing,
     "cancel": cancel,
+    "cancels": cancels,
     "crowd": crowd,
+    "curve": curve,
+    "beside": beside,
+    "held": held,
+    "most": most,
     "batch": batch,
 }
 
@@ -250,26 +361,25 @@ def bars(name: str, figures: dict[str, float], label: str, title: str) -> None:
 
 
 def lines(name: str, runs: dict[str, Run], title: str) -> None:
-    """Streams against time to begin, CPU per token and lateness, a line for each contender."""
+    """Streams against time to begin, CPU per token and lateness, a line for each contender as far as it bears them."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    loads = [run for run in runs.values() if "streams" in run]
-    if len(loads) < 2:
-        return
-    labels = [f"{run['streams']} × {run['rate']:g}/s" for run in loads]
+    loads = sorted(runs.values(), key=lambda run: run["streams"])
     panels = {"begun_s": "all begun after, s", "cpu_us": "µs of CPU per token", "p99_us": "p99 of the lateness, µs"}
     figure, axes = pyplot.subplots(1, len(panels), figsize=(13, 4))
     for axis, (key, label) in zip(axes, panels.items(), strict=True):
         for one in loads[0]["figures"]:
-            drawn = [run["figures"][one].get(key) for run in loads]
-            points = [(x, y) for x, y in enumerate(drawn) if y]
-            style = "-" if one in OURS else ":"
-            axis.plot(*zip(*points, strict=True), style, marker="o", markersize=3, label=one)
+            points = [(run["streams"], run["figures"][one][key]) for run in loads if run["figures"].get(one)]
+            if points:
+                style = "-" if one in OURS else ":"
+                axis.plot(*zip(*points, strict=True), style, marker="o", markersize=3, label=one)
         axis.set_yscale("log")
-        axis.set_xticks(range(len(labels)), labels, fontsize=7)
+        axis.set_xticks([run["streams"] for run in loads])
+        axis.tick_params(labelsize=7)
+        axis.set_xlabel("streams", fontsize=8)
         axis.set_title(label, fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(fontsize=7)
@@ -294,8 +404,8 @@ def draw(name: str, group: Run) -> None:
     elif name == "paced":
         figures = {one: figures["cpu_us"] for run in runs.values() for one, figures in run["figures"].items()}
         bars(name, figures, "µs of CPU per token", f"Many streams of 20 tokens a second, {group['date']}")
-    elif name == "crowd":
-        lines(name, runs, f"Many streams at once, {group['date']}")
+    elif name == "curve":
+        lines(name, runs, f"Ten tokens a second of each stream, {group['date']}")
     elif name == "short":
         figures = {one: figures["cpu_us"] for one, figures in runs["short"]["figures"].items()}
         bars(name, figures, "µs of CPU per request", f"Requests of 8 tokens, 16 threads, {group['date']}")
@@ -304,14 +414,13 @@ def draw(name: str, group: Run) -> None:
 def main() -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description="Bring the tables of the READMEs up to date.")
-    parser.add_argument("run", nargs="?", type=Path, help="the JSON that pytest-benchmark wrote")
+    parser.add_argument("runs", nargs="*", type=Path, help="what pytest-benchmark wrote")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    if options.run is not None:
+    for name, group in together(options.runs).items():
         RESULTS.mkdir(exist_ok=True)
-        for name, group in kept(json.loads(options.run.read_text(encoding="utf-8"))).items():
-            (RESULTS / f"{name}.json").write_text(json.dumps(group, indent=1) + "\n", encoding="utf-8")
-            draw(name, group)
+        (RESULTS / f"{name}.json").write_text(json.dumps(group, indent=1) + "\n", encoding="utf-8")
+        draw(name, group)
     groups = {
         name: json.loads(path.read_text(encoding="utf-8"))
         for name in TABLES
