@@ -36,7 +36,7 @@ from .redact import secrets_of
 from .reply import refused, require_event_stream, said
 from .report import came_to, progress, retried
 from .running import Running, nothing_yet
-from .runs import Driven, Feed, Runs, let_go
+from .runs import Driven, Feed, Runs
 from .tracing import carried_with
 from .validate import validate
 from .worker import Worker
@@ -139,8 +139,7 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
                 if decoder.undispatched:
                     decoder.undispatched = False
                     strange = feed.unframed(batch, lambda text: said(text, exchange, dialect))
-            counted, run = tally.tokens_out, next(decoded, None)
-            let_go(middle.batch)
+            counted, run = tally.tokens_out, middle.decode()
         elif exc is not None:
             raise exc
         else:
@@ -163,8 +162,7 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
             continue  # a sign of life, and no content
         content, seen = tally.tokens_out > counted, running.tokens_seen
         last = taken(run)
-        events = _checked(worker, running, run) if run else []
-        events[:0] = begun  # in place: the consumer empties what it has had, whoever else still has it in his hands
+        events = _checked(worker, running, run, begun) if run else begun
         if last is not None:
             if feed.over and dialect.traits.ends_with_body:
                 require_proof(exchange, dialect, decoder)
@@ -198,8 +196,11 @@ def _unlawful(worker: Worker, what: str) -> Fault:
     return Fault(Reason.BUG, f"the dialect {worker.dialect.name} broke the grammar of events: {what}")
 
 
-def _checked(worker: Worker, running: Running, run: Run) -> list[Event]:
-    """The run as events, counted. Indexes are checked at both ends of a run of Tokens, which a decoder fills in one loop."""
+def _checked(worker: Worker, running: Running, run: Run, begun: list[Event]) -> list[Event]:
+    """The run as events, counted, after what has begun it. Indexes are checked at both ends: a decoder fills it in one loop.
+
+    It stays the decoder's list: the consumer empties what it has had, whoever else still has it in hand.
+    """
     events: list[Event] = run  # type: ignore[assignment]  # what is no event is not let through
     first, last, tokens = events[0], events[-1], len(events)
     if type(first) is not Token or type(last) is not Token or (tokens > 2 and len(set(map(type, events))) > 1):
@@ -214,6 +215,7 @@ def _checked(worker: Worker, running: Running, run: Run) -> list[Event]:
             came_to(running, "the first token")
         if now >= running.progress_due:
             progress(running)
+    events[:0] = begun
     return events
 
 

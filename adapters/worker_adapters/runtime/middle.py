@@ -47,6 +47,12 @@ class Middle:
         self.raised: Exception | None = None
         self.counted: int = 0
 
+    def decode(self) -> Run | None:
+        """The run of a batch that the layers have looked at."""
+        run = next(self._decoded, None)
+        let_go(self.batch)
+        return run
+
     def __call__(self) -> list[Event] | None:
         """One Token that is due, in the stream's state already. On its driver."""
         lifetime, feed = self._lifetime, self._feed
