@@ -33,7 +33,10 @@ ENGINES = tuple(_BUILT_IN)
 
 # One wire in the manner of many servers, by the names that `connect` has for them.
 _ROWED = "openai-completions"
-_ROWS = ("dynamo", "llama-cpp-python", "llamafile", "lmdeploy", "max", "mlx", "tabbyapi", "transformers", "vllm")
+_ROWS = (
+    *("dynamo", "litellm", "llama-cpp-python", "llamafile", "lmdeploy", "max"),
+    *("mistralrs", "mlx", "tabbyapi", "transformers", "vllm"),
+)
 
 # Where the model is part of the path, its name is the one that the engine's own examples give it, and that a client which
 # names none asks for.

@@ -31,6 +31,7 @@ class Errors(StrEnum):
     STRING = '{"error": "…"}'
     FLAT = '{"message": …, "type": …, "code": …}'
     DETAIL = '{"detail": "…"}'
+    WORDS = '{"message": "…"}, and in a stream the words alone'
 
 
 _UVICORN = ("date: Fri, 27 Nov 2026 08:00:00 GMT", "server: uvicorn")
@@ -120,13 +121,23 @@ MANNERS: Mapping[str, Manner] = {
         spaced=True, logprobs=True, ping=_PING, usage=Usage.NEVER, prompt_ids=False, health=False
     ),
     "llamafile": Manner(head=("Server: llamafile",), role=True, usage=Usage.NEVER, prompt_ids=False, any_model=True),
+    "litellm": Manner(apart=True, nulls=frozenset(), ping=b": ping", done_after_errors=False),
     "lmdeploy": Manner(logprobs=True, usage=Usage.EACH, prompt_ids=False),
     "max": Manner(
-        newline=b"\r\n",
         logprobs=True,
-        ping=_PING,
+        keeps_stop=True,
         refuses=400,
         knows="ignore_eos min_p min_tokens repetition_penalty top_k",
+        version="26.6.0",
+    ),
+    "mistralrs": Manner(
+        done=False,
+        done_after_errors=False,
+        ping=b": keep-alive-text",
+        usage=Usage.NEVER,
+        failing=Errors.WORDS,
+        prompt_ids=False,
+        any_model=True,
     ),
     "tabbyapi": Manner(
         newline=b"\r\n", logprobs=True, ping=_PING, usage=Usage.LAST, errors=Errors.DETAIL, prompt_ids=False

@@ -41,6 +41,8 @@ def failed(errors: Errors, status: int, message: str) -> dict[str, Any]:
             return {"message": message, "type": "server_error", "code": status}
         case Errors.DETAIL:
             return {"detail": message}
+        case Errors.WORDS:
+            return {"message": message}
 
 
 @attrs.define(kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from ..seam import PHRASES, Head, Job, RefusedError, Reply, Request, Setup, Slots, Task, Wire, Wording
-from .manners import MANNERS, Manner
+from .manners import MANNERS, Errors, Manner
 from .text import DONE, Answer, dump, event, failed
 
 __all__ = ["build"]
@@ -34,7 +34,12 @@ class Server:
     def failure(self, message: str) -> RefusedError:
         """An error of the engine, as a reply or in a stream. A server without one in streams breaks off."""
         manner = self.manner
-        said = b"" if manner.failing is None else event(manner, dump(manner, failed(manner.failing, 500, message)))
+        if manner.failing is None:
+            said = b""
+        elif manner.failing is Errors.WORDS:
+            said = event(manner, message.encode())
+        else:
+            said = event(manner, dump(manner, failed(manner.failing, 500, message)))
         return RefusedError(self.refusal(500, message), said)
 
 
