@@ -205,7 +205,8 @@ def test_a_kept_connection_does_not_outlive_the_time_to_connect():
             time.sleep(0.3)  # longer than `connect`: the one thing under test
             client.send(head("Content-Length: 4"), b"fine")
 
-    with Server(serve) as server, adapter(server.url, timeouts=Timeouts(connect=0.1), keep_alive=4.0) as a:
+    timeouts = Timeouts(connect=0.1, probe=2 * SOON)
+    with Server(serve) as server, adapter(server.url, timeouts=timeouts, keep_alive=2 * SOON) as a:
         assert a.health().live
         assert a.health().live
         assert server.connections == 1
