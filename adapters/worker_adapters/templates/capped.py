@@ -366,6 +366,7 @@ RATES: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("trim", "upper", "lower", "string", "e", "escape", "replace", "join", "tojson"), (1.0, 0.0)),
     **dict.fromkeys(("list", "reverse", "last", "items", "batch", "slice"), (0.0, PART)),
     "groupby": (SLOW, 5 * EACH),
+    "urlize": (2 * SLOW, 0.0),
     **dict.fromkeys(("dictsort", "max", "min", "sort", "sum", "unique"), (SLOW, EACH)),
     **dict.fromkeys(("map", "select", "reject", "selectattr", "rejectattr"), (0.0, EACH)),
 }

@@ -9,6 +9,7 @@ full.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Collection, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from contextvars import ContextVar
 from typing import Any
@@ -78,7 +79,7 @@ class Budget:
         self._limits = limits
         self._steps = limits.steps
         self._work: float = WORK * limits.characters
-        self._known: dict[int, _Known] = {}
+        self._known: OrderedDict[int, _Known] = OrderedDict()  # whose first one is found at once, unlike a dict's
         self._kept = 0
 
     @property
@@ -162,7 +163,7 @@ class Budget:
         known = self._known[id(value)] = _Known(value, extent, strange, parts)
         self._kept += parts + extent // HEAVY
         while self._kept > KEPT and len(self._known) > 1:
-            oldest = self._known.pop(next(iter(self._known)))
+            _, oldest = self._known.popitem(last=False)
             self._kept -= oldest.parts + oldest.extent // HEAVY
         return known
 
