@@ -113,7 +113,8 @@ def test_the_deadline_spans_all_attempts_and_the_waits_between(way):
 
     events, tried = unhurried(run, lambda found: 2 < found[1] < 12)
     assert 2 < tried < 12
-    assert events[-1].attempts == tried
+    # The deadline may pass when the last has begun, and nothing is sent yet.
+    assert events[-1].attempts - tried in (0, 1)
 
 
 def test_the_deadline_cuts_a_retry_that_sleeps():
