@@ -157,7 +157,7 @@ def main() -> None:
     options = {key: int(value) for key, value in (number.split("=") for number in numbers)}
     if scenario in CROWD_LOADS:
         raise_the_limit_of_descriptors()
-        if scenario == "crowd":
+        if scenario in ("crowd", "whole"):
             CROWDS[name](PORT, 1, 1, lambda _number, _text: None)  # what is imported is so now
         answer(lambda **named: CROWD_LOADS[scenario](name, PORT, **options | named))
         return
