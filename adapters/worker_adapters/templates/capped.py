@@ -277,7 +277,7 @@ def _joined(budget: Budget, items: Any, between: Any = "", *_rest: Any, **_named
 def _wrapped(budget: Budget, text: Any, width: Any = 79, long: Any = True, sign: Any = None, *_rest: Any) -> None:
     given = str(text)
     longest = max(map(len, given.split()), default=0)  # which is cut by copying the rest
-    budget.spend(len(given) * (1 + budget.extent(sign or "")), 2 * SLOW * len(given) + longest * longest / 16)
+    budget.spend(len(given) * (1 + budget.extent(sign or "")), EACH * len(given) + longest * longest / 16)
 
 
 def _replaced(budget: Budget, text: Any, old: Any = "", new: Any = "", *_rest: Any, **_named: Any) -> None:
