@@ -44,8 +44,10 @@ class _Exchange:
     """One response."""
 
     def __init__(self, head: Head, connection: Connection, link: Link, pool: Pool, lifetime: Lifetime) -> None:
-        # What came with it is the body's, and up to 64 KiB, which a stream that is silent then would keep.
-        self._head = attrs.evolve(head, rest=b"") if head.rest else head
+        # Not the head: what came with it is the body's, up to 64 KiB, which a stream that is silent then would keep.
+        self._closes = head.closes
+        self._codings = head.codings
+        self._framed = head.length is not None or (head.chunked and not head.old)
         self._connection = connection
         self._pool = pool
         self._lifetime = lifetime
@@ -59,12 +61,12 @@ class _Exchange:
     @property
     def framed(self) -> bool:
         """See Exchange."""
-        return self._head.length is not None or (self._head.chunked and not self._head.old)
+        return self._framed
 
     @property
     def codings(self) -> Codings:
         """See Exchange."""
-        return codings_of(self._head.headers, self._head.codings)
+        return codings_of(self.headers, self._codings)
 
     @property
     def content(self) -> int:
@@ -143,7 +145,7 @@ class _Exchange:
     def settle(self, seconds: float) -> Steps[None]:
         """See Exchange."""
         lifetime, body = self._lifetime, self._body
-        until = lifetime.clock() + (0.0 if self._head.closes else seconds)
+        until = lifetime.clock() + (0.0 if self._closes else seconds)
         with contextlib.suppress(Interrupted, *BROKEN):  # no failure after the sign of the end undoes it
             while not body.reusable and lifetime.clock() < until:
                 content = body.read()
@@ -158,7 +160,7 @@ class _Exchange:
             return
         self._closed = True
         self._connection.leave(self._lifetime)
-        if self._head.closes or not self._body.reusable:
+        if self._closes or not self._body.reusable:
             self._connection.close()
         else:
             self._pool.keep(self._connection)
