@@ -32,8 +32,9 @@ ENGINES = {
     "sglang": ("SGLang", "`sglang`"),
     "trtllm": ("NVIDIA trtllm-serve", "`trtllm`"),
     "tgi": ("Hugging Face TGI", "`tgi`"),
+    "recorded": ("Modular's MAX, LiteLLM's proxy", "`openai-completions-max`, `openai-completions-litellm`"),
     "others": (
-        "LMDeploy, MAX, TabbyAPI, llamafile, llama-cpp-python's server, and any other",
+        "LMDeploy, TabbyAPI, mistral.rs, llamafile, llama-cpp-python's server, and any other",
         "`openai-completions`, `-lmdeploy`, …",
     ),
 }
@@ -61,6 +62,12 @@ UNRUN = {
         version="1.4 to 3.3.7",
         why="from its source: no index has its server. Archived upstream, read-only since March 2026: frozen here too."
         " Hugging Face's own clients read its simulator; `make live-tgi URL=…` runs the suite on a real one",
+    ),
+    "recorded": HeldTo(
+        kind="recordings of the real ones",
+        date="2026-11-27",
+        version="26.6.0, 1.108.7",
+        why="run by hand on a CPU, LiteLLM before llama-server: [what they answer](docs/engines/openai-completions.md)",
     ),
     "others": HeldTo(
         kind="rows of a table",
