@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import threading
 import traceback
@@ -45,6 +46,7 @@ def in_child(work: Callable[[], None]) -> None:
             code = 0
         except BaseException:  # noqa: BLE001  -- told to the parent
             os.write(write, traceback.format_exc().encode()[-4000:])
+            faulthandler.dump_traceback(write)  # and where its threads are, if they were waited for
         finally:
             os._exit(code)
     os.close(write)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import attrs
 import pytest
 
@@ -21,9 +19,6 @@ from .dialects import (
     kinds,
     request,
 )
-
-if TYPE_CHECKING:
-    pass
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
 

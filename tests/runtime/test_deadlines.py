@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -32,9 +31,6 @@ from .dialects import (
     tokens,
     until,
 )
-
-if TYPE_CHECKING:
-    pass
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -37,9 +36,6 @@ from .dialects import (
     tokens,
     until,
 )
-
-if TYPE_CHECKING:
-    pass
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
 

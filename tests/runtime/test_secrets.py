@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING
 
 import attrs
 import pytest
@@ -25,9 +24,6 @@ from .dialects import (
     request,
     status,
 )
-
-if TYPE_CHECKING:
-    pass
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
 
