@@ -294,6 +294,39 @@ def test_a_stream_that_is_read_already_can_not_be_merged(gather: Any) -> None:
         assert a.in_flight == 0
 
 
+@pytest.mark.parametrize("read", [next, iter, lambda s: s.get(0.0), lambda s: s.get_many(0.0), lambda s: s.result(0.0)])
+@pytest.mark.parametrize("by", ["the thread that merges", "another"])
+def test_a_stream_that_is_merged_is_read_by_nobody_else(read: Callable[[Any], Any], by: str) -> None:
+    """Whoever tried took events of the merge's, and left it waiting for good where a token came next."""
+    gates = [Hang(), Hang()]
+    refused: list[str] = []
+
+    def tries(stream: Stream) -> None:
+        with pytest.raises(RuntimeError) as raised:
+            read(stream)
+        refused.append(str(raised.value))
+
+    def merges() -> None:
+        stream = a.submit(request())
+        with merge([stream]) as merged:
+            found.extend(itertools.islice(merged, 2))
+            if by == "another":
+                in_thread(tries, stream).join(20)
+            else:
+                tries(stream)
+            for gate in gates:
+                gate.release()
+                found.append(next(merged))
+            found.extend(merged)
+            found.extend((stream, event) for event in stream)  # it is over, and nobody's
+
+    found: list[Any] = []
+    with adapter(Script(steps=[tokens(1), gates[0], tokens(1, 1), gates[1], tokens(1, 2), end(3)])) as a:
+        in_thread(merges).join(20)  # on a thread other than the main one, which looks now and then of itself
+    assert kinds(event for _, event in found) == ["started", *["token"] * 3, "metrics", "end"]
+    assert refused == ["a stream is iterated, or merged, or collected: one of them"]
+
+
 def test_streams_are_added_while_it_runs_by_whoever_has_them() -> None:
     more: queue.SimpleQueue[Stream | None] = queue.SimpleQueue()
     with adapter() as a:

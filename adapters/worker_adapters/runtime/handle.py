@@ -30,6 +30,8 @@ from .stream import Submitted
 
 __all__ = ["RunningStream"]
 
+ONE_OF_THEM = "a stream is iterated, or merged, or collected: one of them"
+
 
 class _Handed:
     """The runs as they reach the consumer, the terminal event in one of its own. Refers to the stream, not to its handle.
@@ -45,7 +47,7 @@ class _Handed:
         self._source = source
         self._take = source.channel.take if isinstance(source, Submitted) else source.take
         self._last: Hand | None = None  # the terminal event's
-        self._readers: dict[str, int] = {}
+        self._readers: dict[str, object] = {}  # a thread's ident, or a merge
         self._reader: int | None = None
 
     def __iter__(self) -> Self:
@@ -87,11 +89,23 @@ class _Handed:
         return (isinstance(source, Submitted) and source.channel.finished()) or self._running.over
 
     def bind(self) -> None:
-        """One thread reads a stream: the first that does. Raises RuntimeError in another."""
+        """One thread reads a stream: the first that does. Raises RuntimeError in another, and for one that is merged."""
         me = get_ident()
-        self._reader = self._readers.setdefault("by", me)
-        if self._reader != me:
-            raise RuntimeError("a stream is read by one thread: another one reads this one already")
+        reader = self._readers.setdefault("by", me)
+        if reader != me:
+            already = "a stream is read by one thread: another one reads this one already"
+            raise RuntimeError(already if isinstance(reader, int) else ONE_OF_THEM)
+        self._reader = me
+
+    def bind_to(self, merge: Waiter) -> None:
+        """Read with `hand_now` from here on, and by nobody else. Raises RuntimeError where somebody was quicker."""
+        if self._readers.setdefault("by", merge) is not merge:
+            raise RuntimeError(ONE_OF_THEM)
+
+    def unbind_from(self, merge: Waiter) -> None:
+        """Idempotent."""
+        if self._readers.get("by") is merge:
+            del self._readers["by"]
 
     def is_mine(self) -> bool:
         """Whether this is the thread that reads it."""
@@ -266,12 +280,13 @@ class RunningStream:
             return  # collected, or about to be, by whoever asks for its result: that may be told again
         if self._merged is not waiter:
             if self._begun or self._merged is not None or self._running.delivered:
-                raise RuntimeError("a stream is iterated, or merged, or collected: one of them")
+                raise RuntimeError(ONE_OF_THEM)
             self._merged = waiter
         self._running.wait_with(waiter)
         if gate is None:
             self._source.channel.collect()
         else:
+            self._handed.bind_to(waiter)
             self._begun = True
             self._source.channel.gate = gate
             self._source.channel.waits_with(waiter)
@@ -281,6 +296,7 @@ class RunningStream:
         self._running.wait_no_more(waiter)
         if isinstance(self._source, Submitted):
             self._source.channel.waits_with(None)
+        self._handed.unbind_from(waiter)
 
     def hand_now(self) -> Hand | None:
         """The next run of events, if there is any; the one before it counts as finished with. Does not block."""
