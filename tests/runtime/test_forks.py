@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ from worker_adapters.simulator import Simulator
 from worker_adapters.transport.scripted import Hang, Script
 
 from .beside import PATIENCE, in_child
-from .dialects import adapter, frames, good, kinds, request
+from .dialects import adapter, frames, good, kinds, request, until
 from .test_leaving import STOPPABLE, told
 
 if TYPE_CHECKING:
@@ -189,3 +191,103 @@ def test_a_child_that_leaves_its_copy_of_a_stream_does_nothing_to_the_parents(wa
         assert held[0].result(5).text == "ab"
         assert ended() == 1
         assert (told(a), called) == ([], [os.getpid()])
+
+
+class Locks(logging.Handler):
+    """Writes its lines while it holds a lock of which no fork knows, as a file's buffer does."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.held, self.inside, self.go_on = threading.Lock(), threading.Event(), threading.Event()
+        self.lines = 0
+
+    def emit(self, _record: logging.LogRecord) -> None:
+        with self.held:
+            self.inside.set()
+            self.go_on.wait(PATIENCE)
+            self.lines += 1
+
+
+@pytest.fixture
+def locks() -> Iterator[Locks]:
+    logger, handler = logging.getLogger("worker_adapters"), Locks()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    handler.go_on.set()
+    logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
+
+
+def test_a_fork_while_a_line_is_logged_leaves_the_child_free(locks: Locks) -> None:
+    """Its own reports would wait for what the parent's have locked, and `drain()` and `close()` for them."""
+    with adapter(answer=lambda _wire: good()) as a:
+        a.submit(request()).result(5)
+        assert locks.inside.wait(PATIENCE)
+        threading.Timer(0.05, locks.go_on.set).start()  # while the fork waits for it
+
+        def work() -> None:
+            assert a.generate(request()).text == "ab"
+            assert a.drain(5)
+            assert locks.lines == 2
+
+        in_child(work)
+        assert a.drain(5)
+        assert locks.lines == 1
+
+
+def test_a_fork_does_not_wait_for_a_handler_that_hangs(locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker_adapters.runtime.reports.UNDER_WAY", 0.05)
+    with adapter(answer=lambda _wire: good()) as a:
+        a.submit(request()).result(5)
+        assert locks.inside.wait(PATIENCE)
+        in_child(lambda: None)
+        locks.go_on.set()
+        assert a.drain(5)
+
+
+def test_a_callback_may_fork_and_the_child_reports_nothing_of_the_parents() -> None:
+    """It does not wait for its own thread's report, and what comes after that in the queue is the parent's alone."""
+    children: list[int] = []
+    told: list[int] = []
+
+    def fork(_stream: Any) -> None:
+        if not (child := os.fork()):
+            signal.alarm(int(PATIENCE))
+            return  # into the middle of the reports, and in the end out of the child's only thread
+        children.append(child)
+
+    with adapter(answer=lambda _wire: good()) as a:
+        read, write = os.pipe()
+        stream = a.submit(request())
+        stream.add_done_callback(fork)
+        stream.add_done_callback(lambda _stream: (told.append(os.getpid()), os.write(write, b"!")))
+        stream.result(5)
+        assert a.drain(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        assert pipe.read() == b"!"
+    assert told == [os.getpid()]
+
+
+def test_the_gauges_of_a_child_are_its_own_from_the_start() -> None:
+    """What it is asked for first may be its metrics: no thread has to begin before they are right."""
+    registry, hang = CollectorRegistry(), Hang()
+
+    def in_flight() -> float:
+        return sum(s.value for f in registry.collect() for s in f.samples if s.name == "worker_adapter_in_flight")
+
+    with (
+        adapter(Script(steps=[frames("ta"), hang, frames(".")]), metrics=MetricsOptions(registry=registry)) as a,
+        a.submit(request()) as stream,
+    ):
+        assert hang.reached.wait(PATIENCE)
+        until(lambda: in_flight() == 1)
+
+        def work() -> None:
+            assert (in_flight(), threading.active_count()) == (0, 1)
+
+        in_child(work)
+        hang.release()
+        assert stream.result(5).text == "a"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from .metrics import PrometheusRecorder
 from .origin import AdapterConfig, OnDemand
 from .places import Places
 from .readiness import health, ready, unreachable
-from .recorder import NO_METRICS, Recorder, recorders
+from .recorder import Recorder, recorders
 from .refresh import Refresher
 from .reports import REPORTS
 from .running import Running
@@ -82,8 +83,9 @@ class EngineAdapter(Gives):
         """See Holder."""
         self._streams.disown()
         self._set_up()
-        if self._recorder is not NO_METRICS:
-            REPORTS.call(self._recorder.disowned)
+        # At once, and no thread is started for it: a child may fork again, or be asked for its metrics first of all.
+        with contextlib.suppress(Exception):
+            self._recorder.disowned()
 
     def __repr__(self) -> str:
         c = self._config

@@ -10,8 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping
-from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 from .. import families as f
@@ -26,8 +25,6 @@ from .reports import REPORTS
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
-
-_P = ParamSpec("_P")
 
 __all__ = ["PrometheusRecorder", "series"]
 
@@ -178,9 +175,8 @@ def _register(registry: CollectorRegistry, made: list[Any]) -> None:
 
 
 KEPT = "_worker_adapters_families"  # with the registry, which they live as long as
-# Over a fork, too: in the child nobody would give it back. Reentrant, as a signal handler may connect, or fork.
+# Reentrant, as a signal handler may connect, or fork. A child has its own: nobody would give it back there.
 _lock = threading.RLock()
-os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 _families: WeakKeyDictionary[Any, dict[str, _Families]] = WeakKeyDictionary()  # of one that takes no attribute
 _making = threading.RLock()  # while families are registered; a child that is forked meanwhile has its own
@@ -190,8 +186,8 @@ _all: WeakKeyDictionary[_Families, ref[Any]] = WeakKeyDictionary()  # and the re
 
 
 def _forked() -> None:
-    global _making  # noqa: PLW0603  -- as above
-    _making = threading.RLock()
+    global _lock, _making
+    _lock, _making = threading.RLock(), threading.RLock()
     for families, registry in list(_all.items()):
         families.unlock()
         known = registry()
@@ -239,17 +235,6 @@ def series(options: MetricsOptions, family: Family, **labels: str) -> Any:
     return _families_of(options).series(family, tuple(labels[name] for name in family.labels))
 
 
-def _whole(report: Callable[_P, None]) -> Callable[_P, None]:
-    """No process is forked in the middle of it: nothing in the child would let go of what prometheus_client locks."""
-
-    @wraps(report)
-    def reported(*args: _P.args, **named: _P.kwargs) -> None:
-        with _lock:
-            report(*args, **named)
-
-    return reported
-
-
 class PrometheusRecorder:
     """Reports one adapter's streams. Thread-safe."""
 
@@ -289,20 +274,17 @@ class PrometheusRecorder:
             self._series[family, labels] = found = self._families.series(family, labels)
         return found
 
-    @_whole
     def closed(self) -> None:
         """See Recorder."""
         if self._open:
             self._open = False
             self._families.left(self._worker, self)
 
-    @_whole
     def started(self) -> None:
         """See Recorder."""
         if self._open:
             self._of(f.IN_FLIGHT, self._worker).set(self._families.in_flight(self._worker))
 
-    @_whole
     def tokens(self, priority: Priority, versions: Versions, *, tokens_in: int, tokens_out: int) -> None:
         """See Recorder."""
         labels = self._of_stream(priority, versions)
@@ -311,13 +293,11 @@ class PrometheusRecorder:
         if tokens_out > 0:
             self._of(f.TOKENS_OUT, labels).inc(tokens_out)
 
-    @_whole
     def retried(self, reason: Reason) -> None:
         """See Recorder."""
         self._of(f.RETRIES, self._worker).inc()
         self._of(f.RETRY_REASONS, (*self._worker, str(reason))).inc()
 
-    @_whole
     def ended(self, summary: Summary) -> None:
         """See Recorder."""
         labels, worker = self._of_stream(summary.priority, summary.versions), self._worker
@@ -355,7 +335,6 @@ class PrometheusRecorder:
                 if attempt.head is not None:
                     self._of(f.HEAD, worker).observe(attempt.head - attempt.sent)
 
-    @_whole
     def refused(self, priority: Any, versions: Versions, code: ErrorCode, reason: Reason) -> None:
         """See Recorder."""
         labels = self._of_stream(priority, versions)
@@ -363,7 +342,6 @@ class PrometheusRecorder:
         self._of(f.ERRORS, (*labels, str(code), str(reason))).inc()
         self._of(f.REFUSED, (*self._worker, str(code), str(reason))).inc()
 
-    @_whole
     def disowned(self) -> None:
         """See Recorder."""
         self._series.clear()
@@ -374,7 +352,6 @@ class PrometheusRecorder:
             if value is not None and self._open:
                 self._of(family, self._worker).set(value)
 
-    @_whole
     def observed(self, properties: Properties) -> None:
         """See Recorder."""
         self._now(
@@ -385,7 +362,6 @@ class PrometheusRecorder:
             (f.OBSERVED_AT, properties.observed_at),
         )
 
-    @_whole
     def healthy(self, health: Health) -> None:
         """See Recorder."""
         self._now((f.LIVE, float(health.live)), (f.READY, float(health.ready)), (f.HEALTH_AT, health.observed_at))

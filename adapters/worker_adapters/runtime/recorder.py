@@ -124,7 +124,7 @@ class Recorder(Protocol):
         ...
 
     def disowned(self) -> None:
-        """In a forked child: what is now is the parent's."""
+        """In a forked child, at once, not among the reports: what is now is the parent's."""
         ...
 
 

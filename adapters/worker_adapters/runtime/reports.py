@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 from ..waiting import Resident, Waker, current_waker
@@ -26,22 +27,44 @@ _log = logging.getLogger("worker_adapters")
 
 MOST = 10_000  # reports that wait
 LINGER = 1.0  # seconds without one before the thread leaves
+UNDER_WAY = 0.5  # seconds that a fork waits for a report which is being made; a handler may take longer, or hang
+FORKING = 10.0  # seconds that reports wait for a fork: one that was struck never says that it is over
 
 
 class Reports:
-    """Thread-safe without a lock: one deque, and one thread that empties it, in order."""
+    """Thread-safe without a lock: one deque, and one thread that empties it, in order.
+
+    A fork waits a moment for the report that is being made: what that has locked (a handler's file, a registry) nobody would
+    give back in the child, whose own reports would hang there. Who reports says so and then looks for a fork; who forks says
+    so and then looks for a report.
+    """
 
     def __init__(self) -> None:
         self._resident = Resident("worker-adapters-reports", self._run)
+        self._queue: deque[Callable[[], None]] = deque()
         self.reset()
 
     def reset(self) -> None:
         """In a forked child: what the parent has to report is the parent's."""
         self._resident.reset()
-        self._queue: deque[Callable[[], None]] = deque()
+        self._queue.clear()  # a callback may have forked: it returns into the middle of this
+        self._forking: dict[int, float] = {}  # threads, and until when that counts
+        self._reporting: dict[int, None] = {}  # threads
         self._waker = Waker()
         self._idle = False
         self.dropped: int = 0
+
+    def pause(self) -> None:
+        """Before a fork. Waits for the report that another thread is making, and has none begun until `go_on`."""
+        me, now = get_ident(), time.monotonic()
+        self._forking[me] = now + FORKING
+        give_up = now + UNDER_WAY
+        while any(thread != me for thread in list(self._reporting)) and time.monotonic() < give_up:
+            time.sleep(0.0005)
+
+    def go_on(self) -> None:
+        """After a fork, in the parent."""
+        self._forking.pop(get_ident(), None)
 
     @property
     def waiting(self) -> int:
@@ -114,15 +137,32 @@ class Reports:
                 return
 
     def _empty(self) -> None:
-        queue = self._queue
+        queue, me = self._queue, get_ident()
         while queue:
-            with contextlib.suppress(IndexError):
-                report = queue.popleft()
-                try:
-                    report()
-                except BaseException as exc:  # noqa: BLE001  -- a registry, a handler or a callback of an application's
-                    with contextlib.suppress(BaseException):  # perhaps it is logging itself that fails
-                        _log.error("a stream could not be reported: %s", described(exc))
+            self._reporting[me] = None
+            try:
+                if not self._forking or not self._is_forked(me):
+                    _make(queue)
+                    continue
+            finally:
+                self._reporting.pop(me, None)
+            time.sleep(0.0005)
+
+    def _is_forked(self, me: int) -> bool:
+        """Whether another thread is just forking."""
+        now = time.monotonic()
+        return any(thread != me and now < until for thread, until in list(self._forking.items()))
+
+
+def _make(queue: deque[Callable[[], None]]) -> None:
+    """The next report."""
+    with contextlib.suppress(IndexError):
+        report = queue.popleft()
+        try:
+            report()
+        except BaseException as exc:  # noqa: BLE001  -- a registry, a handler or a callback of an application's
+            with contextlib.suppress(BaseException):  # perhaps it is logging itself that fails
+                _log.error("a stream could not be reported: %s", described(exc))
 
 
 def logged(level: int, words: str, *args: Any, extra: Mapping[str, object]) -> None:
@@ -144,4 +184,4 @@ def described(exc: BaseException) -> str:
 
 REPORTS = Reports()
 
-os.register_at_fork(after_in_child=REPORTS.reset)
+os.register_at_fork(before=REPORTS.pause, after_in_parent=REPORTS.go_on, after_in_child=REPORTS.reset)
