@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -87,6 +88,16 @@ def test_gets_over_a_socket_give_what_iterating_gives(way):
         with pytest.raises(TimeoutError):
             stream.result(0.1)
         assert stream.result(10).text == texts(whole)
+
+
+@both
+@pytest.mark.parametrize("ask", ["get", "get_many", "result", "exception"])
+def test_no_number_is_no_time_to_wait(way, ask):
+    """Nothing is before NaN or after it: who waited until then waited for good."""
+    with adapter(Script(steps=[frames("ta"), Hang()])) as a, getattr(a, way)(request()) as stream:
+        with pytest.raises(ValueError, match="nan"):
+            getattr(stream, ask)(math.nan)
+        assert next(stream).kind == "started"
 
 
 @both

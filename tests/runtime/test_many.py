@@ -18,6 +18,7 @@ from worker_adapters import (
     End,
     Error,
     Limits,
+    Pool,
     Reason,
     Started,
     StreamCancelledError,
@@ -211,6 +212,47 @@ def test_a_place_that_all_wait_for_becomes_free_though_every_hand_over_is_full()
         jobs = (a.submit(request(task_id=str(n)), block=True) for n in range(20))
         found = by_stream(merge(jobs))
         assert [texts(events) for events in found.values()] == ["".join(f"t{n}" for n in range(20))] * 20
+
+
+def _pooled(places: int) -> Any:
+    """Two workers' worth of places."""
+    workers = [adapter(limits=Limits(max_in_flight=places // 2, hand_over=1)) for _ in range(2)]
+    for worker in workers:
+        worker._transport._answer = lambda _wire: endless()
+    return Pool(workers)
+
+
+def _alone(places: int) -> Any:
+    worker = adapter(limits=Limits(max_in_flight=places, hand_over=1))
+    worker._transport._answer = lambda _wire: endless()
+    return worker
+
+
+@pytest.mark.parametrize("make", [_alone, _pooled])
+def test_an_iterable_that_would_wait_for_a_place_holds_up_no_event(make: Any) -> None:
+    """Streams that only the consumer ends, once it has seen something of them: who waits for a place waits for it."""
+    with make(4) as a:
+        jobs = (a.submit(request(task_id=str(n), deadline=20.0), block=True) for n in range(40))
+        found: dict[str, list[Event]] = defaultdict(list)
+        for stream, event in merge(jobs):
+            found[stream.task_id].append(event)
+            if len(found[stream.task_id]) == 3:
+                stream.cancel()
+        assert [kinds(events) for events in found.values()] == [["started", "token", "token", "end"]] * 40
+        assert a.in_flight == 0
+
+
+def test_a_place_that_somebody_else_leaves_is_found() -> None:
+    """All places are held by silent streams that are merged; one is left without the merge being told, as places are."""
+    with adapter(limits=Limits(max_in_flight=2)) as a:
+        hang = Hang()
+        a._transport._answer = lambda _wire: Script(steps=[tokens(1), hang, end(1)])
+        merged = merge(a.submit(request(task_id=str(n), deadline=20.0), block=True) for n in range(3))
+        seen = [next(merged) for _ in range(4)]
+        a._streams.places.most = 3
+        assert [event.kind for _, event in (next(merged), next(merged))] == ["started", "token"]
+        hang.release()
+        assert [event.kind for _, event in [*seen, *merged]].count("end") == 3
 
 
 def test_one_that_filled_up_just_before_the_iterable_is_asked_is_looked_at_first() -> None:

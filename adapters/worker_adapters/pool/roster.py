@@ -116,6 +116,11 @@ class Roster:
             passed.append(member)  # somebody else was there first
         return None
 
+    def has_room(self) -> bool:
+        """Whether some worker would be given one more, or none is left to wait for."""
+        now, there = self.clock(), [member for member in self.members if member.is_open]
+        return not there or any(member.load(now) is not None for member in there)
+
     def has_left(self, trip: Trip) -> bool:
         """Whether there is a worker that the stream has not tried and that does not rest, be it full."""
         return any(member.is_open and member not in trip.tried for member in self.members)

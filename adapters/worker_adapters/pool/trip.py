@@ -198,6 +198,10 @@ class PoolPlaces(Places):
         self.held.pop(running, None)
         return False
 
+    def has_room(self) -> bool:
+        """See Places."""
+        return super().has_room() and (self.closed or self.roster.has_room())
+
     def _full(self, why: str) -> Fault:
         if len(self.held) >= self.most:
             return super()._full(why)

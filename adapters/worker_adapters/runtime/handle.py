@@ -10,19 +10,12 @@ from threading import get_ident
 from types import TracebackType
 from typing import Self
 
-from ..api import (
-    CancelOutcome,
-    Completion,
-    End,
-    Error,
-    Event,
-    StreamCancelledError,
-    WorkerError,
-)
+from ..api import CancelOutcome, Completion, End, Error, Event, StreamCancelledError, WorkerError
 from ..lifetime import Cause
 from ..waiting import current_waker
 from .channel import Gate, Hand, Waiter
 from .completion import collected, is_whole
+from .places import Places
 from .recorder import EndedBy
 from .running import Running
 from .source import Source
@@ -199,7 +192,7 @@ class RunningStream:
 
     def get(self, timeout: float | None = None) -> Event | None:
         """See Stream."""
-        until = inf if timeout is None else self._running.lifetime.clock() + timeout
+        until = self._running.until(timeout)
         try:
             return self._next(until)
         except StopIteration:
@@ -207,7 +200,7 @@ class RunningStream:
 
     def get_many(self, timeout: float | None = None) -> list[Event]:
         """See Stream."""
-        until = inf if timeout is None else self._running.lifetime.clock() + timeout
+        until = self._running.until(timeout)
         self._handed.bind()
         self._begun = True
         hand = self._handed.next_hand(until)
@@ -312,6 +305,11 @@ class RunningStream:
         """Whether the terminal event was given."""
         return self._running.delivered
 
+    @property
+    def places(self) -> Places:
+        """Of which it has one."""
+        return self._running.places
+
     # --- a future -----------------------------------------------------------------------------------------------------
 
     def done(self) -> bool:
@@ -324,7 +322,7 @@ class RunningStream:
 
     def result(self, timeout: float | None = None) -> Completion:
         """See Stream."""
-        until = inf if timeout is None else self._running.lifetime.clock() + timeout
+        until = self._running.until(timeout)
         me, collecting = get_ident(), self._collecting
         within = collecting.get("by") == me  # a signal handler's, within one of this thread's
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice, repeat
 from math import inf
@@ -20,8 +20,11 @@ from ..api import Event, Stream
 from ..waiting import Waker, current_waker
 from .channel import Gate, Hand
 from .handle import RunningStream
+from .places import Places
 
 __all__ = ["Completed", "Merged", "as_completed", "merge"]
+
+AGAIN = 0.25  # seconds until it is looked whether somebody else has left a place
 
 T = TypeVar("T")
 
@@ -72,6 +75,7 @@ class _Gathering(Iterator[T]):
     def __init__(self, streams: Iterable[Stream], gate: Gate | None) -> None:
         self._ready = _Ready()
         self._open: dict[RunningStream, _Noted] = {}  # that are looked after
+        self._held: Counter[Places] = Counter()  # how many of them are whose
         self._more: Iterator[Stream] | None = iter(streams)
         self._at_once = isinstance(streams, Collection)  # they are there already
         self._gate = gate
@@ -102,7 +106,18 @@ class _Gathering(Iterator[T]):
         """Look after it no more. Idempotent."""
         noted = self._open.pop(stream, None)
         if noted is not None:
+            self._count(stream, -1)
             stream.tell_no_more(noted)
+
+    def _count(self, stream: RunningStream, more: int) -> None:
+        self._held[stream.places] += more
+        if not self._held[stream.places]:
+            del self._held[stream.places]
+
+    def _holds_all(self) -> bool:
+        """Whether one more would have to wait for the place of a stream that is looked after here, as far as is known."""
+        held = self._held
+        return bool(held) and not any(count < len(places.held) or places.has_room() for places, count in held.items())
 
     def _begin(self) -> None:
         """Before each look. One thread reads; after an exception everything is looked at."""
@@ -115,6 +130,7 @@ class _Gathering(Iterator[T]):
 
     def _note_all(self) -> None:
         self._ready.noted.clear()
+        self._held = Counter(stream.places for stream in self._open)  # whatever was struck between the two
         for noted in list(self._open.values()):
             noted.is_looked_at()
             noted.note()
@@ -123,7 +139,9 @@ class _Gathering(Iterator[T]):
         """The next stream that has something, or may have. Blocks; None at the end, or at that point in time."""
         ready = self._ready
         while True:
-            if self._new or (self._more is not None and (self._at_once or not ready.noted)):
+            asks = self._more is not None and (self._at_once or not ready.noted)
+            waits = asks and not self._at_once and self._holds_all()
+            if self._new or (asks and not waits):
                 self._add_one()
                 continue
             if not ready.noted:
@@ -134,7 +152,7 @@ class _Gathering(Iterator[T]):
                 if not ready.noted:
                     waker.reads_many = True
                     try:
-                        waker.wait(left)
+                        waker.wait(min(left, AGAIN) if waits else left)
                     finally:
                         waker.reads_many = False
                 ready.waker = None
@@ -186,10 +204,12 @@ class _Gathering(Iterator[T]):
             raise RuntimeError("a stream is merged once")
         if noted is None:
             noted = self._open[stream] = _Noted(stream, self._ready)
+            self._count(stream, 1)
         try:
             stream.tell(noted, self._gate)
         except (TypeError, RuntimeError):
             del self._open[stream]
+            self._count(stream, -1)
             raise
         noted.wake()  # whatever came before
 
@@ -300,7 +320,8 @@ def merge(streams: Iterable[Stream]) -> Merged:
     On the calling thread, without one per stream. Fair: no stream gives a second run of events while another's waits.
     Bounded: each stream has its own hand-over, and is not read on while that is full. A collection is taken at once;
     another iterable lazily, and it may go on giving more, of whichever adapters: it is asked for the next one when nothing
-    else has come, and nothing is given while it blocks. Leaving (by
+    else has come, and not while the streams of this merge have every place of their adapters, for one of which the next
+    would have to wait. Nothing is given while it blocks. Leaving (by
     `close`, by dropping it) cancels the streams that are left, and so does what `streams` raises. Raises TypeError for
     a stream that was not submitted, RuntimeError for one that is read already. Ctrl-C in `next` loses nothing: iterate on.
     """

@@ -98,6 +98,10 @@ class Places:
             raise Fault(Reason.ADAPTER_CLOSED, "the adapter is closed")
         return True
 
+    def has_room(self) -> bool:
+        """Whether a stream would be taken just now."""
+        return len(self.held) < self.most or self.closed
+
     def seat(self, running: Running) -> bool:
         """Give a place to a stream of a pool, if there is one, and nobody has its task in flight here."""
         with self._lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from math import inf, isnan
 from typing import Any
 
 import attrs
@@ -155,6 +156,14 @@ class Running:
         self._once.setdefault("terminal", self.cancelled())
         self.over = True
         self._callbacks.clear()
+
+    def until(self, timeout: float | None) -> float:
+        """The point on the lifetime's clock in so many seconds. Raises ValueError for NaN, which no wait would end at."""
+        if timeout is None:
+            return inf
+        if isnan(timeout):
+            raise ValueError("timeout must be a number of seconds, or None, got nan")
+        return self.lifetime.clock() + timeout
 
     def unblocked(self) -> None:
         """The consumer is waited for no more."""
