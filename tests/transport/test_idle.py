@@ -14,7 +14,7 @@ from worker_adapters.transport import connections
 
 from ..runtime.dialects import GOOD, kinds, request, until
 from ..timers import SOON
-from .servers import Server, chunk, reset
+from .servers import Server, chunk, head, reset
 from .test_streams import CHUNKED, adapter
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
@@ -129,3 +129,44 @@ def test_so_are_those_of_an_adapter_that_was_dropped(way, by, wire, looked_after
         gc.collect()
         serve.leave.set()
         until(lambda: not {ESTABLISHED, CLOSE_WAIT} & set(states(server.port)))
+
+
+# --- and the next request ---------------------------------------------------------------------------------------------
+
+
+@both
+def test_a_new_connection_in_the_place_of_a_stale_one_is_not_replaced(way):
+    """That it was stale shows before anything is sent: what fails then is an attempt."""
+
+    def serve(client):
+        client.request()
+        if client.number == 0:
+            client.send(CHUNKED, chunk(GOOD), b"0\r\n\r\n")
+
+    with Server(serve) as server, adapter(server.url, keep_alive=30.0) as a:
+        list(getattr(a, way)(request()))
+        until(lambda: ESTABLISHED not in states(server.port))
+        assert list(getattr(a, way)(request()))[-1].reason == "DISCONNECTED"
+        assert server.connections == 2
+
+
+@both
+def test_a_408_on_a_kept_connection_is_not_the_answer_to_a_request(way):
+    """HAProxy, for one, says so of an idle connection, and a request may be on its way by then (RFC 9110, 15.5.9)."""
+
+    def serve(client):
+        client.request()
+        if client.number < 2:
+            client.send(CHUNKED, chunk(GOOD), b"0\r\n\r\n")
+        if client.number == 0:
+            client.request()
+        if client.number != 1:
+            client.send(head("Content-Length: 0", "Connection: close", status="408 Request Timeout"))
+
+    with Server(serve) as server, adapter(server.url, keep_alive=30.0) as a:
+        for _ in range(2):
+            events = list(getattr(a, way)(request()))
+            assert (events[-1].kind, events[0].attempt) == ("end", 1)
+        assert server.connections == 2
+        with adapter(server.url) as other:
+            assert list(getattr(other, way)(request()))[-1].upstream.status == 408  # of a new connection it is

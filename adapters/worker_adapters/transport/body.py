@@ -56,11 +56,13 @@ class Body:
         return self._wire.content
 
     def read(self) -> bytes | None:
-        """The next bytes of content; empty at the end, None if there are none yet."""
+        """The next bytes of content; empty at the end, None if there are none yet: then `wait`."""
         if self._again or self._broken is not None:
             return self._read_again()
         wire = self._wire
-        while not wire.over:
+        for _ in range(MOST_READS):
+            if wire.over:
+                return wire.feed(b"")
             raw = self._recv()
             if raw is None:
                 return None
@@ -69,7 +71,7 @@ class Body:
                 return b""
             if content := wire.feed(raw):
                 return content
-        return wire.feed(b"")
+        return None
 
     def unread(self, content: bytes, broken: Exception | None) -> None:
         """Have that content come again, and then what reading raised."""
@@ -83,7 +85,7 @@ class Body:
 
     def wait(self, lifetime: Lifetime, until: float = inf) -> Steps[None]:
         """Until `read` may have more, or that point in time."""
-        return lifetime.wait(self._fd, self._link.wants, until)
+        return lifetime.wait(self._fd, self._link.wants, lifetime.clock() if self._link.holds else until)
 
     def puller(self, decoder: SSEDecoder, lifetime: Lifetime) -> Pull:
         """What gives the payloads of one read after another, none at the end, and BLOCKED where it would block.
@@ -131,8 +133,10 @@ class Body:
         lifetime.want_until = inf
         for _ in range(MOST_READS):
             content = self.read()
-            if content is None:
+            if content is None and not self._link.holds:
                 break
+            if content is None:
+                continue
             if not content:
                 return []
             if batch := decoder.payloads(content):

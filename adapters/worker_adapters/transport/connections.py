@@ -50,6 +50,7 @@ class Connection:
     def connect(self, lifetime: Lifetime) -> Steps[Link]:
         """The link, which is made if there is none. Raises OSError, Interrupted."""
         if self.link is None:
+            self.exchanges = 0  # urllib3 hands out one again that was dropped
             self.link = yield from opened(self._pool.target, lifetime)
         self.exchanges += 1
         return self.link

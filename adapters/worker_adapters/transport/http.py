@@ -23,7 +23,7 @@ from ..codec import EventTooLargeError, SSEDecoder
 from ..dialect import Fault, Payload, Reply, WireRequest
 from ..helpers import imported
 from ..lifetime import Cause, Interrupted, Lifetime, driven
-from ..waiting import READ, WRITE, Blocked, Steps
+from ..waiting import Blocked, Steps
 from .base import REFUSAL_BYTES, REFUSAL_SECONDS, too_large
 from .body import MOST_READS, Body
 from .coding import Codings, codings_of, undone
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTPTransport"]
 
+WAITED_IN_VAIN = 408  # sent when a connection idles, too, by HAProxy for one, and met by a request (RFC 9110, 15.5.9)
 _breaks = re.compile(r"[\r\n\0]").search
 
 
@@ -211,13 +212,18 @@ class HTTPTransport:
         except urllib3.exceptions.ClosedPoolError:
             raise Fault(Reason.ADAPTER_CLOSED, "the adapter is closed") from None
         reader = HeadReader(wire.method)
+        # A kept connection that the server has given up meanwhile is no failure of this request: not a byte of a response
+        # came, or what came says that it had waited in vain. Replaced once, by a connection that is certainly new.
         try:
-            return (yield from self._open(request, connection, reader, lifetime))
+            exchange = yield from self._open(request, connection, reader, lifetime)
         except Fault as fault:
-            # A kept connection that the server has dropped meanwhile is no failure of this request: not a byte of a
-            # response came. Replaced once, by a connection that is certainly new.
-            if fault.reason is not Reason.DISCONNECTED or connection.exchanges < 2 or reader.begun:
+            if connection.exchanges < 2 or reader.begun or not _dropped(fault):
                 raise
+        else:
+            if connection.exchanges < 2 or exchange.status != WAITED_IN_VAIN:
+                return exchange
+            connection.leave(lifetime)
+            connection.close()
         lifetime.enter(Phase.CONNECT)
         return (yield from self._open(request, self._pool.fresh(), HeadReader(wire.method), lifetime))
 
@@ -298,6 +304,11 @@ class HTTPTransport:
             lifetime.trip(Cause.CANCELLED)
 
 
+def _dropped(fault: Fault) -> bool:
+    """Whether the connection ended, if need be with an alert of TLS."""
+    return fault.reason is Reason.DISCONNECTED or isinstance(fault.__cause__, ssl.SSLError)
+
+
 def _sent(request: bytes, link: Link, reader: HeadReader, lifetime: Lifetime) -> Steps[Head | None]:
     """Send a request, whole; or as much of it as the server wants, which may answer before it has read it all.
 
@@ -318,7 +329,7 @@ def _sent(request: bytes, link: Link, reader: HeadReader, lifetime: Lifetime) ->
         if sent:
             continue
         if not link.holds:
-            yield from lifetime.wait(fd, READ | WRITE)
+            yield from lifetime.wait(fd, link.sends)
         if (early := _early(link, reader, lifetime)) is not None:
             return early
 

@@ -12,6 +12,7 @@ import os
 import socket
 import ssl
 from _socket import socket as Socket  # noqa: N812  -- the one that gevent and eventlet do not replace: none of ours blocks
+from itertools import count
 from typing import Protocol
 
 from ..lifetime import Lifetime
@@ -21,6 +22,8 @@ __all__ = ["READ_SIZE", "Link", "PlainLink", "Socket", "TLSLink"]
 
 READ_SIZE = 65536  # as csrc/wire.h
 TLS_PART = 1 << 18  # bytes given to OpenSSL at once, which makes a copy of them
+MOST_UNSAID = 1 << 16  # bytes of answers to KeyUpdates, for one, that wait for a peer who does not read
+MOST_READS = 16  # of a handshake, in one go
 
 
 class Link(Protocol):
@@ -31,6 +34,11 @@ class Link(Protocol):
     @property
     def wants(self) -> int:
         """What to wait for before the next `recv`."""
+        ...
+
+    @property
+    def sends(self) -> int:
+        """What to wait for before the next `send`, or an answer that comes before everything is sent."""
         ...
 
     @property
@@ -47,7 +55,10 @@ class Link(Protocol):
         ...
 
     def recv(self) -> bytes | None:
-        """What is there, empty at the end, None if it would block. Raises OSError (an end without TLS's goodbye is one)."""
+        """What is there, empty at the end, None if there is nothing yet. Raises OSError (an end without TLS's goodbye is one).
+
+        After None the socket may be readable still: what a peer says between its data does not keep the caller here.
+        """
         ...
 
     def close(self) -> None:
@@ -60,6 +71,7 @@ class PlainLink:
 
     __slots__ = ("_process", "sock")
     wants = READ
+    sends = READ | WRITE
     holds = False
 
     def __init__(self, sock: Socket) -> None:
@@ -95,7 +107,7 @@ class PlainLink:
 class TLSLink(PlainLink):
     """A Link with TLS, after `handshake`."""
 
-    __slots__ = ("_at", "_in", "_object", "_out", "_unsent")
+    __slots__ = ("_at", "_in", "_negotiates", "_object", "_out", "_unsent")
 
     def __init__(self, sock: Socket, context: ssl.SSLContext, server_hostname: str, came: bytes = b"") -> None:
         """`came`: what was read from the socket before."""
@@ -104,10 +116,13 @@ class TLSLink(PlainLink):
         self._in.write(came)
         self._object = context.wrap_bio(self._in, self._out, server_hostname=server_hostname)
         self._unsent, self._at = b"", 0
+        self._negotiates = False
 
     def handshake(self, lifetime: Lifetime) -> Steps[None]:
         """Raises ssl.SSLError, OSError, Interrupted."""
-        while True:
+        for step in count(1):
+            if step % MOST_READS == 0:  # a handshake in thousands of records gets in nobody's way
+                yield from lifetime.wait(until=lifetime.clock())
             try:
                 self._object.do_handshake()
             except ssl.SSLWantReadError:
@@ -126,9 +141,21 @@ class TLSLink(PlainLink):
                 yield from lifetime.wait(self.sock.fileno(), READ)
 
     @property
+    def _swamped(self) -> bool:
+        """Whether so much waits to be said that no more is listened to."""
+        return self._out.pending > MOST_UNSAID
+
+    @property
     def wants(self) -> int:  # type: ignore[override]  # a constant of a plain one
         """See Link."""
-        return READ if self._at >= len(self._unsent) and not self._out.pending else READ | WRITE
+        if self._at >= len(self._unsent) and not self._out.pending:
+            return READ
+        return WRITE if self._swamped else READ | WRITE
+
+    @property
+    def sends(self) -> int:  # type: ignore[override]  # a constant of a plain one
+        """See Link."""
+        return self.wants if self._negotiates or self._swamped else READ | WRITE
 
     @property
     def holds(self) -> bool:  # type: ignore[override]  # a constant of a plain one
@@ -140,7 +167,13 @@ class TLSLink(PlainLink):
         if not self.flush():
             return 0
         part = min(len(data), TLS_PART)
-        sent = self._object.write(data[:part])
+        try:
+            sent = self._object.write(data[:part])
+        except ssl.SSLWantReadError:  # the peer has asked for other keys (TLS 1.2), and it is its turn
+            self._negotiates = True
+            sent = 0
+        else:
+            self._negotiates = False
         self.flush()
         return sent
 
@@ -158,7 +191,7 @@ class TLSLink(PlainLink):
 
     def recv(self) -> bytes | None:
         """See Link. What OpenSSL has decrypted already comes first: the kernel knows nothing of it."""
-        while True:
+        for last in (False, True):  # a flood of records without data takes up one read from the socket at a time
             try:
                 data = self._object.read(READ_SIZE)
             except ssl.SSLWantReadError:
@@ -169,9 +202,11 @@ class TLSLink(PlainLink):
                 raise ConnectionResetError("the connection ended without TLS's own goodbye") from exc
             else:
                 return data
-            self.flush()  # an answer to a KeyUpdate, for one
-            if not self._take_in():
-                return None
+            with contextlib.suppress(OSError):  # an answer that is in the kernel is read, whatever became of writing
+                self.flush()  # an answer to a KeyUpdate, for one
+            if last or self._swamped or not self._take_in():
+                break
+        return None
 
     def _take_in(self) -> bool:
         """Whether more has come, the end included."""
