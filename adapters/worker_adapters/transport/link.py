@@ -55,7 +55,7 @@ class Link(Protocol):
         ...
 
     def recv(self) -> bytes | None:
-        """What is there, empty at the end, None if there is nothing yet. Raises OSError (an end without TLS's goodbye is one).
+        """What is there, empty at the end, None if nothing is yet. Raises OSError (an end without TLS's goodbye is one).
 
         After None the socket may be readable still: what a peer says between its data does not keep the caller here.
         """
