@@ -45,7 +45,7 @@ class Records:
         self._pump(self.object.do_handshake)
 
     def _pump(self, step: Any, *args: Any) -> Any:
-        while True:  # the last words of OpenSSL go out before it is waited for
+        while True:
             try:
                 done = step(*args)
             except ssl.SSLWantReadError:
@@ -54,6 +54,9 @@ class Records:
                 if not data:
                     raise ConnectionError("the client has left") from None
                 self._in.write(data)
+            except ssl.SSLError:
+                self.flush()  # the alert
+                raise
             else:
                 self.flush()
                 return done

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+import ssl
 import threading
+from pathlib import Path
 
 import attrs
 import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
 
 from worker_adapters import TLS, Timeouts
 
@@ -61,15 +66,114 @@ def test_verification_can_be_switched_off(context):
         assert kinds(a.stream(request()))[-1] == "end"
 
 
-def test_a_server_without_tls_is_told_apart():
+@both
+@pytest.mark.parametrize(
+    "says",
+    [head("Content-Length: 0", status="400 Bad Request"), b"SSH-2.0-OpenSSH_9.6\r\n", b"-ERR unknown command\r\n"],
+)
+def test_a_server_without_tls_is_told_apart(way, says):
     def serve(client):
         client.sock.recv(1000)
-        client.send(head("Content-Length: 0", status="400 Bad Request"))
+        client.send(says)
+        client.until_gone()
 
     with Server(serve) as server, adapter(server.url.replace("http:", "https:")) as a:
-        error = list(a.stream(request()))[-1]
+        error = list(getattr(a, way)(request()))[-1]
+    assert (error.code, error.reason, error.phase) == ("POOL_UNAVAILABLE", "CONNECT", "connect")
+    assert "does not speak TLS" in error.message
+    assert "http://" in error.message
+
+
+@both
+def test_a_server_that_leaves_in_the_handshake(way):
+    with Server(lambda client: client.sock.recv(1000)) as server, adapter(server.url.replace("http:", "https:")) as a:
+        error = list(getattr(a, way)(request()))[-1]
     assert error.reason == "CONNECT"
-    assert "TLS" in error.message
+    assert "closed the connection in the TLS handshake" in error.message
+
+
+@both
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        (bytes.fromhex("15030100020246"), "it speaks TLS, as https:// does"),
+        (bytes.fromhex("00000c04000000000000040000ffff000500004000"), "it speaks HTTP/2, as gRPC does"),
+    ],
+)
+def test_a_server_that_speaks_something_else_is_named(way, says, told):
+    """Triton's port for gRPC, for one, begins with its SETTINGS."""
+
+    def serve(client):
+        client.request()
+        client.send(says)
+        client.until_gone()
+
+    with Server(serve) as server, adapter(server.url) as a:
+        error = list(getattr(a, way)(request()))[-1]
+    assert error.reason == "PROTOCOL"
+    assert told in error.message
+
+
+THEN = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+DAY = datetime.timedelta(days=1)
+
+
+@both
+@pytest.mark.parametrize(
+    ("issued", "told"),
+    [
+        ({"not_before": THEN, "not_after": THEN + DAY}, "has expired"),
+        ({"not_before": THEN + 36500 * DAY, "not_after": THEN + 36501 * DAY}, "is not yet valid"),
+        ({"names": ["engine.internal"]}, "not valid for '127.0.0.1'"),
+        ({"names": ["10.0.0.1"]}, "not valid for '127.0.0.1'"),
+        ({"by": trustme.CA}, "unable to get local issuer certificate"),
+    ],
+)
+def test_what_is_wrong_with_a_certificate_is_told(way, issued, told, tmp_path):
+    ours = trustme.CA()
+    authority, names = issued.get("by", lambda: ours)(), issued.get("names", ["127.0.0.1"])
+    dates = {name: date for name, date in issued.items() if name.startswith("not_")}
+    authority.issue_cert(*names, **dates).private_key_and_cert_chain_pem.write_to_path(tmp_path / "server")
+    ours.cert_pem.write_to_path(tmp_path / "ca")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server")
+    with Server(keeping, tls=context) as server, adapter(server.url, tls=TLS(ca_bundle=tmp_path / "ca")) as a:
+        error = list(getattr(a, way)(request()))[-1]
+    assert error.reason == "CONNECT"
+    assert told in error.message
+    assert "_ssl.c" not in error.message
+
+
+def locked(key):
+    """A key with a password."""
+    loaded = serialization.load_pem_private_key(key.read_bytes(), None)
+    form = serialization.PrivateFormat.PKCS8
+    return loaded.private_bytes(serialization.Encoding.PEM, form, serialization.BestAvailableEncryption(b"secret"))
+
+
+@both
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ({"ca_bundle": "nowhere"}, "the CA bundle {}/nowhere can't be used: No such file"),
+        ({"ca_bundle": "rubbish"}, "the CA bundle {}/rubbish can't be used"),
+        ({"client_cert": "nowhere"}, "the client certificate {}/nowhere, or its key, can't be used: No such file"),
+        ({"client_cert": "rubbish"}, "the client certificate {}/rubbish, or its key, can't be used"),
+        ({"client_key": "locked"}, "or its key, can't be used: it has a password, which can't be given"),
+    ],
+)
+def test_a_file_that_is_of_no_use_is_named(way, named, told, certificates, tmp_path):
+    """And nobody is asked for a password at a terminal."""
+    (tmp_path / "rubbish").write_text("rubbish")
+    (tmp_path / "locked").write_bytes(locked(Path(certificates.key)))
+    files = {field: str(tmp_path / name) for field, name in named.items()}
+    if "client_key" in files:
+        files["client_cert"] = certificates.cert
+    tls = TLS(**{"ca_bundle": certificates.ca, **files})
+    with Server(keeping) as server, adapter(server.url.replace("http:", "https:"), tls=tls) as a:
+        error = list(getattr(a, way)(request()))[-1]
+    assert error.reason == "CONNECT"
+    assert told.format(tmp_path) in error.message
 
 
 def silent(reached):

@@ -24,6 +24,8 @@ MAX_INTERIM = 4 * MAX_HEAD  # bytes of all the heads of 1xx before a final one
 MAX_LENGTH = 2**63 - 1  # what the decoders in C can count
 MAX_DIGITS = len(str(MAX_LENGTH))  # int() takes quadratic time, and no more than a few thousand
 SWITCHING = 101  # the one 1xx that is final, and that nobody asked for
+TLS_ALERT = b"\x15\x03"  # what a server with TLS says to a request without (RFC 8446, 5.1)
+HTTP_2 = b"\x04" + bytes(5)  # of its first frame: SETTINGS, no flags, stream 0 (RFC 9113, 3.4 and 4.1)
 NO_BODY = frozenset({204, 304})
 
 # What stands in a head may be our own Authorization, echoed by a server or a proxy: an error quotes no value.
@@ -194,6 +196,10 @@ def _listed(value: str) -> list[str]:
 
 
 def _no_status_line(data: bytes) -> HeadError:
+    if data.startswith(TLS_ALERT):
+        return HeadError("it speaks TLS, as https:// does")
+    if data[3:9] == HTTP_2:
+        return HeadError("it speaks HTTP/2, as gRPC does")
     line = re.split(rb"[\r\n]", data, maxsplit=1)[0]
     return HeadError(f"no status line: {line[: SHOWN if line.startswith(b'HTTP/') else SHOWN_NOISE]!r}")
 

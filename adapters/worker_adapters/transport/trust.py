@@ -6,14 +6,17 @@ certificates at SSL_CERT_FILE and SSL_CERT_DIR: these would let whoever sets a v
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from ..api import TLS
-from ..helpers import HELPERS
+from ..helpers import HELPERS, NO_DESCRIPTORS
 from ..lifetime import Lifetime
 from ..waiting import Steps
+from .wrong import in_words
 
 __all__ = ["Trust"]
 
@@ -59,7 +62,8 @@ class Trust:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if tls.ca_bundle is not None:
-            context.load_verify_locations(cafile=tls.ca_bundle)
+            with _named(f"the CA bundle {tls.ca_bundle}"):
+                context.load_verify_locations(cafile=tls.ca_bundle)
         elif self._system is not None:
             file, folder = self._system.openssl_cafile, self._system.openssl_capath
             context.load_verify_locations(
@@ -67,9 +71,26 @@ class Trust:
                 capath=folder,
             )
         if tls.client_cert is not None:
-            context.load_cert_chain(tls.client_cert, tls.client_key)
+            with _named(f"the client certificate {tls.client_cert}, or its key,"):
+                context.load_cert_chain(tls.client_cert, tls.client_key, _no_password)
         self._made = (seen, context)
         return context
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Says which file an error is about: those of Python and OpenSSL don't."""
+    try:
+        yield
+    except (OSError, ValueError) as exc:
+        if isinstance(exc, OSError) and exc.errno in NO_DESCRIPTORS:
+            raise
+        raise ssl.SSLError(ssl.SSL_ERROR_SSL, f"{what} can't be used: {in_words(exc)}") from exc
+
+
+def _no_password() -> str:
+    """Where there is none, OpenSSL asks for it at the terminal, and waits."""
+    raise ValueError("it has a password, which can't be given")
 
 
 def _signature(name: str) -> tuple[int, int, int] | None:

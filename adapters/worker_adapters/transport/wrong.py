@@ -15,12 +15,14 @@ from ..helpers import NO_DESCRIPTORS, has_descriptors
 from ..lifetime import Cause
 from .head import HeadError
 
-__all__ = ["BROKEN", "broken_body", "is_proxys_own", "no_response", "refused_by_proxy", "too_late"]
+__all__ = ["BROKEN", "broken_body", "in_words", "is_proxys_own", "no_response", "refused_by_proxy", "too_late"]
 
 BROKEN = (CutOffError, BodyError, OSError, ValueError)  # what a body may end with, other than its end
 PROXY_AUTH = 407
 _REFUSALS = {401: Reason.UPSTREAM_AUTH, 403: Reason.UPSTREAM_AUTH, 407: Reason.UPSTREAM_AUTH, 429: Reason.OVERLOADED}
 _REFUSALS |= {405: Reason.UNSUPPORTED, 501: Reason.UNSUPPORTED}
+NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
+_noise = re.compile(r"^\[Errno \d+\] | \(_ssl\.c:\d+\)$")
 _error = re.compile(r";\s*error\s*=", re.IGNORECASE)
 _programs = re.compile(r"(squid|tinyproxy|privoxy|3proxy|mitmproxy)\b", re.IGNORECASE)
 
@@ -64,6 +66,19 @@ def is_proxys_own(status: int, headers: Mapping[str, str]) -> bool:
     )
 
 
+def in_words(exc: Exception) -> str:
+    """Without the line of CPython's source that ssl adds, and the number of an error that has words."""
+    return _noise.sub("", str(exc))
+
+
+def _no_tls(exc: ssl.SSLError, where: str) -> str:
+    if isinstance(exc, ssl.SSLEOFError):
+        return f"{where} closed the connection in the TLS handshake: does it speak TLS, or want a certificate in tls=?"
+    if getattr(exc, "reason", None) in NOT_TLS:  # of one that OpenSSL has made
+        return f"{where} does not speak TLS: is its URL one with http://, or another port? ({in_words(exc)})"
+    return f"TLS with {where} failed, check tls= and the certificate: {in_words(exc)}"
+
+
 def no_response(exc: BaseException, where: str) -> Fault:
     """What went wrong before a response head had come."""
     # A look-up that fails for want of a descriptor says that the name is not known; beside nss-mdns, that something is busy.
@@ -75,7 +90,7 @@ def no_response(exc: BaseException, where: str) -> Fault:
     if isinstance(exc, socket.gaierror):
         return Fault(Reason.CONNECT, f"the name in {where} can't be resolved: {exc.strerror}")
     if isinstance(exc, ssl.SSLError):
-        return Fault(Reason.CONNECT, f"TLS with {where} failed, check tls= and the certificate: {exc}")
+        return Fault(Reason.CONNECT, _no_tls(exc, where))
     if isinstance(exc, ConnectionRefusedError):
         return Fault(Reason.CONNECT, f"{where} refused the connection: is the server running there?")
     if isinstance(exc, FileNotFoundError) and where.startswith("unix:"):
@@ -92,5 +107,5 @@ def broken_body(exc: Exception) -> Fault:
     if isinstance(exc, CutOffError):
         return Fault(Reason.TRUNCATED, "the body was cut off before its end")
     if isinstance(exc, OSError):
-        return Fault(Reason.DISCONNECTED, f"the connection was lost in the middle of the body: {exc}")
+        return Fault(Reason.DISCONNECTED, f"the connection was lost in the middle of the body: {in_words(exc)}")
     return Fault(Reason.PROTOCOL, f"the body is not valid HTTP: {exc}")
