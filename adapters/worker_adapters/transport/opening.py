@@ -129,7 +129,12 @@ def _looked_up(target: Target, lifetime: Lifetime) -> Steps[list[Address]]:
 
     def look_up() -> list[Address]:
         flags = socket.AI_NUMERICHOST if literal else 0
-        found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, flags)
+        try:
+            found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, flags)
+        except (OSError, ValueError, MemoryError):
+            raise
+        except Exception as exc:  # somebody else's, that was put in its place
+            raise socket.gaierror(socket.EAI_FAIL, f"{type(exc).__name__}: {exc}") from exc
         return [(family, kind, proto, where) for family, kind, proto, _, where in found]
 
     found = look_up() if literal else (yield from HELPERS.call(("look-up", host), look_up, lifetime))

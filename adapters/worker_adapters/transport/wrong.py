@@ -72,11 +72,12 @@ def in_words(exc: Exception) -> str:
 
 
 def _no_tls(exc: ssl.SSLError, where: str) -> str:
+    hint = ", check tls= and the certificate"
     if isinstance(exc, ssl.SSLEOFError):
-        return f"{where} closed the connection in the TLS handshake: does it speak TLS, or want a certificate in tls=?"
-    if getattr(exc, "reason", None) in NOT_TLS:  # of one that OpenSSL has made
-        return f"{where} does not speak TLS: is its URL one with http://, or another port? ({in_words(exc)})"
-    return f"TLS with {where} failed, check tls= and the certificate: {in_words(exc)}"
+        hint = ", it closed the connection in the handshake: does it speak TLS, or want a certificate in tls="
+    elif getattr(exc, "reason", None) in NOT_TLS:  # of one that OpenSSL has made
+        hint = ", what answers does not speak TLS: is it http://, or another port"
+    return f"TLS with {where} failed{hint}: {in_words(exc)}"
 
 
 def no_response(exc: BaseException, where: str) -> Fault:
