@@ -309,6 +309,15 @@ def test_a_zone_id_is_for_this_machine_only(way, zone, seen, monkeypatch):
         "http://[fe80::1%25]:80",
         "http://[fe80::1%]:80",
         "http://[::zz]",
+        "http://[::1]x:80",
+        "http://x[::1]:80",
+        "http://[v1.x]",
+        "http://::1:80",
+        "http://engine.test:99999",
+        "http://engine.test:-1",
+        "http://engine.test:0x50",
+        "http://engine.test:\uff18\uff10",
+        "http://engine.test:80:80",
         "http://my host",
         "http://a..b",
         "http://" + "a" * 64 + ".test",
@@ -326,10 +335,37 @@ def test_what_is_no_url_is_refused_before_any_i_o(url):
         reach(url)
 
 
-def test_a_key_in_a_refused_url_is_not_shown():
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://engine.test?api_key=sw0rdfish",
+        "http://user:sw0rdfish@engine.test:99999",
+        "http://user:sw0rdfish/@engine.test",
+        "http://user:sw0rdfish#@engine.test",
+        "http://user:[sw0rdfish]@engine.test",
+        "http://user:sw0rdfish\u2100@engine.test",
+        "user:sw0rdfish@engine.test:80",
+    ],
+)
+def test_a_key_in_a_refused_url_is_not_shown(url):
+    for given in ({"url": url}, {"url": "http://engine.test", "metrics_url": url}):
+        with pytest.raises(InvalidRequestError) as caught:
+            connect("triton", **given)
+        assert "sw0rdfish" not in repr(caught.value) + str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("engine.test:8000", "did you mean http://engine.test:8000?"),
+        ("unix:/run/engine.sock", "unix:///run/engine.sock"),
+        ("http:/engine.test", "it must begin with http:// or https://"),
+    ],
+)
+def test_what_was_meant_is_guessed(url, told):
     with pytest.raises(InvalidRequestError) as caught:
-        reach("http://engine.test?api_key=sw0rdfish")
-    assert "sw0rdfish" not in repr(caught.value) + str(caught.value)
+        connect("mock", url)
+    assert told in str(caught.value)
 
 
 # --- headers ----------------------------------------------------------------------------------------------------------

@@ -16,8 +16,10 @@ import attrs
 __all__ = ["Origin", "Proxy", "percent_encoded"]
 
 SUN_PATH = 107  # bytes that the path of a Unix socket may have on Linux
+HIGHEST_PORT = 65535
 _control = re.compile(r"[\x00-\x1f\x7f]").search
 _not_in_a_target = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9._~!$&'()*+,;=:@/?%-]")
+_host_and_port = re.compile(r"(?:\[[^\[\]]*:[^\[\]]*\]|[^\[\]:]*)(?::([0-9]{0,9}))?").fullmatch
 _name = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?").fullmatch
 
 
@@ -44,9 +46,9 @@ class Origin:
         _refuse_unprintable(url)
         if url[:5].lower() == "unix:":
             return cls._of_socket(url)
-        base = urlsplit(url)
+        base, port = _split(url)
         host = base.hostname or ""
-        if not host or base.port == 0:
+        if not host or port == 0:
             raise ValueError("it names no host")
         if base.scheme not in ("http", "https"):
             raise ValueError("it must begin with http://, https:// or unix:///")
@@ -58,7 +60,7 @@ class Origin:
         return cls(
             secure=secure,
             host=_host(host),
-            port=base.port or (443 if secure else 80),
+            port=port or (443 if secure else 80),
             prefix=_prefix(base.path),
         )
 
@@ -113,15 +115,15 @@ class Proxy:
     def __init__(self, url: str) -> None:
         """Raises ValueError, which says what is wrong without quoting the URL."""
         _refuse_unprintable(url)
-        base = urlsplit(url if "://" in url else "none:")
+        base, port = _split(url if "://" in url else "none:", " (in a password, / ? # are written %2F %3F %23)")
         if base.scheme != "http":
             raise ValueError("it must begin with http:// (a worker with https is reached through it by CONNECT)")
-        if not base.hostname or base.port == 0:
+        if not base.hostname or port == 0:
             raise ValueError("it names no host")
         if base.path not in ("", "/") or base.query or base.fragment:
             raise ValueError("it has a path, a query or a fragment")
         self.host: str = _host(base.hostname)
-        self.port: int = base.port or 80
+        self.port: int = port or 80
         self.authorization: str | None = None
         self.secrets: tuple[str, ...] = ()
         if base.username is not None or base.password is not None:
@@ -156,6 +158,18 @@ class Proxy:
         if self.authorization:
             raise TypeError("an adapter whose proxy has a password can't be pickled: the pickle would carry the secret")
         return type(self), (f"http://{self.where}",)
+
+
+def _split(url: str, hint: str = "") -> tuple[SplitResult, int | None]:
+    """And its port. In our words: urllib quotes what it can't read, which may be a part of a password."""
+    try:
+        base = urlsplit(url)
+    except ValueError:
+        raise ValueError("its host is no name, or no IPv6 address in brackets") from None
+    found = _host_and_port(base.netloc.rpartition("@")[2])
+    if found is None or int(found[1] or "0") > HIGHEST_PORT:
+        raise ValueError(f"its host can't be read, or its port is no number up to {HIGHEST_PORT}{hint}")
+    return base, int(found[1]) if found[1] else None
 
 
 def _refuse_unprintable(url: str) -> None:

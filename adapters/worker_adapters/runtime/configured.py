@@ -69,12 +69,17 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= LONGEST and value.isprintable()
 
 
+_host = re.compile(r"[\w.:\[\]-]{1,100}(?:/[\w./-]{0,100})?").fullmatch
+
+
 def _no_url(value: Any) -> str:
     if not isinstance(value, str):
         return f"got {_shown(value)}"
     if "://" in value:
         return ""
-    host = value if re.fullmatch(r"[\w.:\[\]-]{1,100}(?:/[\w./-]{0,100})?", value) else ""
+    if value[:5].lower() == "unix:":
+        return "a Unix socket is written unix:///run/engine.sock"
+    host = value if _host(value) and not value.startswith(("http:", "https:")) else ""
     return f"did you mean http://{host}?" if host else "it must begin with http:// or https://"
 
 
