@@ -347,7 +347,7 @@ def test_what_follows_a_consent_is_the_workers_and_no_tls(way):
     with Server(serve) as proxy, reach("https://engine.test", proxy=proxy.url) as a:
         (error,) = getattr(a, way)(request())
     assert (error.reason, error.phase) == ("CONNECT", "connect")
-    assert "TLS with engine.test:443" in error.message
+    assert f"TLS with engine.test:443 through the proxy 127.0.0.1:{proxy.port}" in error.message
 
 
 @both

@@ -256,16 +256,21 @@ class HTTPTransport:
             if head is None:
                 head = yield from _answered(link, reader, lifetime)
             if self._asks_proxy and is_proxys_own(head.status, head.headers):
-                what = f"{self._hop} refused to ask {self._where}"
+                what = f"{self._hop} refused to ask {self._origin.where}"
                 raise refused_by_proxy(head.status, head.headers, what)  # noqa: TRY301  -- to be closed as what fails
         except BaseException as exc:
             connection.leave(lifetime)
             connection.close()
             if isinstance(exc, (OSError, ValueError)):
-                where = self._hop if link is None and not isinstance(exc, ssl.SSLError) else self._where
-                raise no_response(exc, where) from exc
+                raise no_response(exc, self._where if link is not None else self._connects_to(exc)) from exc
             raise
         return _Exchange(head, connection, link, self._pool, lifetime)
+
+    def _connects_to(self, exc: Exception) -> str:
+        """Who is meant where there is no connection yet: TLS is the worker's, whatever it goes through."""
+        if not isinstance(exc, ssl.SSLError) or self._hop == self._where:
+            return self._hop
+        return f"{self._where} through {self._hop}"
 
     def exchange(self, wire: WireRequest, headers: Mapping[str, str], lifetime: Lifetime, limit: int) -> Steps[Reply]:
         """See Transport."""
