@@ -7,15 +7,19 @@ import socket
 import ssl
 import threading
 import time
+from itertools import count
+from math import inf
 
 import pytest
 
 from worker_adapters import TLS, Timeouts
+from worker_adapters.codec import SSEDecoder
 from worker_adapters.lifetime import Lifetime
 from worker_adapters.transport import link as links
-from worker_adapters.transport.body import MOST_READS, Body
+from worker_adapters.transport.body import MOST_READS, MOST_SECONDS, Body
 from worker_adapters.transport.head import HeadReader
 from worker_adapters.transport.link import MOST_UNSAID, Socket, TLSLink
+from worker_adapters.waiting import BLOCKED
 
 from ..runtime.dialects import frames, kinds, request, texts, until
 from ..timers import SOON
@@ -219,6 +223,20 @@ def test_framing_in_records_of_a_byte_does_not_keep_the_reader(linked):
         assert lifetime.want_until <= lifetime.clock()  # and not until the socket is readable, which it is not
     assert body.read() == b"data"
     assert body.read() == b""
+
+
+def test_content_that_completes_nothing_does_not_keep_the_reader(linked):
+    """Blocks that only set the id take long to read: time counts, too."""
+    link, records = linked
+    records.client.send(records.sealed(CHUNKED, *[chunk(b"id: 1\n\n")] * 9, chunk(HALF)))
+    body = Body(HeadReader().feed(link.recv()), link)
+    ticks = count(0.0, MOST_SECONDS / 2)  # a look at the clock for each read
+    lifetime = Lifetime(Timeouts(), clock=lambda: next(ticks))
+    pull = body.puller(SSEDecoder(), lifetime)
+    for _ in range(3):
+        assert pull() is BLOCKED
+        assert lifetime.want_until < inf
+    assert [bytes(payload) for payload in pull()] == [b"ta"]
 
 
 @both

@@ -158,8 +158,8 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
                 lifetime.resume()
                 continue
         if not run and tally.tokens_out == counted:
-            lifetime.check()
-            continue  # a sign of life, and no content
+            yield from lifetime.wait(until=lifetime.clock())  # a sign of life, and no content, perhaps without end
+            continue
         content, seen = tally.tokens_out > counted, running.tokens_seen
         last = taken(run)
         events = _checked(worker, running, run, begun) if run else begun
@@ -179,6 +179,8 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
             lifetime.content()
             if events:
                 yield events
+            else:
+                yield from lifetime.wait(until=lifetime.clock())  # ids alone: it is others' turn, too
             continue
         lifetime.check()
         if events:  # of Metrics alone

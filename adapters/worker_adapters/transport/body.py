@@ -18,7 +18,8 @@ from .link import Link, PlainLink
 
 __all__ = ["MOST_READS", "Body", "Pull"]
 
-MOST_READS = 64  # of content that completes nothing, in one go: as csrc/wire.h
+MOST_READS = 64  # of content that completes nothing, in one go: as csrc/wire.h, and so are
+MOST_SECONDS = 0.02
 
 Pull = Callable[[], "Sequence[Payload] | Blocked"]
 
@@ -130,20 +131,21 @@ class Body:
         return pull
 
     def _batch(self, decoder: SSEDecoder, lifetime: Lifetime) -> Sequence[Payload] | Blocked:
+        link, reads, stop = self._link, 0, inf
         lifetime.want_until = inf
-        for _ in range(MOST_READS):
-            content = self.read()
-            if content is None and not self._link.holds:
+        while (content := self.read()) is not None or link.holds:
+            if content is not None:
+                if not content:
+                    return []
+                if batch := decoder.payloads(content):
+                    return batch
+            reads, now = reads + 1, lifetime.clock()
+            if reads == 1:
+                stop = now + MOST_SECONDS
+            elif reads >= MOST_READS or now >= stop:
+                lifetime.want_until = now  # there is more, after everybody else's turn
                 break
-            if content is None:
-                continue
-            if not content:
-                return []
-            if batch := decoder.payloads(content):
-                return batch
-        else:
-            lifetime.want_until = lifetime.clock()  # there is more, after everybody else's turn
-        lifetime.want_fd, lifetime.want_events = self._fd, self._link.wants
+        lifetime.want_fd, lifetime.want_events = self._fd, link.wants
         return BLOCKED
 
     def _recv(self) -> bytes | None:
