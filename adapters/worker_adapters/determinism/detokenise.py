@@ -34,7 +34,7 @@ class TextAssembler:
         if "" in stop:
             raise ValueError("an empty stop string would stop every text at its start")
         self._stop = stop
-        self._begins = re.compile("|".join(re.escape(s[0]) for s in stop)).search
+        self._begins = re.compile("|".join(re.escape(s[0]) for s in stop)).search if stop else None
         self._held = ""  # may be the beginning of a stop string
         self._half = ""  # a high surrogate that waits for the low one
         self._rest = b""  # the bytes so far of a character
@@ -118,7 +118,9 @@ class TextAssembler:
         """What of `delta`, and of what was held back before it, is certain not to belong to a stop string."""
         if self.stop_text is not None or not delta:
             return ""
-        if not self._held and self._begins(delta) is None:  # most deltas, at a tenth of the price
+        if (
+            not self._held and self._begins is not None and self._begins(delta) is None
+        ):  # most deltas, at a tenth of the price
             return delta
         text = self._held + delta
         if found := [(at + len(stop), at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]:

@@ -75,7 +75,7 @@ def broken_off(exc: Exception, exchange: Exchange, dialect: Dialect, decoder: SS
     if not isinstance(exc, EventTooLargeError):
         tail = decoder.close()
         if tail is not None and (fault := said(plain_text(tail), exchange, dialect)):
-            feed.faults = [fault]
+            feed.fault = fault
 
 
 def unfinished(exchange: Exchange, dialect: Dialect, decoder: SSEDecoder, feed: Feed, *, framed: bool) -> Fault:

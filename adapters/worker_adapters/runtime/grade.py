@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import attrs
 
 from ..api import DeterminismLevel, OnDegraded, Reason
@@ -23,15 +21,15 @@ class Grade:
     level: DeterminismLevel
     reasons: tuple[str, ...] = ()
 
-    @classmethod
-    def of(cls, worker: Worker, running: Running, lifetime: Lifetime) -> Steps[Self]:
+    @staticmethod
+    def of(worker: Worker, running: Running, lifetime: Lifetime) -> Steps[Grade]:
         """Judge a request against the worker, whose properties are waited for if `strict` is asked for.
 
         Raises Fault (VALIDATION) where strict can't be granted and the request says refuse; Interrupted.
         """
         request = running.request
         if request.determinism is not DeterminismLevel.STRICT:
-            return cls(DeterminismLevel.BEST_EFFORT)
+            return BEST_EFFORT
         reasons = worker.dialect.against_strict(request)
         if running.placement is not None:
             reasons += running.placement.against_strict
@@ -42,9 +40,12 @@ class Grade:
                 raise
             reasons += (f"the worker's properties can't be read: {worker.redactor.clean(fault.message)}",)
         if not reasons:
-            return cls(DeterminismLevel.STRICT)
+            return Grade(DeterminismLevel.STRICT)
         if request.on_degraded is OnDegraded.REFUSE:
             raise Fault(
                 Reason.VALIDATION, f"determinism strict can't be granted (on_degraded=refuse): {'; '.join(reasons)}"
             )
-        return cls(DeterminismLevel.BEST_EFFORT, reasons)
+        return Grade(DeterminismLevel.BEST_EFFORT, reasons)
+
+
+BEST_EFFORT = Grade(DeterminismLevel.BEST_EFFORT)  # one for all who ask for no more

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-import attrs
+import msgspec
 
 from ..api import End, Error, GenerateRequest, Health, Phase, Priority, Reason
 from ..api.errors import ErrorCode
@@ -43,8 +43,7 @@ _ENDED_BY = {
 }
 
 
-@attrs.define
-class Counted:
+class Counted(msgspec.Struct, gc=False):
     """The tokens of a stream that the counters hold already. `known_*`: with what is on its way there.
 
     What is on its way is how many there are, not how many more: a report that is dropped or made twice changes nothing.

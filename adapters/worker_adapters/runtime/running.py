@@ -88,7 +88,6 @@ class Running:
     driver: int | None = None  # the thread that drives it just now, where that is its consumer's
     _once: dict[str, Any] = attrs.field(factory=dict)
     _waiting: deque[Waker] = attrs.field(factory=deque)  # who is told of the end
-    _callbacks: deque[Callable[[], None]] = attrs.field(factory=deque)
 
     @property
     def terminal(self) -> End | Error | None:
@@ -109,20 +108,20 @@ class Running:
             REPORTS.add(_report, self._once, report)
 
     def _tell(self) -> None:
-        for _ in list(self._callbacks):
+        for _ in list(self._once.get("callbacks", ())):
             REPORTS.call(self._call_back)
 
     def _call_back(self) -> None:
         """One of them. Taken out here, where no signal strikes: each is called once, however often that was asked for."""
         try:
-            callback = self._callbacks.popleft()
-        except IndexError:
+            callback = self._once["callbacks"].popleft()
+        except (IndexError, KeyError):
             return
         callback()
 
     def add_callback(self, callback: Callable[[], None]) -> None:
         """Have it called once this is over, among the reports. At once if it is."""
-        self._callbacks.append(callback)
+        self._once.setdefault("callbacks", deque()).append(callback)
         if self.terminal is not None:
             self._tell()
 
@@ -155,7 +154,7 @@ class Running:
         self._once.setdefault("reported", self)
         self._once.setdefault("terminal", self.cancelled())
         self.over = True
-        self._callbacks.clear()
+        self._once.pop("callbacks", None)
 
     def until(self, timeout: float | None) -> float:
         """The point on the lifetime's clock in so many seconds. Raises ValueError for NaN, which no wait would end at."""

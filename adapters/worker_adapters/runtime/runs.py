@@ -40,11 +40,11 @@ class Feed:
     yielded a run for the first is told that it breaks the contract (`dialect.Decoder`), instead of hanging the loop.
     """
 
-    __slots__ = ("batch", "faults", "over", "strange")
+    __slots__ = ("batch", "fault", "over", "strange")
 
     def __init__(self) -> None:
         self.batch: Sequence[Payload] = ()
-        self.faults: list[Fault] = []  # raised within the decoder, after what was complete before
+        self.fault: Fault | None = None  # raised within the decoder, after what was complete before
         self.over: bool = False  # there is nothing more to be read
         self.strange: bytes = b""  # the first block that was no event
 
@@ -55,7 +55,7 @@ class Feed:
         """
         if isinstance(exc, EventTooLargeError):
             self.batch = exc.frames
-        self.faults.append(exchange.fault_of(exc))
+        self.fault = exchange.fault_of(exc)
         self.over = True
 
     def unframed(self, batch: Sequence[Payload], said: Callable[[bytes], Fault | None]) -> bool:
@@ -69,7 +69,7 @@ class Feed:
             self.strange = self.strange or text
             if (fault := said(text)) is not None:
                 self.batch, self.over = batch[:at], True
-                self.faults.append(fault)
+                self.fault = fault
                 break
         return not dispatched
 
@@ -81,8 +81,9 @@ class Feed:
         if batch:
             self.batch = ()
             return batch
-        if self.faults:
-            raise self.faults.pop()
+        fault, self.fault = self.fault, None
+        if fault is not None:
+            raise fault
         if self.over:
             raise StopIteration
         raise Fault(

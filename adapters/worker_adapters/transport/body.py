@@ -7,7 +7,9 @@ more than half of what a token cost (benchmarks/bench_burst.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
+from typing import Any
 
 from ..codec import WIRE_TIME, WIRE_WOKEN, SSEDecoder, Wire
 from ..dialect import Payload
@@ -27,7 +29,7 @@ Pull = Callable[[], "Sequence[Payload] | Blocked"]
 class Body:
     """Used by one thread at a time. Reading raises BodyError, CutOffError, OSError, ValueError and Interrupted."""
 
-    __slots__ = ("_again", "_broken", "_fd", "_link", "_plain", "_rest", "_struct", "_wire")
+    __slots__ = ("_again", "_broken", "_fd", "_lifetime", "_link", "_plain", "_rest", "_struct", "_waker", "_wire")
 
     def __init__(self, head: Head, link: Link) -> None:
         self._rest = head.rest
@@ -38,6 +40,8 @@ class Body:
         self._plain = type(link) is PlainLink
         self._wire = Wire(chunked=head.chunked, length=head.length)
         self._struct = self._wire.struct  # looked into for every token
+        self._lifetime: Any = None  # of who pulls from it, and what that waits with
+        self._waker: Any = None
 
     @property
     def reusable(self) -> bool:
@@ -94,28 +98,26 @@ class Body:
         On a thread of its own a plain link is waited for within: in C, in the same call as reading. Then BLOCKED says
         only that the driver wants to be back.
         """
-        link, fd = self._link, self._fd
         if not self._plain:
-            return lambda: self._batch(decoder, lifetime)
-
-        def want() -> Blocked:
-            lifetime.want_fd, lifetime.want_events = fd, link.wants
-            return BLOCKED
-
-        def nothing_yet(status: int) -> Blocked | None:
-            if status == WIRE_WOKEN:
-                waker.forget()
-            lifetime.check()
-            if status == WIRE_TIME and lifetime.clock() < lifetime.stop_at:
-                return None
-            return want()
-
+            return partial(self._batch, decoder, lifetime)
         waker = lifetime.waker
+        self._lifetime, self._waker = lifetime, waker
         waits = isinstance(waker, Waker) and not cooperative()
-        pulled = decoder.puller(self._wire, fd, waker.polls() if waits else -1, lifetime, nothing_yet)
+        pulled = decoder.puller(self._wire, self._fd, waker.polls() if waits else -1, lifetime, self._nothing_yet)
         return (
             self._after_the_start(decoder, pulled) if self._rest or self._again or self._broken is not None else pulled
         )
+
+    def _nothing_yet(self, status: int) -> Blocked | None:
+        """Asked by the puller: see `SSEDecoder.puller`."""
+        lifetime = self._lifetime
+        if status == WIRE_WOKEN:
+            self._waker.forget()
+        lifetime.check()
+        if status == WIRE_TIME and lifetime.clock() < lifetime.stop_at:
+            return None
+        lifetime.want_fd, lifetime.want_events = self._fd, self._link.wants
+        return BLOCKED
 
     def _after_the_start(self, decoder: SSEDecoder, pulled: Pull) -> Pull:
         """What has been read comes first, and what came together with the head, if that completes anything."""
