@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 
@@ -15,6 +16,7 @@ from worker_adapters import (
     StreamCancelledError,
     Token,
     WorkerError,
+    as_completed,
 )
 from worker_adapters.dialect import Fault
 from worker_adapters.runtime import adapter as adapter_module
@@ -185,6 +187,27 @@ def test_what_is_collected_is_bounded(way):
         assert a.in_flight == 0
         with getattr(a, way)(request()) as read_:
             assert len([next(read_) for _ in range(30)]) == 30
+
+
+@pytest.mark.parametrize("length", [6, 7])
+@pytest.mark.parametrize("ask", ["result", "as_completed", "generate", "collect=True"])
+def test_how_much_is_collected_does_not_depend_on_when_it_was_asked_for(ask, length):
+    """A text that was there before somebody asked is bounded as well, though it ended well for who reads it."""
+    with adapter(good("tabc", f"t{'d' * (length - 3)}", "."), limits=Limits(max_collected=6)) as a:
+        if ask == "generate":
+            told = partial(a.generate, request())
+        else:
+            stream = a.submit(request(), collect=ask == "collect=True")
+            until(stream.done)
+            told = next(as_completed([stream])).result if ask == "as_completed" else stream.result
+        if length <= 6:
+            assert told().text == "abcddd"
+            return
+        for _ in range(2 if ask != "generate" else 1):
+            with pytest.raises(WorkerError) as caught:
+                told()
+            assert (caught.value.code, caught.value.reason) == ("INTERNAL", "EVENT_TOO_LARGE")
+            assert caught.value.partial.text == "abcdddd"
 
 
 def test_a_collected_stream_may_be_read_as_well():

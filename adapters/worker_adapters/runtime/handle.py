@@ -367,8 +367,9 @@ class RunningStream:
         if self._kept is None:
             self._kept = []
         if not self._running.delivered:
-            source.collect(self._kept, until)
-            self._kept.append(verdict(self._running, source))
+            too_much, terminal = source.collect(self._kept, until), verdict(self._running, source)
+            whole = isinstance(terminal, End) and not self._running.lifetime.cancelled
+            self._kept.append(too_much if whole and too_much is not None else terminal)
             self._running.delivered = True
 
     def _bind_whoever_collects(self) -> None:

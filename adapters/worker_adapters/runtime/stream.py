@@ -355,11 +355,12 @@ class Submitted(Task):
         """See Source."""
         return self.channel.take(until)
 
-    def collect(self, events: list[Event], until: float) -> None:
-        """Add all that there is before the terminal event. Blocks, and raises, as `take`."""
+    def collect(self, events: list[Event], until: float) -> Error | None:
+        """Add all before the terminal event, in whose place it gives an Error if that is too much. Else as `take`."""
         self.channel.collect()
         self.finish(until)
         self.channel.empty_into(events)
+        return error_of(self._running, _too_much(self._limit)) if size_of(events) > self._limit else None
 
     def finish(self, until: float) -> None:
         """See Source. The caller is woken once."""
