@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from itertools import chain, repeat
+
 import attrs
 import pytest
 
@@ -10,8 +13,12 @@ from worker_adapters import (
     Token,
 )
 from worker_adapters.dialect import Finished, Opened, Rest
+from worker_adapters.runtime import AdapterConfig, EngineAdapter, concluding
 from worker_adapters.transport.scripted import Hang, Script
 
+from ..timers import SOON, at_once
+from ..transport.servers import Server, head
+from ..transport.test_streams import ask_nothing
 from .dialects import (
     TINY,
     adapter,
@@ -35,6 +42,7 @@ def counting(batches, /, *, request, tally):
 
 
 COUNTING = attrs.evolve(TINY, decode=counting)
+SILENT = attrs.evolve(COUNTING, identify=ask_nothing)  # no version probe on the wire
 
 
 @both
@@ -53,6 +61,33 @@ def test_the_last_finished_counts_and_nothing_undoes_it(way, later, raw):
         events = list(getattr(a, way)(request()))
     assert kinds(events) == ["started", "token", "metrics", "end"]
     assert events[-1].finish_reason_raw == raw
+
+
+def test_a_worker_that_never_stops_counting_keeps_nobody_else_waiting(monkeypatch):
+    """All on one loop. That it is heard for a tenth of a second only is not the subject."""
+    monkeypatch.setattr(concluding, "DRAIN_SECONDS", 2 * SOON)
+    endless = Script(steps=chain([frames("first")], repeat(frames("x"))))
+    with adapter(endless, Script(steps=[frames("first"), frames("over")]), dialect=COUNTING) as a, at_once():
+        stream = a.submit(request())
+        assert kinds([next(stream), next(stream)]) == ["started", "token"]
+        assert kinds(a.submit(request()))[-1] == "end"
+        stream.cancel()
+
+
+@both
+def test_a_worker_that_never_stops_counting_is_not_heard_out(way):
+    """Over a socket: what is there at once asks for no timer by itself."""
+    over = threading.Event()
+
+    def serve(client):
+        client.request()
+        client.send(head("Connection: close"), frames("first"))
+        while not over.is_set():
+            client.send(frames("x") * 1000)
+
+    with Server(serve) as server, EngineAdapter(AdapterConfig(dialect=SILENT, url=server.url)) as a, at_once():
+        assert kinds(getattr(a, way)(request()))[-1] == "end"
+        over.set()
 
 
 @both

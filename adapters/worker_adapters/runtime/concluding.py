@@ -46,6 +46,7 @@ def concluded(
                 continue
             feed.batch, feed.over = batch, not batch
             last = taken(next(decoded, [])) or last
+            yield from lifetime.wait(until=lifetime.clock())  # they may come without end: it is others' turn, too
         if last.rest is not Rest.TEXT:
             yield from exchange.settle(DRAIN_SECONDS)
     except Interrupted as exc:

@@ -145,15 +145,10 @@ class _Exchange:
 
     def settle(self, seconds: float) -> Steps[None]:
         """See Exchange."""
-        lifetime, body = self._lifetime, self._body
-        until = lifetime.clock() + (0.0 if self._closes else seconds)
+        until = self._lifetime.clock() + (0.0 if self._closes else seconds)
         with contextlib.suppress(Interrupted, *BROKEN):  # no failure after the sign of the end undoes it
-            while not body.reusable and lifetime.clock() < until:
-                content = body.read()
-                if content is None:
-                    yield from body.wait(lifetime, until)
-                elif not content:
-                    return
+            while not self._body.reusable and (yield from self._content(until)):
+                pass
 
     def close(self) -> None:
         """See Exchange."""
