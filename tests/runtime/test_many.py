@@ -302,6 +302,24 @@ def test_an_iterable_that_raises_ends_it_and_cancels_the_rest(gather: Any) -> No
 
 
 @both
+def test_what_is_given_after_it_was_closed_is_cancelled(gather: Any) -> None:
+    """By a signal handler, while the iterable waits for a place."""
+    with adapter(Script(steps=[tokens(1), Hang()]), counted()) as a:
+        given: list[Stream] = []
+
+        def jobs() -> Iterator[Stream]:
+            for _ in range(2):
+                given.append(a.submit(request()))
+                yield given[-1]
+                gathered.close()  # as if it had struck within
+
+        gathered = gather(jobs())
+        assert all(is_cancelled(event) for _, event in gathered) if gather is merge else list(gathered) == []
+        assert a.in_flight == 0
+        assert [stream.done() for stream in given] == [True, True]
+
+
+@both
 def test_a_stream_that_its_consumer_drives_can_not_be_merged(gather: Any) -> None:
     with adapter(Script(steps=[tokens(1), Hang()]), counted(2)) as a:
         submitted = a.submit(request())

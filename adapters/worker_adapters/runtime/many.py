@@ -188,6 +188,9 @@ class _Gathering(Iterator[T]):
             if not new:
                 self._more = None
                 return
+            if self._more is None and isinstance(new[0], RunningStream):  # closed meanwhile, by a signal handler
+                self.close()
+                return
         try:
             self._look_after(new[0], again=again)
         except (TypeError, RuntimeError):
