@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
-from ..api import Error, Phase, Reason, Started, Timeouts
+from ..api import Error, Phase, Reason, Retry, Started, Timeouts
+from ..dialect import Fault
 from ..lifetime import Lifetime
-from ..transport.scripted import Hang, Step
+from ..transport.scripted import Hang, Script, Step
 from ..waiting import Steps
 from .ways import SHORT, Ways, comparable, script_of, text_of
 
@@ -31,6 +32,15 @@ class Blocks(Hang):
         for _ in range(self.times):
             self.phases.append(lifetime.phase)
             yield from lifetime.wait(until=lifetime.clock())
+
+
+class _Refuses(Blocks):
+    """And then nobody is there."""
+
+    def wait(self, lifetime: Lifetime) -> Steps[None]:
+        """See Hang."""
+        yield from super().wait(lifetime)
+        raise Fault(Reason.CONNECT, "nobody is there")
 
 
 class ReadsThatBlock(Ways):
@@ -57,6 +67,21 @@ class ReadsThatBlock(Ways):
                 assert isinstance(events[-1], Error) == (expected.error is not None), f"{name}: {at} by {way}"
                 if at[0] == 0:
                     assert set(blocks[0].phases) == {Phase.FIRST_TOKEN}, f"{name}: it was taken for a frame"
+
+    def test_what_would_block_before_the_body_shows_nowhere(self) -> None:
+        """Asking what it speaks and what it grants, an attempt that fails, a pause, connecting, waiting for the head."""
+        good, expected = self._good()
+        request = {"task_id": "same", "determinism": "strict", **expected.request}
+        again = Retry(attempts=2, base=0.001)
+        for way in ("submit", "stream"):
+            at_once = Script(connect=_Refuses(0)), script_of(good)
+            whole = comparable(self.events(*at_once, request=request, ways=(way,), retry=again))
+            for times in (1, 3):
+                first, connect, queue = _Refuses(times), Blocks(times), Blocks(times)
+                scripts = Script(connect=first), script_of(good, connect=connect, queue=queue)
+                events = self.events(*scripts, request=request, ways=(way,), retry=again)
+                assert comparable(events) == whole, f"{times} by {way}"
+                assert [set(one.phases) for one in (first, connect, queue)] == [{Phase.CONNECT}] * 2 + [{Phase.QUEUE}]
 
     def test_a_read_that_would_block_begins_no_stream(self) -> None:
         """Started comes with the first frame, and not with a read that gave none."""
