@@ -245,13 +245,15 @@ def test_an_iterable_that_would_wait_for_a_place_holds_up_no_event(make: Any) ->
 def test_a_place_that_somebody_else_leaves_is_found() -> None:
     """All places are held by silent streams that are merged; one is left without the merge being told, as places are."""
     with adapter(limits=Limits(max_in_flight=2)) as a:
-        hang = Hang()
-        a._transport._answer = lambda _wire: Script(steps=[tokens(1), hang, end(1)])
+        hangs = [Hang() for _ in range(3)]
+        scripts = iter([Script(steps=[tokens(1), hang, end(1)]) for hang in hangs])
+        a._transport._answer = lambda _wire: next(scripts)
         merged = merge(a.submit(request(task_id=str(n), deadline=20.0), block=True) for n in range(3))
         seen = [next(merged) for _ in range(4)]
         a._streams.places.most = 3
         assert [event.kind for _, event in (next(merged), next(merged))] == ["started", "token"]
-        hang.release()
+        for hang in hangs:
+            hang.release()
         assert [event.kind for _, event in [*seen, *merged]].count("end") == 3
 
 
