@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from worker_adapters import End, Error, Limits, StreamCancelledError, Timeouts
+from worker_adapters import End, Error, Limits, StreamCancelledError, Timeouts, merge
 from worker_adapters import loop as loop_module
 from worker_adapters.runtime import adapter as adapter_module
 
@@ -53,14 +53,15 @@ class Case:
     """One run of a piece of code: it is prepared, struck, and looked at afterwards."""
 
     collect = False
+    ways = WAYS
     steps = SCRIPT
+    limits = Limits(max_in_flight=1)
+    deadline = None
     told = (1,)  # how often the stream is reported
 
     def __init__(self, way):
         self.way = way
-        self.adapter = adapter(
-            answer=lambda _wire: good_of(self.steps), limits=Limits(max_in_flight=1), timeouts=PATIENT
-        )
+        self.adapter = adapter(answer=lambda _wire: good_of(self.steps), limits=self.limits, timeouts=PATIENT)
         self.stream = None
         self.strikes = 0
         self.task = f"struck-{next(NUMBERS)}"  # what is reported late is of another case
@@ -68,7 +69,7 @@ class Case:
         logging.getLogger("worker_adapters").addHandler(self.lines)
 
     def open(self):
-        return getattr(self.adapter, self.way)(request(task_id=self.task), collect=self.collect)
+        return getattr(self.adapter, self.way)(request(task_id=self.task, deadline=self.deadline), collect=self.collect)
 
     def prepare(self):
         self.stream = self.open()
@@ -211,6 +212,39 @@ class Blocking(Iterating):
     steps = BLOCKS
 
 
+class Parked(Iterating):
+    """Of a stream that waits for room in its hand-over: who makes some may be struck before it could tell."""
+
+    ways = ("submit",)
+    steps = BLOCKS
+    limits = Limits(max_in_flight=1, hand_over=1)
+    deadline = SOON  # at which it would be left
+
+    def prepare(self):
+        super().prepare()
+        until(lambda: self.stream._source.channel.parked)
+
+
+class Merging(Parked):
+    """The same, merged."""
+
+    def prepare(self):
+        super().prepare()
+        self.merged = merge([self.stream])
+
+    def work(self):
+        for _, event in self.merged:
+            self.events.append(event)
+
+    def afterwards(self):
+        while self.strikes and not (self.events and isinstance(self.events[-1], End | Error)):
+            before = len(self.events)
+            self.events += [event for _, event in self.merged]
+            assert len(self.events) > before, "no end"
+        told(self.events, whole=True)
+        self.merged = None
+
+
 class Resulting(Case):
     def work(self):
         self.stream.result()
@@ -223,6 +257,17 @@ class Resulting(Case):
             assert self.strikes
             assert self.way == "stream", "a strike has cancelled what the loop drives"
             assert WHOLE.startswith(text)
+
+
+class ParkedResulting(Resulting):
+    ways = ("submit",)
+    steps = BLOCKS
+    limits = Limits(max_in_flight=1, hand_over=1)
+    deadline = SOON  # at which it would be left
+
+    def prepare(self):
+        super().prepare()
+        until(lambda: self.stream._source.channel.parked)
 
 
 class Generating(Case):
@@ -320,8 +365,8 @@ class Asking(Case):
 
 
 CASES = (
-    Opening, Iterating, Nexting, Getting, GettingMany, Keeping, Blocking, Resulting, Generating, Closing, Cancelling,
-    ClosingTheAdapter, Dropping, Calling, Asking,
+    Opening, Iterating, Nexting, Getting, GettingMany, Keeping, Blocking, Parked, Merging, Resulting, ParkedResulting,
+    Generating, Closing, Cancelling, ClosingTheAdapter, Dropping, Calling, Asking,
 )  # fmt: skip
 
 
@@ -351,7 +396,7 @@ def once(kind, way, place=None):
     return found, case.strikes
 
 
-@in_parts("kind, way", [(kind, way) for kind in CASES for way in WAYS], PARTS)
+@in_parts("kind, way", [(kind, way) for kind in CASES for way in kind.ways], PARTS)
 def test_a_strike_between_any_two_bytecodes_loses_nothing(kind, way, part, capsys):
     found: dict = {}
     for _ in range(3):  # the loop's thread is not always as fast

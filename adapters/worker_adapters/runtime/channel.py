@@ -128,8 +128,8 @@ class Channel:
         if self.collected < 0:
             self.collected = sum(size_of(hand.run) for hand in list(self._queue))
             self._size = inf
-            if self.parked:
-                self.room()
+        if self.parked:  # each time: an exception may have kept it from being told
+            self.room()
 
     def waits_with(self, waiter: Waiter | None) -> None:
         """Whom to wake when there is a run; who sets it looks for one afterwards."""
@@ -157,9 +157,9 @@ class Channel:
             hand.run.clear()  # the layers have it until the next read, and a stream may be silent for minutes
             if self._queue and self._queue[0] is hand:
                 self._queue.popleft()
-            self._hand = None
             if self.parked:
                 self.room()
+            self._hand = None  # last: an exception may have kept the producer from being told
         return bool(self._queue)
 
     def take(self, until: float = inf) -> Hand | None:
