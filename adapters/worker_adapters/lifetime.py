@@ -59,7 +59,8 @@ class Lifetime:
     the consumer takes is not charged. `parked`: the consumer is waited for, and only the deadline counts. `retimed`: a
     timer of another length, perhaps an earlier one, runs. `disowned`: in a forked child, of a stream of the parent's.
     `trips_nothing`: timers that end an attempt, and not the stream.
-    `waker`: who drives. `want_*`: what the driver is to wait for, set before each BLOCKED. `stop_at`: when the driver
+    `waker`: who drives. `thread`: the waker of the thread that does, where it may wait within.
+    `want_*`: what the driver is to wait for, set before each BLOCKED. `stop_at`: when the driver
     wants to be back, whatever comes. `sent_at`: when the attempt's request began to be sent; None: not yet.
     """
 
@@ -82,6 +83,7 @@ class Lifetime:
         "retimed",
         "sent_at",
         "stop_at",
+        "thread",
         "timeouts",
         "trips_nothing",
         "waker",
@@ -106,6 +108,7 @@ class Lifetime:
         self.disowned: bool = False
         self.retimed: bool = True
         self.waker: Any = NOBODY
+        self.thread: Waker | None = None
         self.want_fd: int = -1
         self.want_events: int = 0
         self.want_until: float = inf
@@ -184,9 +187,10 @@ class Lifetime:
 
         For a wait in C (codec.Timers), on the thread's own waker.
         """
-        waker: Waker = self.waker
-        waker.polling = True
-        if self.causes:
+        waker = self.thread
+        if waker is not None:
+            waker.polling = True
+        if self.causes or waker is None:
             raise Interrupted(self.causes[0][0])
         waker.woken = False  # it is known what for: nothing that would end this stream
         now = self.clock()
@@ -289,7 +293,7 @@ class Lifetime:
 
 def driven(steps: Steps[Any], lifetime: Lifetime) -> Any:
     """What the steps come to, on the calling thread. Blocks; raises what they raise."""
-    waker = lifetime.waker = current_waker()
+    waker = lifetime.waker = lifetime.thread = current_waker()
     try:
         while True:
             next(steps)
@@ -298,4 +302,4 @@ def driven(steps: Steps[Any], lifetime: Lifetime) -> Any:
         return done.value
     finally:
         steps.close()
-        lifetime.waker = NOBODY
+        lifetime.waker, lifetime.thread = NOBODY, None

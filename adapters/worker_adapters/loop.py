@@ -39,12 +39,13 @@ LINGER = 1.0  # seconds with nothing to do before the thread leaves: none is lef
 TICK = 1.0  # seconds between two looks at what is watched, at most
 SLOW = 0.05  # seconds of one step, in which nothing else of the process goes on
 WINDOW = 15.0  # seconds of which the longest turn is remembered, and told for as long again: a scrape finds it
-# Where so many tasks keep it so busy that it would hardly sleep, and nobody waits for one of them alone, the loop sleeps
-# before it looks who is ready, as network drivers do: it is woken once for several tokens (benchmarks/bench_crowd.py). A
-# millisecond is little beside the tens that an engine takes for one; where more tasks bring as many sooner, it sleeps less.
+# Where so many tasks keep it so busy that it would hardly sleep, and nobody waits for one alone, the loop sleeps before it
+# looks who is ready, as network drivers do: it is woken once for several tokens (benchmarks/bench_crowd.py). A millisecond
+# is little beside the tens that an engine takes for one; where more tasks bring as many sooner, it sleeps less.
 MANY = 32
 GATHER = 0.001  # seconds at most
 OF_ALL = 0.256  # seconds, divided among the tasks
+ALONE = 0.1  # seconds since somebody was woken who waited for one stream alone
 
 
 class Watched(Protocol):
@@ -137,6 +138,7 @@ class Loop:
         self._asleep = False  # or about to be: who puts something into the inbox has to wake it
         self._next_look = self._wake_at = 0.0
         self._gather = 0.0  # seconds to sleep before the next look
+        self._alone_at = -inf
         self._longest = self._longest_before = 0.0  # seconds that a turn took, in this window and in the last one
         self._window_ends = 0.0
 
@@ -216,7 +218,7 @@ class Loop:
 
     def _run(self) -> None:
         self._open()
-        idle_since = self._clock()
+        idle_since = inf
         while True:
             try:
                 busy = self._turn()
@@ -224,10 +226,9 @@ class Loop:
                 self._inbox.extend(self._ready)  # a step too many does no harm, one too few is a stream's end
                 _tell("in the loop", exc)
                 busy = True
-            now = self._clock()
             if busy:
-                idle_since = now
-            elif now - idle_since >= LINGER:
+                idle_since = inf
+            elif self._clock() - (idle_since := min(idle_since, self._clock())) >= LINGER:
                 return
 
     def _open(self) -> None:
@@ -241,11 +242,10 @@ class Loop:
         # Its thread is another one each time: nobody's wakes are for the main thread here.
         self._waker.patience = inf
 
-    def _turn(self) -> bool:
+    def _turn(self) -> bool:  # noqa: PLR0912  -- what every token goes through, without a call that it can do without
         """Everything that is ready, once. Whether there was anything to look after."""
         ready: dict[Any, None] = {}
-        self._ready = ready
-        inbox, by_fd = self._inbox, self._by_fd
+        self._ready, inbox, by_fd = ready, self._inbox, self._by_fd
         # Asleep from before the inbox is looked at: what is put into it later wakes the poll, or is seen here.
         if self._gather > 0.0 and not inbox:
             time.sleep(self._gather)
@@ -254,9 +254,7 @@ class Loop:
         seconds = 0.0 if inbox else self._wake_at - waits_from
         if self._deaf and seconds > SLICE:
             seconds = SLICE
-        found = self._poll(seconds if seconds > 0.0 else 0.0)
-        waited = self._clock() - waits_from
-        for descriptor, _events in found:
+        for descriptor, _events in self._poll(seconds if seconds > 0.0 else 0.0):
             task = by_fd.get(descriptor)
             if task is not None:
                 ready[task] = None
@@ -266,29 +264,31 @@ class Loop:
         while inbox:
             ready[inbox[0]] = None  # taken out when it is there: a MemoryError loses nothing
             inbox.popleft()
-        now = self._clock()
+        at = now = self._clock()
         if now >= self._wake_at:
             self._keep_time(ready, now)
-        began = at = now
         for one in ready:
+            began = at
             if isinstance(one, Task):
                 self._step(one)
             else:
                 self._look_at(self._looked(one, now))
-            began, at = at, self._clock()
+            at = self._clock()
             if at - began > SLOW and isinstance(one, Task):
                 one.was_slow(at - began)
         ready.clear()
-        due, alone = self._due, False
+        due = self._due
         while due:
             waker = due.popitem()[0]
-            alone = alone or not waker.reads_many
+            if not waker.reads_many:
+                self._alone_at = at
             waker.wake()
-        self._longest = max(self._longest, at - now)
-        tasks = len(self._tasks)
-        most = 0.0 if alone or tasks < MANY else min(GATHER, OF_ALL / tasks)
-        self._gather = most if waited < most else 0.0
-        return bool(self._tasks or self._watched or inbox)
+        if at - now > self._longest:  # noqa: PLR1730  -- as in waiting.py
+            self._longest = at - now
+        tasks, self._gather = len(self._tasks), 0.0
+        if tasks >= MANY and at - self._alone_at > ALONE and now - waits_from < min(GATHER, OF_ALL / tasks):
+            self._gather = min(GATHER, OF_ALL / tasks)
+        return bool(tasks or self._watched or inbox)
 
     def _look_at(self, at: float) -> None:
         """Look at what is watched no later than that."""

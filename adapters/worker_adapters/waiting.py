@@ -81,7 +81,7 @@ class Waker:
     """Where one thread waits. `wake` is for any thread, signal handlers and finalizers: it takes no lock, never blocks.
 
     A binary semaphore, twice: a lock for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one
-    that polls. `polling`: it does, or may at any time; `polled`: it has before; `woken`: somebody has woken it since its
+    that polls. `polling`: it does, or may at any time; `woken`: somebody has woken it since its
     owner looked last; `reads_many`: it waits for many streams at once. The descriptors live as long as this object, so a
     late `wake` never writes into a stranger's. The lock is made at the first wait: one that was made
     before gevent has patched `threading` would block all greenlets.
@@ -95,7 +95,6 @@ class Waker:
         "_release",
         "_writes",
         "patience",
-        "polled",
         "polling",
         "reads_many",
         "woken",
@@ -105,7 +104,6 @@ class Waker:
         self._acquire: Any = None
         self._release: Any = None
         self.polling: bool = False
-        self.polled: bool = False
         self.woken: bool = False
         self.reads_many: bool = False
         self._reads = self._writes = -1
@@ -142,21 +140,28 @@ class Waker:
 
     def wait(self, seconds: float) -> None:
         """Block until woken, for at most that long; perhaps for less. The owner's thread only."""
-        polling, self.polling = self.polling, False
+        if self._acquire is None:
+            lock = threading.Lock()
+            lock.acquire()
+            self._acquire, self._release = lock.acquire, lock.release
+        if self.polling:
+            self._wait_at_the_lock(seconds)
+            return
+        if not self.woken and seconds > 0:
+            if seconds > self.patience:  # noqa: PLR1730  -- `min` costs more, for every token handed over
+                seconds = self.patience
+            if seconds < LONGEST:
+                self._acquire(True, seconds)
+            else:
+                self._acquire()
+        self.woken = False
+
+    def _wait_at_the_lock(self, seconds: float) -> None:
+        self.polling = False
         try:
-            if self._acquire is None:
-                lock = threading.Lock()
-                lock.acquire()
-                self._acquire, self._release = lock.acquire, lock.release
-            if not self.woken and seconds > 0:
-                seconds = min(seconds, self.patience)
-                if seconds < LONGEST:
-                    self._acquire(True, seconds)
-                else:
-                    self._acquire()
-            self.woken = False
+            self.wait(seconds)
         finally:
-            self.polling = polling  # of the wait that a signal handler's own is within
+            self.polling = True  # of the wait that a signal handler's own is within, too
 
     def polls(self) -> int:
         """The descriptor to poll beside another, from now on: readable when woken. The owner's thread only.
@@ -168,7 +173,7 @@ class Waker:
                 self._open()
             except OSError:
                 return -1
-        self.polling = self.polled = True
+        self.polling = True
         return self._reads
 
     def _open(self) -> None:

@@ -46,7 +46,7 @@ class Merging:
         cancels = {"Lifetime": "cancelled!"} if self.cancels else {}
         if self.look == "hands":
             return {"Channel": "_queue!", "Running": "_once!", **cancels}
-        return {"_Noted": "_noted", "_Ready": "noted waker", **cancels}
+        return {"_Noted": "noted", "_Ready": "noted waker", **cancels}
 
     def __call__(self, world: World) -> SetUp:
         scheduler = world.scheduler

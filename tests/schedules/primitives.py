@@ -140,7 +140,6 @@ class SimWaker:
     """A Waker in one step each: that the real one is as good is explored for itself."""
 
     patience = inf
-    polled = False
     reads_many = False
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -241,10 +240,12 @@ class Dict(_Shared, dict[Any, Any]):
         return iter(self._iterated())
 
     keys = __iter__
-    setdefault, get, pop, __setitem__, __getitem__, __contains__, __len__ = (
+    setdefault, get, pop, __setitem__, __delitem__, __getitem__, __contains__, __len__ = (
         _before(method, dict)
-        for method in ("setdefault", "get", "pop", "__setitem__", "__getitem__", "__contains__", "__len__")
-    )
+        for method in (
+            "setdefault", "get", "pop", "__setitem__", "__delitem__", "__getitem__", "__contains__", "__len__",
+        )
+    )  # fmt: skip
 
 
 class Deque(_Shared, deque[Any]):

@@ -10,6 +10,7 @@ import attrs
 
 from worker_adapters import Token
 
+from .primitives import shown
 from .world import Reading
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Streaming:
         if self.way == "submit" and self.look in ("all", "hand-over"):
             watch["Channel"] = "_queue! _done=consumer _waiter=consumer parked=loop"
         if self.way == "stream" and self.look in ("all", "turn"):
-            watch["Direct"] = "_turn dropped!"
+            watch["Direct"] = "_turn _waker=consumer dropped!"
         if self.way == "stream":
             watch["Lifetime"] = "waker causes" if self.look == "turn" else "waker"
         if others:
@@ -77,7 +78,9 @@ class Streaming:
 
         def set_up() -> Callable[[], None]:
             reading = Reading()
-            scheduler.shared["reading"] = lambda: (reading.cancel_returned, len(reading.outcomes))
+            scheduler.shared["reading"] = lambda: (
+                reading.cancel_returned, len(reading.outcomes), shown(scheduler, reading.late),
+            )  # fmt: skip
             opened = world.open(self.way, runs, size=self.hand_over, last=self.last)
             while self.ready and not opened.source.over and opened.source.step():
                 pass

@@ -79,6 +79,8 @@ def _traced(act: Callable[[Place], None]) -> Callable[[FrameType, str, object], 
                 counts[code, offset] = count = counts.get((code, offset), 0) + 1
                 if count <= TWICE:
                     act((code, offset, count))
+        elif event == "return":  # also of one that has read a property: nothing lives on for being looked at
+            in_python.discard(frame)
         return local
 
     def begin(frame: FrameType, _event: str, _arg: object) -> object:

@@ -72,7 +72,7 @@ _SLEEP = "        self._asleep = True\n"
 SLEEP_FIRST = (_SLEEP + _LOOK, _LOOK + _SLEEP)
 LOOK_FIRST = (
     """                self._waiter = waker  # anew each time: a signal handler that reads within this takes it away
-                if self._queue and (hand := self.next_hand()) is not None:
+                if queue and (hand := self.next_hand()) is not None:
                     return hand
 """,
     """                hand = self.next_hand()
@@ -82,22 +82,21 @@ LOOK_FIRST = (
 """,
 )
 WAITS_LATE = (
-    """                ready.waker = waker = current_waker()  # then look again: who notes something looks for it
-                if not ready.noted:
+    """                ready.waker = waker  # then look again: who notes something looks for it
+                if not queue:
 """,
-    """                waker = current_waker()
-                if not ready.noted:
+    """                if not queue:
                     ready.waker = waker
 """,
 )
 NEVER_ANEW = (
-    "                noted.is_looked_at()  # before it is: what comes meanwhile notes it anew\n",
-    "",
+    "                noted.noted = False\n                return",
+    "                return",
 )
 PLANTED = {
     "lost wake-up: who makes its lock does not look whether it was woken": (
         "waiting",
-        "            if not self.woken and seconds > 0:\n", "            if seconds > 0:\n",
+        "        if not self.woken and seconds > 0:\n", "        if seconds > 0:\n",
         "waker, at its lock", "nobody can go on",
     ),
     "lost wake-up: a waker says so after it has looked who polls": (
@@ -131,8 +130,8 @@ PLANTED = {
     ),
     "two terminal events: the end is not remembered": (
         "handle",
-        "            self._last = last = Hand([verdict(running, self._source)])\n            running.delivered = True\n",
-        "            self._last = last = Hand([verdict(running, self._source)])\n",
+        "            self._last = last = _alone(verdict(running, self._source))\n            running.delivered = True\n",
+        "            self._last = last = _alone(verdict(running, self._source))\n",
         "stream, whole", "not one terminal event|without end",
     ),
     "two ends: each is reported": (
@@ -227,8 +226,8 @@ PLANTED = {
     ),
     "lost trip: the consumer gives the turn back without a look": (
         "stream",
-        "                if lifetime.causes and not running.over:\n                    LOOP",
-        "                if False:\n                    LOOP",
+        "            if lifetime.causes and not running.over:\n                LOOP.look_soon(self)  # which",
+        "            if False:\n                LOOP.look_soon(self)  # which",
         "stream, deadline, reading stops", "given back 0 times",
     ),
     "lost wake-up: who merges says that it waits after it has looked": (

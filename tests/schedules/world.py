@@ -193,7 +193,7 @@ class World:
     def _runs(self, opened: Opened, runs: Sequence[Sequence[Event]], last: str) -> Runs:
         """The engine, and the layer that makes the end. Who drives it has looked at the lifetime already."""
         lifetime, feed = opened.lifetime, Feed()
-        decoded = iter(feed)
+        decoded = feed.batches()
 
         def read() -> Iterator[Any]:
             try:
@@ -297,7 +297,7 @@ class World:
         source = getattr(opened.source, "channel", opened.source)
         hands = (source._hand, opened.stream._handed._last)
         return tuple(
-            None if hand is None else (shown(self.scheduler, hand), operator.length_hint(hand.events)) for hand in hands
+            None if hand is None else (shown(self.scheduler, hand), operator.length_hint(hand)) for hand in hands
         )
 
     def ends(self, opened: Opened, reading: Reading, how: str, then: str = "") -> None:

@@ -35,20 +35,19 @@ class Waiter(Protocol):
         ...
 
 
-class Hand:
-    """A run on its way to the consumer, who has what `events` has given so far. `upto`: events handed over, in all."""
+class Hand(Protocol):
+    """A run on its way to the consumer: a list's iterator, which has what was not received yet.
 
-    __slots__ = ("events", "run", "upto")
+    None is left once the consumer has all of it, or it was taken back by a cancel.
+    """
 
-    def __init__(self, run: list[Event], upto: int = 0) -> None:
-        self.run: list[Event] = run
-        self.upto: int = upto
-        self.events: Iterator[Event] = iter(run)
+    def __iter__(self) -> Iterator[Event]: ...
 
-    @property
-    def is_done(self) -> bool:
-        """Whether the consumer has all of it, or it was taken back by a cancel."""
-        return not self.events.__length_hint__()  # type: ignore[attr-defined]  # a list's iterator has it
+    def __next__(self) -> Event: ...
+
+    def __length_hint__(self) -> int:
+        """How many are left."""
+        ...
 
 
 class Gate:
@@ -68,24 +67,28 @@ class Channel:
         "_hand",
         "_put",
         "_queue",
-        "_running",
+        "_run",
         "_size",
+        "_upto",
         "_waiter",
         "_waker",
         "collected",
         "gate",
         "parked",
         "room",
+        "running",
         "wake_soon",
     )
 
     def __init__(self, running: Running, size: int) -> None:
-        self._running = running
+        self.running: Running = running
         self._size: float = size
-        self._queue: deque[Hand] = deque()
+        self._queue: deque[list[Event]] = deque()
         self._put = 0  # events handed over; the producer's
-        self._done = 0  # events that the consumer has finished with; the consumer's, as is `_hand`
+        self._done = 0  # events that the consumer has finished with; the consumer's, as are those that follow
         self._hand: Hand | None = None
+        self._run: list[Event] = []  # what is in its hand was, and how many it will have finished with then
+        self._upto = 0
         self._waker: Waker | None = None
         self._waiter: Waiter | None = None  # whom to wake when there is a run
         self.gate: Gate = Gate()
@@ -101,19 +104,20 @@ class Channel:
         """Whether there is no room for another run."""
         return self._put - self._done >= self._size and not self.gate.open
 
-    def put(self, run: list[Event]) -> None:
-        """Hand over a run. Never blocks."""
+    def put(self, run: list[Event]) -> bool:
+        """Hand over a run; whether it may be full then. Never blocks."""
         self._put += len(run)
         if self.collected >= 0:
             self.collected += size_of(run)
-            if self._running.record is not None:
-                self._running.record += run
-        self._queue.append(Hand(run, self._put))
+            if self.running.record is not None:
+                self.running.record += run
+        self._queue.append(run)
         waiter = self._waiter
         if waiter is not None:
             waker = waiter.note()
             if waker is not None:
                 self.wake_soon(waker)
+        return self._put - self._done >= self._size
 
     def wake(self) -> None:
         """Have the consumer look again: it is cancelled, or over. Any thread."""
@@ -126,7 +130,7 @@ class Channel:
     def collect(self) -> None:
         """From here on it takes all there is."""
         if self.collected < 0:
-            self.collected = sum(size_of(hand.run) for hand in list(self._queue))
+            self.collected = sum(map(size_of, list(self._queue)))
             self._size = inf
         if self.parked:  # each time: an exception may have kept it from being told
             self.room()
@@ -137,44 +141,54 @@ class Channel:
 
     def next_hand(self) -> Hand | None:
         """The next run if there is one. What was given before counts as finished with, once it was received."""
-        lifetime, hand = self._running.lifetime, self._hand
-        if hand is not None and not hand.is_done:
-            return hand  # an exception came before it was received
-        if not self.finished():
+        hand = self._hand
+        if hand is not None:
+            if hand.__length_hint__():
+                return hand  # an exception came before it was received
+            self.finished()
+        queue = self._queue
+        if not queue:
             return None
-        self._hand = hand = self._queue[0]
-        lifetime.handed = hand.run
+        self._run = run = queue[0]
+        self._upto = self._done + len(run)
+        self._hand = hand = iter(run)  # type: ignore[assignment]  # see Hand
+        lifetime = self.running.lifetime
+        lifetime.handed = run
         if lifetime.cancelled:  # perhaps meanwhile: what came with it is dropped
-            hand.run.clear()
+            run.clear()
             return None
         return hand
 
     def finished(self) -> bool:
         """The consumer has what it was given, which makes room; whether there is more."""
-        hand = self._hand
-        if hand is not None and hand.is_done:
-            self._done = hand.upto
-            hand.run.clear()  # the layers have it until the next read, and a stream may be silent for minutes
-            if self._queue and self._queue[0] is hand:
-                self._queue.popleft()
+        hand, queue = self._hand, self._queue
+        if hand is not None and not hand.__length_hint__():
+            self._done, run = self._upto, self._run
+            run.clear()  # the layers have it until the next read, and a stream may be silent for minutes
+            if queue and queue[0] is run:
+                queue.popleft()
+            self.running.moves += 1
             if self.parked:
                 self.room()
             self._hand = None  # last: an exception may have kept the producer from being told
-        return bool(self._queue)
+        return len(queue) > 0
 
     def take(self, until: float = inf) -> Hand | None:
         """The next run; None at the end, and once it is cancelled. Blocks; raises TimeoutError at that point in time."""
-        running = self._running
-        hand = self.next_hand()
-        if hand is not None:
+        running, queue, hand = self.running, self._queue, self._hand
+        if hand is not None and hand.__length_hint__():
+            return hand  # an exception came before it was received
+        if self.finished() and (hand := self.next_hand()) is not None:
             return hand
-        waker = self._waker or self._own_waker()
+        waker = self._waker
+        if waker is None:
+            self._waker = waker = current_waker()  # the one thread's that reads this
         try:
             while True:
                 self._waiter = waker  # anew each time: a signal handler that reads within this takes it away
-                if self._queue and (hand := self.next_hand()) is not None:
+                if queue and (hand := self.next_hand()) is not None:
                     return hand
-                if running.lifetime.cancelled or (running.over and not self._queue):
+                if running.lifetime.cancelled or (running.over and not queue):
                     return None
                 if until == inf:
                     waker.wait(inf)
@@ -186,15 +200,11 @@ class Channel:
         finally:
             self._waiter = None
 
-    def _own_waker(self) -> Waker:
-        """The one thread's that reads this."""
-        self._waker = waker = current_waker()
-        return waker
-
     def empty_into(self, events: list[Event]) -> None:
         """Everything that was not iterated, at the end."""
         while self._queue:
-            events += self._queue[0].events
+            run = self._queue[0]
+            events += run if self._hand is None or run is not self._run else self._hand
             self._queue.popleft()
 
 

@@ -13,7 +13,7 @@ from typing import Self
 from ..api import CancelOutcome, Completion, End, Error, Event, StreamCancelledError, WorkerError
 from ..lifetime import Cause
 from ..waiting import current_waker
-from .channel import Gate, Hand, Waiter
+from .channel import Channel, Gate, Hand, Waiter
 from .completion import collected, is_whole
 from .places import Places
 from .recorder import EndedBy
@@ -46,25 +46,19 @@ class _Handed:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Iterator[Event]:
+    def __next__(self) -> Hand:
         # As `next_hand`, which it leaves the unusual to: what most of a stream's life goes through.
-        running = self._running
-        if self._reader == get_ident() and not (running.delivered or running.lifetime.cancelled):
-            running.moves += 1
-            hand = self._take(inf)
-            if hand is not None and hand.events.__length_hint__():  # type: ignore[attr-defined]  # a list's iterator
-                return hand.events
-        hand = self.next_hand(inf)
-        if hand is None:
+        hand = self._take(inf) if self._reader == get_ident() else None
+        if hand is None and (hand := self.next_hand(inf)) is None:
             raise StopIteration
-        return hand.events
+        return hand
 
     def hand_now(self) -> Hand | None:
         """As `next_hand`, without waiting: None, too, where there is nothing yet."""
         last, running, source = self._last, self._running, self._source
         if last is not None:
             running.delivered = True
-            return None if last.is_done else last
+            return last if last.__length_hint__() else None
         if running.delivered or not isinstance(source, Submitted):
             return None
         hand = None if running.lifetime.cancelled else source.channel.next_hand()
@@ -72,14 +66,9 @@ class _Handed:
             # Once more: a run may have come between the two looks.
             hand = None if running.lifetime.cancelled else source.channel.next_hand()
             if hand is None:
-                self._last = hand = Hand([verdict(running, source)])
+                self._last = hand = _alone(verdict(running, source))
                 running.delivered = True
         return hand
-
-    def has_more(self) -> bool:
-        """The run that was given last is finished with; whether `hand_now` would give another one."""
-        source = self._source
-        return (isinstance(source, Submitted) and source.channel.finished()) or self._running.over
 
     def bind(self) -> None:
         """One thread reads a stream: the first that does. Raises RuntimeError in another, and for one that is merged."""
@@ -112,20 +101,24 @@ class _Handed:
         """The next run, which holds one event at least; None after the terminal event."""
         self.bind()
         last, running = self._last, self._running
-        if last is not None and not last.is_done:
+        if last is not None and last.__length_hint__():
             running.delivered = True
             return last  # an exception came before it was received
         while not running.delivered:
             running.moves += 1
             hand = None if running.lifetime.cancelled else self._take(until)
             if hand is not None:
-                if hand.is_done:  # a cancel has taken it back
+                if not hand.__length_hint__():  # a cancel has taken it back
                     continue
                 return hand
-            self._last = last = Hand([verdict(running, self._source)])
+            self._last = last = _alone(verdict(running, self._source))
             running.delivered = True
             return last
         return None
+
+
+def _alone(event: Event) -> Hand:
+    return iter([event])  # type: ignore[return-value]  # see Hand
 
 
 def verdict(running: Running, source: Source) -> End | Error:
@@ -205,7 +198,7 @@ class RunningStream:
         self._begun = True
         hand = self._handed.next_hand(until)
         # One bytecode takes them, and no call comes before the consumer has them: see `_next`.
-        return [] if hand is None else [*hand.events]
+        return [] if hand is None else [*hand]
 
     def _next(self, until: float) -> Event:
         self._handed.bind()
@@ -216,7 +209,7 @@ class RunningStream:
             hand = self._handed.next_hand(until)
             if hand is None:
                 raise StopIteration
-            events = hand.events
+            events = iter(hand)
         # From here to the consumer there is no call: after those CPython looks for signals, and what their handlers raise
         # would lose the event.
         for event in events:
@@ -261,8 +254,10 @@ class RunningStream:
 
     # --- one of many --------------------------------------------------------------------------------------------------
 
-    def tell(self, waiter: Waiter, gate: Gate | None) -> None:
+    def tell(self, waiter: Waiter, gate: Gate | None) -> Channel:
         """Wake that whenever there is something for `hand_now`; without a gate once, at the end, and collect until then.
+
+        Returns the hand-over.
 
         From here on the stream is read by that alone. Raises TypeError for one that its consumer drives, RuntimeError
         for one that is read already. The same waiter may ask again: an exception may have struck within.
@@ -270,7 +265,7 @@ class RunningStream:
         if not isinstance(self._source, Submitted):
             raise TypeError("only submitted streams can be merged: stream() runs on the thread that reads it")
         if gate is None and self._running.over and not self._begun:
-            return  # collected, or about to be, by whoever asks for its result: that may be told again
+            return self._source.channel  # collected, or about to be, for its result: that may be told again
         if self._merged is not waiter:
             if self._begun or self._merged is not None or self._running.delivered:
                 raise RuntimeError(ONE_OF_THEM)
@@ -283,6 +278,7 @@ class RunningStream:
             self._begun = True
             self._source.channel.gate = gate
             self._source.channel.waits_with(waiter)
+        return self._source.channel
 
     def tell_no_more(self, waiter: Waiter) -> None:
         """Nobody waits there."""
@@ -293,12 +289,7 @@ class RunningStream:
 
     def hand_now(self) -> Hand | None:
         """The next run of events, if there is any; the one before it counts as finished with. Does not block."""
-        self._running.moves += 1
         return self._handed.hand_now()
-
-    def has_more(self) -> bool:
-        """What was given is finished with; whether there is something for `hand_now`."""
-        return self._handed.has_more()
 
     @property
     def is_over(self) -> bool:

@@ -30,7 +30,7 @@ from .envelope import fault_of_cause
 from .failing import bug_of, error_of
 from .grade import Grade
 from .leaving import leaving, left
-from .middle import READ, Middle, decoding
+from .middle import DECODED, Middle, decoding
 from .recorder import Attempt
 from .redact import secrets_of
 from .reply import refused, require_event_stream, said
@@ -88,7 +88,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
         worker.redactor.clean_fault(fault, secrets_of(carried))
         raise
     finally:
-        running.exchange, running.middle = None, nothing_yet
+        running.exchange, running.reading, running.middle = None, None, nothing_yet
         one.sent, one.ended = lifetime.sent_at, lifetime.clock()
         if exchange is not None:
             exchange.close()
@@ -118,13 +118,13 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
     decoded = decoding(dialect, feed, running)
     middle = Middle(running, decoder, pull, feed, decoded)
     while True:
-        if not middle.met and (alone := middle()) is not None:
-            running.middle = middle  # the driver goes on with it, until something else has come
+        if not (middle.met or feed.over or lifetime.causes) and (alone := middle.token()) is not None:
+            running.middle = middle.token  # the driver goes on with it, until something else has come
             yield alone
             running.middle = nothing_yet
             continue
         met, exc, middle.met, middle.raised = middle.met, middle.raised, 0, None
-        if met == READ:
+        if met != DECODED:
             if lifetime.causes:
                 raise Interrupted(lifetime.causes[0][0])
             if exc is not None:
@@ -152,6 +152,7 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
             begun = [(yield from _begun(worker, running, grade, run.pop(0)))]
             # What came with the head is read by now, as a rule: nothing need look for that with every token.
             middle.pull = pull = exchange.puller(decoder)
+            running.reading = exchange.reading()
             if not run:
                 lifetime.pause()  # nothing came with it: the first-token timer goes on after this
                 yield begun
@@ -167,7 +168,7 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
             if feed.over and dialect.traits.ends_with_body:
                 require_proof(exchange, dialect, decoder)
             if last.rest is Rest.TEXT:  # the engine would go on
-                running.exchange = None  # which nobody waits for any more
+                running.exchange = running.reading = None  # which nobody waits for any more
                 exchange.close()
                 left(worker, running)
             running.finished = _end(running, last)

@@ -7,12 +7,12 @@ taken out of where it is before it was received, and after an exception every st
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice, repeat
 from math import inf
+from threading import get_ident
 from typing import Any, Self, TypeVar
 from weakref import ref
 
@@ -30,14 +30,18 @@ T = TypeVar("T")
 
 
 class _Noted:
-    """What a stream wakes when it has something: the stream is noted, once, and the thread that merges is woken."""
+    """What a stream wakes when it has something: the stream is noted, once, and the thread that merges is woken.
 
-    __slots__ = ("_noted", "_ready", "stream")
+    `channel` is its hand-over, once it is known. Whoever looks sets `noted` back before: what comes meanwhile notes it anew.
+    """
+
+    __slots__ = ("_ready", "channel", "noted", "stream")
 
     def __init__(self, stream: RunningStream, ready: _Ready) -> None:
         self.stream = ref(stream)  # what runs refers to this, and must not keep the handle of a merge that was dropped
         self._ready = ready
-        self._noted = False
+        self.channel: Any = None
+        self.noted: bool = False
 
     def note(self) -> Waker | None:
         """See Waiter. Two threads that note it at the same moment only have it looked at twice.
@@ -45,20 +49,17 @@ class _Noted:
         Who merges is woken in any case: whoever has noted it may have been struck before it could do that, or before
         it was in the queue.
         """
-        if not self._noted:
-            self._noted = True
-            self._ready.noted.append(self)
-        return self._ready.waker
+        ready = self._ready
+        if not self.noted:
+            self.noted = True
+            ready.noted.append(self)
+        return ready.waker
 
     def wake(self) -> None:
         """See Waiter."""
         waker = self.note()
         if waker is not None:
             waker.wake()
-
-    def is_looked_at(self) -> None:
-        """From here on it is noted anew."""
-        self._noted = False
 
 
 class _Ready:
@@ -81,6 +82,8 @@ class _Gathering(Iterator[T]):
         self._gate = gate
         self._new: list[Any] = []  # one at most, from the iterable and not yet looked after
         self._reader: dict[str, int] = {}
+        self._thread: int | None = None  # the one that reads, and its waker
+        self._waker: Waker | None = None
         self._whole = True  # whether what stands in `ready` is known to be all there is
 
     def __enter__(self) -> Self:
@@ -121,9 +124,10 @@ class _Gathering(Iterator[T]):
 
     def _begin(self) -> None:
         """Before each look. One thread reads; after an exception everything is looked at."""
-        me = threading.get_ident()
+        me = get_ident()
         if self._reader.setdefault("by", me) != me:
             raise RuntimeError("many streams are read by one thread: another one reads these already")
+        self._thread = me
         if not self._whole:
             self._note_all()
         self._whole = False
@@ -132,37 +136,41 @@ class _Gathering(Iterator[T]):
         self._ready.noted.clear()
         self._held = Counter(stream.places for stream in self._open)  # whatever was struck between the two
         for noted in list(self._open.values()):
-            noted.is_looked_at()
+            noted.noted = False
             noted.note()
 
     def _next_noted(self, until: float = inf) -> tuple[RunningStream, _Noted] | None:
         """The next stream that has something, or may have. Blocks; None at the end, or at that point in time."""
         ready = self._ready
+        queue = ready.noted
         while True:
-            asks = self._more is not None and (self._at_once or not ready.noted)
+            asks = self._more is not None and (self._at_once or not queue)
             waits = asks and not self._at_once and self._holds_all()
             if self._new or (asks and not waits):
                 self._add_one()
                 continue
-            if not ready.noted:
+            if not queue:
                 left = until - time.monotonic() if until < inf else inf
                 if left <= 0 or (left == inf and not self._open):
                     return None
-                ready.waker = waker = current_waker()  # then look again: who notes something looks for it
-                if not ready.noted:
+                waker = self._waker
+                if waker is None:
+                    self._waker = waker = current_waker()
+                ready.waker = waker  # then look again: who notes something looks for it
+                if not queue:
                     waker.reads_many = True
                     try:
                         waker.wait(min(left, AGAIN) if waits else left)
                     finally:
                         waker.reads_many = False
                 ready.waker = None
-                if not ready.noted and left == inf:  # woken by somebody who was struck before it could say what for
+                if not queue and left == inf:  # woken by somebody who was struck before it could say what for
                     self._note_all()
                 continue
-            noted = ready.noted.popleft()
+            noted = queue.popleft()
             stream = noted.stream()
             if stream is not None and stream in self._open:
-                noted.is_looked_at()  # before it is: what comes meanwhile notes it anew
+                noted.noted = False
                 return stream, noted
 
     def _add_one(self) -> None:
@@ -209,7 +217,7 @@ class _Gathering(Iterator[T]):
             noted = self._open[stream] = _Noted(stream, self._ready)
             self._count(stream, 1)
         try:
-            stream.tell(noted, self._gate)
+            noted.channel = stream.tell(noted, self._gate)
         except (TypeError, RuntimeError):
             del self._open[stream]
             self._count(stream, -1)
@@ -253,30 +261,33 @@ class Merged(_Gathering[tuple[Stream, Event]]):
 
     def next_run(self, until: float = inf) -> Iterator[tuple[Stream, Event]]:
         """The next run of a stream, each event with the stream."""
-        self._begin()
-        if self._now is not None:
-            stream, noted, hand = self._now
-            if not hand.is_done:  # an exception came before it was received
-                return self._given(stream, hand)
-            if stream.is_over:
-                self._let_go(stream)
-            elif stream.has_more():  # after everybody else's turn
-                noted.note()
+        if self._whole and self._thread == get_ident():
+            self._whole = False
+        else:
+            self._begin()
+        now = self._now
+        if now is not None:
+            stream, noted, hand = now
+            if hand.__length_hint__():  # an exception came before it was received
+                self._whole = True
+                return zip(repeat(stream), hand)
+            if noted.channel.finished() or noted.channel.running.over:
+                if stream.is_over:
+                    self._let_go(stream)
+                else:
+                    noted.note()  # after everybody else's turn
             self._now = None
         while (found := self._next_noted(until)) is not None:
             stream, noted = found
-            next_hand = stream.hand_now()
-            if next_hand is not None and not next_hand.is_done:
+            next_hand = noted.channel.next_hand() or stream.hand_now()  # the rest is the handle's: that it is over
+            if next_hand is not None and next_hand.__length_hint__():
                 self._now = (stream, noted, next_hand)
-                return self._given(stream, next_hand)
+                self._whole = True
+                return zip(repeat(stream), next_hand)
             if stream.is_over:
                 self._let_go(stream)
         self._whole = True
         raise StopIteration
-
-    def _given(self, stream: RunningStream, hand: Hand) -> Iterator[tuple[Stream, Event]]:
-        self._whole = True
-        return zip(repeat(stream), hand.events, strict=False)
 
 
 class _RunsOf:

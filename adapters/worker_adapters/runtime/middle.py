@@ -22,20 +22,21 @@ READ, DECODED = 1, 2
 
 
 class Middle:
-    """Called for the next run. None: what has come is left here, for the layers to take up.
+    """`token` gives the next run. None: what has come is left here, for the layers to take up.
 
     `met`: what there is of it, READ (`batch`, or what reading has `raised`) or DECODED (`run`, or what decoding has
     `raised`); 0: nothing. `counted`: the tokens before it was decoded.
     """
 
     __slots__ = (
-        "_decoded", "_decoder", "_feed", "_lifetime", "_running", "_tally",
+        "_clock", "_decoded", "_decoder", "_feed", "_lifetime", "_running", "_tally",
         "batch", "counted", "met", "pull", "raised", "run",
     )  # fmt: skip
 
     def __init__(self, running: Running, decoder: SSEDecoder, pull: Pull, feed: Feed, decoded: Iterator[Run]) -> None:
         self._running = running
         self._lifetime = running.lifetime
+        self._clock = running.lifetime.clock
         self._tally = running.tally
         self._decoder = decoder
         self._feed = feed
@@ -53,12 +54,8 @@ class Middle:
         let_go(self.batch)
         return run
 
-    def __call__(self) -> list[Event] | None:
-        """One Token that is due, in the stream's state already. On its driver."""
-        lifetime, feed = self._lifetime, self._feed
-        if lifetime.causes or feed.over:
-            self.met = READ
-            return None
+    def token(self) -> list[Event] | None:
+        """One Token that is due, in the stream's state already. By its driver, who has found no cause to end it."""
         try:
             batch = self.pull()
         except Exception as exc:  # noqa: BLE001  -- sorted by the layers
@@ -67,19 +64,21 @@ class Middle:
         if batch is BLOCKED or not batch or self._decoder.undispatched:
             self.met, self.batch = READ, batch
             return None
-        feed.batch, counted = batch, self._tally.tokens_out
+        self._feed.batch, counted, run = batch, self._tally.tokens_out, None
         try:
-            run = next(self._decoded, None)
+            for run in self._decoded:  # noqa: B007  -- the next one; a call of `next` costs three times as much
+                break
         except Exception as exc:  # noqa: BLE001  -- as above
             self.met, self.raised = DECODED, exc
             return None
         if len(batch) > 1:
             let_go(batch)
         running = self._running
-        if run and len(run) == 1 and type(alone := run[0]) is Token and alone.index == running.tokens_seen > 0:
-            running.tokens_seen += 1
-            running.last_token_at = now = lifetime.clock()
-            lifetime.fresh = True
+        seen = running.tokens_seen
+        if run is not None and len(run) == 1 and type(alone := run[0]) is Token and alone.index == seen > 0:
+            running.tokens_seen = seen + 1
+            running.last_token_at = now = self._clock()
+            self._lifetime.fresh = True
             if now >= running.progress_due:
                 progress(running)
             return run  # type: ignore[return-value]  # of Tokens alone
@@ -90,5 +89,5 @@ class Middle:
 def decoding(dialect: Dialect, feed: Feed, running: Running) -> Iterator[Run]:
     """What is made of the batches that it is fed: the dialect's runs, or those of a stream that goes on elsewhere."""
     if running.placement is None:
-        return dialect.decode(feed, request=running.request, tally=running.tally)
-    return running.placement.decoded(dialect, feed, running)
+        return dialect.decode(feed.batches(), request=running.request, tally=running.tally)
+    return running.placement.decoded(dialect, feed.batches(), running)

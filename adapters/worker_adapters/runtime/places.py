@@ -168,13 +168,13 @@ class _Stall:
         self._held = held
         self._seconds = seconds
         self._since = time.monotonic()
-        self._seen: dict[Running, int] = {}
+        self._seen: dict[Running, tuple[int, int]] = {}
 
     def patience(self) -> float:
         """Seconds until it can be told. Raises Fault once it is."""
         now = time.monotonic()
         streams = list(self._held)
-        seen = {running: running.moves for running in streams if running.waits_for_consumer}
+        seen = {one: (one.moves, one.tokens_seen) for one in streams if one.waits_for_consumer}
         if len(seen) < len(streams) or seen != self._seen:
             self._seen, self._since = seen, now
         if self._seen and now - self._since >= self._seconds:

@@ -49,8 +49,8 @@ class Running:
     """Written by the stream's driver, but for `delivered`, `moves` and `reader`, which are the consumer's.
 
     `request` is resolved: it has a seed, and the adapter's model if it named none. `worker`: who serves it, or did last.
-    Times are points on the lifetime's clock. `waits_for_consumer`: since its hand-over is full, or since it is not being
-    driven. `moves`: how often the consumer came.
+    Times are points on the lifetime's clock. `held_up`: its consumer is waited for where it does not drive it just
+    now, since its hand-over is full, or since nobody else does. `moves`: how often the consumer came, but for what it drove.
     """
 
     request: GenerateRequest
@@ -64,6 +64,7 @@ class Running:
     renewed: bool = False  # the one retry with fresh ones was made
     wire: WireRequest | None = None  # of the first attempt, where it was made by whoever submitted
     exchange: Exchange | None = None  # while its body is read
+    reading: Any = None  # of it, see there
     middle: Callable[[], list[Event] | None] = nothing_yet  # its next run, if that needs nothing of the layers
     tally: Tally = attrs.field(factory=Tally)
     attempts: int = 0
@@ -83,7 +84,7 @@ class Running:
     over: bool = False  # `terminal` is there
     stopped: bool = False  # the engine has said so, after it was told (`Dialect.abort`)
     delivered: bool = False  # the consumer has its terminal event: nothing is left to cancel
-    waits_for_consumer: bool = False
+    held_up: bool = False
     moves: int = 0
     driver: int | None = None  # the thread that drives it just now, where that is its consumer's
     _once: dict[str, Any] = attrs.field(factory=dict)
@@ -93,6 +94,11 @@ class Running:
     def terminal(self) -> End | Error | None:
         """How it ended. Once it is there, the place is free."""
         return self._once.get("terminal")
+
+    @property
+    def waits_for_consumer(self) -> bool:
+        """Whether nothing goes on before its consumer comes."""
+        return self.held_up and self.driver is None
 
     def end(self, terminal: End | Error) -> None:
         """It is over, like that unless it was before. Any thread; never blocks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from types import GeneratorType
 from typing import TypeAlias
 
@@ -34,7 +34,7 @@ def let_go(batch: Sequence[Payload] | Blocked) -> None:
 
 
 class Feed:
-    """The batches that a decoder iterates, of which it is given one at a time, when it is there.
+    """The batches that a decoder iterates (`batches`), of which it is given one at a time, when it is there.
 
     So no decoder ever meets a read that would block, nor waits within; and one that asks for a second batch before it has
     yielded a run for the first is told that it breaks the contract (`dialect.Decoder`), instead of hanging the loop.
@@ -73,19 +73,19 @@ class Feed:
                 break
         return not dispatched
 
-    def __iter__(self) -> Feed:
-        return self
-
-    def __next__(self) -> Sequence[Payload]:
-        batch = self.batch
-        if batch:
-            self.batch = ()
-            return batch
-        fault, self.fault = self.fault, None
-        if fault is not None:
-            raise fault
-        if self.over:
-            raise StopIteration
-        raise Fault(
-            Reason.BUG, "the dialect's decode asks for a second batch before it has yielded a run for the first"
-        )
+    def batches(self) -> Iterator[Sequence[Payload]]:
+        """What the decoder iterates: a generator, since that is entered with less than an object's own `__next__`."""
+        while True:
+            batch = self.batch
+            if batch:
+                self.batch = ()
+                yield batch
+                continue
+            fault, self.fault = self.fault, None
+            if fault is not None:
+                raise fault
+            if self.over:
+                return
+            raise Fault(
+                Reason.BUG, "the dialect's decode asks for a second batch before it has yielded a run for the first"
+            )

@@ -6,6 +6,7 @@ else wants something of it trips the lifetime, which wakes the driver.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from ..api import End, Error, Event, Reason
 from ..dialect import Fault
 from ..lifetime import Cause, Interrupted
 from ..loop import LOOP, Task
-from ..waiting import BLOCKED, NOBODY, Waker, current_waker
+from ..waiting import BLOCKED, NOBODY, READ, Waker, current_waker
 from .channel import Channel, Hand, nobody_waits, size_of
 from .envelope import fault_of_cause
 from .failing import bug_of, error_of
@@ -38,14 +39,17 @@ class Direct:
 
     Whoever has the turn drives. The consumer takes it in `take` and gives it back, and between two of these calls the
     stream belongs to the loop: when it is tripped (cancelled, dropped, its deadline has passed), the loop takes the
-    turn for good and ends it. Taking the turn is one compare-and-set, `dict.setdefault`. While nobody drives, this is
-    the lifetime's waker.
+    turn for good and ends it. Taking the turn is one compare-and-set, `dict.setdefault`. This is the lifetime's waker:
+    both look then, and who has the turn acts.
     """
 
-    __slots__ = ("__weakref__", "_hand", "_kept", "_limit", "_running", "_runs", "_turn", "_waker", "dropped", "handle")
+    __slots__ = (
+        "__weakref__", "_hand", "_kept", "_lifetime", "_limit", "_running", "_runs", "_turn", "_waker", "dropped", "handle",
+    )  # fmt: skip
 
     def __init__(self, running: Running, runs: Driven, *, max_collected: int) -> None:
         self._running = running
+        self._lifetime = running.lifetime
         self._runs = runs
         self._limit = max_collected
         self._kept = 0  # characters of text
@@ -61,16 +65,16 @@ class Direct:
 
     def start(self) -> None:
         """Have the loop look after it. Raises RuntimeError where no thread can be started."""
-        self._running.lifetime.waker = self
-        self._running.waits_for_consumer = True
-        LOOP.watch(self, self._running.lifetime.remaining())
+        self._lifetime.waker = self
+        self._running.held_up = True
+        LOOP.watch(self, self._lifetime.remaining())
 
     # --- the consumer's -----------------------------------------------------------------------------------------------
 
     def take(self, until: float = inf) -> Hand | None:
         """See Source."""
-        running, lifetime, me = self._running, self._running.lifetime, get_ident()
-        if running.driver == me and self._turn == {"by": me}:
+        running, lifetime, me = self._running, self._lifetime, get_ident()
+        if running.driver is not None and running.driver == me and self._turn == {"by": me}:
             raise RuntimeError("the stream is being iterated by the code that this signal handler has interrupted")
         running.driver = me  # as long as it may have the turn: a handler that closes the adapter does not wait for it
         try:
@@ -78,56 +82,59 @@ class Direct:
                 running.driver = None
                 _wait_for_the_end(running, until)  # the loop has the turn, and is just ending the stream
                 return None
-            if (hand := self._hand) is not None:
-                if hand.events.__length_hint__():  # type: ignore[attr-defined]  # a list's iterator
-                    return hand  # an exception came before it was received
-                hand.run.clear()  # as the channel does
-            lifetime.waker = waker = self._waker or self._own_waker()
-            waker.polling = waker.polled  # before anything is looked at: a wait in C may begin without asking
-            lifetime.retimed, lifetime.stop_at = lifetime.retimed or lifetime.stop_at != until, until
-            running.waits_for_consumer = False
+            hand = self._hand
+            if hand is None or not hand.__length_hint__():  # else an exception came before it was received
+                self._hand = hand = self._next_hand(until)
+            del self._turn["by"]
+            running.driver = None
+            if lifetime.causes and not running.over:
+                LOOP.look_soon(self)  # which may have looked while this thread had the turn
+            return hand  # noqa: TRY300  -- an exception just before it must be seen here
+        except BaseException as exc:
+            try:
+                # Of Ctrl-C: the layers themselves let nothing out. A time-out is the one way out that ends nothing.
+                if not isinstance(exc, TimeoutError):
+                    lifetime.trip(Cause.CANCELLED, EndedBy.READER)
+                    self._end(running.cancelled())
+            finally:
+                if self._turn == {"by": me}:  # compared, not asked with a call: after that a signal could strike
+                    self._turn.pop("by", None)
+                    running.driver = None
+                    if lifetime.causes and not running.over:
+                        LOOP.look_soon(self)
+            raise
+
+    def _next_hand(self, until: float) -> Hand | None:
+        """A Token, or what else there is. Who has the turn."""
+        running, lifetime = self._running, self._lifetime
+        if len(lifetime.handed) > 1:
+            lifetime.handed.clear()  # as the channel does
+        if until != lifetime.stop_at:
+            lifetime.retimed, lifetime.stop_at = True, until
+        if self._waker is None:
+            self._waker = lifetime.thread = current_waker()  # the one thread's that reads this
+        if lifetime.causes:
+            if lifetime.cancelled and not running.over:
+                self._end(running.cancelled())
             if running.over:
                 return None
-            if lifetime.cancelled:
-                self._end(running.cancelled())
-                return None
-            run = running.middle() or self._from_the_layers(until, waker)
-            # Of several, a cancel that strikes between these lines must take back what is left: see `_received`.
-            if not run or len(run) > 1 or type(run[0]) in TERMINAL or running.record is not None or lifetime.cancelled:
-                return self._received(run)
-            lifetime.handed = run
-            self._hand = hand = Hand(run)
-            return hand  # noqa: TRY300  -- an exception just before it must be seen here
-        except TimeoutError:
-            raise
-        except BaseException:  # Ctrl-C: the layers themselves let nothing out
-            lifetime.trip(Cause.CANCELLED, EndedBy.READER)
-            self._end(running.cancelled())
-            raise
-        finally:
-            if self._turn == {"by": me}:  # compared, not asked with a call: after that a signal could strike
-                # Of what is over nothing refers to each other: it is gone at once, and no rubbish to collect.
-                lifetime.waker = NOBODY if running.over else self
-                running.waits_for_consumer = True
-                self._turn.pop("by", None)
-                running.driver = None
-                if lifetime.causes and not running.over:
-                    LOOP.look_soon(self)  # tripped while the waker was this thread's
+        run = running.middle()
+        if run is None or running.record is not None:
+            return self._received(run or self._from_the_layers(until, self._waker))
+        lifetime.handed = run
+        if lifetime.cancelled:  # perhaps meanwhile: what came with it is dropped
+            return self._received(run)
+        return iter(run)  # type: ignore[return-value]  # see Hand
 
     def _from_the_layers(self, until: float, waker: Waker) -> list[Event] | None:
         while (run := next(self._runs, None)) is BLOCKED:
-            if self._running.lifetime.clock() >= until:
-                raise TimeoutError  # the one way out that ends nothing
-            self._running.lifetime.block(waker)
+            if self._lifetime.clock() >= until:
+                raise TimeoutError
+            self._lifetime.block(waker)
         return run
 
-    def _own_waker(self) -> Waker:
-        """The one thread's that reads this."""
-        self._waker = waker = current_waker()
-        return waker
-
     def _received(self, run: list[Event] | None) -> Hand | None:
-        running, lifetime = self._running, self._running.lifetime
+        running, lifetime = self._running, self._lifetime
         if run is None:  # a signal handler has closed the stream while this thread waited for it
             self._end(running.cancelled())
             return None
@@ -148,14 +155,13 @@ class Direct:
             self._end(running.cancelled())
         if not run:
             return None
-        self._hand = hand = Hand(run)
-        return hand
+        return iter(run)  # type: ignore[return-value]  # see Hand
 
     def finish(self, until: float) -> None:
         """See Source."""
         self._waker = None  # perhaps another thread's has waited before
         while (hand := self.take(until)) is not None:
-            hand.run.clear()
+            collections.deque(hand, 0)
 
     def abandon(self) -> None:
         """See Source."""
@@ -181,20 +187,24 @@ class Direct:
 
     def _end(self, terminal: End | Error) -> None:
         running, runs = self._running, self._runs
-        if running.lifetime.disowned:
+        if self._lifetime.disowned:
             return
         try:
             with contextlib.suppress(ValueError):  # it runs: a handler has called from within, and it sees the cause
                 runs.close()
         finally:
             running.end(terminal)
+            # Of what is over nothing refers to each other: it is gone at once, and no rubbish to collect.
+            self._lifetime.waker, self._lifetime.thread = NOBODY, None
             if runs.gi_frame is None:  # else that was struck, and the loop does it at its next look
                 LOOP.forget(self)
 
-    # --- the lifetime's waker while nobody drives -----------------------------------------------------------------------
+    # --- the lifetime's waker -------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Have the loop look. For finalizers, too."""
+        """Have whoever drives it look, and the loop. For finalizers, too."""
+        if (waker := self._waker) is not None:
+            waker.wake()
         LOOP.look_soon(self)
 
     def leave(self, descriptor: int) -> None:
@@ -202,7 +212,7 @@ class Direct:
 
     def look(self, now: float) -> float:
         """On the loop: see Watched."""
-        running, lifetime = self._running, self._running.lifetime
+        running, lifetime = self._running, self._lifetime
         if running.terminal is not None:
             if self._runs.gi_frame is None or self._turn.setdefault("by", 0) == 0:
                 self._end(running.terminal)
@@ -271,23 +281,33 @@ class Submitted(Task):
         running, lifetime, channel = self._running, self.lifetime, self.channel
         if running.blocked_since is not None and not self._room_again():
             return False
-        if lifetime.causes and self._runs.gi_suspended and running.finished is None:
-            run = self._runs.throw(Interrupted(lifetime.causes[0][0]))
+        alone = None if lifetime.causes else running.middle()
+        if alone is not None:
+            full = channel.put(alone)
         else:
-            alone = running.middle()
-            run = next(self._runs) if alone is None else alone
-        if run is BLOCKED:
-            return False
-        last = run[-1]
-        if isinstance(last, TERMINAL):
-            self._finish(run, last)
-            return False
-        channel.put(run)
+            if lifetime.causes and self._runs.gi_suspended and running.finished is None:
+                run = self._runs.throw(Interrupted(lifetime.causes[0][0]))
+            else:
+                run = next(self._runs)
+            if run is BLOCKED:
+                return False
+            last = run[-1]
+            if isinstance(last, TERMINAL):
+                self._finish(run, last)
+                return False
+            full = channel.put(run)
         if channel.collected > self._limit:
             self._finish([], error_of(running, _too_much(self._limit)))
             return False
-        if channel.full:
+        if full:
             return self._park()
+        # What `awaits_more` and `waits_as_before` would say, without two calls for every token.
+        reading = running.reading
+        if (
+            reading is not None and reading.drained and lifetime.want_fd == self._registered >= 0
+            and not lifetime.retimed and self._mask == READ and self._heap_at < inf
+        ):  # fmt: skip
+            return None
         exchange = running.exchange
         if exchange is None or not exchange.awaits_more(lifetime):
             return True
@@ -316,7 +336,7 @@ class Submitted(Task):
         if not channel.full:  # meanwhile
             channel.parked = False
             return True
-        lifetime.parked = lifetime.retimed = self._running.waits_for_consumer = True
+        lifetime.parked = lifetime.retimed = self._running.held_up = True
         lifetime.want_fd = -1
         self._running.blocked_since = lifetime.clock()
         return False
@@ -329,7 +349,7 @@ class Submitted(Task):
         if channel.full and not lifetime.causes:
             return False
         self._running.unblocked()
-        channel.parked = lifetime.parked = self._running.waits_for_consumer = False
+        channel.parked = lifetime.parked = self._running.held_up = False
         lifetime.retimed = True
         return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..api import Reason, Timeouts
 from ..codec import EventTooLargeError, SSEDecoder
@@ -56,6 +56,10 @@ class Exchange(Protocol):
     @property
     def content(self) -> int:
         """Bytes of content that have come so far, without the framing of HTTP."""
+        ...
+
+    def reading(self) -> Any:
+        """What has `drained`: whether nothing is to be had before more comes to the socket. None: see `awaits_more`."""
         ...
 
     def awaits_more(self, lifetime: Lifetime) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from ..codec import WIRE_TIME, WIRE_WOKEN, SSEDecoder, Wire
 from ..dialect import Payload
 from ..lifetime import Lifetime
-from ..waiting import BLOCKED, READ, Blocked, Steps, Waker, cooperative
+from ..waiting import BLOCKED, READ, Blocked, Steps, cooperative
 from .head import Head
 from .link import Link, PlainLink
 
@@ -29,7 +29,7 @@ Pull = Callable[[], "Sequence[Payload] | Blocked"]
 class Body:
     """Used by one thread at a time. Reading raises BodyError, CutOffError, OSError, ValueError and Interrupted."""
 
-    __slots__ = ("_again", "_broken", "_fd", "_lifetime", "_link", "_plain", "_rest", "_struct", "_waker", "_wire")
+    __slots__ = ("_again", "_broken", "_fd", "_lifetime", "_link", "_plain", "_rest", "_waker", "_wire")
 
     def __init__(self, head: Head, link: Link) -> None:
         self._rest = head.rest
@@ -39,7 +39,6 @@ class Body:
         self._fd = link.sock.fileno()
         self._plain = type(link) is PlainLink
         self._wire = Wire(chunked=head.chunked, length=head.length)
-        self._struct = self._wire.struct  # looked into for every token
         self._lifetime: Any = None  # of who pulls from it, and what that waits with
         self._waker: Any = None
 
@@ -48,9 +47,13 @@ class Body:
         """Whether it has ended and nothing follows it."""
         return self._wire.reusable and not self._rest
 
+    def reading(self) -> Any:
+        """See Exchange."""
+        return self._wire.struct if self._plain and not self._rest and not self._again else None
+
     def awaits_more(self, lifetime: Lifetime) -> bool:
-        """Whether nothing is to be had before more comes to the socket; if so, that is what the lifetime wants."""
-        if self._plain and self._struct.drained and not self._rest and not self._again:
+        """See Exchange."""
+        if (reading := self.reading()) is not None and reading.drained:
             lifetime.want_fd, lifetime.want_events = self._fd, READ
             return True
         return False
@@ -100,10 +103,10 @@ class Body:
         """
         if not self._plain:
             return partial(self._batch, decoder, lifetime)
-        waker = lifetime.waker
+        waker: Any = None if cooperative() else lifetime.thread
         self._lifetime, self._waker = lifetime, waker
-        waits = isinstance(waker, Waker) and not cooperative()
-        pulled = decoder.puller(self._wire, self._fd, waker.polls() if waits else -1, lifetime, self._nothing_yet)
+        wake = -1 if waker is None else waker.polls()
+        pulled = decoder.puller(self._wire, self._fd, wake, lifetime, self._nothing_yet)
         return (
             self._after_the_start(decoder, pulled) if self._rest or self._again or self._broken is not None else pulled
         )

@@ -12,7 +12,7 @@ import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import urllib3
@@ -55,7 +55,6 @@ class _Exchange:
         self._body = Body(head, link)
         self._reads = 0
         self._closed = False
-        self.awaits_more = self._body.awaits_more  # see Exchange; not one call more, for every token
         self.status = head.status
         self.headers: Mapping[str, str] = head.headers
 
@@ -63,6 +62,14 @@ class _Exchange:
     def framed(self) -> bool:
         """See Exchange."""
         return self._framed
+
+    def reading(self) -> Any:
+        """See Exchange."""
+        return self._body.reading()
+
+    def awaits_more(self, lifetime: Lifetime) -> bool:
+        """See Exchange."""
+        return self._body.awaits_more(lifetime)
 
     @property
     def codings(self) -> Codings:

@@ -115,6 +115,9 @@ class _Exchange:
         self._over = False
         self._lifetime = lifetime
 
+    def reading(self) -> None:
+        """See Exchange."""
+
     def awaits_more(self, lifetime: Lifetime) -> bool:  # noqa: ARG002  -- Exchange's signature
         """See Exchange. The next step may be there already."""
         return False

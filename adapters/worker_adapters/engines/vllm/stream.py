@@ -18,6 +18,7 @@ from .frames import Choice, Chunk, decode_chunk, decode_plain, logprobs_of
 __all__ = ["decode"]
 
 DONE = b"[DONE]"
+DELTAS = UsageSource.DELTAS  # asked for with each token: of an enumeration itself, that takes long on Python 3.11
 
 
 def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest, tally: Tally) -> Iterator[Run]:
@@ -70,17 +71,17 @@ class _Stream:
 
     def plain_run(self, batch: Sequence[Payload]) -> Run:
         """The run of a batch of plain text; empty if it holds anything else, and has to be looked at closely."""
+        index = self.index
         try:
-            events = list(map(decode_plain, batch))  # type: ignore[arg-type]  # a Frame is a TypeError
+            if len(batch) == 1:  # as nearly always, of a stream among many
+                run: Run = [Token(index=index, text=decode_plain(batch[0]).choices[0].text)]  # type: ignore[arg-type]
+            else:
+                events = list(map(decode_plain, batch))  # type: ignore[arg-type]  # a Frame is a TypeError
+                run = [Token(index=i, text=event.choices[0].text) for i, event in enumerate(events, index)]
         except (ValueError, TypeError):
             return []
-        index = self.index
-        if len(events) == 1:  # as nearly always, of a stream among many
-            run: Run = [Token(index=index, text=events[0].choices[0].text)]
-        else:
-            run = [Token(index=i, text=event.choices[0].text) for i, event in enumerate(events, index)]
-        self.index += len(run)
-        if self.tally.usage_source is UsageSource.DELTAS:
+        self.index = index + len(run)
+        if self.tally.usage_source is DELTAS:
             self.tally.tokens_out += len(run)
         return run
 
