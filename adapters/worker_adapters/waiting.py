@@ -81,24 +81,15 @@ class Waker:
     """Where one thread waits. `wake` is for any thread, signal handlers and finalizers: it takes no lock, never blocks.
 
     A binary semaphore, twice: a lock for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one
-    that polls. `polling`: it does, or may at any time; `woken`: somebody has woken it since its
-    owner looked last; `reads_many`: it waits for many streams at once. The descriptors live as long as this object, so a
-    late `wake` never writes into a stranger's. The lock is made at the first wait: one that was made
-    before gevent has patched `threading` would block all greenlets.
+    that polls. `polling`: it does, or may at any time; `woken`: somebody has woken it since its owner looked last;
+    `reads_many`: it waits for many streams at once. The descriptors live as long as this object, so a late `wake` never
+    writes into a stranger's. The lock is made at the first wait: one that was made before gevent has patched `threading`
+    would block all greenlets.
     """
 
     __slots__ = (
-        "__weakref__",
-        "_acquire",
-        "_poll",
-        "_reads",
-        "_release",
-        "_writes",
-        "patience",
-        "polling",
-        "reads_many",
-        "woken",
-    )
+        "__weakref__", "_acquire", "_poll", "_reads", "_release", "_writes", "patience", "polling", "reads_many", "woken",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._acquire: Any = None

@@ -20,10 +20,6 @@ LONGER = {
         "the grammar of a stream is one generator: cut, its state would be passed around",
     ),
     "runtime/worker.py:__init__": (70, "what an adapter is made of, in the order in which one needs the other"),
-    "runtime/stream.py:take": (
-        50,
-        "the turn of a stream that its consumer drives; each way out puts back what it took",
-    ),
     "simulator/server.py:__init__": (60, "one keyword for each option, and what it is kept in"),
     "simulator/tgi/wire.py:build": (50, "the same"),
     "loop.py:_turn": (50, "one turn of the loop, on whose order everything depends"),

@@ -9,7 +9,7 @@ import attrs
 import pytest
 from prometheus_client import CollectorRegistry
 
-from worker_adapters import Limits, MetricsOptions, Properties, Retry, Timeouts
+from worker_adapters import Limits, MetricsOptions, Properties, Retry, StreamCancelledError, Timeouts
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.testing.leaks import open_files
 from worker_adapters.testing.server import nobody_there
@@ -605,3 +605,36 @@ def test_a_stream_over_a_socket_is_counted_and_logged(way, caplog):
     assert counted["latency_first_token_ms_count"] == 1
     (line,) = caplog.records
     assert (line.task_id, line.engine, line.tokens_out, line.code) == ("id", "tiny", 2, None)
+
+
+def test_a_thread_that_collects_what_another_one_has_given_up_waiting_for_is_woken():
+    """What reads in C waits with whoever drives it now, not with whom it was begun by."""
+    silent, ended, given_up = threading.Event(), [], threading.Event()
+
+    def give_up(stream):
+        with pytest.raises(TimeoutError):
+            stream.result(0.05)
+        given_up.set()
+        silent.wait(5)  # and goes on, with something else
+
+    def collect(stream):
+        with pytest.raises(StreamCancelledError) as cancelled:
+            stream.result()
+        ended.append(cancelled.value.partial.text)
+
+    with (
+        Server(answering(CHUNKED, chunk(HALF), after=lambda _client: silent.wait(5))) as server,
+        adapter(server.url) as a,
+    ):
+        stream = a.stream(request())
+        first = threading.Thread(target=give_up, args=(stream,))
+        first.start()
+        assert given_up.wait(5)
+        second = threading.Thread(target=collect, args=(stream,))
+        second.start()
+        until(lambda: stream._running.driver == second.ident)
+        stream.cancel()
+        second.join(5)
+        silent.set()
+        first.join(5)
+    assert ended == ["a"]

@@ -114,10 +114,12 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
     """The runs but for the last; returns the engine's sign of the end, and leaves the End. Raises Fault, Interrupted."""
     dialect, lifetime, tally = worker.dialect, running.lifetime, running.tally
     decoder = SSEDecoder(_event_limit(worker, encoded))
-    pull, feed, framed, strange = exchange.puller(decoder), Feed(), False, False
+    feed, framed, strange = Feed(), False, False
     decoded = decoding(dialect, feed, running)
-    middle = Middle(running, decoder, pull, feed, decoded)
+    middle = Middle(running, decoder, exchange, feed, decoded)
     while True:
+        if lifetime.thread is not middle.thread:  # another one's result() was given up, or was never begun with
+            middle.aim()
         if not (middle.met or feed.over or lifetime.causes) and (alone := middle.token()) is not None:
             running.middle = middle.token  # the driver goes on with it, until something else has come
             yield alone
@@ -150,9 +152,7 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
         begun: list[Event] = []
         if run and running.started is None:
             begun = [(yield from _begun(worker, running, grade, run.pop(0)))]
-            # What came with the head is read by now, as a rule: nothing need look for that with every token.
-            middle.pull = pull = exchange.puller(decoder)
-            running.reading = exchange.reading()
+            middle.aim()  # what came with the head is read by now, as a rule: nothing need look for that with every token
             if not run:
                 lifetime.pause()  # nothing came with it: the first-token timer goes on after this
                 yield begun
@@ -172,7 +172,7 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
                 exchange.close()
                 left(worker, running)
             running.finished = _end(running, last)
-            told = yield from concluded(running, exchange, pull, feed, decoded, last, events)
+            told = yield from concluded(running, exchange, middle.pull, feed, decoded, last, events)
             if last.rest is not Rest.NOTHING:
                 running.finished = _end(running, told)
             return told

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from ..api import Event, Token
 from ..codec import SSEDecoder
 from ..dialect import Dialect, Payload, Run
-from ..waiting import BLOCKED, Blocked
+from ..transport import Exchange
+from ..waiting import BLOCKED, Blocked, Waker
 from .report import progress
 from .running import Running
 from .runs import Feed, Pull, let_go
@@ -29,11 +30,13 @@ class Middle:
     """
 
     __slots__ = (
-        "_clock", "_decoded", "_decoder", "_feed", "_lifetime", "_running", "_tally",
-        "batch", "counted", "met", "pull", "raised", "run",
+        "_clock", "_decoded", "_decoder", "_exchange", "_feed", "_lifetime", "_running", "_tally",
+        "batch", "counted", "met", "pull", "raised", "run", "thread",
     )  # fmt: skip
 
-    def __init__(self, running: Running, decoder: SSEDecoder, pull: Pull, feed: Feed, decoded: Iterator[Run]) -> None:
+    def __init__(
+        self, running: Running, decoder: SSEDecoder, exchange: Exchange, feed: Feed, decoded: Iterator[Run]
+    ) -> None:
         self._running = running
         self._lifetime = running.lifetime
         self._clock = running.lifetime.clock
@@ -41,12 +44,19 @@ class Middle:
         self._decoder = decoder
         self._feed = feed
         self._decoded = decoded
-        self.pull: Pull = pull
+        self._exchange = exchange
         self.met: int = 0
         self.batch: Sequence[Payload] | Blocked = ()
         self.run: Run | None = None
         self.raised: Exception | None = None
         self.counted: int = 0
+        self.aim()
+
+    def aim(self) -> None:
+        """Read on for the thread that drives it now."""
+        self.thread: Waker | None = self._lifetime.thread
+        self.pull: Pull = self._exchange.puller(self._decoder)
+        self._running.reading = self._exchange.reading()
 
     def decode(self) -> Run | None:
         """The run of a batch that the layers have looked at."""

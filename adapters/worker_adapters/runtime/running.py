@@ -28,7 +28,7 @@ from ..api import (
 from ..dialect import Tally, WireRequest
 from ..lifetime import Cause, Lifetime
 from ..transport import Exchange
-from ..waiting import Waker
+from ..waiting import Waker, current_waker
 from .bounds import count
 from .placement import Placement
 from .places import Places
@@ -139,6 +139,19 @@ class Running:
         """Do not."""
         if waker in self._waiting:
             self._waiting.remove(waker)
+
+    def wait(self, until: float, *, or_cancelled: bool = False) -> None:
+        """Block until it is over. Raises TimeoutError at that point on the lifetime's clock."""
+        waker = current_waker()
+        self.wait_with(waker)
+        try:
+            while not self.over and not (or_cancelled and self.lifetime.cancelled):
+                left = until - self.lifetime.clock()
+                if left <= 0:
+                    raise TimeoutError
+                waker.wait(left)
+        finally:
+            self.wait_no_more(waker)
 
     def cancel(self) -> CancelOutcome:
         """See Stream. Any thread, signal handlers included."""

@@ -6,7 +6,6 @@ else wants something of it trips the lifetime, which wakes the driver.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import logging
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from .envelope import fault_of_cause
 from .failing import bug_of, error_of
 from .recorder import EndedBy
 from .reports import REPORTS
-from .running import Running
+from .running import Running, nothing_yet
 from .runs import TERMINAL, Driven
 
 __all__ = ["Direct", "Submitted"]
@@ -39,8 +38,7 @@ class Direct:
 
     Whoever has the turn drives. The consumer takes it in `take` and gives it back, and between two of these calls the
     stream belongs to the loop: when it is tripped (cancelled, dropped, its deadline has passed), the loop takes the
-    turn for good and ends it. Taking the turn is one compare-and-set, `dict.setdefault`. This is the lifetime's waker:
-    both look then, and who has the turn acts.
+    turn for good and ends it. Taking it is one compare-and-set, `dict.setdefault`. Woken, both look whose turn it is.
     """
 
     __slots__ = (
@@ -57,7 +55,7 @@ class Direct:
         self._hand: Hand | None = None
         self._waker: Waker | None = None
         self.dropped: bool = False  # there is no handle any more, so nobody can be inside of `take`
-        self.handle: Callable[[], object] = _somebody
+        self.handle: Callable[[], object] = object  # somebody: who has made this by hand holds it
 
     def held_by(self, handle: object) -> None:
         """See Source."""
@@ -80,7 +78,7 @@ class Direct:
         try:
             if self._turn.setdefault("by", me) != me:
                 running.driver = None
-                _wait_for_the_end(running, until)  # the loop has the turn, and is just ending the stream
+                running.wait(until)  # the loop has the turn, and is just ending the stream
                 return None
             hand = self._hand
             if hand is None or not hand.__length_hint__():  # else an exception came before it was received
@@ -107,12 +105,13 @@ class Direct:
     def _next_hand(self, until: float) -> Hand | None:
         """A Token, or what else there is. Who has the turn."""
         running, lifetime = self._running, self._lifetime
-        if len(lifetime.handed) > 1:
-            lifetime.handed.clear()  # as the channel does
+        if len(lifetime.handed) > 1:  # as the channel does
+            lifetime.handed.clear()
         if until != lifetime.stop_at:
             lifetime.retimed, lifetime.stop_at = True, until
-        if self._waker is None:
-            self._waker = lifetime.thread = current_waker()  # the one thread's that reads this
+        if self._waker is None:  # the one thread's that reads this, or collects it now
+            self._waker = lifetime.thread = current_waker()
+            running.middle = nothing_yet  # which waits for whoever was before
         if lifetime.causes:
             if lifetime.cancelled and not running.over:
                 self._end(running.cancelled())
@@ -160,8 +159,8 @@ class Direct:
     def finish(self, until: float) -> None:
         """See Source."""
         self._waker = None  # perhaps another thread's has waited before
-        while (hand := self.take(until)) is not None:
-            collections.deque(hand, 0)
+        while self.take(until) is not None:
+            self._lifetime.handed.clear()  # all of it is received
 
     def abandon(self) -> None:
         """See Source."""
@@ -384,7 +383,7 @@ class Submitted(Task):
 
     def finish(self, until: float) -> None:
         """See Source. The caller is woken once."""
-        _wait_for_the_end(self._running, until, or_cancelled=True)
+        self._running.wait(until, or_cancelled=True)
 
     def abandon(self) -> None:
         """See Source."""
@@ -395,24 +394,6 @@ class Submitted(Task):
     def drop(self) -> None:
         """See Source."""
         self._running.lifetime.trip(Cause.CANCELLED, EndedBy.READER)
-
-
-def _wait_for_the_end(running: Running, until: float, *, or_cancelled: bool = False) -> None:
-    waker = current_waker()
-    running.wait_with(waker)
-    try:
-        while not running.over and not (or_cancelled and running.lifetime.cancelled):
-            left = until - running.lifetime.clock()
-            if left <= 0:
-                raise TimeoutError
-            waker.wait(left)
-    finally:
-        running.wait_no_more(waker)
-
-
-def _somebody() -> bool:
-    """Who has made a source by hand holds it."""
-    return True
 
 
 def _too_much(limit: int) -> Fault:

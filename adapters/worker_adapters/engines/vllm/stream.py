@@ -74,7 +74,7 @@ class _Stream:
         index = self.index
         try:
             if len(batch) == 1:  # as nearly always, of a stream among many
-                run: Run = [Token(index=index, text=decode_plain(batch[0]).choices[0].text)]  # type: ignore[arg-type]
+                run: Run = [Token(index=index, text=decode_plain(batch[0]).choices[0].text)]  # type: ignore[arg-type]  # as below
             else:
                 events = list(map(decode_plain, batch))  # type: ignore[arg-type]  # a Frame is a TypeError
                 run = [Token(index=i, text=event.choices[0].text) for i, event in enumerate(events, index)]
