@@ -36,6 +36,8 @@ class Merging:
     """Events, and then the merge is closed."""
     struck_after: int | None = None
     """Events after which one `next` is struck by an exception before anything of it is done."""
+    places: int = 1
+    """Of the adapter that each stream is of: while the merge holds all it knows of, it does not ask for another."""
     look: str = "notes"
 
     @property
@@ -54,7 +56,8 @@ class Merging:
         def set_up() -> Callable[[], None]:
             loop = SimLoop(scheduler)
             opened = [
-                world.open("submit", runs_of(*sizes), task_id=f"t{n}", loop=loop) for n, sizes in enumerate(self.sizes)
+                world.open("submit", runs_of(*sizes), task_id=f"t{n}", loop=loop, limit=self.places)
+                for n, sizes in enumerate(self.sizes)
             ]
             seen: dict[str, list[Any]] = {one.stream.task_id: world.log(one.stream.task_id) for one in opened}
             scheduler.spawn("consumer", partial(self._read, world, opened, seen))
@@ -128,7 +131,7 @@ class Merging:
 MERGES: dict[str, Any] = {
     "merge, a run and the end": Merging(((1,),)),
     "merge, two runs, at the hand-over": Merging(((1, 1),), look="hands"),
-    "merge, one is added when another is over": Merging(((1, 1), ()), given="after", look="gate"),
+    "merge, one is added when another is over": Merging(((1, 1), ()), given="after", places=2, look="gate"),
     "merge, left": Merging(((1,),), leaves_after=1),
     "completed, one": Merging(((1,),), how="as_completed"),
 }

@@ -223,11 +223,14 @@ class World:
 
     def open(
         self, way: str, runs: Sequence[Sequence[Event]], *, size: int = 1, last: str = "end", task_id: str = "t",
-        loop: SimLoop | None = None,
+        loop: SimLoop | None = None, limit: int = 1,
     ) -> Opened:  # fmt: skip
-        """A stream that is in flight; `loop` is the thread that looks after it, perhaps another one's, too."""
+        """A stream that is in flight, in one of so many places.
+
+        `loop` is the thread that looks after it, perhaps another one's, too.
+        """
         scheduler, stream = self.scheduler, self.modules["runtime.stream"]
-        places = self.new_places()
+        places = self.new_places(limit)
         running = self.running(places, task_id)
         opened = Opened(
             running=running, lifetime=running.lifetime, places=places, loop=loop or SimLoop(scheduler),
