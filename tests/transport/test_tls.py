@@ -60,6 +60,26 @@ def test_a_certificate_for_another_name_is_refused_unless_that_is_the_name_to_ex
             assert kinds(a.stream(request()))[-1] == "end"
 
 
+@both
+@pytest.mark.parametrize("name", ["fa\xdf.de", "FA\xdf.de", "fa\xdf.de.", "xn--fa-hia.de"])
+def test_the_name_to_expect_is_read_as_that_of_a_url(way, name, tmp_path):
+    """By IDNA 2008, where the ssl module would make fass.de of it."""
+    authority = trustme.CA()
+    authority.issue_cert("xn--fa-hia.de").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server")
+    authority.cert_pem.write_to_path(tmp_path / "ca")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server")
+    tls = TLS(ca_bundle=tmp_path / "ca", server_hostname=name)
+    with Server(keeping, tls=context) as server, adapter(server.url, tls=tls) as a:
+        assert kinds(getattr(a, way)(request()))[-1] == "end"
+
+
+@pytest.mark.parametrize("name", ["", ".x", "a..b", "a\0b", "[::1]", "127.0.0.1:443", "*.internal", "a b", "x" * 300])
+def test_what_is_no_name_to_expect_is_refused(name):
+    with pytest.raises(ValueError, match="server_hostname"):
+        TLS(server_hostname=name)
+
+
 @pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
 def test_verification_can_be_switched_off(context):
     with Server(keeping, tls=context) as server, adapter(server.url, tls=TLS(verify=False)) as a:

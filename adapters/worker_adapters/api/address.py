@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import attrs
 
-__all__ = ["Origin", "Proxy", "percent_encoded"]
+__all__ = ["Origin", "Proxy", "as_host", "percent_encoded"]
 
 SUN_PATH = 107  # bytes that the path of a Unix socket may have on Linux
 HIGHEST_PORT = 65535
@@ -59,7 +59,7 @@ class Origin:
         secure = base.scheme == "https"
         return cls(
             secure=secure,
-            host=_host(host),
+            host=as_host(host),
             port=port or (443 if secure else 80),
             prefix=_prefix(base.path),
         )
@@ -122,7 +122,7 @@ class Proxy:
             raise ValueError("it names no host")
         if base.path not in ("", "/") or base.query or base.fragment:
             raise ValueError("it has a path, a query or a fragment")
-        self.host: str = _host(base.hostname)
+        self.host: str = as_host(base.hostname)
         self.port: int = port or 80
         self.authorization: str | None = None
         self.secrets: tuple[str, ...] = ()
@@ -181,8 +181,8 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _host(text: str) -> str:
-    """In the form that is looked up."""
+def as_host(text: str) -> str:
+    """A name or an address, in the form that is looked up. Raises ValueError."""
     if ":" in text:
         return _six(text)
     if not text.isascii():

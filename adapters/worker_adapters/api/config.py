@@ -67,6 +67,17 @@ def _text(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise ValueError(f"{attribute.name} must be a string or None, got {shown}")
 
 
+def _hostname(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    _text(_, attribute, value)
+    if value is not None:
+        from .address import as_host  # noqa: PLC0415  -- for few
+
+        try:
+            as_host(value)
+        except ValueError as exc:
+            raise ValueError(f"{attribute.name} must be a name, or an IP address without brackets: {exc}") from None
+
+
 def _switch(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, bool):
         raise ValueError(f"{attribute.name} must be True or False, got {value!r}")  # noqa: TRY004  -- as all of them
@@ -149,7 +160,7 @@ class TLS:
     ca_bundle: str | None = attrs.field(default=None, converter=_path, validator=_text)
     client_cert: str | None = attrs.field(default=None, converter=_path, validator=_text)
     client_key: str | None = attrs.field(default=None, converter=_path, validator=_text, repr=False)
-    server_hostname: str | None = attrs.field(default=None, validator=_text)
+    server_hostname: str | None = attrs.field(default=None, validator=_hostname)
 
 
 @attrs.frozen(kw_only=True)

@@ -19,7 +19,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 
 from ..api import TLS, KeepAlive
 from ..api.about import VERSION
-from ..api.address import Origin, Proxy
+from ..api.address import Origin, Proxy, as_host
 from ..lifetime import Lifetime
 from ..loop import LOOP
 from ..waiting import Steps
@@ -194,7 +194,7 @@ def make_pool(origin: Origin, tls: TLS, size: int, proxy: Proxy | None, keepaliv
         options=_options(keepalive),
         tunnel=_tunnel(origin, proxy) if proxy is not None and origin.secure else None,
         context=None if pool.trust is None else pool.trust.steps,
-        server_hostname=tls.server_hostname or origin.host.partition("%")[0].rstrip("."),
+        server_hostname=as_host(tls.server_hostname or origin.host).partition("%")[0].rstrip("."),
     )
     return pool
 
