@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import ssl
@@ -22,7 +23,7 @@ from worker_adapters.transport.link import MOST_UNSAID, Socket, TLSLink
 from worker_adapters.waiting import BLOCKED
 
 from ..runtime.dialects import frames, kinds, request, texts, until
-from ..timers import SOON
+from ..timers import SOON, at_once
 from .records import Records, only_cpython
 from .servers import Client, Server, chunk, head, reset
 from .test_streams import CHUNKED, adapter, consume
@@ -32,6 +33,7 @@ pytestmark = only_cpython
 HALF, REST, OVER = frames("ta"), frames("tb", "."), b"0\r\n\r\n"
 OLD = ssl.TLSVersion.TLSv1_2
 PROMPT = "x" * 8 * 1024 * 1024
+UNHURRIED = Timeouts(connect=2 * SOON)
 
 
 @pytest.fixture
@@ -272,6 +274,36 @@ def test_a_handshake_in_records_of_a_byte(way, trusting, context):
 
     with Server(serve) as server, adapter(server.url.replace("http:", "https:"), **trusting) as a:
         assert texts(getattr(a, way)(request())) == "ab"
+
+
+@both
+@pytest.mark.parametrize("version", [OLD, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("after", [1, 6, 60, 500, 900])
+def test_a_handshake_that_stalls_is_left_at_once(way, version, after, trusting, context):
+    context.maximum_version = version
+    stalled = threading.Event()
+
+    def serve(client):
+        incoming, outgoing, left = ssl.MemoryBIO(), ssl.MemoryBIO(), after
+        server = context.wrap_bio(incoming, outgoing, server_side=True)
+        while left > 0:
+            incoming.write(client.sock.recv(65536))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                server.do_handshake()
+            said = outgoing.read()[:left]
+            left -= len(said)
+            client.send(said)
+        stalled.set()
+        client.until_gone()
+
+    with Server(serve) as server, adapter(server.url.replace("http:", "https:"), timeouts=UNHURRIED, **trusting) as a:
+        stream = getattr(a, way)(request())
+        consumer, events = consume(stream)
+        assert stalled.wait(SOON)
+        with at_once():
+            stream.cancel()
+            consumer.join(2 * SOON)
+    assert kinds(events) == ["end"]
 
 
 # --- a peer that is gone, and what it said before ---------------------------------------------------------------------

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import _ssl
-import ctypes
 import os
 import random
 import socket
 import ssl
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,6 +16,7 @@ from worker_adapters import TLS
 from worker_adapters.testing.leaks import open_files
 
 from ..runtime.dialects import GOOD, NOW, frames, kinds, request, texts, until
+from .records import only_cpython, openssl
 from .servers import Server, chunk, head, reset
 from .test_streams import CHUNKED, adapter, answering, consume
 
@@ -82,27 +80,10 @@ def test_each_version_of_tls(way, version, context, trusting):
 # --- KeyUpdate --------------------------------------------------------------------------------------------------------
 
 
-def ssl_pointer(sock):
-    """The SSL* of an SSLSocket, behind the head of its object and the reference to the socket (CPython: PySSLSocket)."""
-    return ctypes.c_void_p.from_address(id(sock._sslobj) + object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p)).value
-
-
 def update_keys(sock):
     """Send a KeyUpdate that asks for one in return (RFC 8446, 4.6.3), for which the ssl module has no name."""
-    library = ctypes.CDLL(_ssl.__file__)
-    library.SSL_version.argtypes = [ctypes.c_void_p]
-    library.SSL_key_update.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    library.SSL_do_handshake.argtypes = [ctypes.c_void_p]
-    pointer = ssl_pointer(sock)
-    assert library.SSL_version(pointer) == ssl.TLSVersion.TLSv1_3
-    assert library.SSL_key_update(pointer, 1) == 1
-    assert library.SSL_do_handshake(pointer) == 1
-
-
-only_cpython = pytest.mark.skipif(
-    not hasattr(_ssl, "__file__") or sys.implementation.name != "cpython",
-    reason="asks for OpenSSL's own functions through the ssl module's library, which is built in here",
-)
+    assert openssl(sock, "SSL_key_update", 1) == 1
+    assert openssl(sock, "SSL_do_handshake") == 1
 
 
 @only_cpython

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTPTransport"]
 
+MOST_SENT = 1 << 22  # bytes of a request in one go
 WAITED_IN_VAIN = 408  # sent when a connection idles, too, by HAProxy for one, and met by a request (RFC 9110, 15.5.9)
 _breaks = re.compile(r"[\r\n\0]").search
 
@@ -322,7 +323,7 @@ def _sent(request: bytes, link: Link, reader: HeadReader, lifetime: Lifetime) ->
     In one packet if possible: http.client sends a head and its body apart, which wakes the server twice. Returns the head of
     an early answer. A connection that can't be written to any more may have one in the kernel already.
     """
-    rest = memoryview(request)
+    rest, gone = memoryview(request), 0
     fd = link.sock.fileno()
     while True:
         try:
@@ -334,6 +335,10 @@ def _sent(request: bytes, link: Link, reader: HeadReader, lifetime: Lifetime) ->
         if flushed and rest.nbytes == 0:
             return None
         if sent:
+            gone += sent
+            if gone >= MOST_SENT:  # whoever reads as fast as we write gets in nobody's way
+                gone = 0
+                yield from lifetime.wait(until=lifetime.clock())
             continue
         if not link.holds:
             yield from lifetime.wait(fd, link.sends)

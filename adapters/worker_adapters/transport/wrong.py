@@ -66,7 +66,7 @@ def is_proxys_own(status: int, headers: Mapping[str, str]) -> bool:
     )
 
 
-def in_words(exc: Exception) -> str:
+def in_words(exc: BaseException) -> str:
     """Without the line of CPython's source that ssl adds, and the number of an error that has words."""
     return _noise.sub("", str(exc))
 
@@ -100,7 +100,7 @@ def no_response(exc: BaseException, where: str) -> Fault:
         return Fault(Reason.DISCONNECTED, f"{where} closed the connection before it had answered")
     if isinstance(exc, HeadError):
         return Fault(Reason.PROTOCOL, f"{where} does not answer in HTTP ({exc}): is the port right?")
-    return Fault(Reason.CONNECT, f"no connection to {where}: {exc}")
+    return Fault(Reason.CONNECT, f"no connection to {where}: {in_words(exc)}")
 
 
 def broken_body(exc: Exception) -> Fault:
