@@ -87,10 +87,8 @@ class Task:
 
     def waits_as_before(self) -> bool:
         """Whether the loop need not note anew what the lifetime wants."""
-        lifetime = self.lifetime
-        return (
-            lifetime.want_fd == self._registered and not lifetime.retimed and self._mask == READ and self._heap_at < inf
-        )
+        lifetime, fd = self.lifetime, self._registered
+        return lifetime.want_fd == fd and not lifetime.retimed and self._mask == READ and self._heap_at < inf
 
     def failed(self, exc: BaseException) -> None:
         """A step raised this, which nobody expected; `over` is set already. On the loop."""
@@ -140,7 +138,7 @@ class Loop:
         self._gather = 0.0  # seconds to sleep before the next look
         self._alone_at = -inf
         self._longest = self._longest_before = 0.0  # seconds that a turn took, in this window and in the last one
-        self._window_ends = 0.0
+        self._window_ends, self._turn_since = 0.0, inf
 
     # --- for any thread -----------------------------------------------------------------------------------------------
 
@@ -211,8 +209,10 @@ class Loop:
 
     @property
     def lag(self) -> float:
-        """Seconds of the longest turn of late: how long whatever was ready had to wait at worst."""
-        return max(self._longest, self._longest_before)
+        """Seconds of the longest turn of late, one that goes on included: how long what was ready had to wait at worst."""
+        now = self._clock()
+        ago, longest = now - self._window_ends, self._longest  # nobody keeps time where the thread has left
+        return max(now - self._turn_since, longest if ago < WINDOW else 0.0, self._longest_before if ago < 0.0 else 0.0)
 
     # --- the thread -----------------------------------------------------------------------------------------------------
 
@@ -264,7 +264,7 @@ class Loop:
         while inbox:
             ready[inbox[0]] = None  # taken out when it is there: a MemoryError loses nothing
             inbox.popleft()
-        at = now = self._clock()
+        at = now = self._turn_since = self._clock()
         if now >= self._wake_at:
             self._keep_time(ready, now)
         for one in ready:
@@ -285,7 +285,7 @@ class Loop:
             waker.wake()
         if at - now > self._longest:  # noqa: PLR1730  -- as in waiting.py
             self._longest = at - now
-        tasks, self._gather = len(self._tasks), 0.0
+        tasks, self._gather, self._turn_since = len(self._tasks), 0.0, inf
         if tasks >= MANY and at - self._alone_at > ALONE and now - waits_from < min(GATHER, OF_ALL / tasks):
             self._gather = min(GATHER, OF_ALL / tasks)
         return bool(tasks or self._watched or inbox)

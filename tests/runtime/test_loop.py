@@ -13,7 +13,7 @@ import pytest
 
 from worker_adapters import Timeouts
 from worker_adapters.lifetime import Cause, Interrupted, Lifetime
-from worker_adapters.loop import GATHER, MANY, OF_ALL, Loop, Task
+from worker_adapters.loop import GATHER, MANY, OF_ALL, WINDOW, Loop, Task
 from worker_adapters.loop import __name__ as loop_module
 from worker_adapters.runtime.beside import StepsTask
 from worker_adapters.runtime.reports import REPORTS
@@ -339,6 +339,30 @@ def test_many_tasks_that_keep_the_loop_busy_are_woken_together(monkeypatch, task
         loop._inbox.append(next(iter(loop._tasks)))
     loop._turn()
     assert slept == sleeps
+    loop.reset()
+
+
+def test_the_longest_turn_is_of_late_and_the_one_that_goes_on_counts():
+    """As one who scrapes sees it: while a decode hangs, and long after the thread has left."""
+    now, told = [1000.0], []
+    loop = Loop(lambda: now[0])
+    loop._open()
+
+    class Slow(Task):
+        def step(self):
+            now[0] += 2.0
+            told.append(loop.lag)
+            self.over = True
+            return False
+
+    assert loop.lag == 0.0
+    for _ in range(2):
+        loop._inbox.append(Slow(Lifetime(NONE), loop))
+        loop._turn()
+        assert told.pop() == 2.0
+        assert loop.lag == 2.0
+        now[0] += 2 * WINDOW  # nobody keeps time
+        assert loop.lag == 0.0
     loop.reset()
 
 
