@@ -278,9 +278,9 @@ class Decoder(Protocol):
         """Frames of one read after another → runs. Raises Fault for an error inside the stream.
 
         Yields once for every batch of frames that is not an error; what a batch holds before an error is yielded before
-        the Fault is raised. A batch is emptied once its run was yielded. The runtime reads no further than `Finished`, but
-        for counts (`Rest`). Returning without it means that the body ended before the engine said so: the runtime makes
-        TRUNCATED or EMPTY of it.
+        the Fault is raised. A batch is emptied once its run was yielded; each run is a list of its own, and the consumer's.
+        The runtime reads no further than `Finished`, but for counts (`Rest`). Returning without it means that the body
+        ended before the engine said so: the runtime makes TRUNCATED or EMPTY of it.
         """
         ...
 

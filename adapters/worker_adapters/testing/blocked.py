@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 from collections.abc import Iterator
 
 import attrs
 import pytest
 
-from ..api import Error, Phase, Reason, Retry, Started, Timeouts
+from ..api import Error, Limits, Phase, Reason, Retry, Started, Timeouts
 from ..dialect import Fault
 from ..lifetime import Lifetime
 from ..transport.scripted import Hang, Script, Step
@@ -67,6 +68,16 @@ class ReadsThatBlock(Ways):
                 assert isinstance(events[-1], Error) == (expected.error is not None), f"{name}: {at} by {way}"
                 if at[0] == 0:
                     assert set(blocks[0].phases) == {Phase.FIRST_TOKEN}, f"{name}: it was taken for a frame"
+
+    def test_who_reads_late_has_all_that_was_decoded(self) -> None:
+        """The decoder was far ahead: each run was a list of its own."""
+        good, expected = self._good()
+        over = threading.Event()
+        with self.adapter(script_of(good, _frames(good.body)), limits=Limits(hand_over=10**6)) as adapter:
+            stream = adapter.submit(self.request(**expected.request))
+            stream.add_done_callback(lambda _: over.set())
+            assert over.wait(30)
+            assert text_of(stream) == expected.text
 
     def test_what_would_block_before_the_body_shows_nowhere(self) -> None:
         """Asking what it speaks and what it grants, an attempt that fails, a pause, connecting, waiting for the head."""

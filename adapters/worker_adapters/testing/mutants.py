@@ -208,6 +208,13 @@ def _lose(*words: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def _reuse_the_list(runs: Iterator[Run], _request: GenerateRequest, _tally: Tally) -> Iterator[Run]:
+    same: Run = []
+    for run in runs:
+        same[:] = run
+        yield same
+
+
 def _always_ready(dialect: Dialect) -> Dialect:
     def health(_target: ProbeTarget) -> Probe[HealthFacts]:
         conversation = dialect.health(_target)
@@ -260,5 +267,8 @@ MUTANTS: dict[str, Mutant] = {
         mutate=_tokens(lambda token: replace(token, index=token.index + 1)), killed_by="test_order_and_indexes"
     ),
     "asks ahead": Mutant(mutate=_ask_ahead, killed_by="test_a_read_that_would_block_shows_nowhere"),
+    "hands on one list again": Mutant(
+        mutate=_decoding(_reuse_the_list), killed_by="test_who_reads_late_has_all_that_was_decoded"
+    ),
     "is always ready": Mutant(mutate=_always_ready, killed_by="test_an_unready_worker_is_not_ready"),
 }
