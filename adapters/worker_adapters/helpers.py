@@ -12,6 +12,7 @@ import errno
 import logging  # noqa: F401  -- before ours, see the end: hooks of a fork run in the reverse order, and this one's takes a lock
 import os
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 from .api import Reason
 from .dialect import Fault
 from .lifetime import Lifetime
-from .waiting import Steps, begin_thread
+from .waiting import AGAIN, Steps, begin_thread
 
 __all__ = ["HELPERS", "NO_DESCRIPTORS", "Helpers", "has_descriptors", "imported"]
 
@@ -125,7 +126,7 @@ class Helpers:
             self._coming.append(None)
             try:
                 begin_thread(threading.Thread(target=self._work, name="worker-adapters-helper", daemon=True))
-            except RuntimeError:
+            except BaseException:
                 self._coming.clear()
                 raise
 
@@ -143,11 +144,17 @@ class Helpers:
 
     def _work(self) -> None:
         self._coming.clear()  # before it looks: who has counted on this one has its job in the queue
-        while (job := self._next()) is not None:
+        while True:
             try:
-                job.run()
-            finally:
-                self._running.pop(job, None)
+                job = self._next()
+                if job is None:
+                    return
+                try:
+                    job.run()
+                finally:
+                    self._running.pop(job, None)
+            except MemoryError:  # of ours: jobs wait, and nobody else may come for them
+                time.sleep(AGAIN)
 
 
 HELPERS = Helpers()

@@ -29,7 +29,7 @@ from math import inf
 from typing import Any, Protocol
 
 from .lifetime import Lifetime
-from .waiting import READ, SLICE, Resident, Waker, poller
+from .waiting import AGAIN, READ, SLICE, Resident, Waker, poller
 
 __all__ = ["LOOP", "Loop", "Task", "Watched"]
 
@@ -59,11 +59,12 @@ class Watched(Protocol):
 class Task:
     """What the loop drives. It is its lifetime's waker: waking it gives it a step."""
 
-    __slots__ = ("__weakref__", "_heap_at", "_loop", "_mask", "_registered", "lifetime", "over")
+    __slots__ = ("__weakref__", "_heap_at", "_loop", "_mask", "_registered", "lifetime", "over", "raised")
 
     def __init__(self, lifetime: Lifetime, loop: Loop | None = None) -> None:
         self.lifetime: Lifetime = lifetime
         self.over: bool = False
+        self.raised: BaseException | None = None  # by a step, and `failed` has yet to make an end of it
         self._loop = LOOP if loop is None else loop
         self._registered = -1
         self._mask = 0
@@ -79,10 +80,7 @@ class Task:
         self._loop.wake(self)
 
     def step(self) -> bool | None:
-        """One step; whether another one is wanted at once, None: it waits as it has waited before.
-
-        Sets `over` after the last one. On the loop.
-        """
+        """One step; whether another is wanted at once, None: it waits as before. Sets `over` after the last. On the loop."""
         raise NotImplementedError
 
     def waits_as_before(self) -> bool:
@@ -91,7 +89,7 @@ class Task:
         return lifetime.want_fd == fd and not lifetime.retimed and self._mask == READ and self._heap_at < inf
 
     def failed(self, exc: BaseException) -> None:
-        """A step raised this, which nobody expected; `over` is set already. On the loop."""
+        """A step raised this; `over` is set already. Called again where it raises MemoryError itself. On the loop."""
 
     def lives_alone(self) -> None:
         """See `Loop.lives_with`. On the loop."""
@@ -113,10 +111,7 @@ class Loop:
         self.reset()
 
     def reset(self) -> None:
-        """Start over without a thread or anything to do, as a forked child must.
-
-        What the parent waits for stays as it is.
-        """
+        """Start over without a thread or anything to do, as a forked child must. The parent's waits stay as they are."""
         self._resident.reset()
         self._inbox: deque[Any] = deque()
         self._due: dict[Waker, None] = {}
@@ -147,11 +142,13 @@ class Loop:
         self._inbox.append(task)
         self._rouse()
 
-    def wake(self, task: Task) -> None:
-        """Give a task a step. Takes no lock and starts no thread: for finalizers."""
-        self._inbox.append(task)
+    def wake(self, one: Task | Watched) -> None:
+        """Give a task a step, or have something looked at now, be it watched or not. No lock, no thread: for finalizers."""
+        self._inbox.append(one)
         if self._asleep:
             self._waker.wake()
+
+    look_soon = wake
 
     def watch(self, watched: Watched, seconds: float = inf) -> None:
         """Look at something until it is forgotten: every `TICK` or as it says; in that many seconds for the first time."""
@@ -179,12 +176,6 @@ class Loop:
     def outlives(self, living: weakref.ref[Any]) -> None:
         """Idempotent."""
         self._living.pop(living, None)
-
-    def look_soon(self, watched: Watched) -> None:
-        """Have something looked at now, be it watched or not. Takes no lock and starts no thread: for finalizers."""
-        self._inbox.append(watched)
-        if self._asleep:
-            self._waker.wake()
 
     def wake_after_turn(self, waker: Waker) -> None:
         """Wake a thread when this turn is over: it could not run before, and is woken once. On the loop."""
@@ -223,7 +214,6 @@ class Loop:
             try:
                 busy = self._turn()
             except BaseException as exc:  # noqa: BLE001  -- without the loop no stream of the process would ever end
-                self._inbox.extend(self._ready)  # a step too many does no harm, one too few is a stream's end
                 _tell("in the loop", exc)
                 busy = True
             if busy:
@@ -244,14 +234,14 @@ class Loop:
 
     def _turn(self) -> bool:  # noqa: PLR0912  -- what every token goes through, without a call that it can do without
         """Everything that is ready, once. Whether there was anything to look after."""
-        ready: dict[Any, None] = {}
-        self._ready, inbox, by_fd = ready, self._inbox, self._by_fd
+        # What a turn that failed has left is there still: a step too many does no harm, one too few is a stream's end.
+        ready, inbox, by_fd = self._ready, self._inbox, self._by_fd
         # Asleep from before the inbox is looked at: what is put into it later wakes the poll, or is seen here.
         if self._gather > 0.0 and not inbox:
             time.sleep(self._gather)
         self._asleep = True
         waits_from = self._clock()
-        seconds = 0.0 if inbox else self._wake_at - waits_from
+        seconds = 0.0 if inbox or ready else self._wake_at - waits_from
         if self._deaf and seconds > SLICE:
             seconds = SLICE
         for descriptor, _events in self._poll(seconds if seconds > 0.0 else 0.0):
@@ -278,11 +268,11 @@ class Loop:
                 one.was_slow(at - began)
         ready.clear()
         due = self._due
-        while due:
-            waker = due.popitem()[0]
+        for waker in due:
             if not waker.reads_many:
                 self._alone_at = at
             waker.wake()
+        due.clear()
         if at - now > self._longest:  # noqa: PLR1730  -- as in waiting.py
             self._longest = at - now
         tasks, self._gather, self._turn_since = len(self._tasks), 0.0, inf
@@ -312,6 +302,7 @@ class Loop:
         while self._dead:
             self._survived(self._dead.popleft())
         if now >= self._next_look:
+            ready.update(dict.fromkeys(task for task in self._tasks if task.raised is not None))
             self._next_look = min([self._looked(watched, now) for watched in list(self._watched)], default=now + TICK)
         self._wake_at = min(heap[0][0] if heap else inf, self._next_look)
 
@@ -330,22 +321,31 @@ class Loop:
             return now + TICK
 
     def _step(self, task: Task) -> None:
+        if not task.over:
+            self._tasks.add(task)
+            try:
+                again = task.step()
+                if again:
+                    self._inbox.append(task)
+                elif again is not None and not task.over:
+                    self._await(task)
+            except BaseException as exc:  # noqa: BLE001  -- ends its own stream, and nothing else
+                task.raised, task.over = exc, True
         if task.over:
-            return
-        self._tasks.add(task)
-        try:
-            again = task.step()
-            if again:
-                self._inbox.append(task)
-            elif again is not None and not task.over:
-                self._await(task)
-        except BaseException as exc:  # noqa: BLE001  -- ends its own stream, and nothing else
-            task.over = True
-            with contextlib.suppress(BaseException):
-                task.failed(exc)
-        if task.over:
-            self._tasks.discard(task)
-            self._unregister(task)
+            self._bury(task)
+
+    def _bury(self, task: Task) -> None:
+        """It is over. What failed of that is done again in a while: a MemoryError seldom comes alone."""
+        if task.raised is not None:
+            try:
+                task.failed(task.raised)
+            except BaseException as exc:  # noqa: BLE001  -- see _run
+                if isinstance(exc, MemoryError):  # else it would only fail again
+                    self._look_at(self._clock() + AGAIN)
+                    return
+            task.raised = None
+        self._tasks.discard(task)
+        self._unregister(task)
 
     def _await(self, task: Task) -> None:
         """Note what a task waits for."""

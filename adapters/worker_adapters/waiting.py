@@ -64,6 +64,7 @@ SLICE = 0.05  # seconds of a wait that nobody can end early
 LONGEST = 86400.0  # seconds; poll counts milliseconds in an int
 COMING = 1.0  # seconds that a thread may take to begin before another is started: for want of memory it may never do
 AGAIN = 0.05  # seconds before what has failed is taken up again
+_whatever = contextlib.suppress(BaseException)  # made once: there may be no memory for another
 
 
 def cooperative() -> bool:
@@ -124,10 +125,7 @@ class Waker:
         return self
 
     def leave(self, descriptor: int) -> None:
-        """A descriptor that was waited for is about to be closed, or given to somebody else.
-
-        Nothing to do for a thread's own.
-        """
+        """A descriptor that was waited for is about to be closed, or given away: nothing to do for a thread's own."""
 
     def wait(self, seconds: float) -> None:
         """Block until woken, for at most that long; perhaps for less. The owner's thread only."""
@@ -228,7 +226,6 @@ class _Nobody:
     """For a lifetime that nobody is waiting with."""
 
     def wake(self) -> None: ...
-
     def leave(self, descriptor: int) -> None: ...
 
 
@@ -343,9 +340,8 @@ def begin_thread(thread: threading.Thread) -> None:
 class Resident:
     """A thread of which the process has one while there is something to do.
 
-    Several may be started by a race, or by an exception that strikes at any point: the first that begins claims the work,
-    the others leave. So there is no lock, and nothing that a signal handler could find half done. While one is coming
-    none is started: it asks whether it is needed when it begins.
+    Several may be started by a race, or by an exception that strikes anywhere: the first that begins claims the work, the
+    others leave. So there is no lock, and nothing that a signal handler finds half done. While one is coming none is begun.
     """
 
     def __init__(self, name: str, work: Callable[[], None]) -> None:
@@ -378,15 +374,22 @@ class Resident:
 
     def _run(self, needed: Callable[[], bool]) -> None:
         me = threading.current_thread()
-        while needed() and self._claim.setdefault("by", me) is me:
+        while self._is_wanted(needed, me):
             try:
                 self._work()
             except BaseException:  # noqa: BLE001  -- a MemoryError at any point: what it is needed for still is there
-                with contextlib.suppress(BaseException):
+                with _whatever:
                     threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), me)))
                     time.sleep(AGAIN)
             finally:
                 self._claim.pop("by", None)
+
+    def _is_wanted(self, needed: Callable[[], bool], me: threading.Thread) -> bool:
+        while True:
+            try:
+                return needed() and self._claim.setdefault("by", me) is me
+            except MemoryError:
+                time.sleep(AGAIN)
 
     def reset(self) -> None:
         """In a forked child, which does not have the thread."""

@@ -67,7 +67,7 @@ WOKEN_LAST = (
         self.woken = True
 """,
 )
-_LOOK = "        waits_from = self._clock()\n        seconds = 0.0 if inbox else self._wake_at - waits_from\n"
+_LOOK = "        waits_from = self._clock()\n        seconds = 0.0 if inbox or ready else self._wake_at - waits_from\n"
 _SLEEP = "        self._asleep = True\n"
 SLEEP_FIRST = (_SLEEP + _LOOK, _LOOK + _SLEEP)
 LOOK_FIRST = (
@@ -188,8 +188,7 @@ PLANTED = {
     ),
     "lost work: who leaves does not look again": (
         "waiting",
-        "        while needed() and self._claim.setdefault(\"by\", me) is me:",
-        "        if needed() and self._claim.setdefault(\"by\", me) is me:",
+        "        while self._is_wanted(needed, me):", "        if self._is_wanted(needed, me):",
         "resident", "done:",
     ),
     "lost work: one that has been is still counted on": (

@@ -45,9 +45,9 @@ class StepsTask(Task):
             pass
         except Exception:  # noqa: BLE001, S110  -- best effort: who is told may be gone
             pass
-        self.over = True
         self._steps.close()
         self._done()
+        self.over = True
         return False
 
     def failed(self, _exc: BaseException) -> None:

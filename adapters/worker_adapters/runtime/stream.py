@@ -313,7 +313,6 @@ class Submitted(Task):
         return None if self.waits_as_before() else False
 
     def _finish(self, run: list[Event], terminal: End | Error) -> None:
-        self.over = True
         self._runs.close()
         run = [event for event in run if event is not terminal]
         if run:
@@ -321,6 +320,7 @@ class Submitted(Task):
         self._running.end(terminal)
         self.channel.wake()
         self._let_go()
+        self.over = True  # last: what is struck before is done again
 
     def _let_go(self) -> None:
         if self._handle is not None:
