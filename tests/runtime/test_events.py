@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
+from typing import Any
 
+import attrs
 import pytest
 
 from worker_adapters import Limits, Phase, Reason, UsageSource
@@ -201,6 +205,29 @@ def test_started_is_held_back_until_a_frame_that_is_no_error():
     events = run_both(good("eOVERLOADED"), good(), retry=NOW)
     assert kinds(events) == ["started", "token", "token", "metrics", "end"]
     assert events[0].attempt == 2
+
+
+@both
+def test_the_request_as_it_was_sent_is_let_go_once_it_is_answered(way: str) -> None:
+    """A prompt of megabytes, whose answer takes minutes."""
+    sent: list[weakref.ref[Any]] = []
+
+    def encode(request: Any, /, *, attempt: int) -> Any:
+        wire = TINY.encode(request, attempt=attempt)
+        sent.append(weakref.ref(wire))
+        return wire
+
+    def serve(client: Client) -> None:
+        if client.request().startswith(b"POST"):  # the version is nobody's business here
+            client.send(head("Transfer-Encoding: chunked"), chunk(tokens(1)))
+            client.until_gone()
+
+    with Server(serve) as server:
+        config = AdapterConfig(dialect=attrs.evolve(TINY, encode=encode), url=server.url, retry=ONCE)
+        with EngineAdapter(config) as a, getattr(a, way)(request()) as stream:
+            assert [next(stream).kind for _ in range(2)] == ["started", "token"]
+            gc.collect()
+            assert [one() for one in sent] == [None]
 
 
 @both

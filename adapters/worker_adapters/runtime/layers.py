@@ -63,8 +63,7 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     Ends with the terminal event, in a run of its own with at most the last Metrics, so that it can always be handed over;
     raises where the engine gave no sign of the end.
     """
-    wire = running.wire or (yield from _encoded(worker, running))
-    running.wire = None  # of the first attempt only
+    wire, running.wire = running.wire or (yield from _encoded(worker, running)), None  # of the first attempt only
     lifetime = running.lifetime
     lifetime.hurry()  # an application's provider may hang
     one = Attempt(running.attempts, lifetime.clock())
@@ -74,14 +73,16 @@ def attempt(worker: Worker, running: Running, grade: Grade) -> Runs:
     headers = carried if running.trace is None else (yield from carried_with(running, one, carried))
     exchange: Exchange | None = None
     try:
+        limit = _event_limit(worker, len(wire.body))
         exchange = yield from worker.transport.open(wire, headers, lifetime)
+        del wire  # of megabytes, perhaps, and the answer takes minutes
         one.sent, one.head, one.status = lifetime.sent_at, lifetime.clock(), exchange.status
         came_to(running, f"status {exchange.status}", since=one.began)
         if exchange.status != 200:
             raise (yield from refused(exchange, worker.dialect, worker.limits.max_error_body))
         yield from require_event_stream(exchange, worker)
         running.exchange = exchange
-        last = yield from _received(worker, running, grade, exchange, len(wire.body))
+        last = yield from _received(worker, running, grade, exchange, limit)
     except (RecursionError, OverflowError) as exc:  # JSON can be made to do that to whoever reads it
         raise Fault(Reason.PROTOCOL, f"the answer can't be read ({type(exc).__name__})") from exc
     except Fault as fault:
@@ -109,12 +110,11 @@ def _encoded(worker: Worker, running: Running) -> Steps[WireRequest]:
 
 
 def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token, in one place
-    worker: Worker, running: Running, grade: Grade, exchange: Exchange, encoded: int
+    worker: Worker, running: Running, grade: Grade, exchange: Exchange, limit: int
 ) -> Generator[list[Event] | Blocked, None, Finished]:
     """The runs but for the last; returns the engine's sign of the end, and leaves the End. Raises Fault, Interrupted."""
     dialect, lifetime, tally = worker.dialect, running.lifetime, running.tally
-    decoder = SSEDecoder(_event_limit(worker, encoded))
-    feed, framed, strange = Feed(), False, False
+    decoder, feed, framed, strange = SSEDecoder(limit), Feed(), False, False
     decoded = decoding(dialect, feed, running)
     middle = Middle(running, decoder, exchange, feed, decoded)
     while True:
