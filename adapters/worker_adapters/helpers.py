@@ -32,12 +32,13 @@ PER_KEY = 2
 
 
 class _Job:
-    __slots__ = ("done", "key", "left", "lifetime", "raised", "returned", "work")
+    __slots__ = ("done", "key", "left", "lifetime", "others", "raised", "returned", "work")
 
     def __init__(self, key: Hashable, work: Callable[[], Any], lifetime: Lifetime | None) -> None:
         self.key = key
         self.work = work
         self.lifetime = lifetime
+        self.others: list[Lifetime] = []  # who waits for it, too: see `Helpers.shared`
         self.done = self.left = False
         self.returned: Any = None
         self.raised: BaseException | None = None
@@ -55,6 +56,18 @@ class _Job:
         self.done = True
         if self.lifetime is not None:
             self.lifetime.wake()
+        self.tell()
+
+    def tell(self) -> None:
+        """Have the others look again."""
+        for lifetime in list(self.others):
+            lifetime.wake()
+
+    def outcome(self) -> Any:
+        """What work returned or raised."""
+        if self.raised is not None:
+            raise self.raised
+        return self.returned
 
 
 class Helpers:
@@ -96,9 +109,25 @@ class Helpers:
                 yield from lifetime.wait()
         finally:
             self._leave(job)
-        if job.raised is not None:
-            raise job.raised
-        return job.returned  # type: ignore[no-any-return]  # what work returned
+        return job.outcome()  # type: ignore[no-any-return]  # what work returned
+
+    def shared(self, key: Hashable, work: Callable[[], T], lifetime: Lifetime) -> Steps[T]:
+        """As `call`, or what another's comes to, of the same key, that has not begun: nobody is given what is older than he.
+
+        Hundreds of streams that begin at once cost a call or two, and not hundreds, of which two are under way at a time.
+        """
+        while True:
+            job = next((one for one in list(self._waiting) if one.key == key and not one.left), None)
+            if job is None:
+                return (yield from self.call(key, work, lifetime))
+            job.others.append(lifetime)  # first: who makes it done, or leaves it, looks at them next
+            try:
+                while not job.done and not job.left:
+                    yield from lifetime.wait()
+            finally:
+                job.others.remove(lifetime)
+            if job.done:
+                return job.outcome()  # type: ignore[no-any-return]  # as above
 
     def start(self, key: Hashable, work: Callable[[], None]) -> None:
         """Have work done on a helper, of which nobody waits for the end.
@@ -119,6 +148,7 @@ class Helpers:
             job.left = True
             with contextlib.suppress(ValueError):
                 self._waiting.remove(job)
+            job.tell()
 
     def _start(self) -> None:
         """Have one more at work, if there is room. Raises RuntimeError where no thread can be started."""

@@ -263,8 +263,8 @@ def resident(world: World) -> SetUp:
     return set_up
 
 
-def helpers(world: World, *, keys: str, most: int, per_key: int, cancels: bool = False) -> SetUp:
-    """Calls for some keys at once; the first of which is perhaps left by who waits for it."""
+def helpers(world: World, *, keys: str, most: int, per_key: int, cancels: bool = False, shared: bool = False) -> SetUp:
+    """Calls for some keys at once; one of which is perhaps left by who waits for it. `shared`: by who asks meanwhile."""
     scheduler = world.scheduler
 
     def set_up() -> Callable[[], None]:
@@ -285,7 +285,8 @@ def helpers(world: World, *, keys: str, most: int, per_key: int, cancels: bool =
             life = lives[number]
             scheduler.current.knows = lambda: number
             try:
-                told.append(world.lifetime.driven(pool.call(key, partial(work, key), life), life))
+                steps = (pool.shared if shared else pool.call)(key, partial(work, key), life)
+                told.append(world.lifetime.driven(steps, life))
             except Interrupted:
                 told.append("left")
 
@@ -333,6 +334,11 @@ PARTS: dict[str, Any] = {
     "resident": Part(resident, {"Resident": "_claim _coming"}),
     "helpers, one at a time": Part(partial(helpers, keys="ab", most=1, per_key=1), _HELPERS),
     "helpers, one per key": Part(partial(helpers, keys="aa", most=2, per_key=1), _HELPERS),
+    "helpers, shared": Part(partial(helpers, keys="aa", most=1, per_key=1, shared=True), {"_Job": "done! others"}),
+    "helpers, shared and left": Part(
+        partial(helpers, keys="aa", most=1, per_key=1, cancels=True, shared=True),
+        {"Helpers": "_waiting", "_Job": "done! left! others"},
+    ),
     "helpers, one is left": Part(partial(helpers, keys="aa", most=2, per_key=1, cancels=True), {"Helpers": "_running"}),
     "loop, a task": Part(loop, _LOOP),
     "loop, a task and a look": Part(partial(loop, watched=True, tasks=0), _LOOP),

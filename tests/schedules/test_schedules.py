@@ -28,6 +28,7 @@ LARGEST = {
     "submit, deadline, at the hand-over",
     "submit, cancel and deadline",
     "helpers, one is left",
+    "helpers, shared and left",
 }
 
 
@@ -195,6 +196,12 @@ PLANTED = {
         "waiting",
         "coming is not None and coming[0].ident is None and", "coming is not None and",
         "resident", "done:",
+    ),
+    "stuck: who shares a call is not told of its end": (
+        "helpers", "        self.tell()\n", "", "helpers, shared", "nobody can go on",
+    ),
+    "stuck: who shares a call is not told that it was left": (
+        "helpers", "            job.tell()\n", "", "helpers, shared and left", "nobody can go on",
     ),
     "one too many: helpers do not count their key": (
         "helpers", " and per_key[job.key] < PER_KEY", "", "helpers, one per key", "for one key",

@@ -316,26 +316,56 @@ def test_closing_the_adapter_does_not_wait_for_a_look_up(way, resolver):
 
 
 def waiting():
-    """Look-ups that wait their turn; version probes do, too."""
-    return sum(job.key[0] == "look-up" for job in list(HELPERS._waiting))
+    """Who waits for a look-up that has not begun; version probes do, too."""
+    return sum(1 + len(job.others) for job in list(HELPERS._waiting) if job.key[0] == "look-up")
 
 
 def looked_up(way, adapters):
     return [consume(getattr(one, way)(request())) for one in adapters]
 
 
+def stuck_twice(way, a, resolver):
+    """Two streams whose look-ups are under way."""
+    streams = []
+    for asked in (1, 2):
+        streams.append(getattr(a, way)(request()))
+        streams[-1] = streams[-1], *consume(streams[-1])
+        until(lambda: len(resolver.asked) == asked)  # noqa: B023
+    return streams
+
+
 @both
-def test_of_one_host_two_look_ups_are_under_way_at_a_time(way, resolver):
-    with adapter(URL) as a:
-        streams = looked_up(way, [a] * 6)
-        until(lambda: len(resolver.asked) == 2 and waiting() == 4)
+def test_of_one_host_two_look_ups_are_under_way_at_a_time_and_others_share_the_next(way, resolver):
+    """Hundreds of streams that begin at once had to wait for hundreds of look-ups, two at a time."""
+    with adapter(URL, timeouts=Timeouts(connect=TOO_LONG)) as a:
+        under_way = stuck_twice(way, a, resolver)
+        streams = looked_up(way, [a] * 50)
+        until(lambda: waiting() == 50)
         assert resolver.asked == ["many.test"] * 2
         resolver.go.set()
-        for consumer, events in streams:
-            consumer.join(5)
+        for consumer, events in [*[one[1:] for one in under_way], *streams]:
+            consumer.join(SOON)
             assert "refused" in events[-1].message
-    assert len(resolver.asked) == 6
+    assert len(resolver.asked) == 3
     assert resolver.most == 2
+
+
+@both
+def test_who_shares_a_look_up_does_not_depend_on_who_asked_for_it(way, resolver):
+    with adapter(URL, timeouts=Timeouts(connect=TOO_LONG)) as a:
+        under_way = stuck_twice(way, a, resolver)
+        first = getattr(a, way)(request())
+        asking, _ = consume(first)
+        until(lambda: waiting() == 1)
+        consumer, events = consume(getattr(a, way)(request()))
+        until(lambda: waiting() == 2)
+        first.cancel()
+        asking.join(SOON)
+        until(lambda: waiting() == 1)
+        resolver.go.set()
+        for one in [consumer, *[one[1] for one in under_way]]:
+            one.join(SOON)
+        assert "refused" in events[-1].message
 
 
 @both
@@ -355,14 +385,15 @@ def test_of_all_hosts_thirty_two_are(way, resolver):
 
 @both
 def test_streams_that_wait_for_a_look_up_in_vain_leave_the_queue(way, resolver):
-    with adapter(URL) as a:
-        streams = [getattr(a, way)(request()) for _ in range(4)]
+    with adapter(URL, timeouts=Timeouts(connect=TOO_LONG)) as a:
+        under_way = stuck_twice(way, a, resolver)
+        streams = [getattr(a, way)(request()) for _ in range(3)]
         consumers = [consume(stream) for stream in streams]
-        until(lambda: len(resolver.asked) == 2 and waiting() == 2)
-        for stream in streams:
+        until(lambda: waiting() == 3)
+        for stream in [*streams, *[one[0] for one in under_way]]:
             stream.cancel()
-        for consumer, events in consumers:
-            consumer.join(5)
+        for consumer, events in [*consumers, *[one[1:] for one in under_way]]:
+            consumer.join(SOON)
             assert kinds(events) == ["end"]
         resolver.go.set()
         until(lambda: HELPERS.in_use == 0)

@@ -137,7 +137,7 @@ def _looked_up(target: Target, lifetime: Lifetime) -> Steps[list[Address]]:
             raise socket.gaierror(socket.EAI_FAIL, f"{type(exc).__name__}: {exc}") from exc
         return [(family, kind, proto, where) for family, kind, proto, _, where in found]
 
-    found = look_up() if literal else (yield from HELPERS.call(("look-up", host), look_up, lifetime))
+    found = look_up() if literal else (yield from HELPERS.shared(("look-up", host, port), look_up, lifetime))
     if not found:
         raise socket.gaierror(socket.EAI_NONAME, f"{host} has no address")
     return _alternating(found)

@@ -42,7 +42,7 @@ class Trust:
         """The same for who may not block on reading: a bundle takes 10 ms and more. Raises Interrupted, too."""
         seen = self._seen()
         return self._known(seen) or (
-            yield from HELPERS.call(("certificates", self), lambda: self._read(seen), lifetime)
+            yield from HELPERS.shared(("certificates", self, seen), lambda: self._read(seen), lifetime)
         )
 
     def _known(self, seen: Seen) -> ssl.SSLContext | None:
