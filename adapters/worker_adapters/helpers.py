@@ -22,7 +22,7 @@ from .dialect import Fault
 from .lifetime import Lifetime
 from .waiting import AGAIN, Steps, begin_thread
 
-__all__ = ["HELPERS", "NO_DESCRIPTORS", "Helpers", "has_descriptors", "imported"]
+__all__ = ["HELPERS", "IMPORTING", "NO_DESCRIPTORS", "Helpers", "has_descriptors", "imported"]
 
 T = TypeVar("T")
 
@@ -194,8 +194,8 @@ os.register_at_fork(after_in_child=HELPERS.reset)
 # Held while a module is loaded late, and over a fork. CPython has a lock per module, which a child would inherit locked if
 # another thread of its parent was just importing: nobody is there to unlock it. It is waited for first of all, while the
 # fork holds no lock that the import may need: logging's, whose hook is older.
-_importing = threading.RLock()
-os.register_at_fork(before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_importing.release)
+IMPORTING = threading.RLock()
+os.register_at_fork(before=IMPORTING.acquire, after_in_parent=IMPORTING.release, after_in_child=IMPORTING.release)
 
 
 def imported(load: Callable[[], T]) -> T:
@@ -204,7 +204,7 @@ def imported(load: Callable[[], T]) -> T:
     Where Ctrl-C strikes another thread's import, CPython gives who has waited for it half a module, once: then again.
     Raises Fault (LOCAL_LIMIT) where no descriptor is left to read a module with.
     """
-    with _importing:
+    with IMPORTING:
         try:
             return load()
         except ImportError:

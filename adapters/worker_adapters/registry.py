@@ -24,6 +24,7 @@ from .api import (
 from .api.credentials import Credentials, provider
 from .api.errors import invalid
 from .dialect import Dialect, Fault
+from .helpers import IMPORTING
 from .runtime import AdapterConfig, EngineAdapter, as_completed, dump, merge
 from .runtime.configured import require_configured
 from .runtime.origin import reached
@@ -85,7 +86,8 @@ def dialect(engine: str) -> Dialect:
     """The dialect of an engine's name. Raises InvalidRequestError with the names there are."""
     if engine in _BUILT_IN:
         module, _, attribute = _BUILT_IN[engine].partition(":")
-        found = getattr(import_module(module, __package__), attribute or "DIALECT")
+        with IMPORTING:
+            found = getattr(import_module(module, __package__), attribute or "DIALECT")
     else:
         from importlib.metadata import entry_points  # noqa: PLC0415  -- as above
 

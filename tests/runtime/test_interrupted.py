@@ -303,6 +303,37 @@ def test_a_fork_that_waits_for_a_late_import_holds_nothing_that_the_import_needs
     assert (done.stdout, done.stderr) == ("0", "")
 
 
+WATCHED = """
+import os, sys, threading
+from worker_adapters import GenerateRequest, MetricsOptions, connect, helpers
+
+class Watch:
+    def find_spec(self, name, path, target=None):
+        if not helpers.IMPORTING._is_owned():
+            print(name, "on", threading.current_thread().name)
+
+sys.meta_path.insert(0, Watch())
+request = GenerateRequest(prompt="p", max_tokens=2)
+with connect("llamacpp", sys.argv[1], metrics=MetricsOptions()) as a:
+    list(a.submit(request))
+    list(a.stream(request))
+    a.health(), a.properties(), a.engine_version(), a.drain(5)
+with connect("llamacpp", sys.argv[1].replace("127.0.0.1", "localhost")) as a:
+    a.submit(request).exception()
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_all_that_is_imported_late_is_imported_whole_before_a_fork() -> None:
+    """getaddrinfo imports a codec: a child forked meanwhile hung in its own look-up (seen with four that fork at once)."""
+    with Simulator("llamacpp") as simulator:
+        done = subprocess.run(
+            [sys.executable, "-c", WATCHED, simulator.url], capture_output=True, text=True, check=False, timeout=50
+        )
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_a_dropped_handle_whose_finalizer_was_struck_is_noticed_by_its_death_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -18,7 +18,7 @@ from ..api import ErrorCode, Health, MetricsOptions, Priority, Properties, Reaso
 from ..api.about import VERSION
 from ..api.errors import invalid
 from ..families import FAMILIES, Family, Kind
-from ..helpers import HELPERS
+from ..helpers import HELPERS, IMPORTING
 from ..loop import LOOP
 from .recorder import Summary, Versions
 from .reports import REPORTS
@@ -218,7 +218,8 @@ def _kept_by(registry: Any) -> dict[str, _Families]:
 
 
 def _families_of(options: MetricsOptions) -> _Families:
-    from prometheus_client import REGISTRY  # noqa: PLC0415  -- loaded only if metrics are on
+    with IMPORTING:
+        from prometheus_client import REGISTRY  # noqa: PLC0415  -- loaded only if metrics are on
 
     registry = REGISTRY if options.registry is None else options.registry
     with _making:

@@ -6,6 +6,7 @@ fails, and the first that connects wins. All share the connect timer. Only the l
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  -- getaddrinfo's; it would import it itself, where a fork may find it half done
 import errno
 import os
 import socket
