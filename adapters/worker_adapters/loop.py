@@ -114,7 +114,9 @@ class Loop:
         """Start over without a thread or anything to do, as a forked child must. The parent's waits stay as they are."""
         self._resident.reset()
         self._inbox: deque[Any] = deque()
-        self._due: dict[Waker, None] = {}
+        self._due: set[Waker] = set()
+        # Wakes a thread when this turn is over: it could not run before, and is woken once. On the loop, all in C.
+        self.wake_after_turn: Callable[[Waker], None] = self._due.add
         self._watched: dict[Watched, None] = {}
         self._ready: dict[Any, None] = {}  # for this turn
         self._dead: deque[weakref.ref[Any]] = deque()
@@ -177,9 +179,6 @@ class Loop:
         """Idempotent."""
         self._living.pop(living, None)
 
-    def wake_after_turn(self, waker: Waker) -> None:
-        """Wake a thread when this turn is over: it could not run before, and is woken once. On the loop."""
-        self._due[waker] = None
 
     def _rouse(self) -> None:
         if not self._resident.here:

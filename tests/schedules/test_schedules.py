@@ -83,11 +83,11 @@ LOOK_FIRST = (
 """,
 )
 WAITS_LATE = (
-    """                ready.waker = waker  # then look again: who notes something looks for it
-                if not queue:
+    """        ready.waker = waker  # then look again: who notes something looks for it
+        if not ready.noted:
 """,
-    """                if not queue:
-                    ready.waker = waker
+    """        if not ready.noted:
+            ready.waker = waker
 """,
 )
 NEVER_ANEW = (

@@ -141,37 +141,44 @@ class _Gathering(Iterator[T]):
 
     def _next_noted(self, until: float = inf) -> tuple[RunningStream, _Noted] | None:
         """The next stream that has something, or may have. Blocks; None at the end, or at that point in time."""
-        ready = self._ready
-        queue = ready.noted
+        queue = self._ready.noted
         while True:
-            asks = self._more is not None and (self._at_once or not queue)
-            waits = asks and not self._at_once and self._holds_all()
-            if self._new or (asks and not waits):
-                self._add_one()
-                continue
-            if not queue:
-                left = until - time.monotonic() if until < inf else inf
-                if left <= 0 or (left == inf and not self._open):
-                    return None
-                waker = self._waker
-                if waker is None:
-                    self._waker = waker = current_waker()
-                ready.waker = waker  # then look again: who notes something looks for it
+            if not queue or self._more is not None:
+                asks = self._more is not None and (self._at_once or not queue)
+                waits = asks and not self._at_once and self._holds_all()
+                if self._new or (asks and not waits):
+                    self._add_one()
+                    continue
                 if not queue:
-                    waker.reads_many = True
-                    try:
-                        waker.wait(min(left, AGAIN) if waits else left)
-                    finally:
-                        waker.reads_many = False
-                ready.waker = None
-                if not queue and left == inf:  # woken by somebody who was struck before it could say what for
-                    self._note_all()
-                continue
+                    if not self._wait(until, AGAIN if waits else inf):
+                        return None
+                    continue
             noted = queue.popleft()
             stream = noted.stream()
             if stream is not None and stream in self._open:
                 noted.noted = False
                 return stream, noted
+
+    def _wait(self, until: float, at_most: float) -> bool:
+        """For something to be noted, perhaps for less; False at the end, or at that point in time."""
+        ready = self._ready
+        left = until - time.monotonic() if until < inf else inf
+        if left <= 0 or (left == inf and not self._open):
+            return False
+        waker = self._waker
+        if waker is None:
+            self._waker = waker = current_waker()
+        ready.waker = waker  # then look again: who notes something looks for it
+        if not ready.noted:
+            waker.reads_many = True
+            try:
+                waker.wait(min(left, at_most))
+            finally:
+                waker.reads_many = False
+        ready.waker = None
+        if not ready.noted and left == inf:  # woken by somebody who was struck before it could say what for
+            self._note_all()
+        return True
 
     def _add_one(self) -> None:
         """Take a stream from the iterable, which may submit it, and wait for a place.
