@@ -179,7 +179,6 @@ class Loop:
         """Idempotent."""
         self._living.pop(living, None)
 
-
     def _rouse(self) -> None:
         if not self._resident.here:
             self._resident.ensure(self._needed)
