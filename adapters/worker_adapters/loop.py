@@ -221,12 +221,11 @@ class Loop:
 
     def _open(self) -> None:
         if self._poller is None or (self._deaf and not self._by_fd):
-            self._poller = poller()
-            wakes = self._waker.polls()
+            made, wakes = poller(), self._waker.polls()
             self._deaf = wakes < 0
             if not self._deaf:
-                self._poller.register(wakes, READ)
-            self._poll = self._poller.ready
+                made.register(wakes, READ)
+            self._poll, self._poller = made.ready, made  # both or none: what was struck here is done again
         # Its thread is another one each time: nobody's wakes are for the main thread here.
         self._waker.patience = inf
 

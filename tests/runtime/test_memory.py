@@ -5,18 +5,21 @@ Raised here by what is called at that point, on the loop or a helper, so many ti
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
 
+from worker_adapters import Timeouts
 from worker_adapters.helpers import MOST, Helpers
+from worker_adapters.lifetime import Lifetime
 from worker_adapters.loop import LOOP, Loop
 from worker_adapters.runtime.beside import StepsTask
 from worker_adapters.runtime.channel import Channel
 from worker_adapters.runtime.places import Places
 from worker_adapters.runtime.running import Running
 from worker_adapters.transport.scripted import Hang, Script
-from worker_adapters.waiting import Resident
+from worker_adapters.waiting import Resident, Waker, _Epoll
 
 from .dialects import adapter, frames, good, kinds, request, texts, until
 from .test_leaving import STOPPABLE
@@ -79,6 +82,32 @@ def test_a_stream_ends_and_lets_go_of_all(none_left, of, name, times):
         began = time.monotonic()
     assert time.monotonic() - began < 1.5  # close() waits for two seconds where something is left
     until(lambda: LOOP.counts() == (0, 0), 5)
+
+
+@pytest.mark.parametrize(("of", "name"), [(Waker, "polls"), (_Epoll, "__init__")])
+def test_a_loop_that_could_not_open_what_it_waits_at_opens_it_again(monkeypatch, of, name):
+    fails, real = [MemoryError(), MemoryError()], getattr(of, name)
+
+    def struck(self, *args):
+        if fails and threading.current_thread().name == "worker-adapters-loop":
+            raise fails.pop()
+        return real(self, *args)
+
+    monkeypatch.setattr(of, name, struck)
+    loop, done = Loop(), []
+    monkeypatch.setattr("worker_adapters.loop.LINGER", 0.0)
+    task = StepsTask(none_at_all(), Lifetime(Timeouts()), lambda: done.append(1), loop)
+    task.start()
+    until(lambda: done, 5)
+    assert not fails
+    until(lambda: not loop._resident.here, 5)
+    loop.reset()
+
+
+def none_at_all():
+    """Steps that are over at once."""
+    return
+    yield
 
 
 def test_what_an_engine_is_told_beside_is_over_too(monkeypatch):
