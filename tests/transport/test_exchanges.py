@@ -83,6 +83,42 @@ def test_the_connection_of_an_early_refusal_is_not_used_again(way, wire):
         over.set()
 
 
+@both
+def test_who_begins_to_answer_and_reads_on_gets_all_of_the_prompt(way, wire):
+    """As a gateway may that sends its head at once: not every early answer is a refusal."""
+    got = []
+
+    def serve(client):
+        client._rest = client.sock.recv(4096)
+        client.send(CHUNKED)
+        got.append(len(client.request()))
+        client.send(chunk(STARTED + FIRST), chunk(LAST), b"0\r\n\r\n")
+
+    serving, config = wire
+    timeouts = Timeouts(first_token=2 * SOON)
+    with serving(serve) as server, adapter(server.url, timeouts=timeouts, **config) as a, at_once():
+        assert texts(getattr(a, way)(request(prompt=LONG[:12_000_000]))) == "a"
+    assert got[0] > 12_000_000
+
+
+@both
+def test_who_begins_to_answer_and_reads_no_further_is_heard(way, wire):
+    """After a second in which nothing could be written."""
+    over = threading.Event()
+
+    def serve(client):
+        client.sock.recv(4096)
+        client.send(CHUNKED, chunk(b"data: eOVERLOADED\n\n"))
+        over.wait(2 * SOON)
+
+    serving, config = wire
+    with serving(serve) as server, adapter(server.url, timeouts=Timeouts(first_token=2 * SOON), **config) as a:
+        with at_once():
+            (error,) = getattr(a, way)(request(prompt=LONG))
+        over.set()
+    assert error.reason == "OVERLOADED"
+
+
 # --- many records of TLS in one packet ----------------------------------------------------------------------------------
 
 

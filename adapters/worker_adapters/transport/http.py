@@ -23,7 +23,7 @@ from ..codec import EventTooLargeError, SSEDecoder
 from ..dialect import Fault, Payload, Reply, WireRequest
 from ..helpers import imported
 from ..lifetime import Cause, Interrupted, Lifetime, driven
-from ..waiting import Blocked, Steps
+from ..waiting import WRITE, Blocked, Steps
 from .base import REFUSAL_BYTES, REFUSAL_SECONDS, too_large
 from .body import MOST_READS, Body
 from .coding import Codings, codings_of, undone
@@ -321,9 +321,10 @@ def _sent(request: bytes, link: Link, reader: HeadReader, lifetime: Lifetime) ->
     """Send a request, whole; or as much of it as the server wants, which may answer before it has read it all.
 
     In one packet if possible: http.client sends a head and its body apart, which wakes the server twice. Returns the head of
-    an early answer. A connection that can't be written to any more may have one in the kernel already.
+    an early answer. A connection that can't be written to any more may have one in the kernel already. One that is no
+    refusal may come from who reads on: the rest is sent as long as it goes.
     """
-    rest, gone = memoryview(request), 0
+    rest, gone, early, stop = memoryview(request), 0, None, inf
     fd = link.sock.fileno()
     while True:
         try:
@@ -331,19 +332,24 @@ def _sent(request: bytes, link: Link, reader: HeadReader, lifetime: Lifetime) ->
             rest = rest[sent:]
             flushed = link.flush()
         except (ConnectionError, ssl.SSLError):
-            return None
-        if flushed and rest.nbytes == 0:
-            return None
+            return early
+        if (flushed and rest.nbytes == 0) or (early is not None and lifetime.clock() >= stop):
+            return early
         if sent:
             gone += sent
+            stop = inf if early is None else lifetime.clock() + REFUSAL_SECONDS
             if gone >= MOST_SENT:  # whoever reads as fast as we write gets in nobody's way
                 gone = 0
                 yield from lifetime.wait(until=lifetime.clock())
-            continue
-        if not link.holds:
-            yield from lifetime.wait(fd, link.sends)
-        if (early := _early(link, reader, lifetime)) is not None:
-            return early
+        elif early is not None:
+            yield from lifetime.wait(fd, WRITE, stop)
+        else:
+            if not link.holds:
+                yield from lifetime.wait(fd, link.sends)
+            early = _early(link, reader, lifetime)
+            if early is not None and not 200 <= early.status < 300:
+                return early
+            stop = inf if early is None else lifetime.clock() + REFUSAL_SECONDS
 
 
 def _early(link: Link, reader: HeadReader, lifetime: Lifetime) -> Head | None:
