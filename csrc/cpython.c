@@ -75,8 +75,8 @@ static PyObject *take(PyObject *module, PyObject *const *args, Py_ssize_t n)
 }
 
 /* For reads that never wait: they hold the interpreter lock throughout, and nothing is in here once a call of pull has returned,
- * or calls back; where there is no such lock, each thread has one of its own. Who waits brings a buffer of its own. It is all
- * that these sources have of static state that changes. */
+ * or calls back; where there is no such lock, each thread has one of its own. Who waits brings the thread's own buffer. It is
+ * all that these sources have of static state that changes. */
 #ifdef Py_GIL_DISABLED
 static _Thread_local uint8_t shared[WIRE_READ];
 #else
@@ -113,11 +113,17 @@ static int milliseconds_until(int64_t time)
     return time == INT64_MAX ? -1 : left > 0 ? (int)(left / 1000000) + 1 : 0;
 }
 
-/* What a read of another kind than plain frames is told as: its content is copied, for buffer is not Python's. */
-static PyObject *ask(PyObject *otherwise, int status, const wire *w, const uint8_t *buffer, PyObject *list)
+/* What a read of another kind than plain frames is told as. Its content is copied before anything of Python's runs: that may
+ * read another stream into the same buffer. The timers are looked at next, and know from when on they run. */
+static PyObject *ask(PyObject *const *args, int status, wire *w, const uint8_t *buffer, PyObject *list, int asked,
+                     int64_t began)
 {
-    int fed = status > WIRE_CLOSED;
-    return PyObject_CallFunction(otherwise, "iy#O", status, (const char *)buffer, (Py_ssize_t)(fed ? w->size : 0), list);
+    PyObject *content = PyBytes_FromStringAndSize((const char *)buffer, (Py_ssize_t)(status > WIRE_CLOSED ? w->size : 0));
+    PyObject *answer = NULL;
+    if (content && (asked || !ask_timers(w, args[4], began)))
+        answer = PyObject_CallFunction(args[5], "iOO", status, content, list);
+    Py_XDECREF(content);
+    return answer;
 }
 
 /* -1 if there is none; with an exception set, if that is no int. */
@@ -169,9 +175,7 @@ static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
             break;
         if (!status)
             return list;
-        if (!asked && ask_timers(w, args[4], began)) /* they are looked at next, and know from when on they run */
-            break;
-        PyObject *answer = ask(args[5], status, w, buffer, list);
+        PyObject *answer = ask(args, status, w, buffer, list, asked, began);
         if (!answer)
             break;
         if (answer != Py_None) {

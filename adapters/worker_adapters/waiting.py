@@ -89,7 +89,8 @@ class Waker:
     """
 
     __slots__ = (
-        "__weakref__", "_acquire", "_poll", "_reads", "_release", "_writes", "patience", "polling", "reads_many", "woken",
+        "__weakref__", "_acquire", "_poll", "_reads", "_release", "_writes", "patience", "polling", "reads_many",
+        "room", "woken",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -98,6 +99,7 @@ class Waker:
         self.polling: bool = False
         self.woken: bool = False
         self.reads_many: bool = False
+        self.room: Any = None  # that its thread reads into
         self._reads = self._writes = -1
         self._poll: Any = None
         self.patience: float = MAIN_THREAD_SECONDS if threading.current_thread() is threading.main_thread() else inf

@@ -24,6 +24,7 @@ def test_public_names():
         "Wire",
         "encode",
         "encode_lines",
+        "read_room",
     ]
     assert set(module.__all__) < set(worker_adapters.codec.__all__)
     assert issubclass(EventTooLargeError, ValueError)

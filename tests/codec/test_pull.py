@@ -16,7 +16,17 @@ from typing import Any
 import attrs
 import pytest
 
-from worker_adapters.codec import WIRE_BLOCKED, WIRE_MORE, WIRE_TIME, WIRE_WOKEN, Frame, SSEDecoder, Wire, _native
+from worker_adapters.codec import (
+    WIRE_BLOCKED,
+    WIRE_MORE,
+    WIRE_TIME,
+    WIRE_WOKEN,
+    Frame,
+    SSEDecoder,
+    Wire,
+    _native,
+    read_room,
+)
 
 from .streams import Timers, cut
 
@@ -52,9 +62,8 @@ class Line:
         wire = wire or Wire(chunked=False, length=None)
         decoder = decoder or SSEDecoder()
         wake = self.wakes if waits else -1
-        return decoder.puller(
-            wire, self.reader.fileno(), wake, timers or Timers(patience if waits else never), nothing_yet
-        )
+        timers = timers or Timers(patience if waits else never)
+        return decoder.puller(wire, self.reader.fileno(), wake, timers, nothing_yet, read_room() if waits else None)
 
     def wake(self) -> None:
         os.write(self.waker, b"!")
@@ -479,8 +488,8 @@ def stream_of(name: bytes) -> tuple[list[bytes], list[object]]:
     return parts, SSEDecoder().payloads(stream)
 
 
-@pytest.mark.parametrize("waits", [False, True])
-def test_streams_read_within_each_others_callbacks_do_not_disturb_each_other(waits):
+@pytest.mark.parametrize(("waits", "holds"), [(False, False), (True, False), (True, True)])
+def test_streams_read_within_each_others_callbacks_do_not_disturb_each_other(waits, holds):
     """The buffer that a read goes to is the thread's. Nothing is in it when Python is called."""
     names = [b"a", b"b", b"c"]
     lines = [opened(socket.SOCK_STREAM) for _ in names]
@@ -507,6 +516,8 @@ def test_streams_read_within_each_others_callbacks_do_not_disturb_each_other(wai
                     if other not in depth and other != number:
                         step(other)
 
+        room = read_room()  # the thread's, for all of them
+
         def puller(number: int) -> Callable[[], Any]:
             """As SSEDecoder.puller, but with the others read before anything is done with what was read."""
             decoder, wire = SSEDecoder(), Wire(chunked=False, length=None)
@@ -517,15 +528,16 @@ def test_streams_read_within_each_others_callbacks_do_not_disturb_each_other(wai
 
             def patience() -> float:
                 others(number)
-                return 0.0
+                return 0.002 if holds else 0.0  # then they are asked after a read, too, before it is looked at
 
             def otherwise(status: int, content: bytes, found: list[Any]) -> Any:
                 others(number)
                 return decoder._after_read(wire, nothing_yet, status, content, found)
 
             fd, wake = ends[number].reader.fileno(), ends[number].wakes if waits else -1
-            buffer = wire.own_buffer() if waits else 0
-            return lambda: _native.pull(wire.address, decoder._address, fd, wake, Timers(patience), otherwise, buffer)
+            buffer = int(_native.ffi.cast("uintptr_t", room)) if waits else 0
+            timers = Timers(patience, holds=holds)
+            return lambda: _native.pull(wire.address, decoder._address, fd, wake, timers, otherwise, buffer)
 
         pulls += [puller(number) for number in range(len(names))]
         while any(parts):

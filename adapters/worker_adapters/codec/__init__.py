@@ -6,7 +6,7 @@ No clock and no threads; no I/O but `SSEDecoder.puller`, which reads a socket th
 
 from .build import encode, encode_lines
 from .sse import WIRE_BLOCKED, WIRE_MORE, WIRE_TIME, WIRE_WOKEN, EventTooLargeError, Frame, SSEDecoder
-from .wire import BodyError, CutOffError, Wire
+from .wire import BodyError, CutOffError, Wire, read_room
 
 __all__ = [
     "WIRE_BLOCKED",
@@ -21,4 +21,5 @@ __all__ = [
     "Wire",
     "encode",
     "encode_lines",
+    "read_room",
 ]

@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from . import _native
-from .wire import Timers, Wire
+from .wire import Timers, Wire, read_room
 
 __all__ = ["WIRE_BLOCKED", "WIRE_MORE", "WIRE_TIME", "WIRE_WOKEN", "EventTooLargeError", "Frame", "SSEDecoder"]
 
@@ -214,16 +214,19 @@ class SSEDecoder:
         wake: int,
         timers: Timers,
         nothing_yet: Callable[[int], _Item | None],
+        room: Any = None,
     ) -> Callable[[], list[bytes | Frame] | _Item]:
         """What gives, at each call, the `payloads` of the next reads from a socket: at least one, none at the end.
 
         `wake`: the descriptor that ends its waiting, for at most as long as the `timers` say; negative: it never waits, and
-        keeps the interpreter lock. `nothing_yet(status)` is asked (WIRE_BLOCKED, WIRE_TIME, WIRE_WOKEN, WIRE_MORE)
-        whenever it has waited or read for a while and nothing is complete: it goes on at None, and gives what that
-        answers else. Raises what these two do and `payloads` does, BodyError, CutOffError and OSError.
+        keeps the interpreter lock. `room`: of the thread (`read_room`), else one of its own. `nothing_yet(status)` is
+        asked (WIRE_BLOCKED, WIRE_TIME, WIRE_WOKEN, WIRE_MORE) whenever it has waited or read for a while and nothing is
+        complete: it goes on at None, and gives what that answers else. Raises what these two do and `payloads` does,
+        BodyError, CutOffError and OSError.
         """
         after_read = partial(self._after_read, wire, nothing_yet)
-        buffer = 0 if wake < 0 else wire.own_buffer()  # it is read into without the interpreter lock
+        wire.room = room = None if wake < 0 else room or read_room()  # it is read into without the interpreter lock
+        buffer = 0 if room is None else int(_ffi.cast("uintptr_t", room))
         return partial(_native.pull, wire.address, self._address, descriptor, wake, timers, after_read, buffer)
 
     def _after_read(

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from . import _native
 
-__all__ = ["BodyError", "CutOffError", "Timers", "Wire"]
+__all__ = ["BodyError", "CutOffError", "Timers", "Wire", "read_room"]
 
 _ffi: Any = _native.ffi
 _lib: Any = _native.lib
@@ -50,28 +50,29 @@ class Timers(Protocol):
         ...
 
 
+def read_room() -> Any:
+    """Room for one read: of a thread, whichever body it reads.
+
+    Not cleared: of it only the pages are ever touched that a read fills, one where streams trickle.
+    """
+    return _uninitialised("uint8_t[]", _lib.WIRE_READ)
+
+
 class Wire:
     """One body, fed read by read (`feed`), or read from a socket by `SSEDecoder.puller`. Not thread-safe.
 
     `chunked`, else `length` bytes of Content-Length, else (None) the body ends with its connection.
     """
 
-    __slots__ = ("_buffer", "_to_the_end", "address", "struct")
+    __slots__ = ("_to_the_end", "address", "room", "struct")
 
     def __init__(self, *, chunked: bool, length: int | None) -> None:
         framing = _lib.BODY_CHUNKED if chunked else _lib.BODY_TO_THE_END if length is None else _lib.BODY_SIZED
         self._to_the_end = framing == _lib.BODY_TO_THE_END
         self.struct: Any = _uninitialised("wire *")
-        self._buffer: Any = None
+        self.room: Any = None  # it is being read into: see SSEDecoder.puller
         self.address: int = int(_ffi.cast("uintptr_t", self.struct))
         _lib.wire_init(self.struct, framing, length or 0)
-
-    def own_buffer(self) -> int:
-        """The address of room for one read, which lives as long as this."""
-        if self._buffer is None:
-            # Not cleared: of it only the pages are ever touched that a read fills, one for a stream that trickles.
-            self._buffer = _uninitialised("uint8_t[]", _lib.WIRE_READ)
-        return int(_ffi.cast("uintptr_t", self._buffer))
 
     @property
     def over(self) -> bool:

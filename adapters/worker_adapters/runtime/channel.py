@@ -59,6 +59,10 @@ class Gate:
         self.open: bool = False
 
 
+SHUT = Gate()
+"""Of all that nobody merges."""
+
+
 class Channel:
     """Full while the consumer has not finished with `size` events; never while the stream is collected."""
 
@@ -91,7 +95,7 @@ class Channel:
         self._upto = 0
         self._waker: Waker | None = None
         self._waiter: Waiter | None = None  # whom to wake when there is a run
-        self.gate: Gate = Gate()
+        self.gate: Gate = SHUT
         self.parked: bool = False  # the producer waits for room
         self.room: Callable[[], None] = nobody_waits
         self.wake_soon: Callable[[Waker], None] = _at_once  # how the producer wakes who waits

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from functools import partial
 from math import inf
 from threading import get_ident
 from weakref import ref
@@ -250,7 +249,7 @@ class Submitted(Task):
         self._runs = runs
         self._limit = max_collected
         self.channel: Channel = Channel(running, size)
-        self.channel.room, self.channel.wake_soon = partial(LOOP.wake, self), LOOP.wake_after_turn
+        self.channel.room, self.channel.wake_soon = super().wake, LOOP.wake_after_turn
         self._handle: ref[object] | None = None
 
     def held_by(self, handle: object) -> None:

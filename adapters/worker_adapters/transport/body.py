@@ -11,7 +11,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from ..codec import WIRE_TIME, WIRE_WOKEN, SSEDecoder, Wire
+from ..codec import WIRE_TIME, WIRE_WOKEN, SSEDecoder, Wire, read_room
 from ..dialect import Payload
 from ..lifetime import Lifetime
 from ..waiting import BLOCKED, READ, Blocked, Steps, cooperative
@@ -105,8 +105,11 @@ class Body:
             return partial(self._batch, decoder, lifetime)
         waker: Any = None if cooperative() else lifetime.thread
         self._lifetime, self._waker = lifetime, waker
-        wake = -1 if waker is None else waker.polls()
-        pulled = decoder.puller(self._wire, self._fd, wake, lifetime, self._nothing_yet)
+        wake, room = -1, None
+        if waker is not None:
+            wake = waker.polls()
+            room = waker.room = waker.room or read_room()
+        pulled = decoder.puller(self._wire, self._fd, wake, lifetime, self._nothing_yet, room)
         return (
             self._after_the_start(decoder, pulled) if self._rest or self._again or self._broken is not None else pulled
         )
