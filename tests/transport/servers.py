@@ -51,7 +51,10 @@ class Client:
             if line.startswith(b"content-length:"):
                 length = int(line.split(b":")[1])
         while len(body) < length:
-            body += self.sock.recv(65536)
+            more = self.sock.recv(65536)
+            if not more:
+                return b""
+            body += more
         self._rest = body[length:]
         return top + b"\r\n\r\n" + body[:length]
 

@@ -128,7 +128,12 @@ def test_other_keys_in_the_middle_of_a_long_prompt(way, serving, trusting, conte
     def serve(records):
         taken = len(records.read())
         records.client.send(records.hello_request())
-        go.wait(SOON)
+        while not go.is_set():  # what comes is taken from the kernel, and lies about
+            if select.select([records.client.sock], [], [], 0.02)[0]:
+                data = records.client.sock.recv(65536)
+                if not data:
+                    return
+                records._in.write(data)
         while taken < len(PROMPT):
             taken += len(records.read())
         records.client.send(records.sealed(CHUNKED, chunk(HALF), chunk(REST), OVER))

@@ -322,7 +322,7 @@ def _sent(request: bytes, link: Link, reader: HeadReader, lifetime: Lifetime) ->
 
     In one packet if possible: http.client sends a head and its body apart, which wakes the server twice. Returns the head of
     an early answer. A connection that can't be written to any more may have one in the kernel already. One that is no
-    refusal may come from who reads on: the rest is sent as long as it goes.
+    refusal may come from who reads on: the rest is sent, unless more than a head came, and nothing can be written.
     """
     rest, gone, early, stop = memoryview(request), 0, None, inf
     fd = link.sock.fileno()
@@ -333,8 +333,12 @@ def _sent(request: bytes, link: Link, reader: HeadReader, lifetime: Lifetime) ->
             flushed = link.flush()
         except (ConnectionError, ssl.SSLError):
             return early
-        if (flushed and rest.nbytes == 0) or (early is not None and lifetime.clock() >= stop):
+        if flushed and rest.nbytes == 0:
             return early
+        if early is not None and lifetime.clock() >= stop:
+            if (heard := _heard(early, link)) is not None:
+                return heard
+            stop = lifetime.clock() + REFUSAL_SECONDS
         if sent:
             gone += sent
             stop = inf if early is None else lifetime.clock() + REFUSAL_SECONDS
@@ -350,6 +354,14 @@ def _sent(request: bytes, link: Link, reader: HeadReader, lifetime: Lifetime) ->
             if early is not None and not 200 <= early.status < 300:
                 return early
             stop = inf if early is None else lifetime.clock() + REFUSAL_SECONDS
+
+
+def _heard(head: Head, link: Link) -> Head | None:
+    """The head of who has read nothing for a while, if more than that came: it is heard, and nothing more sent."""
+    if head.rest:
+        return head
+    data = link.recv()
+    return None if data is None else attrs.evolve(head, rest=data)
 
 
 def _early(link: Link, reader: HeadReader, lifetime: Lifetime) -> Head | None:
