@@ -111,12 +111,13 @@ class Direct:
         if self._waker is None:  # the one thread's that reads this, or collects it now
             self._waker = lifetime.thread = current_waker()
             running.middle = nothing_yet  # which waits for whoever was before
-        if lifetime.causes:
-            if lifetime.cancelled and not running.over:
+        run = None
+        if not lifetime.causes:
+            run = running.middle()
+        elif lifetime.cancelled or running.over:
+            if not running.over:
                 self._end(running.cancelled())
-            if running.over:
-                return None
-        run = running.middle()
+            return None
         if run is None or running.record is not None:
             return self._received(run or self._from_the_layers(until, self._waker))
         lifetime.handed = run
