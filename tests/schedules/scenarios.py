@@ -10,7 +10,6 @@ import attrs
 
 from worker_adapters import Token
 
-from .primitives import shown
 from .world import Reading
 
 if TYPE_CHECKING:
@@ -78,9 +77,7 @@ class Streaming:
 
         def set_up() -> Callable[[], None]:
             reading = Reading()
-            scheduler.shared["reading"] = lambda: (
-                reading.cancel_returned, len(reading.outcomes), shown(scheduler, reading.late),
-            )  # fmt: skip
+            scheduler.shared["reading"] = lambda: (reading.cancel_returned, len(reading.outcomes))
             opened = world.open(self.way, runs, size=self.hand_over, last=self.last)
             while self.ready and not opened.source.over and opened.source.step():
                 pass

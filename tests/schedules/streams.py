@@ -43,12 +43,16 @@ class Reading:
             assert events[:-1] == sent, f"tokens are missing before a good end: {kinds}"
         if isinstance(last, End) and last.finish_reason is FinishReason.CANCELLED:
             assert ended_by_us, "ended as cancelled, and nobody had cancelled it"
-        assert "token" not in [event.kind for event in self.late], (
-            "a token came from a next after a cancel had returned"
-        )
+        self.check_late()
         if self.late and CancelOutcome.CLOSED in self.outcomes:
             assert isinstance(last, End), "a cancelled stream ended in an error"
             assert last.finish_reason is FinishReason.CANCELLED, "a cancelled stream ended as if it had not been"
+
+    def check_late(self) -> None:
+        """The one promise that is broken at once."""
+        assert "token" not in [event.kind for event in self.late], (
+            "a token came from a next after a cancel had returned"
+        )
 
 
 class SimLoop:

@@ -289,6 +289,7 @@ class World:
             reading.events.append(event)
             if late:
                 reading.late.append(event)
+                reading.check_late()  # at once: of a thread that is gone, no state tells what it saw
         if then == "drop":
             reading.dropped = True
             opened.source.drop()

@@ -71,7 +71,7 @@ class PlainLink:
 
     __slots__ = ("_process", "sock")
     wants = READ
-    sends = READ | WRITE
+    sends: int = READ | WRITE
     holds = False
 
     def __init__(self, sock: Socket) -> None:
