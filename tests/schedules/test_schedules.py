@@ -23,11 +23,15 @@ if os.environ.get("WORKER_ADAPTERS_SCHEDULES") == "all":
     SCENARIOS |= {**MORE, **MORE_MERGES}
 LARGEST = {
     "stream, the adapter is closed",
+    "stream, closed by a handler",
+    "stream, two cancels, engine silent",
     "stream, cancel, at the turn",
     "stream, cancel, at the lifetime",
     "submit, deadline, at the hand-over",
     "submit, cancel and deadline",
+    "submit, cancelled by a handler",
     "helpers, one is left",
+    "helpers, one per key",
     "helpers, shared and left",
 }
 
