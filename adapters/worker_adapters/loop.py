@@ -44,7 +44,7 @@ WINDOW = 15.0  # seconds of which the longest turn is remembered, and told for a
 # is little beside the tens that an engine takes for one; where more tasks bring as many sooner, it sleeps less.
 MANY = 32
 GATHER = 0.001  # seconds at most
-OF_ALL = 0.256  # seconds, divided among the tasks
+OF_ALL = 0.18  # seconds, divided among the tasks
 ALONE = 0.1  # seconds since somebody was woken who waited for one stream alone
 
 
@@ -319,7 +319,8 @@ class Loop:
 
     def _step(self, task: Task) -> None:
         if not task.over:
-            self._tasks.add(task)
+            if task._registered < 0:
+                self._tasks.add(task)
             try:
                 again = task.step()
                 if again:
