@@ -31,7 +31,7 @@ SHORT = 8  # tokens of a request
 TOKEN = ["stream", "submit", "merge", "bare loop"]
 REQUEST = ["stream", "submit", "http.client", "bare loop"]
 PROMISED = {
-    "token": [("stream", 1.9, "bare loop"), ("submit", 2.1, "stream"), ("merge", 2.6, "stream")],
+    "token": [("stream", 1.4, "bare loop"), ("submit", 2.1, "stream"), ("merge", 2.6, "stream")],
     "request": [("stream", 1.2, "http.client"), ("submit", 1.2, "stream")],
 }
 SWITCH = """
