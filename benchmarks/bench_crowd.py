@@ -56,7 +56,7 @@ LOADS = [
                 ("merge", 0.9, "recv threads"),
                 ("merge", 0.7, "submit"),
                 ("merge", 0.7, "aiohttp"),
-                ("submit", 1.5, "epoll + SimpleQueue"),
+                ("submit", 1.3, "epoll + SimpleQueue"),
             ]
         },
         peers=PEERS,
@@ -66,7 +66,7 @@ LOADS = [
         4,
         ["submit", "merge", *BARE],
         {
-            "cpu_us": [("submit", 1.5, "epoll + SimpleQueue")],
+            "cpu_us": [("submit", 1.3, "epoll + SimpleQueue")],
             "p99_us": [("submit", 2.0, "epoll + SimpleQueue")],
         },
         at_pace=("submit", "merge"),
