@@ -83,11 +83,6 @@ class Task:
         """One step; whether another is wanted at once, None: it waits as before. Sets `over` after the last. On the loop."""
         raise NotImplementedError
 
-    def waits_as_before(self) -> bool:
-        """Whether the loop need not note anew what the lifetime wants."""
-        lifetime, fd = self.lifetime, self._registered
-        return lifetime.want_fd == fd and not lifetime.retimed and self._mask == READ and self._heap_at < inf
-
     def failed(self, exc: BaseException) -> None:
         """A step raised this; `over` is set already. Called again where it raises MemoryError itself. On the loop."""
 

@@ -212,7 +212,7 @@ class Blocking(Iterating):
     steps = BLOCKS
 
 
-class Parked(Iterating):
+class Full:
     """Of a stream that waits for room in its hand-over: who makes some may be struck before it could tell."""
 
     ways = ("submit",)
@@ -223,6 +223,10 @@ class Parked(Iterating):
     def prepare(self):
         super().prepare()
         until(lambda: self.stream._source.channel.parked)
+
+
+class Parked(Full, Iterating):
+    pass
 
 
 class Merging(Parked):
@@ -259,15 +263,8 @@ class Resulting(Case):
             assert WHOLE.startswith(text)
 
 
-class ParkedResulting(Resulting):
-    ways = ("submit",)
-    steps = BLOCKS
-    limits = Limits(max_in_flight=1, hand_over=1)
-    deadline = SOON  # at which it would be left
-
-    def prepare(self):
-        super().prepare()
-        until(lambda: self.stream._source.channel.parked)
+class ParkedResulting(Full, Resulting):
+    pass
 
 
 class Generating(Case):

@@ -118,7 +118,7 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
     decoded = decoding(dialect, feed, running)
     middle = Middle(running, decoder, exchange, feed, decoded)
     while True:
-        if lifetime.thread is not middle.thread:  # another one's result() was given up, or was never begun with
+        if lifetime.thread is not middle.thread:  # another thread collects, since the first one's result() timed out
             middle.aim()
         if not (middle.met or feed.over or lifetime.causes) and (alone := middle.token()) is not None:
             running.middle = middle.token  # the driver goes on with it, until something else has come

@@ -300,17 +300,14 @@ class Submitted(Task):
             return False
         if full:
             return self._park()
-        # What `awaits_more` and `waits_as_before` would say, without two calls for every token.
         reading = running.reading
         if (
             reading is not None and reading.drained and lifetime.want_fd == self._registered >= 0
             and not lifetime.retimed and self._mask == READ and self._heap_at < inf
         ):  # fmt: skip
-            return None
+            return None  # it waits as before
         exchange = running.exchange
-        if exchange is None or not exchange.awaits_more(lifetime):
-            return True
-        return None if self.waits_as_before() else False
+        return exchange is None or not exchange.awaits_more(lifetime)
 
     def _finish(self, run: list[Event], terminal: End | Error) -> None:
         self._runs.close()
