@@ -32,10 +32,20 @@ PER_KEY = 2
 
 
 class _Job:
-    __slots__ = ("done", "key", "left", "lifetime", "others", "raised", "returned", "work")
+    __slots__ = ("begins", "begun", "done", "key", "left", "lifetime", "of", "others", "raised", "returned", "work")
 
-    def __init__(self, key: Hashable, work: Callable[[], Any], lifetime: Lifetime | None) -> None:
+    def __init__(
+        self,
+        key: Hashable,
+        work: Callable[[], Any],
+        lifetime: Lifetime | None,
+        of: Hashable = None,
+        begins: Callable[[Lifetime], None] | None = None,
+    ) -> None:
         self.key = key
+        self.of = key if of is None else of
+        self.begins = begins
+        self.begun = False
         self.work = work
         self.lifetime = lifetime
         self.others: list[Lifetime] = []  # who waits for it, too: see `Helpers.shared`
@@ -50,6 +60,10 @@ class _Job:
 
     def run(self) -> None:
         try:
+            self.begun = True
+            if self.begins is not None and self.lifetime is not None:
+                self.lifetime.wake()
+                self.tell()
             self.returned = self.work()
         except BaseException as exc:  # noqa: BLE001  -- raised where it is waited for
             self.raised = exc
@@ -62,6 +76,15 @@ class _Job:
         """Have the others look again."""
         for lifetime in list(self.others):
             lifetime.wake()
+
+    def waited_for(self, lifetime: Lifetime) -> Steps[None]:
+        """Until it is done, or left by who wanted it. Raises Interrupted."""
+        begins = self.begins
+        while not self.done and not self.left:
+            yield from lifetime.wait()
+            if self.begun and begins is not None:
+                begins(lifetime)
+                begins = None
 
     def outcome(self) -> Any:
         """What work returned or raised."""
@@ -93,41 +116,59 @@ class Helpers:
         """Helpers at work that nobody waits for any more."""
         return sum(job.abandoned for job in list(self._running))
 
-    def call(self, key: Hashable, work: Callable[[], T], lifetime: Lifetime) -> Steps[T]:
-        """What work returns or raises, on a helper. `key`: whose calls are counted together.
+    def call(
+        self,
+        key: Hashable,
+        work: Callable[[], T],
+        lifetime: Lifetime,
+        *,
+        of: Hashable = None,
+        begins: Callable[[Lifetime], None] | None = None,
+    ) -> Steps[T]:
+        """What work returns or raises, on a helper. `key`: whose calls are counted together. The others: see `shared`.
 
         Raises Interrupted, and Fault (LOCAL_LIMIT) where no thread can be started.
         """
-        job = _Job(key, work, lifetime)
+        job = _Job(key, work, lifetime, of, begins)
         try:
             self._waiting.append(job)
             try:
                 self._start()
             except RuntimeError as exc:
                 raise Fault(Reason.LOCAL_LIMIT, f"no thread could be started: {exc}") from exc
-            while not job.done:
-                yield from lifetime.wait()
+            yield from job.waited_for(lifetime)
         finally:
             self._leave(job)
         return job.outcome()  # type: ignore[no-any-return]  # what work returned
 
-    def shared(self, key: Hashable, work: Callable[[], T], lifetime: Lifetime) -> Steps[T]:
-        """As `call`, or what another's comes to, of the same key, that has not begun: nobody is given what is older than he.
+    def shared(
+        self,
+        key: Hashable,
+        work: Callable[[], T],
+        lifetime: Lifetime,
+        *,
+        of: Hashable = None,
+        begins: Callable[[Lifetime], None] | None = None,
+    ) -> Steps[T]:
+        """As `call`, or what another's comes to, of the same, that has not begun: nobody is given what is older than he.
 
         Hundreds of streams that begin at once cost a call or two, and not hundreds, of which two are under way at a time.
+        `of`: who may share, if not all of that key. `begins`: called by each who waits, once the call has begun.
         """
+        what = key if of is None else of
         while True:
-            job = next((one for one in list(self._waiting) if one.key == key and not one.left), None)
+            job = next((one for one in list(self._waiting) if one.of == what and one.key == key and not one.left), None)
             if job is None:
-                return (yield from self.call(key, work, lifetime))
+                return (yield from self.call(key, work, lifetime, of=of, begins=begins))
             job.others.append(lifetime)  # first: who makes it done, or leaves it, looks at them next
             try:
-                while not job.done and not job.left:
-                    yield from lifetime.wait()
+                yield from job.waited_for(lifetime)
             finally:
                 job.others.remove(lifetime)
             if job.done:
-                return job.outcome()  # type: ignore[no-any-return]  # as above
+                if job.raised is not None:
+                    raise job.raised.with_traceback(None)  # as in cell.py: each raising would add frames
+                return job.returned  # type: ignore[no-any-return]  # as above
 
     def start(self, key: Hashable, work: Callable[[], None]) -> None:
         """Have work done on a helper, of which nobody waits for the end.

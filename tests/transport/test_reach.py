@@ -9,6 +9,7 @@ import shutil
 import socket
 import ssl
 import threading
+import time
 from types import SimpleNamespace
 
 import attrs
@@ -28,6 +29,7 @@ from worker_adapters import (
 )
 from worker_adapters.api.address import Origin
 from worker_adapters.dialect import Fault, WireRequest
+from worker_adapters.helpers import HELPERS
 from worker_adapters.testing.server import nobody_there
 from worker_adapters.transport import opening
 from worker_adapters.transport.connections import Pool
@@ -35,6 +37,7 @@ from worker_adapters.transport.http import HTTPTransport
 from worker_adapters.transport.trust import Trust
 
 from ..runtime.dialects import GOOD, kinds, request, until
+from ..timers import SOON, unhurried
 from .relays import SocketServer, fields_of, line_of
 from .servers import Server, chunk, head
 from .test_opening import needs_ipv6
@@ -396,6 +399,96 @@ def test_headers_are_asked_for_every_request(way, server, seen):
             assert kinds(getattr(a, way)(request()))[-1] == "end"
         assert a.health().ready
     assert len(set(seen.all("x-turn"))) == 3
+
+
+class Provider:
+    """Calls return when they are let go, each something else."""
+
+    def __init__(self):
+        self.calls, self.go = [], threading.Event()
+
+    def hold(self, a):
+        """From now on; the version was asked for by then, which needs a call, too."""
+        self.go.set()
+        a.engine_version()
+        self.go.clear()
+        self.calls.clear()
+
+    def __call__(self):
+        self.calls.append(f"token-{len(self.calls)}")
+        mine = self.calls[-1]
+        assert self.go.wait(SOON)
+        return mine
+
+    def with_two_under_way(self, begin):
+        """Two streams that have begun while nobody else was calling."""
+        begun = []
+        for calls in (1, 2):
+            begun.append(consume(begin()))
+            until(lambda: len(self.calls) == calls)  # noqa: B023
+        return begun
+
+
+def waiting_for_credentials():
+    return sum(1 + len(job.others) for job in list(HELPERS._waiting) if job.key[0] == "credentials")
+
+
+@both
+@pytest.mark.parametrize("given", ["credentials", "headers"])
+def test_of_a_slow_provider_two_calls_are_under_way_at_a_time_and_others_share_the_next(way, given, server, seen):
+    """Each had a call of its own, and of hundreds that begin at once most failed with CONNECT_TIMEOUT."""
+    provider, other = Provider(), Provider()
+    slow = {"credentials": provider} if given == "credentials" else {"headers": lambda: {"X-Token": provider()}}
+    with reach(server.url, **slow) as a, reach(server.url, credentials=other) as b:
+        provider.hold(a)
+        other.hold(b)
+        streams = provider.with_two_under_way(lambda: getattr(a, way)(request()))
+        streams += [consume(getattr(a, way)(request())) for _ in range(30)]
+        streams.append(consume(getattr(b, way)(request())))  # has another provider, and the same origin
+        until(lambda: waiting_for_credentials() == 31)
+        provider.go.set()
+        other.go.set()
+        for consumer, events in streams:
+            consumer.join(SOON)
+            assert kinds(events)[-1] == "end"
+    assert (len(provider.calls), len(other.calls)) == (3, 1)
+
+
+@both
+def test_what_a_shared_call_raises_is_raised_for_all(way, server):
+    provider = Provider()
+
+    def asked():
+        if (token := provider()) == "token-2":
+            raise OSError("the vault is shut")
+        return token
+
+    with reach(server.url, credentials=asked) as a:
+        provider.hold(a)
+        good = provider.with_two_under_way(lambda: getattr(a, way)(request()))
+        sharing = [consume(getattr(a, way)(request())) for _ in range(3)]
+        until(lambda: waiting_for_credentials() == 3)
+        provider.go.set()
+        for consumer, _ in [*good, *sharing]:
+            consumer.join(SOON)
+    assert [kinds(events)[-1] for _, events in good] == ["end"] * 2
+    assert [events[0].message for _, events in sharing] == ["the credentials provider failed: OSError"] * 3
+
+
+@both
+def test_the_time_to_connect_counts_from_the_call_of_the_provider(way, server, seen):
+    def run(scale):
+        def provider():
+            time.sleep(0.3 * scale)  # the subject
+            return "token"
+
+        with reach(server.url, credentials=provider, timeouts=Timeouts(connect=0.5 * scale)) as a:
+            streams = [consume(getattr(a, way)(request())) for _ in range(4)]
+            for consumer, _ in streams:
+                consumer.join(SOON)
+        return [kinds(events)[-1] for _, events in streams]
+
+    assert unhurried(run, lambda ended: set(ended) == {"end"}) == ["end"] * 4
 
 
 def test_an_authorization_of_ones_own_where_there_are_no_credentials(server, seen):
