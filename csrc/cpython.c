@@ -4,7 +4,9 @@
 #define Py_LIMITED_API 0x030b0000
 #endif
 #include <Python.h>
+#include <errno.h>
 #include <limits.h>
+#include <sys/socket.h>
 
 #include "cpython.h"
 #include "wire.h"
@@ -74,7 +76,7 @@ static PyObject *take(PyObject *module, PyObject *const *args, Py_ssize_t n)
     return PyErr_Occurred() ? NULL : PyLong_FromLong(status);
 }
 
-/* For reads that never wait: they hold the interpreter lock throughout, and nothing is in here once a call of pull has returned,
+/* For reads that never wait: they hold the interpreter lock throughout, and nothing is in here once a call has returned,
  * or calls back; where there is no such lock, each thread has one of its own. Who waits brings the thread's own buffer. It is
  * all that these sources have of static state that changes. */
 #ifdef Py_GIL_DISABLED
@@ -190,9 +192,120 @@ static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
     return NULL;
 }
 
+/* More than that is copied into the kernel, or out of it, while others run. */
+#define COPIED_AT_ONCE 65536
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+
+static int would_block(int error)
+{
+    return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+}
+
+static PyObject *receive(PyObject *module, PyObject *const *args, Py_ssize_t n)
+{
+    (void)module;
+    int from = expect(n, 2) ? descriptor(args[0]) : -1;
+    size_t most = PyErr_Occurred() ? 0 : PyLong_AsSize_t(args[1]);
+    if (PyErr_Occurred())
+        return NULL;
+    ssize_t came = recv(from, shared, most < sizeof shared ? most : sizeof shared, MSG_DONTWAIT);
+    if (came >= 0)
+        return PyBytes_FromStringAndSize((const char *)shared, came);
+    if (would_block(errno))
+        Py_RETURN_NONE;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static PyObject *transmit(PyObject *module, PyObject *const *args, Py_ssize_t n)
+{
+    (void)module;
+    int to = expect(n, 2) ? descriptor(args[0]) : -1;
+    Py_buffer data;
+    if (PyErr_Occurred() || PyObject_GetBuffer(args[1], &data, PyBUF_SIMPLE))
+        return NULL;
+    ssize_t sent;
+    if (data.len <= COPIED_AT_ONCE)
+        sent = send(to, data.buf, (size_t)data.len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    else {
+        Py_BEGIN_ALLOW_THREADS
+        sent = send(to, data.buf, (size_t)data.len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        Py_END_ALLOW_THREADS
+    }
+    int error = errno;
+    PyBuffer_Release(&data);
+    if (sent >= 0 || would_block(error))
+        return PyLong_FromSsize_t(sent < 0 ? 0 : sent);
+    errno = error;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static PyObject *is_silent(PyObject *module, PyObject *const *args, Py_ssize_t n)
+{
+    (void)module;
+    int from = expect(n, 1) ? descriptor(args[0]) : -1;
+    if (PyErr_Occurred())
+        return NULL;
+    uint8_t first;
+    return PyBool_FromLong(recv(from, &first, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && would_block(errno));
+}
+
+static PyObject *content(PyObject *module, PyObject *const *args, Py_ssize_t n)
+{
+    (void)module;
+    char *raw;
+    Py_ssize_t len;
+    if (!expect(n, 2) || PyBytes_AsStringAndSize(args[1], &raw, &len))
+        return NULL;
+    wire *w = at(args[0]);
+    if (!w)
+        return NULL;
+    int fits = (size_t)len <= sizeof shared;
+    uint8_t *out = fits ? shared : PyMem_Malloc((size_t)len);
+    if (!out)
+        return PyErr_NoMemory();
+    size_t written = body_feed(&w->body, (const uint8_t *)raw, (size_t)len, out);
+    w->content += written;
+    PyObject *bytes = PyBytes_FromStringAndSize((const char *)out, (Py_ssize_t)written);
+    if (!fits)
+        PyMem_Free(out);
+    return bytes;
+}
+
+static PyObject *begin_body(PyObject *module, PyObject *const *args, Py_ssize_t n)
+{
+    (void)module;
+    wire *w = expect(n, 3) ? at(args[0]) : NULL;
+    long framing = w ? PyLong_AsLong(args[1]) : -1;
+    unsigned long long length = PyErr_Occurred() ? 0 : PyLong_AsUnsignedLongLong(args[2]);
+    if (PyErr_Occurred())
+        return NULL;
+    wire_init(w, (int)framing, length);
+    Py_RETURN_NONE;
+}
+
+static PyObject *begin_events(PyObject *module, PyObject *const *args, Py_ssize_t n)
+{
+    (void)module;
+    sse_decoder *d = expect(n, 2) ? at(args[0]) : NULL;
+    size_t limit = d ? PyLong_AsSize_t(args[1]) : 0;
+    if (PyErr_Occurred())
+        return NULL;
+    sse_init(d, limit);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
     {"take", (PyCFunction)(void (*)(void))take, METH_FASTCALL, NULL},
     {"pull", (PyCFunction)(void (*)(void))pull, METH_FASTCALL, NULL},
+    {"begin_body", (PyCFunction)(void (*)(void))begin_body, METH_FASTCALL, NULL},
+    {"begin_events", (PyCFunction)(void (*)(void))begin_events, METH_FASTCALL, NULL},
+    {"content", (PyCFunction)(void (*)(void))content, METH_FASTCALL, NULL},
+    {"receive", (PyCFunction)(void (*)(void))receive, METH_FASTCALL, NULL},
+    {"transmit", (PyCFunction)(void (*)(void))transmit, METH_FASTCALL, NULL},
+    {"is_silent", (PyCFunction)(void (*)(void))is_silent, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import random
 import uuid
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
+from worker_adapters.api import request as task_ids
 from worker_adapters.testing.leaks import counted_connects
 
 from .products import TIMES
@@ -44,6 +46,7 @@ def pytest_collection_finish() -> None:
 def _same_names(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Task ids that nobody chose are the same each time: seeds come of them, and an engine's text, which may end early."""
     drawn = random.Random(request.node.nodeid)
+    monkeypatch.setattr(task_ids, "_drawn", SimpleNamespace(pop=lambda: drawn.randbytes(16)))
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=drawn.getrandbits(128), version=4))
 
 

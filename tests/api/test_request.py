@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import uuid
 
 import attrs
@@ -98,6 +100,30 @@ def test_a_task_id_is_made_where_none_is_given():
     ids = {GenerateRequest(prompt="x").task_id for _ in range(3)}
     assert len(ids) == 3
     assert {uuid.UUID(task_id).version for task_id in ids} == {4}
+
+
+FORKED = """if True:
+    import os
+    from worker_adapters import GenerateRequest
+
+    def three(): return [GenerateRequest(prompt="x").task_id for _ in range(3)]
+
+    three()
+    child = os.fork()
+    print(*three(), flush=True)
+    if child:
+        os.wait()
+    else:
+        os._exit(0)
+"""
+
+
+def test_a_forked_child_names_its_own_tasks():
+    done = subprocess.run([sys.executable, "-c", FORKED], check=True, capture_output=True, text=True)
+    ids = [uuid.UUID(word) for word in done.stdout.split()]
+    assert len(ids) == 6
+    assert len(set(ids)) == 6
+    assert {(one.version, one.variant) for one in ids} == {(4, uuid.RFC_4122)}
 
 
 def test_a_copy_with_a_change_keeps_the_rest():

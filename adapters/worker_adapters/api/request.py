@@ -7,6 +7,7 @@ adapter yet.
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Self
@@ -23,10 +24,23 @@ from .judging import wrongs
 __all__ = ["GenerateRequest", "OnDegraded", "Priority"]
 
 
-def _new_task_id() -> str:
-    import uuid  # noqa: PLC0415  -- brings in platform; not for those who name their tasks
+_DRAWN = 64  # at once: a call of the system for each gives up the interpreter lock, and stands in line for it again
+_drawn: list[bytes] = []
+os.register_at_fork(after_in_child=_drawn.clear)  # else parent and child would give the same ids
 
-    return str(uuid.uuid4())
+
+def _new_task_id() -> str:
+    """A random UUID (RFC 9562, 5.4)."""
+    while True:
+        try:
+            drawn = _drawn.pop()
+        except IndexError:
+            fresh = os.urandom(16 * _DRAWN)
+            _drawn.extend(fresh[at : at + 16] for at in range(0, len(fresh), 16))
+        else:
+            break
+    digits = drawn.hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[drawn[8] & 3]}{digits[17:20]}-{digits[20:]}"
 
 
 def _strings(value: str | Sequence[str]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The codecs of the hot path: response bodies to content, event streams to frames, an event back to bytes.
 
-No clock and no threads; no I/O but `SSEDecoder.puller`, which reads a socket that its caller owns. The work is done in C
-(`csrc/`); importing this package loads the compiled extension.
+No clock and no threads; no I/O but `SSEDecoder.puller` and `sockets`, which use a socket that their caller owns. The work is
+done in C (`csrc/`); importing this package loads the compiled extension.
 """
 
 from .build import encode, encode_lines

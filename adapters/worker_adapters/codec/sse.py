@@ -154,7 +154,7 @@ class SSEDecoder:
         self._limit = max_event_size
         self._state: Any = _uninitialised("sse_decoder *")
         self._address = int(_ffi.cast("uintptr_t", self._state))
-        _lib.sse_init(self._state, max_event_size)
+        _native.begin_events(self._address, max_event_size)
         self._spans: Any = self._state.spans
         self._pieces: Any = self._state.pieces
         self._last_id = b""

@@ -17,8 +17,6 @@ __all__ = ["BodyError", "CutOffError", "Timers", "Wire", "read_room"]
 _ffi: Any = _native.ffi
 _lib: Any = _native.lib
 
-_feed = _lib.body_feed
-_buffer = _ffi.buffer
 _uninitialised = _ffi.new_allocator(should_clear_after_alloc=False)
 
 _WORDS = {
@@ -72,7 +70,7 @@ class Wire:
         self.struct: Any = _uninitialised("wire *")
         self.room: Any = None  # it is being read into: see SSEDecoder.puller
         self.address: int = int(_ffi.cast("uintptr_t", self.struct))
-        _lib.wire_init(self.struct, framing, length or 0)
+        _native.begin_body(self.address, framing, length or 0)
 
     @property
     def over(self) -> bool:
@@ -95,14 +93,10 @@ class Wire:
 
         Raises BodyError, from every later call too; what came before the error in the same read is returned first.
         """
-        struct = self.struct
-        out = _uninitialised("uint8_t[]", len(raw) or 1)
-        written = _feed(_ffi.addressof(struct, "body"), raw, len(raw), out)
-        if not written:
+        content: bytes = _native.content(self.address, raw)
+        if not content:
             self.check()
-        struct.content += written
-        body: bytes = _buffer(out, written)[:]
-        return body
+        return content
 
     def check(self) -> None:
         """Raise BodyError if the body is broken."""

@@ -36,7 +36,7 @@ class Body:
         self._again = b""
         self._broken: Exception | None = None
         self._link = link
-        self._fd = link.sock.fileno()
+        self._fd = link.fd
         self._plain = type(link) is PlainLink
         self._wire = Wire(chunked=head.chunked, length=head.length)
         self._lifetime: Any = None  # of who pulls from it, and what that waits with

@@ -20,6 +20,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from ..api import TLS, KeepAlive
 from ..api.about import VERSION
 from ..api.address import Origin, Proxy, as_host
+from ..codec.sockets import is_silent
 from ..lifetime import Lifetime
 from ..loop import LOOP
 from ..waiting import Steps
@@ -61,18 +62,12 @@ class Connection:
         link = self.link
         if link is None or link.holds or time.monotonic() - self.idle_since >= self._pool.keep_alive:
             return False
-        try:
-            link.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
+        return is_silent(link.fd)
 
     def leave(self, lifetime: Lifetime) -> None:
         """From here on the lifetime's driver does not wait for it any more."""
         if self.link is not None:
-            lifetime.waker.leave(self.link.sock.fileno())
+            lifetime.waker.leave(self.link.fd)
 
     def close(self) -> None:
         """Idempotent. Not while a driver waits for it: see `leave`."""

@@ -325,7 +325,7 @@ def _sent(request: bytes, link: Link, reader: HeadReader, lifetime: Lifetime) ->
     refusal may come from who reads on: the rest is sent, unless more than a head came, and nothing can be written.
     """
     rest, gone, early, stop = memoryview(request), 0, None, inf
-    fd = link.sock.fileno()
+    fd = link.fd
     while True:
         try:
             sent = link.send(rest) if rest.nbytes else 0
@@ -378,7 +378,7 @@ def _early(link: Link, reader: HeadReader, lifetime: Lifetime) -> Head | None:
 
 def _answered(link: Link, reader: HeadReader, lifetime: Lifetime) -> Steps[Head]:
     """The head of the response. Raises HeadError, OSError, Interrupted."""
-    fd = link.sock.fileno()
+    fd = link.fd
     while True:
         # A response takes a while to come, unless it was there before the request: waiting first saves a read in vain.
         if not link.holds:

@@ -15,6 +15,7 @@ from _socket import socket as Socket  # noqa: N812  -- the one that gevent and e
 from itertools import count
 from typing import Protocol
 
+from ..codec.sockets import receive, transmit
 from ..lifetime import Lifetime
 from ..waiting import READ, WRITE, Steps
 
@@ -30,6 +31,7 @@ class Link(Protocol):
     """Used by one thread at a time."""
 
     sock: Socket
+    fd: int
 
     @property
     def wants(self) -> int:
@@ -69,17 +71,19 @@ class Link(Protocol):
 class PlainLink:
     """A Link without TLS."""
 
-    __slots__ = ("_process", "sock")
+    __slots__ = ("_process", "fd", "sock")
     wants = READ
     sends: int = READ | WRITE
     holds = False
 
     def __init__(self, sock: Socket) -> None:
         self.sock: Socket = sock
+        self.fd: int = sock.fileno()
         self._process = os.getpid()
 
     def close(self) -> None:
         """See Link. In a forked child it is the parent's: there, only the copy is closed."""
+        self.fd = -1  # its number may be a stranger's next
         if os.getpid() == self._process:
             with contextlib.suppress(OSError):  # not connected any more
                 self.sock.shutdown(socket.SHUT_RDWR)
@@ -87,10 +91,7 @@ class PlainLink:
 
     def send(self, data: memoryview) -> int:
         """See Link."""
-        try:
-            return self.sock.send(data)
-        except BlockingIOError:
-            return 0
+        return transmit(self.fd, data)
 
     def flush(self) -> bool:
         """See Link."""
@@ -98,10 +99,7 @@ class PlainLink:
 
     def recv(self) -> bytes | None:
         """See Link."""
-        try:
-            return self.sock.recv(READ_SIZE)
-        except BlockingIOError:
-            return None
+        return receive(self.fd, READ_SIZE)
 
 
 class TLSLink(PlainLink):
@@ -134,11 +132,11 @@ class TLSLink(PlainLink):
             else:
                 done = True
             if not self.flush():
-                yield from lifetime.wait(self.sock.fileno(), WRITE)
+                yield from lifetime.wait(self.fd, WRITE)
             elif done:
                 return
             elif not self._take_in():
-                yield from lifetime.wait(self.sock.fileno(), READ)
+                yield from lifetime.wait(self.fd, READ)
 
     @property
     def _swamped(self) -> bool:
@@ -184,10 +182,10 @@ class TLSLink(PlainLink):
                 self._unsent, self._at = self._out.read(), 0
                 if not self._unsent:
                     return True
-            try:
-                self._at += self.sock.send(memoryview(self._unsent)[self._at :])
-            except BlockingIOError:
+            sent = transmit(self.fd, memoryview(self._unsent)[self._at :])
+            if not sent:
                 return False
+            self._at += sent
 
     def recv(self) -> bytes | None:
         """See Link. What OpenSSL has decrypted already comes first: the kernel knows nothing of it."""
@@ -210,9 +208,8 @@ class TLSLink(PlainLink):
 
     def _take_in(self) -> bool:
         """Whether more has come, the end included."""
-        try:
-            data = self.sock.recv(READ_SIZE)
-        except BlockingIOError:
+        data = receive(self.fd, READ_SIZE)
+        if data is None:
             return False
         if data:
             self._in.write(data)

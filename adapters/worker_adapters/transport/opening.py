@@ -100,7 +100,7 @@ def _connected_to_socket(path: str, lifetime: Lifetime) -> Steps[Socket]:
 
 def _tunnelled(link: PlainLink, tunnel: Tunnel, lifetime: Lifetime) -> Steps[bytes]:
     """Through the proxy to the worker; what came behind the proxy's consent is the worker's already. Raises Fault."""
-    fd, rest, reader = link.sock.fileno(), memoryview(tunnel.request), HeadReader("CONNECT")
+    fd, rest, reader = link.fd, memoryview(tunnel.request), HeadReader("CONNECT")
     head: Head | None = None
     try:
         while rest.nbytes:
