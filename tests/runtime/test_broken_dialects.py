@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ from worker_adapters import (
     Metrics,
     Reason,
     Token,
+    WorkerError,
 )
 from worker_adapters.dialect import Finished, Opened
 from worker_adapters.transport.scripted import Hang, Script
 
+from ..timers import SOON
 from .dialects import (
     GOOD,
     TINY,
@@ -108,6 +111,41 @@ def test_a_dialect_that_breaks_the_grammar_is_a_bug(runs: Any) -> None:
     assert (error.code, error.reason) == (ErrorCode.INTERNAL, Reason.BUG)
     good_kinds = kinds(events)[:-1]
     assert good_kinds in ([], ["started"], ["started", "token"])
+
+
+@pytest.mark.parametrize("middle", ["lone tokens", "runs of two"])
+@pytest.mark.parametrize(
+    "run", [5, (token(3),), "t3", {3: token(3)}, object(), iter([token(3)]), [None], [[token(3)]], [3]]
+)
+def test_what_is_no_run_of_items_is_a_bug_and_nothing_is_raised(run: Any, middle: str) -> None:
+    """A dialect that nobody has checked the types of, well into its stream."""
+    each = 1 if middle == "lone tokens" else 2
+
+    def decode(batches: Any, /, *, request: Any, tally: Any) -> Iterator[Any]:
+        for n, _batch in enumerate(batches):
+            yield run if n == 3 else [OPENED] * (n == 0) + [token(n * each + m) for m in range(each)]
+
+    events = run_both(Script(steps=[tokens(1)] * 6), dialect=attrs.evolve(TINY, decode=decode))
+    assert kinds(events) == ["started", *["token"] * 3 * each, "error"]
+    assert events[-1].reason is Reason.BUG
+
+
+@pytest.mark.parametrize("collect", [False, True])
+@both
+def test_a_decoder_that_goes_on_for_ever_when_there_is_nothing_more_ends_at_the_deadline(
+    way: str, collect: bool
+) -> None:
+    def decode(batches: Any, /, *, request: Any, tally: Any) -> Iterator[Any]:
+        next(batches)
+        yield [OPENED]
+        for n in itertools.count():
+            yield [token(n)]
+
+    with adapter(good(), dialect=attrs.evolve(TINY, decode=decode)) as a:
+        stream = getattr(a, way)(request(deadline=0.1), collect=collect)
+        error = stream.exception(SOON)
+    assert isinstance(error, WorkerError)
+    assert error.error.reason is Reason.DEADLINE
 
 
 def test_what_follows_finished_is_never_read() -> None:

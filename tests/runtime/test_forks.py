@@ -20,14 +20,16 @@ from worker_adapters import (
     MetricsOptions,
     Retry,
     Started,
+    as_completed,
     connect,
+    merge,
 )
 from worker_adapters.runtime.places import Places
 from worker_adapters.simulator import Simulator
 from worker_adapters.transport.scripted import Hang, Script
 
-from .beside import PATIENCE, in_child
-from .dialects import adapter, frames, good, kinds, request, until
+from .beside import PATIENCE, in_child, in_thread
+from .dialects import adapter, frames, good, kinds, request, tokens, until
 from .test_leaving import STOPPABLE, told
 
 if TYPE_CHECKING:
@@ -144,6 +146,36 @@ def test_a_stream_in_flight_survives_the_fork_of_a_child(way: str) -> None:
         last = list(streams[0])[-1]
         assert isinstance(last, End), last
         assert last.finish_reason == "length"
+
+
+@pytest.mark.parametrize("gather", [merge, as_completed])
+def test_many_streams_of_the_parents_are_over_in_a_child_that_goes_on_with_them(gather: Any) -> None:
+    """Forked by the thread that reads them, between two looks; not the main thread, which looks again by itself."""
+    failed: list[BaseException] = []
+    quick = [good() if gather is as_completed else Script(steps=[tokens(1), Hang()])]
+
+    def reads() -> None:
+        try:
+            with adapter(*quick, Script(steps=[tokens(1), Hang()])) as a:
+                streams = [a.submit(request()) for _ in range(2)]
+                gathered = gather(streams)
+                for _ in range(4 if gather is merge else 1):
+                    next(gathered)
+                in_child(lambda: check([one if gather is as_completed else one[1] for one in gathered], streams))
+                assert not any(stream.done() for stream in streams) or gather is as_completed
+        except BaseException as exc:  # noqa: BLE001  -- raised where it is seen
+            failed.append(exc)
+
+    def check(left: list[Any], streams: list[Any]) -> None:
+        assert (
+            ([event.finish_reason for event in left] == ["cancelled"] * 2) if gather is merge else left == [streams[1]]
+        )
+
+    thread = in_thread(reads)
+    thread.join(2 * PATIENCE)
+    if failed:
+        raise failed[0]
+    assert not thread.is_alive()
 
 
 LEAVING = {

@@ -29,9 +29,11 @@ from worker_adapters import (
     merge,
 )
 from worker_adapters.dialect import Fault
+from worker_adapters.runtime import channel
 from worker_adapters.simulator import Simulator
 from worker_adapters.transport.scripted import Hang, Script
 
+from ..timers import SOON
 from .beside import in_thread
 from .dialects import adapter, busy, counted, end, good, kinds, request, sent, texts, tokens, until
 
@@ -212,6 +214,34 @@ def test_a_place_that_all_wait_for_becomes_free_though_every_hand_over_is_full()
         jobs = (a.submit(request(task_id=str(n)), block=True) for n in range(20))
         found = by_stream(merge(jobs))
         assert [texts(events) for events in found.values()] == ["".join(f"t{n}" for n in range(20))] * 20
+
+
+def test_streams_are_read_on_while_the_iterable_blocks_and_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what it blocks for may come, and memory stays bounded if it does not."""
+    monkeypatch.setattr(channel, "AHEAD", 100)
+    with adapter(endless(), paced(60), limits=Limits(hand_over=4)) as a:
+        done = threading.Event()
+
+        def jobs() -> Iterator[Stream]:
+            held = a.submit(request(task_id="endless"))
+            yield held
+            until(lambda: sent(a) == 1)
+            other = a.submit(request(task_id="other"))
+            other.add_done_callback(lambda _: done.set())
+            yield other
+            assert done.wait(SOON)
+            until(lambda: held._source.channel.parked)  # type: ignore[attr-defined]
+            assert 100 <= hands_of(held) <= 101
+
+        found: dict[str, list[Event]] = defaultdict(list)
+        merged = merge(jobs())
+        for stream, event in merged:
+            found[stream.task_id].append(event)
+            if len(found["endless"]) > 300:
+                break
+        merged.close()
+    assert texts(found["endless"]) == "".join(f"t{n}" for n in range(300))
+    assert texts(found["other"]) == "".join(f"t{n}" for n in range(60))
 
 
 def _pooled(places: int) -> Any:

@@ -50,8 +50,13 @@ class Hand(Protocol):
         ...
 
 
+AHEAD = (
+    65536  # events that a stream may be ahead of a consumer that can't look: more than answers have, and no more memory
+)
+
+
 class Gate:
-    """Whether channels are to take what comes, full or not: while their consumer can't look."""
+    """Whether channels are to take what comes, full or not (but for AHEAD): while their consumer can't look."""
 
     __slots__ = ("open",)
 
@@ -106,7 +111,8 @@ class Channel:
     @property
     def full(self) -> bool:
         """Whether there is no room for another run."""
-        return self._put - self._done >= self._size and not self.gate.open
+        ahead = self._put - self._done
+        return ahead >= self._size and not (self.gate.open and ahead < AHEAD)
 
     def put(self, run: list[Event]) -> bool:
         """Hand over a run; whether it may be full then. Never blocks."""

@@ -224,8 +224,8 @@ def _checked(worker: Worker, running: Running, run: Run, begun: list[Event]) -> 
 
 def _checked_mixed(worker: Worker, running: Running, events: list[Event]) -> int:
     """A run with Metrics in it; those that come before the first Token are dropped."""
-    if strange := next((event for event in events if type(event) not in (Token, Metrics)), None):
-        raise _unlawful(worker, f"{type(strange).__name__} came in mid-stream")
+    if strange := [type(event).__name__ for event in events if type(event) not in (Token, Metrics)]:
+        raise _unlawful(worker, f"{strange[0]} came in mid-stream")
     tokens = [event for event in events if type(event) is Token]
     if [event.index for event in tokens] != list(range(running.tokens_seen, running.tokens_seen + len(tokens))):
         raise _unlawful(worker, f"Token indexes are not contiguous after {running.tokens_seen}")

@@ -342,9 +342,10 @@ def merge(streams: Iterable[Stream]) -> Merged:
     Bounded: each stream has its own hand-over, and is not read on while that is full. A collection is taken at once;
     another iterable lazily, and it may go on giving more, of whichever adapters: it is asked for the next one when nothing
     else has come, and not while the streams of this merge have every place of their adapters, for one of which the next
-    would have to wait. Nothing is given while it blocks. Leaving (by
-    `close`, by dropping it) cancels the streams that are left, and so does what `streams` raises. Raises TypeError for
-    a stream that was not submitted, RuntimeError for one that is read already. Ctrl-C in `next` loses nothing: iterate on.
+    would have to wait. Nothing is given while it blocks; so that what it blocks for may come, streams are read on then
+    until they are 65,536 events ahead. Leaving (by `close`, by dropping it) cancels the streams that are left, and so does
+    what `streams` raises. Raises TypeError for a stream that was not submitted, RuntimeError for one that is read already.
+    Ctrl-C in `next` loses nothing: iterate on.
     """
     return Merged(streams)
 

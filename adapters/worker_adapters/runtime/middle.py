@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..api import Event, Token
+from ..api import Event, Reason, Token
 from ..codec import SSEDecoder
-from ..dialect import Dialect, Payload, Run
+from ..dialect import Dialect, Fault, Payload, Run
 from ..transport import Exchange
 from ..waiting import BLOCKED, Blocked, Waker
 from .report import progress
@@ -59,9 +59,13 @@ class Middle:
         self._running.reading = self._exchange.reading()
 
     def decode(self) -> Run | None:
-        """The run of a batch that the layers have looked at."""
+        """The run of a batch that the layers have looked at. Raises Interrupted, Fault, and what decoding does."""
+        if self._feed.over:
+            self._lifetime.check()  # some decoders may go on for ever without being given anything
         run = next(self._decoded, None)
         let_go(self.batch)
+        if (raised := _no_run(run)) is not None:
+            raise raised
         return run
 
     def token(self) -> list[Event] | None:
@@ -85,15 +89,22 @@ class Middle:
             let_go(batch)
         running = self._running
         seen = running.tokens_seen
-        if run is not None and len(run) == 1 and type(alone := run[0]) is Token and alone.index == seen > 0:
+        if type(run) is list and len(run) == 1 and type(alone := run[0]) is Token and alone.index == seen > 0:
             running.tokens_seen = seen + 1
             running.last_token_at = now = self._clock()
             self._lifetime.fresh = True
             if now >= running.progress_due:
                 progress(running)
             return run  # type: ignore[return-value]  # of Tokens alone
-        self.met, self.run, self.counted = DECODED, run, counted
+        self.met, self.run, self.counted, self.raised = DECODED, run, counted, _no_run(run)
         return None
+
+
+def _no_run(run: object) -> Fault | None:
+    """What is wrong with what decoding has given, if it is no run: of a dialect that nobody has checked the types of."""
+    if run is None or isinstance(run, list):
+        return None
+    return Fault(Reason.BUG, f"the dialect's decode yields a {type(run).__name__} where a run, a list, was due")
 
 
 def decoding(dialect: Dialect, feed: Feed, running: Running) -> Iterator[Run]:

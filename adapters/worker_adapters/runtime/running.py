@@ -174,6 +174,8 @@ class Running:
         self._once.setdefault("terminal", self.cancelled())
         self.over = True
         self._once.pop("callbacks", None)
+        for waiter in list(self._waiting):
+            waiter.note()  # a merge, which looks here; no thread is woken, as the others are the parent's
 
     def until(self, timeout: float | None) -> float:
         """The point on the lifetime's clock in so many seconds. Raises ValueError for NaN, which no wait would end at."""
