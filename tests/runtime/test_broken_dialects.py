@@ -206,7 +206,7 @@ def test_whatever_a_decoder_raises_on_the_loop_ends_its_own_stream_and_no_other(
 
 
 def test_a_decode_that_holds_up_the_loop_is_named_once(caplog, monkeypatch):
-    monkeypatch.setattr("worker_adapters.runtime.stream._told_slow", set())
+    monkeypatch.setattr("worker_adapters.runtime.report._told_slow", set())
 
     def decode(batches, /, *, request, tally):
         for run in TINY.decode(batches, request=request, tally=tally):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from functools import partial
 
@@ -35,6 +37,7 @@ from .dialects import (
     kinds,
     request,
     status,
+    texts,
     tokens,
     until,
 )
@@ -257,15 +260,70 @@ def test_the_result_of_a_stream_that_another_thread_iterates_is_not_taken_from_i
         assert asked == ["too early", "ab"]
 
 
-def test_a_result_leaves_a_collected_stream_to_whoever_iterates_it_afterwards():
+@both
+def test_a_result_leaves_a_collected_stream_to_whoever_iterates_it_afterwards(way):
     with adapter(good("ta", "tb", "."), good("ta", "tb", ".")) as a:
-        stream = a.submit(request(), collect=True)
+        stream = getattr(a, way)(request(), collect=True)
         assert stream.result().text == "ab"
         consumer = Consumer(stream)
         assert kinds(consumer.join()) == ["started", "token", "token", "metrics", "end"]
-        with a.submit(request(), collect=True) as left:
+        with getattr(a, way)(request(), collect=True) as left:
             assert left.result().text == "ab"
         assert left.result().text == "ab"  # it was whole when it was left
+
+
+@both
+@pytest.mark.parametrize("had", [0, 1, 2])
+def test_a_result_takes_nothing_from_whoever_goes_on_iterating(way, had):
+    """Of a stream() it took the rest."""
+    hang = Hang()
+    with adapter(Script(steps=[frames("ta"), hang, frames("tb", "tc"), frames(".")])) as a:
+        stream = getattr(a, way)(request(), collect=True)
+        events = [next(stream) for _ in range(had)]
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                stream.result(0.02)
+        if had < 2:  # what came before the hang
+            events.append(next(stream))
+        hang.release()
+        assert stream.result(SOON).text == "abc"
+        assert texts([*events, *stream]) == "abc"
+
+
+@both
+def test_a_cancel_takes_back_what_a_result_has_left(way):
+    with adapter(Script(steps=[frames("ta"), Hang()])) as a:
+        stream = getattr(a, way)(request(), collect=True)
+        with pytest.raises(TimeoutError):
+            stream.result(0.05)
+        stream.cancel()
+        assert kinds(stream) == ["end"]
+
+
+@both
+def test_another_thread_iterates_what_was_collected_in_vain_by_the_first(way):
+    hang = Hang()
+    with adapter(Script(steps=[frames("ta"), hang, frames("tb", ".")])) as a:
+        stream = getattr(a, way)(request(), collect=True)
+        with pytest.raises(TimeoutError):
+            stream.result(0.05)
+        consumer = Consumer(stream)
+        hang.release()
+        assert texts(consumer.join()) == "ab"
+
+
+@both
+def test_a_copy_of_a_handle_is_the_handle(way):
+    """The first of two that was dropped cancelled what the other read."""
+    hang = Hang()
+    with adapter(Script(steps=[frames("ta"), hang, frames("tb", ".")])) as a:
+        stream = getattr(a, way)(request())
+        assert copy.copy(stream) is stream
+        for make in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(TypeError, match="its events can"):
+                make(stream)
+        hang.release()
+        assert texts(stream) == "ab"
 
 
 @pytest.mark.parametrize("way", ["submit", "stream"])

@@ -134,7 +134,7 @@ PLANTED = {
         "stream, cancelled by a handler", "a token came from a next",
     ),
     "two terminal events: the end is not remembered": (
-        "handle",
+        "handed",
         "            self._last = last = _alone(verdict(running, self._source))\n            running.delivered = True\n",
         "            self._last = last = _alone(verdict(running, self._source))\n",
         "stream, whole", "not one terminal event|without end",
@@ -202,7 +202,7 @@ PLANTED = {
         "resident", "done:",
     ),
     "stuck: who shares a call is not told of its end": (
-        "helpers", "        self.tell()\n", "", "helpers, shared", "nobody can go on",
+        "helpers", "        self.tell()\n\n", "\n", "helpers, shared", "nobody can go on",
     ),
     "stuck: who shares a call is not told that it was left": (
         "helpers", "            job.tell()\n", "", "helpers, shared and left", "nobody can go on",

@@ -57,7 +57,7 @@ ALWAYS = {
 }
 MODULES = (
     "waiting", "lifetime", "loop", "helpers", "runtime.places", "runtime.running", "runtime.channel", "runtime.stream",
-    "runtime.handle", "runtime.many", "runtime.cell", "runtime.reports", "pool.roster", "pool.trip",
+    "runtime.handed", "runtime.handle", "runtime.many", "runtime.cell", "runtime.reports", "pool.roster", "pool.trip",
 )  # fmt: skip
 ORIGINAL = {"BLOCKED": BLOCKED, "Cause": Cause, "Interrupted": Interrupted}
 """What the layers know, too."""

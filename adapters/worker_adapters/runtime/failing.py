@@ -9,7 +9,7 @@ from ..dialect import Fault
 from .reports import REPORTS, described, logged
 from .running import Running
 
-__all__ = ["bug_of", "error_of"]
+__all__ = ["bug_of", "error_of", "too_much"]
 
 
 def bug_of(running: Running, exc: BaseException) -> Fault:
@@ -29,3 +29,8 @@ def error_of(running: Running, fault: Fault) -> Error:
     if error.code is ErrorCode.WORKER_RESET or error.reason in (Reason.CONNECT, Reason.CONNECT_TIMEOUT):
         worker.forget_version()  # it may come back as another
     return error
+
+
+def too_much(limit: int) -> Fault:
+    """What was collected is more than that."""
+    return Fault(Reason.EVENT_TOO_LARGE, f"the collected text is longer than {limit} characters (Limits.max_collected)")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .running import Running
     from .worker import Worker
 
-__all__ = ["Counted", "begun", "came_to", "ended", "healthy", "noted", "progress", "retried", "turned_away"]
+__all__ = ["Counted", "begun", "came_to", "ended", "healthy", "noted", "progress", "retried", "slow", "turned_away"]
 
 _log = logging.getLogger("worker_adapters")
 _log.addHandler(logging.NullHandler())  # a library says nothing unless its application configures logging
@@ -41,6 +41,9 @@ _ENDED_BY = {
     Reason.ADAPTER_CLOSED: EndedBy.ADAPTER,
     Reason.BUG: EndedBy.ADAPTER,
 }
+
+
+_told_slow: set[str] = set()  # dialects
 
 
 class Counted(msgspec.Struct, gc=False):
@@ -259,3 +262,12 @@ def _log_line(running: Running, terminal: End | Error, level: int) -> Callable[[
             "blocked_ms": round(running.blocked_seconds * 1000, 3),
         },
     )
+
+
+def slow(running: Running, seconds: float) -> None:
+    """A step on the loop was. Logged once for each dialect: of foreign code only its `decode` runs there."""
+    name = running.worker.dialect.name
+    if name not in _told_slow:
+        _told_slow.add(name)
+        words = "a step of a stream of %s took %.0f ms on the loop, where all others wait: is its decode slow?"
+        REPORTS.add(_log.warning, words, name, seconds * 1000)

@@ -7,29 +7,24 @@ else wants something of it trips the lifetime, which wakes the driver.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable
 from math import inf
 from threading import get_ident
 from weakref import ref
 
-from ..api import End, Error, Event, Reason
-from ..dialect import Fault
+from ..api import End, Error, Event
 from ..lifetime import Cause, Interrupted
 from ..loop import LOOP, Task
 from ..waiting import BLOCKED, NOBODY, READ, Waker, current_waker
 from .channel import Channel, Hand, nobody_waits, size_of
 from .envelope import fault_of_cause
-from .failing import bug_of, error_of
+from .failing import bug_of, error_of, too_much
 from .recorder import EndedBy
-from .reports import REPORTS
+from .report import slow
 from .running import Running, nothing_yet
 from .runs import TERMINAL, Driven
 
 __all__ = ["Direct", "Submitted"]
-
-_log = logging.getLogger("worker_adapters")
-_told_slow: set[str] = set()  # dialects
 
 
 class Direct:
@@ -41,7 +36,8 @@ class Direct:
     """
 
     __slots__ = (
-        "__weakref__", "_hand", "_kept", "_lifetime", "_limit", "_running", "_runs", "_turn", "_waker", "dropped", "handle",
+        "__weakref__", "_hand", "_kept", "_lifetime", "_limit", "_running", "_runs", "_turn", "_waker",
+        "collects", "dropped", "handle",
     )  # fmt: skip
 
     def __init__(self, running: Running, runs: Driven, *, max_collected: int) -> None:
@@ -53,6 +49,7 @@ class Direct:
         self._turn: dict[str, int] = {}
         self._hand: Hand | None = None
         self._waker: Waker | None = None
+        self.collects: bool = running.record is not None  # from the start: `result` leaves all to whoever iterates
         self.dropped: bool = False  # there is no handle any more, so nobody can be inside of `take`
         self.handle: Callable[[], object] = object  # somebody: who has made this by hand holds it
 
@@ -145,7 +142,7 @@ class Direct:
             running.record += run
             self._kept += size_of(run)
             if terminal is None and self._kept > self._limit:
-                terminal = error_of(running, _too_much(self._limit))
+                terminal = error_of(running, too_much(self._limit))
         if terminal is not None:
             self._end(terminal)
         lifetime.handed = run
@@ -158,9 +155,18 @@ class Direct:
 
     def finish(self, until: float) -> None:
         """See Source."""
+        record, hand = self._running.record, self._hand
+        assert record is not None  # noqa: S101  -- for mypy: who asks for this has seen to it
+        received = len(record) - (0 if hand is None else hand.__length_hint__())
         self._waker = None  # perhaps another thread's has waited before
-        while self.take(until) is not None:
-            self._lifetime.handed.clear()  # all of it is received
+        try:
+            while self.take(until) is not None:
+                self._lifetime.handed.clear()
+        finally:
+            self._waker = None
+            if self.collects:
+                self._lifetime.handed = left = record[received:]
+                self._hand = iter(left)  # type: ignore[assignment]  # see Hand
 
     def abandon(self) -> None:
         """See Source."""
@@ -296,7 +302,7 @@ class Submitted(Task):
                 return False
             full = channel.put(run)
         if channel.collected > self._limit:
-            self._finish([], error_of(running, _too_much(self._limit)))
+            self._finish([], error_of(running, too_much(self._limit)))
             return False
         if full:
             return self._park()
@@ -350,12 +356,8 @@ class Submitted(Task):
         return True
 
     def was_slow(self, seconds: float) -> None:
-        """See Task. Logged once for each dialect: of foreign code only its `decode` runs here."""
-        name = self._running.worker.dialect.name
-        if name not in _told_slow:
-            _told_slow.add(name)
-            words = "a step of a stream of %s took %.0f ms on the loop, where all others wait: is its decode slow?"
-            REPORTS.add(_log.warning, words, name, seconds * 1000)
+        """See Task."""
+        slow(self._running, seconds)
 
     def lives_alone(self) -> None:
         """See Task: the handle was dropped, and what its finalizer does was struck."""
@@ -376,7 +378,7 @@ class Submitted(Task):
         self.channel.collect()
         self.finish(until)
         self.channel.empty_into(events)
-        return error_of(self._running, _too_much(self._limit)) if size_of(events) > self._limit else None
+        return error_of(self._running, too_much(self._limit)) if size_of(events) > self._limit else None
 
     def finish(self, until: float) -> None:
         """See Source. The caller is woken once."""
@@ -391,7 +393,3 @@ class Submitted(Task):
     def drop(self) -> None:
         """See Source."""
         self._running.lifetime.trip(Cause.CANCELLED, EndedBy.READER)
-
-
-def _too_much(limit: int) -> Fault:
-    return Fault(Reason.EVENT_TOO_LARGE, f"the collected text is longer than {limit} characters (Limits.max_collected)")
