@@ -14,13 +14,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from math import inf
+from math import inf, isnan
 from typing import Any
 
 from .api import Phase, Timeouts
 from .waiting import BLOCKED, NOBODY, Steps, Waker, current_waker
 
-__all__ = ["ENDS_ATTEMPT", "Cause", "Interrupted", "Lifetime", "driven"]
+__all__ = ["ENDS_ATTEMPT", "Cause", "Interrupted", "Lifetime", "driven", "point"]
 
 
 class Cause(StrEnum):
@@ -289,6 +289,15 @@ class Lifetime:
         """It is the engine's turn again: what was left runs on."""
         self._expiry, self._left = self.clock() + self._left, inf
         self.retimed = True
+
+
+def point(now: float, seconds: float | None) -> float:
+    """So many seconds from now; inf for None. Raises ValueError for NaN, at which no wait would end."""
+    if seconds is None:
+        return inf
+    if isnan(seconds):
+        raise ValueError("timeout must be a number of seconds, or None, got nan")
+    return now + seconds
 
 
 def driven(steps: Steps[Any], lifetime: Lifetime) -> Any:

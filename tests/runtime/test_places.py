@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from functools import partial
 
 import pytest
 
-from worker_adapters import AdmissionRejectedError, ErrorCode, Event, InvalidRequestError, Limits, Phase, Reason
+from worker_adapters import AdmissionRejectedError, ErrorCode, Event, InvalidRequestError, Limits, Phase, Pool, Reason
+from worker_adapters.runtime import reports
 from worker_adapters.transport.scripted import Hang, Script
 
-from ..timers import SOON, at_once
+from ..timers import SOON, at_once, unhurried
 from .beside import in_thread
 from .dialects import GOOD, adapter, counted, endless, frames, good, kinds, request, tokens, until
 
@@ -154,6 +157,61 @@ def test_everyone_who_waits_gets_a_place_in_the_end():
             thread.join(20)
         assert texts == ["ab"] * 120
         assert a.in_flight == 0
+
+
+@both
+def test_taking_events_of_one_long_run_is_reading(way):
+    """What one read has brought may be hundreds of events: who takes them one by one comes for no others meanwhile."""
+
+    def run(scale):
+        limits = Limits(max_in_flight=1, hand_over=2, stall=0.25 * scale)
+        with adapter(Script(steps=[tokens(50), Hang()]), good(), limits=limits) as a:
+            stream = getattr(a, way)(request())
+
+            def read():
+                for _ in zip(range(12), stream, strict=False):
+                    time.sleep(0.05 * scale)  # a consumer's time is the subject
+                stream.close()
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            try:
+                a.submit(request(), block=True).close()
+            except AdmissionRejectedError as refused:
+                return refused
+            finally:
+                reader.join()
+
+    assert unhurried(run, lambda refused: refused is None) is None
+
+
+def test_draining_without_waiting_says_whether_all_is_out(monkeypatch):
+    """It said no for a second after the last report: the thread that makes them was still there."""
+    monkeypatch.setattr(reports, "LINGER", 60.0)
+    with adapter(good()) as a:
+        assert kinds(a.submit(request()))[-1] == "end"
+        assert a.drain(5)
+        until(lambda: not reports.REPORTS._reporting)
+        assert all(a.drain(0) for _ in range(20))
+        held, reached = threading.Event(), threading.Event()
+        stream = a.submit(request())
+        stream.add_done_callback(lambda _stream: (reached.set(), held.wait(SOON)))
+        assert reached.wait(SOON)
+        assert not a.drain(0)
+        held.set()
+        until(lambda: a.drain(0))
+        monkeypatch.undo()
+        reports.REPORTS.call(lambda: None)  # its thread waits no longer than usual from here on
+
+
+def test_no_number_is_no_time_to_drain():
+    """Who waited until NaN looked again and again without a pause."""
+    with adapter(Script(steps=[Hang()])) as a, Pool([a]) as pool:
+        stream = a.submit(request())
+        for ask in (a.drain, a.wait_ready, pool.drain, pool.wait_ready, partial(pool.drain, worker=a)):
+            with pytest.raises(ValueError, match="nan"):
+                ask(math.nan)
+        stream.close()
 
 
 def test_draining_waits_for_what_is_in_flight_and_no_longer_than_it_is_told():

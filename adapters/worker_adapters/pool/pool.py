@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from ..api import (
 )
 from ..api.errors import invalid
 from ..dialect import Dialect, Fault
+from ..lifetime import point
 from ..runtime import EngineAdapter
 from ..runtime.places import Places
 from ..runtime.readiness import FIRST_PAUSE, LONGEST_PAUSE
@@ -175,10 +175,9 @@ class Pool(Gives):
         """
         if worker is None:
             return self._streams.drain(timeout)
-        member = self._member(worker)
+        member, give_up = self._member(worker), point(time.monotonic(), timeout)
         member.leaving = member.drained = True
         member.is_given_up()  # whoever was about to have a place there has it, and is waited for, or has none
-        give_up = math.inf if timeout is None else time.monotonic() + timeout
         if not member.places.wait_until_empty(give_up):
             return False
         self._roster.remove(member)
@@ -239,7 +238,7 @@ class Pool(Gives):
 
     def wait_ready(self, timeout: float | None = None, *, deep: bool = False) -> Health:
         """Block until one worker is ready. Otherwise see Adapter."""
-        until = math.inf if timeout is None else time.monotonic() + timeout
+        until = point(time.monotonic(), timeout)
         pause = FIRST_PAUSE
         while True:
             found = self.health(deep=deep)

@@ -169,6 +169,11 @@ class Channel:
             return None
         return hand
 
+    def in_hand(self) -> int:
+        """Events of the last run that the consumer has yet to take. Any thread."""
+        hand = self._hand
+        return 0 if hand is None else hand.__length_hint__()
+
     def finished(self) -> bool:
         """The consumer has what it was given, which makes room; whether there is more."""
         hand, queue = self._hand, self._queue

@@ -168,13 +168,14 @@ class _Stall:
         self._held = held
         self._seconds = seconds
         self._since = time.monotonic()
-        self._seen: dict[Running, tuple[int, int]] = {}
+        self._seen: dict[Running, tuple[int, ...]] = {}
 
     def patience(self) -> float:
         """Seconds until it can be told. Raises Fault once it is."""
         now = time.monotonic()
         streams = list(self._held)
-        seen = {one: (one.moves, one.tokens_seen) for one in streams if one.waits_for_consumer}
+        waiting = [one for one in streams if one.waits_for_consumer]
+        seen: dict[Running, tuple[int, ...]] = {one: (one.moves, one.tokens_seen, one.in_hand()) for one in waiting}
         if len(seen) < len(streams) or seen != self._seen:
             self._seen, self._since = seen, now
         if self._seen and now - self._since >= self._seconds:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from math import inf
 
 import attrs
 
 from ..api import Health, Reason, Timeouts
 from ..api.errors import code_of, is_retriable
 from ..dialect import Fault
+from ..lifetime import point
 from .bounds import shown
 from .report import healthy
 from .reports import REPORTS
@@ -42,7 +42,7 @@ def unreachable(worker: Worker, fault: Fault) -> Health:
 
 def ready(worker: Worker, timeout: float | None, *, deep: bool) -> Health:
     """Wait until it is. Raises Fault: LOADING with its last words, why it can't be reached, or what waiting won't mend."""
-    until = inf if timeout is None else time.monotonic() + timeout
+    until = point(time.monotonic(), timeout)
     pause, said = FIRST_PAUSE, ""
     while True:
         failed: Fault | None = None

@@ -101,8 +101,11 @@ class Reports:
 
         Not for what runs on the thread itself: a callback that closes an adapter waits for nothing.
         """
-        if self._resident.is_current() or not (self._queue or self._resident.here):
+        # Who reports says so before it takes a report from the queue: one that is in neither is out.
+        if self._resident.is_current() or not (self._queue or self._reporting):
             return True
+        if give_up <= time.monotonic():
+            return False
         reached: list[bool] = []
         waker = current_waker()
 

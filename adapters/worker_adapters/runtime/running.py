@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from math import inf, isnan
 from typing import Any
 
 import attrs
@@ -26,7 +25,7 @@ from ..api import (
     Started,
 )
 from ..dialect import Tally, WireRequest
-from ..lifetime import Cause, Lifetime
+from ..lifetime import Cause, Lifetime, point
 from ..transport import Exchange
 from ..waiting import Waker, current_waker
 from .bounds import count
@@ -37,11 +36,16 @@ from .report import Counted, ended
 from .reports import REPORTS
 from .worker import Worker
 
-__all__ = ["Running", "nothing_yet"]
+__all__ = ["Running", "nothing_in_hand", "nothing_yet"]
 
 
 def nothing_yet() -> None:
     """What can be had past the layers of a stream that is not in its middle (middle.py)."""
+
+
+def nothing_in_hand() -> int:
+    """How much a consumer has left of its last run, where there is none."""
+    return 0
 
 
 @attrs.define(eq=False)
@@ -86,6 +90,7 @@ class Running:
     delivered: bool = False  # the consumer has its terminal event: nothing is left to cancel
     held_up: bool = False
     moves: int = 0
+    in_hand: Callable[[], int] = nothing_in_hand  # events of the last run that the consumer has yet to take
     driver: int | None = None  # the thread that drives it just now, where that is its consumer's
     _once: dict[str, Any] = attrs.field(factory=dict)
     _waiting: deque[Waker] = attrs.field(factory=deque)  # who is told of the end
@@ -178,12 +183,8 @@ class Running:
             waiter.note()  # a merge, which looks here; no thread is woken, as the others are the parent's
 
     def until(self, timeout: float | None) -> float:
-        """The point on the lifetime's clock in so many seconds. Raises ValueError for NaN, which no wait would end at."""
-        if timeout is None:
-            return inf
-        if isnan(timeout):
-            raise ValueError("timeout must be a number of seconds, or None, got nan")
-        return self.lifetime.clock() + timeout
+        """The point on the lifetime's clock in so many seconds."""
+        return point(self.lifetime.clock(), timeout)
 
     def unblocked(self) -> None:
         """The consumer is waited for no more."""

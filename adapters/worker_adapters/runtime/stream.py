@@ -21,7 +21,7 @@ from .envelope import fault_of_cause
 from .failing import bug_of, error_of, too_much
 from .recorder import EndedBy
 from .report import slow
-from .running import Running, nothing_yet
+from .running import Running, nothing_in_hand, nothing_yet
 from .runs import TERMINAL, Driven
 
 __all__ = ["Direct", "Submitted"]
@@ -60,7 +60,7 @@ class Direct:
     def start(self) -> None:
         """Have the loop look after it. Raises RuntimeError where no thread can be started."""
         self._lifetime.waker = self
-        self._running.held_up = True
+        self._running.held_up, self._running.in_hand = True, self._in_hand
         LOOP.watch(self, self._lifetime.remaining())
 
     # --- the consumer's -----------------------------------------------------------------------------------------------
@@ -155,9 +155,9 @@ class Direct:
 
     def finish(self, until: float) -> None:
         """See Source."""
-        record, hand = self._running.record, self._hand
+        record, in_hand = self._running.record, self._in_hand()
         assert record is not None  # noqa: S101  -- for mypy: who asks for this has seen to it
-        received = len(record) - (0 if hand is None else hand.__length_hint__())
+        received = len(record) - in_hand
         self._waker = None  # perhaps another thread's has waited before
         try:
             while self.take(until) is not None:
@@ -167,6 +167,10 @@ class Direct:
             if self.collects:
                 self._lifetime.handed = left = record[received:]
                 self._hand = iter(left)  # type: ignore[assignment]  # see Hand
+
+    def _in_hand(self) -> int:
+        hand = self._hand
+        return 0 if hand is None else hand.__length_hint__()
 
     def abandon(self) -> None:
         """See Source."""
@@ -200,7 +204,7 @@ class Direct:
         finally:
             running.end(terminal)
             # Of what is over nothing refers to each other: it is gone at once, and no rubbish to collect.
-            self._lifetime.waker, self._lifetime.thread = NOBODY, None
+            self._lifetime.waker, self._lifetime.thread, running.in_hand = NOBODY, None, nothing_in_hand
             if runs.gi_frame is None:  # else that was struck, and the loop does it at its next look
                 LOOP.forget(self)
 
@@ -271,7 +275,7 @@ class Submitted(Task):
     def start(self) -> None:
         """See Task."""
         try:
-            self._running.places.driven[self] = None
+            self._running.places.driven[self], self._running.in_hand = None, self.channel.in_hand
             if self._handle is not None:
                 LOOP.lives_with(self._handle, self)
             super().start()
@@ -329,6 +333,7 @@ class Submitted(Task):
         if self._handle is not None:
             LOOP.outlives(self._handle)
         self._running.places.driven.pop(self, None)
+        self._running.in_hand = nothing_in_hand
         self.lifetime.waker, self.channel.room = NOBODY, nobody_waits  # as Direct's, when it is over
 
     def _park(self) -> bool:

@@ -16,7 +16,7 @@ import attrs
 from ..api import CancelOutcome, Completion, GenerateRequest, Limits, Reason, Stream, Timeouts
 from ..determinism import derive_seed
 from ..dialect import Dialect, Fault, WireRequest
-from ..lifetime import Cause, Lifetime
+from ..lifetime import Cause, Lifetime, point
 from ..loop import LOOP
 from .configured import require_timeouts
 from .dump import describe
@@ -135,7 +135,7 @@ class Streams:
 
     def drain(self, timeout: float | None) -> bool:
         """See Adapter."""
-        give_up = math.inf if timeout is None else time.monotonic() + timeout
+        give_up = point(time.monotonic(), timeout)
         return self.places.wait_until_empty(give_up) and REPORTS.flush(give_up)
 
     def close(self) -> None:
