@@ -10,7 +10,7 @@ from __future__ import annotations
 from contest import contest, hold, server
 
 ROUNDS = 5
-PROMISED = [("stream", 1 / 3, "openai"), ("stream", 2.0, "http.client")]
+PROMISED = [("stream", 1 / 3, "openai"), ("stream", 1.3, "http.client"), ("submit", 1.5, "stream")]
 NAMES = ["stream", "submit", "bare loop", "http.client", "requests + json", "httpx-sse + json", "openai"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from ..api import GenerateRequest, Reason
 from ..api.judging import WrongError, judge, judge_json, judge_schema, shown
 from ..dialect import Dialect, Fault
@@ -38,6 +40,8 @@ def _engine(request: GenerateRequest, dialect: Dialect) -> None:
 
 
 def _features(request: GenerateRequest, dialect: Dialect) -> None:
+    if _asked(request) == _NOTHING_SPECIAL:
+        return
     asked = {
         "min_p": request.min_p != 0,
         "logprobs": request.logprobs is not None,
@@ -52,6 +56,10 @@ def _features(request: GenerateRequest, dialect: Dialect) -> None:
             raise Fault(Reason.UNSUPPORTED, f"{dialect.name} can't express {name}; adapter.features lists what it can")
     if sum(asked[name] for name in ("json_schema", "regex", "grammar")) > 1:
         raise WrongError("json_schema, regex and grammar exclude each other")
+
+
+_asked = attrgetter("min_p", "logprobs", "return_token_ids", "ignore_eos", "json_schema", "regex", "grammar")
+_NOTHING_SPECIAL = (0, None, False, False, None, None, None)
 
 
 def _options(request: GenerateRequest, dialect: Dialect) -> None:

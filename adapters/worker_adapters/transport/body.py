@@ -103,16 +103,15 @@ class Body:
         """
         if not self._plain:
             return partial(self._batch, decoder, lifetime)
+        if self._rest or self._again or self._broken is not None:
+            return partial(self._start, decoder, lifetime)
         waker: Any = None if cooperative() else lifetime.thread
         self._lifetime, self._waker = lifetime, waker
         wake, room = -1, None
         if waker is not None:
             wake = waker.polls()
             room = waker.room = waker.room or read_room()
-        pulled = decoder.puller(self._wire, self._fd, wake, lifetime, self._nothing_yet, room)
-        return (
-            self._after_the_start(decoder, pulled) if self._rest or self._again or self._broken is not None else pulled
-        )
+        return decoder.puller(self._wire, self._fd, wake, lifetime, self._nothing_yet, room)
 
     def _nothing_yet(self, status: int) -> Blocked | None:
         """Asked by the puller: see `SSEDecoder.puller`."""
@@ -125,18 +124,14 @@ class Body:
         lifetime.want_fd, lifetime.want_events = self._fd, self._link.wants
         return BLOCKED
 
-    def _after_the_start(self, decoder: SSEDecoder, pulled: Pull) -> Pull:
+    def _start(self, decoder: SSEDecoder, lifetime: Lifetime) -> Sequence[Payload] | Blocked:
         """What has been read comes first, and what came together with the head, if that completes anything."""
-
-        def pull() -> Sequence[Payload] | Blocked:
-            if self._again and (batch := decoder.payloads(self._read_again())):
-                return batch
-            if self._broken is not None:
-                raise self._broken
-            rest, self._rest = self._rest, b""
-            return (rest and decoder.payloads(self._wire.feed(rest))) or pulled()
-
-        return pull
+        if self._again and (batch := decoder.payloads(self._read_again())):
+            return batch
+        if self._broken is not None:
+            raise self._broken
+        rest, self._rest = self._rest, b""
+        return (rest and decoder.payloads(self._wire.feed(rest))) or self.puller(decoder, lifetime)()
 
     def _batch(self, decoder: SSEDecoder, lifetime: Lifetime) -> Sequence[Payload] | Blocked:
         link, reads, stop = self._link, 0, inf

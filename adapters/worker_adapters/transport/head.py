@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 import attrs
 
@@ -26,6 +27,7 @@ MAX_DIGITS = len(str(MAX_LENGTH))  # int() takes quadratic time, and no more tha
 SWITCHING = 101  # the one 1xx that is final, and that nobody asked for
 TLS_ALERT = b"\x15\x03"  # what a server with TLS says to a request without (RFC 8446, 5.1)
 HTTP_2 = b"\x04" + bytes(5)  # of its first frame: SETTINGS, no flags, stream 0 (RFC 9113, 3.4 and 4.1)
+MOST_KNOWN = 2048  # bytes of a head that may be remembered
 NO_BODY = frozenset({204, 304})
 
 # What stands in a head may be our own Authorization, echoed by a server or a proxy: an error quotes no value.
@@ -46,7 +48,7 @@ class HeadError(ValueError):
     """What came is no head of HTTP/1.1. Says which part is broken, and never quotes the value of a field."""
 
 
-@attrs.frozen
+@attrs.define
 class Head:
     """A final one: anything but 1xx, or 101.
 
@@ -54,7 +56,7 @@ class Head:
     `chunked`. `closes`: no other request may follow on this connection; true, too, where it now speaks something else (101,
     or the tunnel after CONNECT). `rest`: bytes behind the head that came with it. `codings`: what the body is still coded
     with once its chunks are joined, in lower case and in the order applied; who can't undo these must refuse the response.
-    `old`: of HTTP/1.0.
+    `old`: of HTTP/1.0. What it holds is its own.
     """
 
     status: int
@@ -62,7 +64,7 @@ class Head:
     chunked: bool
     length: int | None
     closes: bool
-    rest: bytes
+    rest: bytes = b""
     codings: tuple[str, ...] = ()
     old: bool = False
 
@@ -92,9 +94,21 @@ class HeadReader:
             held = self._held
         start, search_from = 0, max(0, self._searched - 2)
         while (end := _end(held, search_from, start + MAX_HEAD)) is not None:
-            head = _parsed(held[start : end.start() + 1], held, end.end(), self._method)
+            lines = bytes(held[start : end.start() + 1])
+            head = (_known if len(lines) <= MOST_KNOWN else _parsed)(lines, self._method)
             if head is not None:
-                return head
+                rest = bytes(held[end.end() :])
+                kept = (
+                    head.status,
+                    {**head.headers},
+                    head.chunked,
+                    head.length,
+                    head.closes,
+                    rest,
+                    head.codings,
+                    head.old,
+                )
+                return Head(*kept)
             self._interim += end.end() - start
             if self._interim > MAX_INTERIM:
                 raise HeadError(f"more than {MAX_INTERIM} bytes of 1xx, and no response")
@@ -128,17 +142,22 @@ def read_head(more: Callable[[], bytes], begun: Callable[[], None]) -> Head:
     raise reader.closed()
 
 
-def _parsed(lines: bytes | bytearray, held: bytes | bytearray, end: int, method: str) -> Head | None:
-    """The head of these lines, in `held` up to `end`. None: one that another will follow."""
+def _parsed(lines: bytes, method: str) -> Head | None:
+    """The head of these lines, and nothing behind it. None: one that another will follow."""
     text = lines.decode("latin-1")
     status_line = _status_line(text)
     if status_line is None:
-        raise _no_status_line(bytes(lines))
+        raise _no_status_line(lines)
     headers = _headers(text, status_line.end())
     status = int(status_line[2])
     if status < 200 and status != SWITCHING:
         return None
-    return _framed(status, headers, bytes(held[end:]), method=method, old=status_line[1] == "0")
+    return _framed(status, headers, method=method, old=status_line[1] == "0")
+
+
+# A server's heads are alike, but for the second they were written in. Reading one costs as much as decoding a short answer:
+# what it takes is in no cache by then.
+_known = lru_cache(maxsize=64)(_parsed)
 
 
 def _headers(text: str, at: int) -> dict[str, str]:
@@ -157,11 +176,11 @@ def _headers(text: str, at: int) -> dict[str, str]:
     return headers
 
 
-def _framed(status: int, headers: dict[str, str], rest: bytes, *, method: str, old: bool) -> Head:
+def _framed(status: int, headers: dict[str, str], *, method: str, old: bool) -> Head:
     """RFC 9112, 6.3 and 9.3. `old`: a response of HTTP/1.0."""
     coding, announced = headers.get("transfer-encoding"), headers.get("content-length")
     if status == SWITCHING or (method == "CONNECT" and status < 300):
-        return Head(status, headers, False, 0, True, rest, old=old)
+        return Head(status, headers, False, 0, True, old=old)
     # HTTP/1.0's keep-alive goes wrong behind a proxy that hands the word on (RFC 9112, C.2.2): one more connection is cheap.
     # Both framings may be an attempt to have the rest of the body taken for a response (6.3).
     closes = old or (coding is not None and announced is not None)
@@ -170,15 +189,15 @@ def _framed(status: int, headers: dict[str, str], rest: bytes, *, method: str, o
     if method == "HEAD" or status in NO_BODY:
         # What a 204 announces, which it must not (6.1; RFC 9110, 8.6), may yet come, and begin the next response.
         lies = status == 204 and (coding is not None or announced not in (None, "0"))
-        return Head(status, headers, False, 0, closes or lies, rest, old=old)
+        return Head(status, headers, False, 0, closes or lies, old=old)
     if coding is not None:
         codings = ("chunked",) if coding == "chunked" else tuple(_listed(coding))
         if codings[-1:] == ("chunked",):
-            return Head(status, headers, True, None, closes, rest, codings[:-1], old)
-        return Head(status, headers, False, None, True, rest, codings, old)
+            return Head(status, headers, True, None, closes, codings=codings[:-1], old=old)
+        return Head(status, headers, False, None, True, codings=codings, old=old)
     if announced is None:
-        return Head(status, headers, False, None, True, rest, old=old)
-    return Head(status, headers, False, _length_of(announced), closes, rest, old=old)
+        return Head(status, headers, False, None, True, old=old)
+    return Head(status, headers, False, _length_of(announced), closes, old=old)
 
 
 def _length_of(announced: str) -> int:

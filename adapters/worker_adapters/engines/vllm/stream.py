@@ -31,11 +31,12 @@ def decode(batches: Iterator[Sequence[Payload]], /, *, request: GenerateRequest,
         if stream.plain and (run := stream.plain_run(batch)):
             yield run
             continue
-        run = []
+        run, payloads = [], iter(batch)
         try:
-            for payload in batch:
-                data = payload if isinstance(payload, bytes) else payload.data
-                if data and not (stream.plain and stream.is_plain(data, run)) and stream.read(data, run):
+            for payload in payloads:
+                strange = stream.plain_until(payload, payloads, run) if stream.plain else payload
+                data = strange if isinstance(strange, bytes) else strange.data
+                if data and stream.read(data, run):
                     break
         except Fault:
             if stream.finish is None:
@@ -85,17 +86,20 @@ class _Stream:
             self.tally.tokens_out += len(run)
         return run
 
-    def is_plain(self, data: bytes, run: Run) -> bool:
-        """Whether an event of a batch that is not all plain text is that alone; if so, it is added to the run."""
+    def plain_until(self, payload: Payload, payloads: Iterator[Payload], run: Run) -> Payload:
+        """Add the plain text that comes next to the run. The first event that is something else; none: empty."""
+        first = index = self.index
         try:
-            event = decode_plain(data)
-        except ValueError:
-            return False
-        run.append(Token(index=self.index, text=event.choices[0].text))
-        self.index += 1
-        if self.tally.usage_source is UsageSource.DELTAS:
-            self.tally.tokens_out += 1
-        return True
+            while payload:
+                run.append(Token(index=index, text=decode_plain(payload).choices[0].text))  # type: ignore[arg-type]  # as above
+                index += 1
+                payload = next(payloads, b"")
+        except (ValueError, TypeError):
+            pass
+        self.index = index
+        if self.tally.usage_source is DELTAS:
+            self.tally.tokens_out += index - first
+        return payload
 
     def read(self, data: bytes, run: Run) -> bool:
         """Add what one event says to the run; true if it was the last one of interest. Raises Fault."""
