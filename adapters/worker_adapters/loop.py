@@ -41,10 +41,10 @@ SLOW = 0.05  # seconds of one step, in which nothing else of the process goes on
 WINDOW = 15.0  # seconds of which the longest turn is remembered, and told for as long again: a scrape finds it
 # Where so many tasks keep it so busy that it would hardly sleep, and nobody waits for one alone, the loop sleeps before it
 # looks who is ready, as network drivers do: it is woken once for several tokens (benchmarks/bench_crowd.py). A millisecond
-# is little beside the tens that an engine takes for one; where more tasks bring as many sooner, it sleeps less.
+# is little beside the tens that an engine takes for one; more tasks bring as many sooner, and want longer for theirs.
 MANY = 32
 GATHER = 0.001  # seconds at most
-OF_ALL = 0.18  # seconds, divided among the tasks
+OF_ALL = 60.0  # seconds, divided by the square of the tasks
 ALONE = 0.1  # seconds since somebody was woken who waited for one stream alone
 
 
@@ -268,8 +268,8 @@ class Loop:
         if at - now > self._longest:  # noqa: PLR1730  -- as in waiting.py
             self._longest = at - now
         tasks, self._gather, self._turn_since = len(self._tasks), 0.0, inf
-        if tasks >= MANY and at - self._alone_at > ALONE and now - waits_from < min(GATHER, OF_ALL / tasks):
-            self._gather = min(GATHER, OF_ALL / tasks)
+        if tasks >= MANY and at - self._alone_at > ALONE and now - waits_from < min(GATHER, OF_ALL / tasks**2):
+            self._gather = min(GATHER, OF_ALL / tasks**2)
         return bool(tasks or self._watched or inbox)
 
     def _look_at(self, at: float) -> None:

@@ -309,10 +309,10 @@ def test_a_forked_child_starts_with_nothing(loop):
     [
         (MANY, GATHER / 2, False, [], [GATHER]),
         (MANY, GATHER / 2, False, ["merge"], [GATHER]),
-        (1000, OF_ALL / 2000, False, ["merge"], [OF_ALL / 1000]),  # so many bring as much sooner
+        (1000, OF_ALL / 1000**2 / 2, False, ["merge"], [OF_ALL / 1000**2]),  # so many bring as much sooner
         (MANY - 1, GATHER / 2, False, [], []),
         (MANY, GATHER, False, [], []),  # it is not busy
-        (1000, OF_ALL / 1000, False, [], []),
+        (1000, OF_ALL / 1000**2, False, [], []),
         (MANY, GATHER / 2, True, [], []),  # somebody wants to be looked at now
         (MANY, GATHER / 2, False, ["stream", "merge"], []),  # a thread waits for one stream alone
     ],
