@@ -9,7 +9,7 @@ import itertools
 import queue
 import signal
 import threading
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -230,8 +230,8 @@ def test_streams_are_read_on_while_the_iterable_blocks_and_not_without_end(monke
             other.add_done_callback(lambda _: done.set())
             yield other
             assert done.wait(SOON)
-            until(lambda: held._source.channel.parked)  # type: ignore[attr-defined]
-            assert 100 <= hands_of(held) <= 101
+            until(lambda: hands_of(held) >= 100 and held._source.channel.parked)  # type: ignore[attr-defined]
+            assert hands_of(held) <= 101
 
         found: dict[str, list[Event]] = defaultdict(list)
         merged = merge(jobs())
@@ -490,6 +490,39 @@ def test_leaving_cancels_the_rest_and_frees_every_place(by: str) -> None:
 def _fails_within(pairs: Any) -> None:
     for _ in pairs:
         raise ZeroDivisionError
+
+
+@both
+@pytest.mark.parametrize("given", [list, tuple, set, dict.fromkeys, deque])
+@pytest.mark.parametrize("by", ["close", "with", "drop"])
+def test_leaving_before_the_first_look_cancels_what_was_given(gather: Any, given: Any, by: str) -> None:
+    with adapter(*[Script(steps=[tokens(2), Hang()]) for _ in range(3)], counted(2)) as a:
+        streams = [a.submit(request()) for _ in range(3)]
+        gathered = gather(given(streams))
+        if by == "close":
+            gathered.close()
+        elif by == "with":
+            with contextlib.suppress(ZeroDivisionError), gathered:
+                raise ZeroDivisionError
+        else:
+            del gathered
+        until(lambda: a.in_flight == 0)
+        if by != "drop":
+            assert [[is_cancelled(event) for event in stream] for stream in streams] == [[True]] * 3
+        jobs = (a.submit(request()) for _ in range(1))
+        gather(jobs).close()  # asks for nothing
+        assert sum(1 for _ in jobs) == 1
+
+
+@both
+def test_one_that_can_not_be_merged_cancels_those_after_it_too(gather: Any) -> None:
+    with adapter(*[Script(steps=[tokens(1), Hang()]) for _ in range(3)]) as a:
+        first, read, last = (a.submit(request()) for _ in range(3))
+        assert isinstance(next(read), Started)
+        with pytest.raises(RuntimeError, match="iterated"):
+            list(gather([first, read, last]))
+        assert (first.done(), read.done(), last.done()) == (True, False, True)
+        read.cancel()
 
 
 def test_leaving_a_loop_over_a_temporary_merge_cancels() -> None:

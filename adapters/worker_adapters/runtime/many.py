@@ -25,6 +25,7 @@ from .places import Places
 __all__ = ["Completed", "Merged", "as_completed", "merge"]
 
 AGAIN = 0.25  # seconds until it is looked whether somebody else has left a place
+THERE = frozenset({list, tuple, set, frozenset, dict, deque})  # can be looked at anywhere: none of it is foreign code
 
 T = TypeVar("T")
 
@@ -79,6 +80,7 @@ class _Gathering(Iterator[T]):
         self._held: Counter[Places] = Counter()  # how many of them are whose
         self._more: Iterator[Stream] | None = iter(streams)
         self._at_once = isinstance(streams, Collection)  # they are there already
+        self._there = type(streams) in THERE
         self._gate = gate
         self._new: list[Any] = []  # one at most, from the iterable and not yet looked after
         self._reader: dict[str, int] = {}
@@ -94,16 +96,25 @@ class _Gathering(Iterator[T]):
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # it was struck while it was made, and has none
+            self._take_the_rest()
             for stream in list(self._open):  # a finalizer: it only says so
                 stream.cancel()
 
     def close(self) -> None:
         """Cancel the streams that are left, and take no more. Idempotent."""
-        self._more = None
+        self._take_the_rest()
         for stream in [*self._new, *self._open]:
             stream.close()
             self._let_go(stream)
         self._new.clear()
+
+    def _take_the_rest(self) -> None:
+        """Of a collection that is left before it was looked at, or half of it: its streams are left, too."""
+        with contextlib.suppress(RuntimeError):  # it has changed meanwhile
+            for stream in (self._there and self._more) or ():
+                with contextlib.suppress(TypeError, RuntimeError):  # somebody else's
+                    self._look_after(stream, again=False)
+        self._more = None
 
     def _let_go(self, stream: RunningStream) -> None:
         """Look after it no more. Idempotent."""
