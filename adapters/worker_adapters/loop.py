@@ -290,7 +290,8 @@ class Loop:
             self._heap = heap = [entry for entry in heap if (task := entry[2]()) is not None and not task.over]
             heapq.heapify(heap)
         if now >= self._window_ends:
-            self._longest_before, self._longest, self._window_ends = self._longest, 0.0, now + WINDOW
+            self._longest_before = self._longest if now < self._window_ends + WINDOW else 0.0  # nobody has kept time
+            self._longest, self._window_ends = 0.0, now + WINDOW
         while self._dead:
             self._survived(self._dead.popleft())
         if now >= self._next_look:

@@ -363,6 +363,8 @@ def test_the_longest_turn_is_of_late_and_the_one_that_goes_on_counts():
         assert loop.lag == 2.0
         now[0] += 2 * WINDOW  # nobody keeps time
         assert loop.lag == 0.0
+        loop._turn()  # nor does it come back with the next thread that does
+        assert loop.lag == 0.0
     loop.reset()
 
 
