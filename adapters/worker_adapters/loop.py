@@ -287,7 +287,9 @@ class Loop:
                 task._heap_at = inf
             heapq.heappop(heap)
         if len(heap) > 64 and len(heap) > 4 * len(self._tasks):
-            self._heap = heap = [entry for entry in heap if (task := entry[2]()) is not None and not task.over]
+            # One for each: a task that waited for less in between has left others behind, of which it may have thousands.
+            waiting = [(task._heap_at, task) for task in self._tasks if task._heap_at < inf and not task.over]
+            self._heap = heap = [(at, next(self._numbers), weakref.ref(task)) for at, task in waiting]
             heapq.heapify(heap)
         if now >= self._window_ends:
             self._longest_before = self._longest if now < self._window_ends + WINDOW else 0.0  # nobody has kept time

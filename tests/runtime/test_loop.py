@@ -269,6 +269,32 @@ def test_a_timer_keeps_nothing_that_is_over(loop):
     until(lambda: (gc.collect(), gone() is None)[1])
 
 
+def test_a_task_that_waits_for_less_in_between_leaves_no_timers_behind():
+    """What an engine sends without text has others go first, for a moment, thousands of times within a timer of a minute."""
+    now = [1000.0]
+    loop = Loop(lambda: now[0])
+    loop._open()
+
+    class NowAndThen(Task):
+        steps = 0
+
+        def step(self):
+            self.steps += 1
+            self.lifetime.want_until = now[0] if self.steps % 2 else inf
+            if not self.steps % 2:
+                loop.wake(self)  # something has come
+            return False
+
+    for _ in range(3):
+        loop._inbox.append(NowAndThen(Lifetime(NONE, now[0] + 86400), loop))
+    for _ in range(2000):
+        loop._turn()
+        now[0] += 0.001
+        assert len(loop._heap) < 100
+    assert sorted(at for at, _, task in loop._heap if task() is not None)[-1] == 87400.0
+    loop.reset()
+
+
 def test_a_loop_without_a_thread_can_start_one_later(loop, monkeypatch):
     """RuntimeError from threading must not leave a loop that believes to be running."""
 
