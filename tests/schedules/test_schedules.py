@@ -216,7 +216,11 @@ PLANTED = {
         "helpers, one at a time", "nobody can go on",
     ),
     "lost wake-up: a helper tells nobody": (
-        "helpers", "            self.lifetime.wake()", "            pass", "helpers, one at a time", "nobody can go on",
+        "helpers",
+        "        if self.lifetime is not None:\n            self.lifetime.wake()",
+        "        if self.lifetime is not None:\n            pass",
+        "helpers, one at a time",
+        "nobody can go on",
     ),
     "lost wake-up: a trip wakes nobody": (
         "lifetime",
@@ -251,7 +255,7 @@ PLANTED = {
         "merge, a run and the end", "nobody can go on",
     ),
     "stuck for good: a hand-over is full although its consumer can't look": (
-        "channel", " and not self.gate.open", "", "merge, one is added when another is over", "nobody can go on",
+        "channel", " and not (self.gate.open and ahead < AHEAD)", "", "merge, one is added when another is over", "nobody can go on",
     ),
     "kept places: leaving a merge cancels nothing": (
         "many",
