@@ -2,8 +2,8 @@
 
     python -m pytest benchmarks/bench_beside.py
 
-Each kind has a server of its own. `epoll`, which only knows the fast one, says what the machine takes: the fast one's server
-and its reader are busy all the time, beside the slow server.
+Each kind has a server of its own. `epoll` and `epoll + SimpleQueue`, which only know the fast one, say what the machine
+takes: the fast one's server and its reader are busy all the time, beside the slow server.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from contest import contest, hold, server
 ROUNDS = 7
 RATE = 20
 FAST, UNREAD = ", beside a fast one", ", beside one that is not read"
+QUEUES = "epoll + SimpleQueue"
 NAMES = {
     "merge": ["merge", "merge" + FAST, "merge" + UNREAD, "epoll", "epoll" + FAST],
-    "submit": ["submit", "submit" + FAST, "submit" + UNREAD],
+    "submit": ["submit", "submit" + FAST, "submit" + UNREAD, QUEUES, QUEUES + FAST],
 }
 
 

@@ -9,6 +9,7 @@ that say how to cancel each stream.
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
 from typing import Any
+
+import attrs
 
 from clients import CLIENTS, PATHS, PROMPT, body
 from epolls import epoll, epoll_and_queues, epoll_beside, epoll_openly
@@ -65,10 +68,10 @@ def threaded(name: str) -> Gather:
     return gather
 
 
-def _adapter(port: int, streams: int) -> Any:
+def _adapter(port: int, streams: int, dialect: Any = "vllm") -> Any:
     from worker_adapters import Limits, connect
 
-    return connect("vllm", f"http://127.0.0.1:{port}", limits=Limits(max_in_flight=streams + 1))
+    return connect(dialect, f"http://127.0.0.1:{port}", limits=Limits(max_in_flight=streams + 1))
 
 
 def _opened(way: Callable[[Any], Any], streams: int, tokens: int, opened: Opened = no_matter) -> Iterator[Any]:
@@ -112,6 +115,40 @@ def collected(port: int, streams: int, tokens: int, note: Note) -> None:
             assert (result.finish_reason, result.tokens_out) == ("length", tokens), result
             for text in result.text.split():
                 note(int(stream.task_id), text)
+
+
+def collected_on_the_loop(port: int, streams: int, tokens: int, note: Note) -> None:
+    """The same, noted when a token is collected: by a dialect that looks on, since nobody else sees it before the end."""
+    from worker_adapters import Token
+    from worker_adapters.engines.vllm import DIALECT
+
+    enough, ended = threading.Event(), itertools.count(1)
+
+    def look_on(number: int, run: list[Any]) -> None:
+        try:
+            for item in run:
+                if type(item) is Token:
+                    note(number, item.text)
+        except Over:
+            enough.set()
+
+    def decode(batches: Any, /, *, request: Any, tally: Any) -> Iterator[Any]:
+        number = int(request.task_id)
+        for run in DIALECT.decode(batches, request=request, tally=tally):
+            if not enough.is_set():
+                look_on(number, run)
+            yield run
+
+    def over(_stream: Any) -> None:
+        if next(ended) == streams:
+            enough.set()
+
+    running = []
+    with _adapter(port, streams, attrs.evolve(DIALECT, decode=decode)) as adapter:
+        for stream in _opened(partial(adapter.submit, collect=True), streams, tokens):
+            stream.add_done_callback(over)
+            running.append(stream)  # one that is dropped is cancelled
+        enough.wait()
 
 
 def _read(stream: Any, note: Note) -> None:
@@ -246,6 +283,7 @@ CROWDS: dict[str, Gather] = {
     "submit": threaded("submit"),
     "merge": merged,
     "collect": collected,
+    "collect, on the loop": collected_on_the_loop,
     "recv threads": threaded("bare loop"),
     "epoll": epoll,
     "epoll + SimpleQueue": epoll_and_queues,
@@ -258,7 +296,12 @@ BESIDE: dict[str, Callable[[int], Gather]] = {
     name + kind: made(kind)
     for name, made in {"merge": merged_beside, "submit": submitted_beside}.items()
     for kind in (ALONE, FAST, UNREAD)
-} | {"epoll": lambda _other: epoll, "epoll" + FAST: epoll_beside}
+} | {
+    "epoll": lambda _other: epoll,
+    "epoll" + FAST: epoll_beside,
+    "epoll + SimpleQueue": lambda _other: epoll_and_queues,
+    "epoll + SimpleQueue" + FAST: lambda other: partial(epoll_and_queues, fast=other),
+}
 
 OPENED: dict[str, Callable[[Opened], Gather]] = {
     "merge": merged_openly,

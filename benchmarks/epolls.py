@@ -160,9 +160,9 @@ def epoll_beside(other: int) -> Gather:
     return gather
 
 
-def epoll_and_queues(port: int, streams: int, tokens: int, note: Note) -> None:
-    """The loop, and a SimpleQueue for each consumer thread."""
-    queues = [SimpleQueue[list[str]]() for _ in range(streams)]
+def epoll_and_queues(port: int, streams: int, tokens: int, note: Note, *, fast: int | None = None) -> None:
+    """The loop, and a SimpleQueue for each consumer thread; for that of a fast stream, number -1, too."""
+    queues = {n: SimpleQueue[list[str]]() for n in range(0 if fast is None else -1, streams)}
     left = threading.Event()
 
     def read(n: int) -> None:
@@ -178,13 +178,13 @@ def epoll_and_queues(port: int, streams: int, tokens: int, note: Note) -> None:
             raise Over
         queues[n].put(texts)
 
-    threads = [threading.Thread(target=read, args=(n,), daemon=True) for n in range(streams)]
+    threads = [threading.Thread(target=read, args=(n,), daemon=True) for n in queues]
     for thread in threads:
         thread.start()
     try:
-        _epoll(port, streams, tokens, put)
+        _epoll(port, streams, tokens, put, fast=fast)
     finally:
-        for queue in queues:
+        for queue in queues.values():
             queue.put([])
         for thread in threads:
             thread.join()

@@ -25,6 +25,7 @@ OURS = {
     "submit": "**worker-adapters, `submit()`**",
     "merge": "**worker-adapters, `merge()`**",
     "collect": "**worker-adapters, `as_completed()`**",
+    "collect, on the loop": "**worker-adapters, `collect=True`**, in the background",
     "feed": "**worker-adapters, `feed`** (public)",
     "payloads": "**worker-adapters, `payloads`** (internal)",
     "batch": "**worker-adapters, `batch`**",

@@ -255,7 +255,11 @@ PLANTED = {
         "merge, a run and the end", "nobody can go on",
     ),
     "stuck for good: a hand-over is full although its consumer can't look": (
-        "channel", " and not (self.gate.open and ahead < AHEAD)", "", "merge, one is added when another is over", "nobody can go on",
+        "channel",
+        " and not (self.gate.open and ahead < AHEAD)",
+        "",
+        "merge, one is added when another is over",
+        "nobody can go on",
     ),
     "kept places: leaving a merge cancels nothing": (
         "many",

@@ -73,6 +73,7 @@ class Channel:
 
     __slots__ = (
         "_done",
+        "_front",
         "_hand",
         "_put",
         "_queue",
@@ -92,12 +93,13 @@ class Channel:
     def __init__(self, running: Running, size: int) -> None:
         self.running: Running = running
         self._size: float = size
-        self._queue: deque[list[Event]] = deque()
+        self._queue: deque[list[Event] | Event] = deque()  # runs; of one that is collected, an event by itself is one
         self._put = 0  # events handed over; the producer's
         self._done = 0  # events that the consumer has finished with; the consumer's, as are those that follow
         self._hand: Hand | None = None
-        self._run: list[Event] = []  # what is in its hand was, and how many it will have finished with then
-        self._upto = 0
+        self._front: list[Event] | Event = []  # what is in its hand, as it stands in the queue, and was,
+        self._run: list[Event] = []
+        self._upto = 0  # and how many it will have finished with then
         self._waker: Waker | None = None
         self._waiter: Waiter | None = None  # whom to wake when there is a run
         self.gate: Gate = SHUT
@@ -121,7 +123,10 @@ class Channel:
             self.collected += size_of(run)
             if self.running.record is not None:
                 self.running.record += run
-        self._queue.append(run)
+            # A list for each of a million tokens, and the collector looks at them again and again.
+            self._queue.append(run[0] if len(run) == 1 else run)
+        else:
+            self._queue.append(run)
         waiter = self._waiter
         if waiter is not None:
             waker = waiter.note()
@@ -140,7 +145,7 @@ class Channel:
     def collect(self) -> None:
         """From here on it takes all there is."""
         if self.collected < 0:
-            self.collected = sum(map(size_of, list(self._queue)))
+            self.collected = sum(map(size_of, map(_run_of, list(self._queue))))
             self._size = inf
         if self.parked:  # each time: an exception may have kept it from being told
             self.room()
@@ -159,7 +164,8 @@ class Channel:
         queue = self._queue
         if not queue:
             return None
-        self._run = run = queue[0]
+        self._front = queue[0]
+        self._run = run = _run_of(self._front)
         self._upto = self._done + len(run)
         self._hand = hand = iter(run)  # type: ignore[assignment]  # see Hand
         lifetime = self.running.lifetime
@@ -180,7 +186,7 @@ class Channel:
         if hand is not None and not hand.__length_hint__():
             self._done, run = self._upto, self._run
             run.clear()  # the layers have it until the next read, and a stream may be silent for minutes
-            if queue and queue[0] is run:
+            if queue and queue[0] is self._front:
                 queue.popleft()
             self.running.moves += 1
             if self.parked:
@@ -218,9 +224,13 @@ class Channel:
     def empty_into(self, events: list[Event]) -> None:
         """Everything that was not iterated, at the end."""
         while self._queue:
-            run = self._queue[0]
-            events += run if self._hand is None or run is not self._run else self._hand
+            front = self._queue[0]
+            events += _run_of(front) if self._hand is None or front is not self._front else self._hand
             self._queue.popleft()
+
+
+def _run_of(queued: list[Event] | Event) -> list[Event]:
+    return queued if isinstance(queued, list) else [queued]
 
 
 def nobody_waits() -> None:
