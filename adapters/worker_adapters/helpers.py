@@ -225,7 +225,10 @@ class Helpers:
                 finally:
                     self._running.pop(job, None)
             except MemoryError:  # of ours: jobs wait, and nobody else may come for them
-                time.sleep(AGAIN)
+                try:  # noqa: SIM105  -- a context manager takes memory
+                    time.sleep(AGAIN)
+                except MemoryError:
+                    pass
 
 
 HELPERS = Helpers()

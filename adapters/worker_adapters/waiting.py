@@ -375,7 +375,13 @@ class Resident:
         return coming is not None and coming[0].ident is None and time.monotonic() - coming[1] < COMING
 
     def _run(self, needed: Callable[[], bool]) -> None:
-        me = threading.current_thread()
+        while True:
+            try:
+                return self._serve(needed, threading.current_thread())
+            except MemoryError:  # in what was to be done about another: going on needs none
+                pass
+
+    def _serve(self, needed: Callable[[], bool], me: threading.Thread) -> None:
         while self._is_wanted(needed, me):
             try:
                 self._work()

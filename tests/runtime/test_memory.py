@@ -11,6 +11,7 @@ import time
 import pytest
 
 from worker_adapters import Timeouts
+from worker_adapters import waiting as waiting_module
 from worker_adapters.helpers import MOST, Helpers
 from worker_adapters.lifetime import Lifetime
 from worker_adapters.loop import LOOP, Loop
@@ -148,6 +149,46 @@ def test_the_thread_that_is_needed_stays_where_it_can_t_even_be_asked():
     until(lambda: not resident.here)
 
 
+@pytest.mark.parametrize("asks", [False, True])
+def test_nor_does_it_end_where_there_is_no_memory_to_tell_of_it(monkeypatch, asks):
+    """The loop's did: its streams waited for ever, as long as no other one began."""
+    done, fails, none = [], [MemoryError()], [MemoryError(), MemoryError()]
+    waiting = ["one"]
+    real = time.sleep
+
+    def sleep(seconds):
+        if none and threading.current_thread().name == "test-resident":
+            raise none.pop()
+        real(seconds)
+
+    class Whatever:
+        """What goes wrong while that is told."""
+
+        def __enter__(self): ...
+
+        def __exit__(self, kind, *_exc):
+            if kind is not None:
+                raise MemoryError
+            return True
+
+    def needed():
+        if asks and fails:
+            raise fails.pop()
+        return bool(waiting)
+
+    def work():
+        if fails:
+            raise fails.pop()
+        done.append(waiting.pop())
+
+    monkeypatch.setattr(waiting_module.time, "sleep", sleep)
+    monkeypatch.setattr(waiting_module, "_whatever", Whatever())
+    resident = Resident("test-resident", work)
+    resident.ensure(needed)
+    until(lambda: done == ["one"], 5)
+    until(lambda: not resident.here)
+
+
 def test_a_helper_that_can_t_look_for_a_job_looks_again(monkeypatch):
     """Who waits for it may have nobody else: a stream in its preparations has no timer."""
     fails, real = [MemoryError(), MemoryError()], Helpers._next
@@ -192,3 +233,22 @@ def test_all_of_it_together_in_many_streams(none_left):
             assert found is None or found.error.reason == "BUG"
             assert stream.done()
         until(lambda: not a.in_flight and not a.places.driven, 5)
+
+
+def test_a_stream_that_could_not_begin_holds_nothing(monkeypatch):
+    """On the thread that submits, at two points in a row: it was counted as driven for ever, and closing took its 2 s."""
+    for of, name in ((Loop, "add"), (Loop, "outlives")):
+        none = [MemoryError()]
+        real = getattr(of, name)
+
+        def struck(self, *args, none=none, real=real):
+            if none and not LOOP.is_current():
+                raise none.pop()
+            return real(self, *args)
+
+        monkeypatch.setattr(of, name, struck)
+    with adapter(good(), good()) as a:
+        with pytest.raises(MemoryError):
+            a.submit(request())
+        assert (a.in_flight, a.places.driven) == (0, {})
+        assert kinds(a.submit(request()))[-1] == "end"

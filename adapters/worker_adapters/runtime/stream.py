@@ -330,9 +330,9 @@ class Submitted(Task):
         self.over = True  # last: what is struck before is done again
 
     def _let_go(self) -> None:
+        self._running.places.driven.pop(self, None)  # first: there may be no memory for the rest
         if self._handle is not None:
             LOOP.outlives(self._handle)
-        self._running.places.driven.pop(self, None)
         self._running.in_hand = nothing_in_hand
         self.lifetime.waker, self.channel.room = NOBODY, nobody_waits  # as Direct's, when it is over
 
