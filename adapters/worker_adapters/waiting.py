@@ -378,11 +378,14 @@ class Resident:
         while True:
             try:
                 return self._serve(needed, threading.current_thread())
-            except MemoryError:  # in what was to be done about another: going on needs none
-                pass
+            except MemoryError:  # perhaps in what was to be done about another
+                try:  # noqa: SIM105  -- a context manager takes memory
+                    time.sleep(AGAIN)
+                except MemoryError:
+                    pass
 
     def _serve(self, needed: Callable[[], bool], me: threading.Thread) -> None:
-        while self._is_wanted(needed, me):
+        while needed() and self._claim.setdefault("by", me) is me:
             try:
                 self._work()
             except BaseException:  # noqa: BLE001  -- a MemoryError at any point: what it is needed for still is there
@@ -391,13 +394,6 @@ class Resident:
                     time.sleep(AGAIN)
             finally:
                 self._claim.pop("by", None)
-
-    def _is_wanted(self, needed: Callable[[], bool], me: threading.Thread) -> bool:
-        while True:
-            try:
-                return needed() and self._claim.setdefault("by", me) is me
-            except MemoryError:
-                time.sleep(AGAIN)
 
     def reset(self) -> None:
         """In a forked child, which does not have the thread."""

@@ -193,7 +193,7 @@ PLANTED = {
     ),
     "lost work: who leaves does not look again": (
         "waiting",
-        "        while self._is_wanted(needed, me):", "        if self._is_wanted(needed, me):",
+        "        while needed() and self._claim", "        if needed() and self._claim",
         "resident", "done:",
     ),
     "lost work: one that has been is still counted on": (
