@@ -248,6 +248,25 @@ def curve(group: Run) -> Iterator[str]:
     yield "![Streams against time to begin, CPU per token and lateness](results/curve.png)"
 
 
+def tipping(group: Run) -> Iterator[str]:
+    """Each way at ever more tokens a second."""
+    runs = sorted(group["runs"].values(), key=lambda run: run["rate"])
+    yield f"{runs[0]['streams']:,} streams, each way by itself, once ({where(group).partition(';')[0]}):"
+    yield ""
+    columns = {key: CROWD[key] for key in ("begun_s", "p50_us", "p99_us", "cpu_us")}
+    rows = []
+    for name in runs[0]["figures"]:
+        for run in runs:
+            due, one = run["streams"] * run["rate"], run["figures"].get(name)
+            given = (
+                [f"{one['tokens_per_second'] / due:.0%}", *(number(one[key]) for key in columns)]
+                if one
+                else ["", "not all", "", "", ""]
+            )
+            rows.append([named(name), f"{due:,}", *given])
+    yield from table(["", "tokens a second", "of them given", *columns.values()], rows)
+
+
 def beside(group: Run) -> Iterator[str]:
     """What one stream does to 255 others."""
     yield f"255 streams of 20 tokens a second, and one more ({spread_where(group)}):"
@@ -319,6 +338,7 @@ TABLES: dict[str, Callable[[Run], Iterator[str]]] = {
     "cancels": cancels,
     "crowd": crowd,
     "curve": curve,
+    "tipping": tipping,
     "beside": beside,
     "held": held,
     "most": most,
