@@ -265,7 +265,7 @@ def _log_line(running: Running, terminal: End | Error, level: int) -> Callable[[
 
 
 def slow(running: Running, seconds: float) -> None:
-    """A step on the loop was. Logged once for each dialect: of foreign code only its `decode` runs there."""
+    """A step on the loop was. Logged once for each dialect, whose `decode` and functions of small things run there."""
     name = running.worker.dialect.name
     if name not in _told_slow:
         _told_slow.add(name)
