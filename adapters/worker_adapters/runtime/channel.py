@@ -164,8 +164,8 @@ class Channel:
         queue = self._queue
         if not queue:
             return None
-        self._front = queue[0]
-        self._run = run = _run_of(self._front)
+        self._front = front = queue[0]
+        self._run = run = front if isinstance(front, list) else [front]
         self._upto = self._done + len(run)
         self._hand = hand = iter(run)  # type: ignore[assignment]  # see Hand
         lifetime = self.running.lifetime
