@@ -436,6 +436,26 @@ def test_streams_are_added_while_it_runs_by_whoever_has_them() -> None:
     assert [texts(found[str(n)]) for n in range(20)] == ["t0t1t2t3"] * 20
 
 
+@both
+def test_what_follows_from_an_answer_is_added_in_the_body_of_the_loop(gather: Any) -> None:
+    """Where the iterable has come to its end, and the last that was there is over."""
+    with adapter() as a:
+        a._transport._answer = lambda _wire: counted(2)
+        gathered, over = gather([a.submit(request(task_id="0"))]), []
+        for one in gathered:
+            stream = one if gather is as_completed else one[0]
+            if gather is as_completed or isinstance(one[1], End):
+                over.append(stream.task_id)
+                if len(over) < 10:
+                    gathered.add(a.submit(request(task_id=str(len(over)))))
+        assert over == [str(n) for n in range(10)]
+        read = a.submit(request())
+        next(read)
+        with pytest.raises(RuntimeError, match="iterated"):
+            gathered.add(read)
+        assert texts(read) == "t0t1"
+
+
 def test_what_is_there_already_is_taken_at_once() -> None:
     """A list of streams: the first, at full speed, does not keep the others from being looked after."""
     with adapter(*[endless() for _ in range(4)]) as a:

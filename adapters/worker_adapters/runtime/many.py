@@ -108,6 +108,12 @@ class _Gathering(Iterator[T]):
             self._let_go(stream)
         self._new.clear()
 
+    def add(self, stream: Stream) -> None:
+        """Look after one more. Only by the thread that reads; raises as `merge`, and cancels nothing then."""
+        self._begin()
+        self._look_after(stream, again=False)
+        self._whole = True
+
     def _take_the_rest(self) -> None:
         """Of a collection that is left before it was looked at, or half of it: its streams are left, too."""
         with contextlib.suppress(RuntimeError):  # it has changed meanwhile
@@ -260,12 +266,6 @@ class Merged(_Gathering[tuple[Stream, Event]]):
             for pair in self._pairs:
                 return pair
             self._pairs = self.next_run()
-
-    def add(self, stream: Stream) -> None:
-        """Look after one more. Only by the thread that reads; raises as `merge`, and cancels nothing then."""
-        self._begin()
-        self._look_after(stream, again=False)
-        self._whole = True
 
     def run_until(self, until: float) -> Iterator[tuple[Stream, Event]]:
         """The next run of a stream, as it comes, also where there is no stream yet; nothing at that point in time.
