@@ -17,6 +17,7 @@ from worker_adapters.lifetime import Lifetime
 from worker_adapters.loop import LOOP, Loop
 from worker_adapters.runtime.beside import StepsTask
 from worker_adapters.runtime.channel import Channel
+from worker_adapters.runtime.handle import RunningStream
 from worker_adapters.runtime.places import Places
 from worker_adapters.runtime.running import Running
 from worker_adapters.transport.scripted import Hang, Script
@@ -251,4 +252,25 @@ def test_a_stream_that_could_not_begin_holds_nothing(monkeypatch):
         with pytest.raises(MemoryError):
             a.submit(request())
         assert (a.in_flight, a.places.driven) == (0, {})
+        assert kinds(a.submit(request()))[-1] == "end"
+
+
+def test_a_stream_that_could_neither_begin_nor_be_closed_has_no_place(monkeypatch):
+    real, none = Loop.add, [MemoryError()]
+
+    def struck(self, task):
+        if none and not LOOP.is_current():
+            raise none.pop()
+        return real(self, task)
+
+    def close(_stream):
+        raise MemoryError
+
+    with adapter(Script(steps=[Hang()]), good()) as a, a.submit(request()):  # which keeps the loop there
+        with monkeypatch.context() as patch:
+            patch.setattr(Loop, "add", struck)
+            patch.setattr(RunningStream, "close", close)
+            with pytest.raises(MemoryError):
+                a.submit(request())
+        until(lambda: a.in_flight == 1)
         assert kinds(a.submit(request()))[-1] == "end"

@@ -333,8 +333,7 @@ class Submitted(Task):
         self._running.places.driven.pop(self, None)  # first: there may be no memory for the rest
         if self._handle is not None:
             LOOP.outlives(self._handle)
-        self._running.in_hand = nothing_in_hand
-        self.lifetime.waker, self.channel.room = NOBODY, nobody_waits  # as Direct's, when it is over
+        self._running.in_hand, self.channel.room, self.lifetime.waker = nothing_in_hand, nobody_waits, NOBODY  # as Direct's
 
     def _park(self) -> bool:
         """The hand-over is full: the socket is not read on, and only the deadline counts."""
@@ -398,3 +397,4 @@ class Submitted(Task):
     def drop(self) -> None:
         """See Source."""
         self._running.lifetime.trip(Cause.CANCELLED, EndedBy.READER)
+        LOOP.wake(self)  # one that could not begin, too, which nobody drives
