@@ -65,7 +65,13 @@ def tried(way: str, n: int, width: int) -> None:
     try:
         injector.set_nomemory(n, n + width)
         WAYS[way](a)
-    except (MemoryError, RuntimeError, WorkerError, StreamCancelledError):
+    except (
+        MemoryError,
+        RuntimeError,
+        SystemError,
+        WorkerError,
+        StreamCancelledError,
+    ):  # SystemError: of CPython itself
         pass
     finally:
         injector.remove_mem_hooks()

@@ -333,7 +333,7 @@ class Submitted(Task):
         self._running.places.driven.pop(self, None)  # first: there may be no memory for the rest
         if self._handle is not None:
             LOOP.outlives(self._handle)
-        self._running.in_hand, self.channel.room, self.lifetime.waker = nothing_in_hand, nobody_waits, NOBODY  # as Direct's
+        self._running.in_hand, self.channel.room, self.lifetime.waker = nothing_in_hand, nobody_waits, NOBODY
 
     def _park(self) -> bool:
         """The hand-over is full: the socket is not read on, and only the deadline counts."""
