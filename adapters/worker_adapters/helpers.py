@@ -32,18 +32,16 @@ PER_KEY = 2
 
 
 class _Job:
-    __slots__ = ("begins", "begun", "done", "key", "left", "lifetime", "of", "others", "raised", "returned", "work")
+    __slots__ = ("begins", "begun", "done", "key", "left", "lifetime", "others", "raised", "returned", "work")
 
     def __init__(
         self,
         key: Hashable,
         work: Callable[[], Any],
         lifetime: Lifetime | None,
-        of: Hashable = None,
         begins: Callable[[Lifetime], None] | None = None,
     ) -> None:
         self.key = key
-        self.of = key if of is None else of
         self.begins = begins
         self.begun = False
         self.work = work
@@ -63,7 +61,6 @@ class _Job:
             self.begun = True
             if self.begins is not None and self.lifetime is not None:
                 self.lifetime.wake()
-                self.tell()
             self.returned = self.work()
         except BaseException as exc:  # noqa: BLE001  -- raised where it is waited for
             self.raised = exc
@@ -122,14 +119,14 @@ class Helpers:
         work: Callable[[], T],
         lifetime: Lifetime,
         *,
-        of: Hashable = None,
         begins: Callable[[Lifetime], None] | None = None,
     ) -> Steps[T]:
-        """What work returns or raises, on a helper. `key`: whose calls are counted together. The others: see `shared`.
+        """What work returns or raises, on a helper. `key`: whose calls are counted together.
 
-        Raises Interrupted, and Fault (LOCAL_LIMIT) where no thread can be started.
+        `begins` is called by who waits, once the work has begun, which others of that key may put off. Raises Interrupted,
+        and Fault (LOCAL_LIMIT) where no thread can be started.
         """
-        job = _Job(key, work, lifetime, of, begins)
+        job = _Job(key, work, lifetime, begins)
         try:
             self._waiting.append(job)
             try:
@@ -141,25 +138,15 @@ class Helpers:
             self._leave(job)
         return job.outcome()  # type: ignore[no-any-return]  # what work returned
 
-    def shared(
-        self,
-        key: Hashable,
-        work: Callable[[], T],
-        lifetime: Lifetime,
-        *,
-        of: Hashable = None,
-        begins: Callable[[Lifetime], None] | None = None,
-    ) -> Steps[T]:
-        """As `call`, or what another's comes to, of the same, that has not begun: nobody is given what is older than he.
+    def shared(self, key: Hashable, work: Callable[[], T], lifetime: Lifetime) -> Steps[T]:
+        """As `call`, or what another's comes to, of the same key, that has not begun: nobody is given what is older than he.
 
         Hundreds of streams that begin at once cost a call or two, and not hundreds, of which two are under way at a time.
-        `of`: who may share, if not all of that key. `begins`: called by each who waits, once the call has begun.
         """
-        what = key if of is None else of
         while True:
-            job = next((one for one in list(self._waiting) if one.of == what and one.key == key and not one.left), None)
+            job = next((one for one in list(self._waiting) if one.key == key and not one.left), None)
             if job is None:
-                return (yield from self.call(key, work, lifetime, of=of, begins=begins))
+                return (yield from self.call(key, work, lifetime))
             job.others.append(lifetime)  # first: who makes it done, or leaves it, looks at them next
             try:
                 yield from job.waited_for(lifetime)

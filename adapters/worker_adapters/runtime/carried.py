@@ -58,7 +58,8 @@ class Carried:
     def steps(self, lifetime: Lifetime) -> Steps[Mapping[str, str]]:
         """The same for a stream, which waits for an application's provider no longer than it lives.
 
-        The time to connect counts from when the provider is called, and not while others' calls are waited for.
+        Each request has a call of its own, two of an origin's at a time. The time to connect counts from when that begins:
+        not while others' calls are waited for.
         """
         quick = self._credentials is None or isinstance(self._credentials, (Literal, FromEnv))
         if quick and (self._headers is None or self._headers.quick):
@@ -72,7 +73,7 @@ class Carried:
             except BaseException as exc:  # noqa: BLE001  -- one that ends processes would end nothing but the helper
                 raise _failed("credentials", exc, quoted=False) from None
 
-        return (yield from HELPERS.shared(("credentials", self._url), ask, lifetime, of=self, begins=Lifetime.hurry))
+        return (yield from HELPERS.call(("credentials", self._url), ask, lifetime, begins=Lifetime.hurry))
 
     @property
     def may_differ(self) -> bool:
