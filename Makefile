@@ -35,7 +35,7 @@ demo-orchestrator: $(VENV)/.installed-test ## an orchestrator on simulated engin
 	@$(BIN)/python -m examples.orchestrator --demo --port $(or $(PORT),8000)
 
 test: $(VENV)/.installed-test ## every test that needs no real engine; of products of cases, each case once; half of it waits
-	@$(BIN)/python -m pytest -m "not live and not matrix" -n $$(($$(nproc) * 3 / 2)) --dist worksteal
+	@$(BIN)/python -m pytest -m "not live and not matrix" -n $$((2 * $$(nproc))) --dist worksteal
 
 templates: $(VENV)/.installed-test,templates-check ## the record of what transformers renders, compared with the transformers installed
 	@$(BIN)/python -m pytest tests/templates -m matrix

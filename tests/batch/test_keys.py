@@ -42,9 +42,14 @@ from worker_adapters.batch.keys import Keys, digest_of
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
-before, keys, count = resident(), Keys(), 100_000
-for n in range(count):
-    keys.put(digest_of(b"%d" % n), n * 300, failed=False)
+def filled(count):
+    keys = Keys()
+    for n in range(count):
+        keys.put(digest_of(b"%d" % n), n * 300, failed=False)
+    return keys
+filled(100)  # what is loaded by the first ones is no key's
+before, count = resident(), 300_000
+keys = filled(count)
 print((resident() - before) / count)
 """
 
