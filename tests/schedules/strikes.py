@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["PARTS", "Place", "Strike", "at_places", "places", "shown", "strike"]
 
 PACKAGE = str(Path(worker_adapters.__file__).parent)
-PARTS = 4  # of the places of a case: make test strikes in one of them, make matrix in all
+PARTS = 8  # of the places of a case: make test strikes in one of them, make matrix in all
 AFTER_YIELD_FROM = 2  # what RESUME is told in a generator that only passes on; there, it does not look for signals
 TWICE = 2  # what is done for the second time is often done in another state; a third time shows nothing new
 

@@ -33,6 +33,8 @@ LARGEST = {
     "helpers, one is left",
     "helpers, one per key",
     "helpers, shared and left",
+    "stream, dropped, deadline",
+    "stream, deadline, at the lifetime",
 }
 
 
