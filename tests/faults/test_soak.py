@@ -13,7 +13,7 @@ from .soak import Report, Sample, lawful
 
 def test_thousands_of_streams_leave_nothing_behind(capsys):
     """In a process of its own, whose figures are nobody else's. It takes about 1,200 until each way to end was met."""
-    command = [sys.executable, "-W", "error", "-m", "tests.faults.soak", "--streams=3000", "--batch=200", "--seed=2"]
+    command = [sys.executable, "-W", "error", "-m", "tests.faults.soak", "--streams=2000", "--batch=200", "--seed=2"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=55, cwd=Path(__file__).parents[2]
     )
@@ -21,7 +21,7 @@ def test_thousands_of_streams_leave_nothing_behind(capsys):
         sys.stdout.write(f"\n{done.stdout}")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout  # which a process of xdist shows nobody
     *lines, outcomes, verdict = done.stdout.splitlines()
-    assert len(lines) == 15
+    assert len(lines) == 10
     assert verdict.startswith("flat: ")
     for outcome in ("length", "cancelled", "left", "dropped", "PROTOCOL", "TRUNCATED", "DISCONNECTED", "ENGINE_ERROR"):
         assert f" {outcome}" in outcomes
