@@ -29,7 +29,7 @@ from math import inf
 from typing import Any, Protocol
 
 from .lifetime import Lifetime
-from .waiting import AGAIN, READ, SLICE, Resident, Waker, poller
+from .waiting import AGAIN, READ, SLICE, Resident, Waker, cooperative, poller
 
 __all__ = ["LOOP", "Loop", "Task", "Watched"]
 
@@ -40,8 +40,8 @@ TICK = 1.0  # seconds between two looks at what is watched, at most
 SLOW = 0.05  # seconds of one step, in which nothing else of the process goes on
 WINDOW = 15.0  # seconds of which the longest turn is remembered, and told for as long again: a scrape finds it
 # Where so many tasks keep it so busy that it would hardly sleep, and nobody waits for one alone, the loop sleeps before it
-# looks who is ready, as network drivers do: it is woken once for several tokens (benchmarks/bench_crowd.py). A millisecond
-# is little beside the tens that an engine takes for one; more tasks bring as many sooner, and want longer for theirs.
+# looks who is ready, as network drivers do: woken once for several tokens (benchmarks/bench_crowd.py). A millisecond is
+# little beside the tens that an engine takes for one; more tasks bring as many sooner.
 MANY = 32
 GATHER = 0.001  # seconds at most
 OF_ALL = 60.0  # seconds, divided by the square of the tasks
@@ -103,6 +103,9 @@ class Loop:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._resident = Resident("worker-adapters-loop", self._run)
+        self._poll: Any = None
+        self._parents: list[Waker] = []
+        self._poller: Any = None  # an epoll is the parent's, too: only this copy of it is closed, with the object
         self.reset()
 
     def reset(self) -> None:
@@ -120,10 +123,10 @@ class Loop:
         self._by_fd: dict[int, Task] = {}
         self._heap: list[tuple[float, int, weakref.ref[Task]]] = []  # a timer keeps nothing that is over
         self._numbers = itertools.count()
-        self._waker = Waker()
-        # An epoll is shared with the parent, too: only this copy of it is closed, with the object.
-        self._poller: Any = None
-        self._poll: Any = None
+        if self._poller is not None and cooperative():  # greenlets survive a fork, and wait for its number
+            self._parents.append(self._waker)
+        self._waker: Waker = Waker()
+        self._poll = self._poller = None
         self._deaf = False  # no descriptor was left to be woken by
         self._asleep = False  # or about to be: who puts something into the inbox has to wake it
         self._next_look = self._wake_at = 0.0
@@ -202,8 +205,8 @@ class Loop:
 
     def _run(self) -> None:
         self._open()
-        idle_since = inf
-        while True:
+        idle_since, mine = inf, self._inbox
+        while mine is self._inbox:  # else it is a greenlet that has survived a fork: what it knows is the parent's
             try:
                 busy = self._turn()
             except BaseException as exc:  # noqa: BLE001  -- without the loop no stream of the process would ever end
@@ -221,8 +224,7 @@ class Loop:
             if not self._deaf:
                 made.register(wakes, READ)
             self._poll, self._poller = made.ready, made  # both or none: what was struck here is done again
-        # Its thread is another one each time: nobody's wakes are for the main thread here.
-        self._waker.patience = inf
+        self._waker.patience = inf  # whoever made it: this is never the main thread
 
     def _turn(self) -> bool:  # noqa: PLR0912  -- what every token goes through, without a call that it can do without
         """Everything that is ready, once. Whether there was anything to look after."""
@@ -234,9 +236,11 @@ class Loop:
         self._asleep = True
         waits_from = self._clock()
         seconds = 0.0 if inbox or ready else self._wake_at - waits_from
-        if self._deaf and seconds > SLICE:
-            seconds = SLICE
-        for descriptor, _events in self._poll(seconds if seconds > 0.0 else 0.0):
+        seconds = min(seconds, SLICE) if self._deaf else seconds
+        polled = self._poll(seconds if seconds > 0.0 else 0.0)
+        if inbox is not self._inbox:  # see _run
+            return False
+        for descriptor, _events in polled:
             task = by_fd.get(descriptor)
             if task is not None:
                 ready[task] = None

@@ -236,12 +236,11 @@ NOBODY: Any = _Nobody()
 
 def _poll_once(wanted: tuple[tuple[int, int], ...], seconds: float, wakes: int) -> bool:
     """Through what gevent or eventlet have put in the place of select's functions; whether the last of them is ready."""
-    if hasattr(select, "poll"):
+    if hasattr(select, "poll"):  # eventlet takes it away
         poll = select.poll()
         for descriptor, events in wanted:
             poll.register(descriptor, events)
         return any(fd == wakes for fd, _ in poll.poll(seconds * 1000 + 0.999))
-    # eventlet takes it away
     reads = [descriptor for descriptor, events in wanted if events & READ]
     writes = [descriptor for descriptor, events in wanted if events & WRITE]
     return wakes in select.select(reads, writes, [], seconds)[0]
@@ -385,7 +384,8 @@ class Resident:
                     pass
 
     def _serve(self, needed: Callable[[], bool], me: threading.Thread) -> None:
-        while needed() and self._claim.setdefault("by", me) is me:
+        claim = self._claim
+        while claim is self._claim and needed() and claim.setdefault("by", me) is me:
             try:
                 self._work()
             except BaseException:  # noqa: BLE001  -- a MemoryError at any point: what it is needed for still is there
@@ -393,7 +393,7 @@ class Resident:
                     threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), me)))
                     time.sleep(AGAIN)
             finally:
-                self._claim.pop("by", None)
+                claim.pop("by", None)
 
     def reset(self) -> None:
         """In a forked child, which does not have the thread."""

@@ -198,7 +198,7 @@ PLANTED = {
     ),
     "lost work: who leaves does not look again": (
         "waiting",
-        "        while needed() and self._claim", "        if needed() and self._claim",
+        "        while claim is self._claim and needed()", "        if claim is self._claim and needed()",
         "resident", "done:",
     ),
     "lost work: one that has been is still counted on": (

@@ -6,6 +6,8 @@ does what the prompt says.
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import sys
 import threading
@@ -197,6 +199,25 @@ def waiting(url, silent):
             thread.join()
     assert sorted(map(str, ended)) == ["False", "end", "end"]
     assert ticks.count >= 50, ticks.count
+
+
+def forked(url):
+    """Greenlets survive a fork: what is the parent's loop must do nothing in the child, nor keep it from its own."""
+    for way in WAYS:
+        a = adapter(url)
+        kept = getattr(a, way)(request(prompt="hang"))
+        assert next(kept).kind == "started"
+        child = os.fork()
+        if not child:
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), 2
+            )  # that such a greenlet's thread is not known any more, gevent says
+            signal.alarm(10)
+            with adapter(url) as b:
+                os._exit([texts(list(getattr(b, other)(request(prompt="good")))) for other in WAYS] != ["ab", "ab"])
+        assert os.waitpid(child, 0)[1] == 0, way
+        assert next(kept).text == "a"
+        a.close()
 
 
 def leave_the_process(url):

@@ -74,7 +74,7 @@ def serve(client):
 
 
 @worlds
-@pytest.mark.parametrize("cases", ["everyday many", "cancels timers leaving told_at_once"])
+@pytest.mark.parametrize("cases", ["everyday many", "cancels timers leaving told_at_once", "forked"])
 def test_it_works_as_it_does_with_threads(world, cases):
     with Server(serve) as server:
         run(world, cases, server.url)
