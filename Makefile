@@ -95,7 +95,7 @@ instructions: $(VENV)/.installed-test,bench ## instructions of a lone token and 
 soak: $(VENV)/.installed-test ## 10,000 streams with random faults and cancels in one process: what must stay flat; STREAMS=…
 	@$(BIN)/python -m tests.faults.soak --streams $(or $(STREAMS),10000)
 
-allocations: $(VENV)/.installed-test ## one allocation after the other fails, and some after it: no stream is left; STEP=1 for all
+allocations: $(VENV)/.installed-test ## one allocation after the other fails, and some after it: tells what streams that leaves; STEP=1 for all
 	@$(BIN)/python -m tests.faults.allocations --step $(or $(STEP),7)
 
 stress: $(VENV)/.installed-test ## everything at once in one process, with signals, forks and faults: no hang, no leak; SECONDS=…

@@ -1,7 +1,7 @@
 """Reads and writes of a socket that never wait, whatever its mode, in C (`csrc/cpython.h`).
 
 They keep the interpreter lock. Who gives it up for a call that is over in microseconds stands in line for it again, behind
-all threads that want it: with sixteen of them that was half of what a short request cost (benchmarks/bench_short.py).
+all threads that want it: with sixteen of them that was two fifths of what a short request cost (benchmarks/bench_short.py).
 """
 
 from __future__ import annotations

@@ -50,9 +50,8 @@ class Hand(Protocol):
         ...
 
 
-AHEAD = (
-    65536  # events that a stream may be ahead of a consumer that can't look: more than answers have, and no more memory
-)
+# Events that a stream may be ahead of a consumer that can't look: more than answers have, and no more memory.
+AHEAD = 65536
 
 
 class Gate:

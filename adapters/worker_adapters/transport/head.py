@@ -98,17 +98,8 @@ class HeadReader:
             head = (_known if len(lines) <= MOST_KNOWN else _parsed)(lines, self._method)
             if head is not None:
                 rest = bytes(held[end.end() :])
-                kept = (
-                    head.status,
-                    {**head.headers},
-                    head.chunked,
-                    head.length,
-                    head.closes,
-                    rest,
-                    head.codings,
-                    head.old,
-                )
-                return Head(*kept)
+                headers = {**head.headers}
+                return Head(head.status, headers, head.chunked, head.length, head.closes, rest, head.codings, head.old)
             self._interim += end.end() - start
             if self._interim > MAX_INTERIM:
                 raise HeadError(f"more than {MAX_INTERIM} bytes of 1xx, and no response")
