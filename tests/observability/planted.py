@@ -112,6 +112,13 @@ def echoed(request: bytes) -> Iterator[str]:
         yield base64.b64encode(value.encode()).decode()
 
 
+def forms(value: str) -> list[tuple[str, int]]:
+    """How a secret may be written, and how much of that gives it away. Two hexadecimal digits are one character: here they
+    are decimal digits mostly, and eight of those stand in a span's number or a time by chance."""
+    raw = value.encode()
+    return [(value, WINDOW), (base64.b64encode(raw).decode(), WINDOW), (raw.hex(), 2 * WINDOW)]
+
+
 class Shown:
     """All that anybody could read afterwards."""
 
@@ -136,10 +143,10 @@ class Shown:
     def check(self) -> None:
         everything = "\n".join(self.texts)
         for name, value in SECRETS.items():
-            for form in (value, base64.b64encode(value.encode()).decode(), value.encode().hex()):
-                for at in range(len(form) - WINDOW):
-                    assert form[at : at + WINDOW] not in everything, (
-                        f"{name}: {_around(everything, form[at : at + WINDOW])}"
+            for form, window in forms(value):
+                for at in range(len(form) - window + 1):
+                    assert form[at : at + window] not in everything, (
+                        f"{name}: {_around(everything, form[at : at + window])}"
                     )
         assert PROMPT not in everything
         assert ANSWER not in everything
