@@ -8,19 +8,22 @@ What would block is not called: it is left with `BLOCKED`, yielded through the g
 to whoever drives them (psycopg 3's generators are the precedent: one core, several ways to wait).
 
 Where gevent or eventlet have patched the standard library, `select.poll`, or `select.select` where that is gone, is
-theirs, and so are locks and threads: all waits go through them. What is patched is found out at the first use, not at
-import.
+theirs, and so are locks and threads: all waits go through them, also where they were told to patch threads and not `select`.
+What is patched is found out at the first use, not at import.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import functools
+import importlib
 import os
 import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from enum import Enum
 from math import inf
 from types import BuiltinFunctionType
@@ -67,15 +70,19 @@ AGAIN = 0.05  # seconds before what has failed is taken up again
 _whatever = contextlib.suppress(BaseException)  # made once: there may be no memory for another
 
 
+@functools.cache
 def cooperative() -> bool:
-    """Whether gevent or eventlet have replaced the calls that wait."""
-    global _cooperative  # noqa: PLW0603  -- decided once, at the first use
-    if _cooperative is None:
-        _cooperative = not isinstance(select.select, BuiltinFunctionType)
-    return _cooperative
+    """Whether gevent or eventlet have replaced the calls that wait. Decided once, at the first use."""
+    return not isinstance(_waits().select, BuiltinFunctionType)
 
 
-_cooperative: bool | None = None
+def _waits() -> Any:
+    """The module to wait with. Threads may be greenlets although `select` was left alone: then it is their own one."""
+    begins = _thread.start_new_thread
+    if isinstance(begins, BuiltinFunctionType) or not isinstance(select.select, BuiltinFunctionType):
+        return select
+    whose = begins.__module__.partition(".")[0]
+    return importlib.import_module("eventlet.green.select" if whose == "eventlet" else f"{whose}.select")
 
 
 class Waker:
@@ -195,10 +202,9 @@ class Waker:
 
     def _is_ready(self, wakes: int, descriptor: int, events: int, seconds: float) -> bool:
         """Wait for either; whether it is the first."""
-        if wakes < 0:
-            return _poll_once(((descriptor, events),), seconds, wakes)
-        if cooperative():
-            return _poll_once(((descriptor, events), (wakes, READ)), seconds, wakes)
+        if wakes < 0 or cooperative():
+            wanted = {descriptor: events} if wakes < 0 else {descriptor: events, wakes: READ}
+            return any(fd == wakes for fd, _ in _polled(wanted.items(), seconds))
         poll, self._poll = self._poll, None  # a signal handler that waits within this has one of its own
         if poll is None:
             poll = select.poll()
@@ -234,16 +240,18 @@ class _Nobody:
 NOBODY: Any = _Nobody()
 
 
-def _poll_once(wanted: tuple[tuple[int, int], ...], seconds: float, wakes: int) -> bool:
-    """Through what gevent or eventlet have put in the place of select's functions; whether the last of them is ready."""
-    if hasattr(select, "poll"):  # eventlet takes it away
-        poll = select.poll()
+def _polled(wanted: Iterable[tuple[int, int]], seconds: float) -> list[tuple[int, int]]:
+    """Which are ready: through what gevent or eventlet have put in the place of select's functions."""
+    waits, seconds = _waits(), max(0.0, min(seconds, LONGEST))
+    if hasattr(waits, "poll"):  # eventlet takes it away
+        poll = waits.poll()
         for descriptor, events in wanted:
             poll.register(descriptor, events)
-        return any(fd == wakes for fd, _ in poll.poll(seconds * 1000 + 0.999))
+        return poll.poll(seconds * 1000 + 0.999 if seconds else 0)  # type: ignore[no-any-return]  # select's, or alike
     reads = [descriptor for descriptor, events in wanted if events & READ]
     writes = [descriptor for descriptor, events in wanted if events & WRITE]
-    return wakes in select.select(reads, writes, [], seconds)[0]
+    readable, writable, _ = waits.select(reads, writes, [], seconds)
+    return [(one, READ) for one in readable] + [(one, WRITE) for one in writable]
 
 
 class _Locals:
@@ -309,15 +317,7 @@ class _Polls:
 
     def ready(self, seconds: float) -> list[tuple[int, int]]:
         """See _Epoll."""
-        if hasattr(select, "poll"):
-            poll = select.poll()
-            for descriptor, events in self._wanted.items():
-                poll.register(descriptor, events)
-            return poll.poll(max(0.0, min(seconds, LONGEST)) * 1000)
-        reads = [descriptor for descriptor, events in self._wanted.items() if events & READ]
-        writes = [descriptor for descriptor, events in self._wanted.items() if events & WRITE]
-        readable, writable, _ = select.select(reads, writes, [], max(0.0, min(seconds, LONGEST)))
-        return [(one, READ) for one in readable] + [(one, WRITE) for one in writable]
+        return _polled(self._wanted.items(), seconds)
 
 
 def poller() -> _Epoll | _Polls:

@@ -32,11 +32,16 @@ NO_EVENTLET = pytest.mark.skipif(
 worlds = pytest.mark.parametrize(
     "world", [pytest.param(name, marks=[NO_EVENTLET] if name == "eventlet" else []) for name in WORLDS]
 )
+# Where threads are greenlets, and select's functions are the standard library's.
+WITHOUT_SELECT = {
+    "gevent, without select": WORLDS["gevent"].replace("patch_all()", "patch_all(select=False)"),
+    "eventlet, without select": WORLDS["eventlet"].replace("monkey_patch()", "monkey_patch(select=False)"),
+}
 SECONDS = 20  # for a process, which takes two at most: what hangs is ended
 
 
 def run(world, cases, *args):
-    code = f"import sys\n{WORLDS[world]}patched.run(*sys.argv[1:])"
+    code = f"import sys\n{(WORLDS | WITHOUT_SELECT)[world]}patched.run(*sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, cases, *args],
         cwd=ROOT,
@@ -78,6 +83,14 @@ def serve(client):
 def test_it_works_as_it_does_with_threads(world, cases):
     with Server(serve) as server:
         run(world, cases, server.url)
+
+
+@pytest.mark.parametrize(
+    "world", ["gevent, without select", pytest.param("eventlet, without select", marks=NO_EVENTLET)]
+)
+def test_greenlets_wait_cooperatively_although_select_was_left_alone(world):
+    with Server(serve) as server:
+        run(world, "everyday many cancels", server.url)
 
 
 @worlds
