@@ -21,13 +21,16 @@ from worker_adapters import (
     as_completed,
 )
 from worker_adapters.dialect import Fault
+from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.runtime import adapter as adapter_module
 from worker_adapters.transport.scripted import Hang, Script
 
 from ..timers import SOON, at_once
-from .beside import Consumer
+from ..transport.servers import Server, head
+from .beside import Consumer, in_thread
 from .dialects import (
     PHASES,
+    TINY,
     adapter,
     busy,
     counted,
@@ -310,6 +313,53 @@ def test_another_thread_iterates_what_was_collected_in_vain_by_the_first(way):
         consumer = Consumer(stream)
         hang.release()
         assert texts(consumer.join()) == "ab"
+
+
+@both
+@pytest.mark.parametrize("phase", PHASES)
+def test_another_thread_iterates_what_is_being_collected(way, phase):
+    """Whoever asked for its result first takes nothing from who iterates, nor waits for less."""
+    hang, results = Hang(), []
+    with adapter(PHASES[phase](hang)) as a:
+        stream = getattr(a, way)(request(), collect=True)
+        others = [in_thread(lambda: results.append(stream.result(SOON).text)) for _ in range(2)]
+        assert hang.reached.wait(5)
+        consumer = Consumer(stream)
+        if way == "stream":
+            until(lambda: stream._handed._readers.get("by") == consumer.thread.ident)
+        hang.release()
+        events = consumer.join()
+        whole = "aab" if phase == "decode" else "ab"
+        assert (kinds(events)[0], texts(events), kinds(events)[-1]) == ("started", whole, "end")
+        for other in others:
+            other.join(SOON)
+        assert results == [whole] * 2
+        with pytest.raises(RuntimeError, match="one thread"):
+            next(stream)
+
+
+def test_over_a_socket_another_thread_iterates_what_is_being_collected():
+    """Where the thread that is to leave driving to it waits in C."""
+    go_on = threading.Event()
+
+    def serve(client):
+        if client.request().startswith(b"GET"):
+            client.send(head("Content-Length: 2", "Connection: close"), b"v9")
+            return
+        client.send(head("Connection: close"), frames("ta"))
+        go_on.wait(SOON)
+        client.send(frames("tb", "."))
+
+    with Server(serve) as server, EngineAdapter(AdapterConfig(dialect=TINY, url=server.url)) as a:
+        stream, results = a.stream(request(), collect=True), []
+        other = in_thread(lambda: results.append(stream.result(SOON).text))
+        until(lambda: stream._running.tokens_seen == 1)
+        consumer = Consumer(stream)
+        until(lambda: len(consumer.events) == 2)
+        go_on.set()
+        assert texts(consumer.join()) == "ab"
+        other.join(SOON)
+        assert results == ["ab"]
 
 
 @both

@@ -24,7 +24,7 @@ class Handed:
     `itertools.chain` iterates the list without asking anybody.
     """
 
-    __slots__ = ("_last", "_reader", "_readers", "_running", "_source", "_take")
+    __slots__ = ("_collector", "_last", "_reader", "_readers", "_running", "_source", "_take")
 
     def __init__(self, running: Running, source: Source) -> None:
         self._running = running
@@ -33,6 +33,7 @@ class Handed:
         self._last: Hand | None = None  # the terminal event's
         self._readers: dict[str, object] = {}  # a thread's ident, or a merge
         self._reader: int | None = None
+        self._collector: int | None = None  # the thread that collects it, or did last
 
     def __iter__(self) -> Self:
         return self
@@ -84,13 +85,24 @@ class Handed:
         """Whether this is the thread that reads it."""
         return self._reader == get_ident()
 
-    def bind_anew(self) -> None:
-        """Nobody has iterated it: who collects it reads it now."""
-        self._readers["by"] = self._reader = get_ident()
+    def bind_anew(self) -> bool:
+        """Who collects it reads it now, unless it is iterated; whether it is so. One thread at a time."""
+        me = get_ident()
+        by = self._readers.setdefault("by", me)
+        if by != me:
+            if by != self._collector:
+                return False
+            self._readers["by"] = me  # who has collected it before has left
+        self._reader = self._collector = me
+        return True
+
+    def is_collected(self) -> bool:
+        """Whether another thread collects it, and nobody iterates it."""
+        return self._readers.get("by", 0) == self._collector != get_ident()
 
     def unbind(self) -> None:
         """Who has collected does not read on."""
-        if self.is_mine():
+        if self._readers.get("by") == get_ident():
             self._reader = None
             self._readers.clear()
 

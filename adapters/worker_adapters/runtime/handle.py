@@ -24,6 +24,8 @@ from .stream import Direct, Submitted
 
 __all__ = ["RunningStream"]
 
+A_MOMENT = 0.25  # seconds after which who waits for another thread looks again, should nothing have told it to
+
 
 def _holding(_handle: object) -> Iterator[Event]:
     """Nothing, but keeps the handle alive as long as somebody iterates: dropping it would cancel."""
@@ -70,8 +72,7 @@ class RunningStream:
 
     def __iter__(self) -> Iterator[Event]:
         # All in C: a method of ours per event would cost more than making the event does.
-        self._handed.bind()
-        self._begun = True
+        self._bind()
         return chain(self._events, chain.from_iterable(self._handed), _holding(self))
 
     def __next__(self) -> Event:
@@ -88,15 +89,31 @@ class RunningStream:
     def get_many(self, timeout: float | None = None) -> list[Event]:
         """See Stream."""
         until = self._running.until(timeout)
-        self._handed.bind()
-        self._begun = True
+        self._bind()
         hand = self._handed.next_hand(until)
         # One bytecode takes them, and no call comes before the consumer has them: see `_next`.
         return [] if hand is None else [*hand]
 
-    def _next(self, until: float) -> Event:
-        self._handed.bind()
+    def _bind(self) -> None:
+        """The calling thread iterates it: who collects it, where it is collected anyway, leaves driving to that."""
+        source, handed = self._source, self._handed
+        if not self._begun and isinstance(source, Direct) and source.collects:
+            try:
+                while handed.is_collected():
+                    source.wanted = waker = current_waker()
+                    source.wake()
+                    waker.wait(A_MOMENT)
+                handed.bind()
+            finally:
+                source.wanted = None
+        handed.bind()
         self._begun = True
+
+    def _next(self, until: float) -> Event:
+        if self._begun:
+            self._handed.bind()
+        else:
+            self._bind()
         events: Iterator[Event] = self._events
         if until < inf:
             # What is in the iterator's hand comes first; a wait with a limit is none of its business.
@@ -218,10 +235,9 @@ class RunningStream:
         within = collecting.get("by") == me  # a signal handler's, within one of this thread's
         try:
             while not is_whole(self._kept):
-                if not self._is_driven_elsewhere() and collecting.setdefault("by", me) == me:
-                    self._collect(until)
-                    break
-                self._wait_a_moment(until)
+                elsewhere = self._is_driven_elsewhere() or collecting.setdefault("by", me) != me
+                if elsewhere or not self._collect(until):
+                    self._wait_a_moment(until)
         finally:
             if not within and collecting.get("by") == me:
                 del collecting["by"]
@@ -235,28 +251,43 @@ class RunningStream:
     def _may_drive(self) -> bool:
         return isinstance(self._source, Submitted) or not self._begun or self._handed.is_mine()
 
-    def _collect(self, until: float) -> None:
-        """All that there is. One thread at a time does; of a stream that nobody has iterated, any may."""
+    def _collect(self, until: float) -> bool:
+        """All that there is; False: who iterates it drives it. One thread at a time does; of a stream that nobody has
+        iterated, any may.
+        """
         running, source = self._running, self._source
         if running.record is None:
-            self._bind_whoever_collects()
-            if self._begun:
+            if not self._bind_whoever_collects() or self._begun:
                 raise RuntimeError("result() after iteration has begun needs a stream made with collect=True")
             if isinstance(source, Submitted):
                 self._take_all(source, until)
-                return
+                return True
             running.record = []  # nothing has come yet: it is driven from here
         if not running.over:
-            leaves = not isinstance(source, Direct) or source.collects
-            if isinstance(source, Direct):
-                self._bind_whoever_collects()
-            try:
+            if not isinstance(source, Direct):
                 source.finish(until)
-            finally:
-                if leaves and not self._begun:
-                    self._handed.unbind()
-            running.delivered = running.delivered or not leaves
+            elif not self._drive(source, until):
+                return False
         self._kept = [*running.record, verdict(running, source)]
+        return True
+
+    def _drive(self, source: Direct, until: float) -> bool:
+        """To the end; False: who iterates it is to drive it. Raises as `finish`."""
+        try:
+            if not self._bind_whoever_collects():
+                return False
+            source.finish(until)
+        except TimeoutError:
+            if source.wanted is None:
+                raise
+            return False
+        finally:
+            if source.collects and not self._begun:
+                self._handed.unbind()
+                if (waker := source.wanted) is not None:
+                    waker.wake()
+        self._running.delivered = self._running.delivered or not source.collects
+        return True
 
     def _take_all(self, source: Submitted, until: float) -> None:
         """What is in the hand-over is for whoever asks first."""
@@ -268,11 +299,11 @@ class RunningStream:
             self._kept.append(too_much if whole and too_much is not None else terminal)
             self._running.delivered = True
 
-    def _bind_whoever_collects(self) -> None:
-        if self._begun:
-            self._handed.bind()
-        else:
-            self._handed.bind_anew()
+    def _bind_whoever_collects(self) -> bool:
+        if not self._begun:
+            return self._handed.bind_anew()
+        self._handed.bind()
+        return True
 
     def _wait_a_moment(self, until: float) -> None:
         """Another thread collects. Raises TimeoutError."""
@@ -282,7 +313,7 @@ class RunningStream:
             raise TimeoutError
         running.wait_with(waker)
         try:
-            waker.wait(min(left, 0.01 if running.over else 0.25))
+            waker.wait(min(left, 0.01 if running.over else A_MOMENT))
         finally:
             running.wait_no_more(waker)
 

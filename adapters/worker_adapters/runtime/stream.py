@@ -37,19 +37,19 @@ class Direct:
 
     __slots__ = (
         "__weakref__", "_hand", "_kept", "_lifetime", "_limit", "_running", "_runs", "_turn", "_waker",
-        "collects", "dropped", "handle",
+        "collects", "dropped", "handle", "wanted",
     )  # fmt: skip
 
     def __init__(self, running: Running, runs: Driven, *, max_collected: int) -> None:
         self._running = running
         self._lifetime = running.lifetime
         self._runs = runs
-        self._limit = max_collected
-        self._kept = 0  # characters of text
+        self._limit, self._kept = max_collected, 0  # characters of text
         self._turn: dict[str, int] = {}
         self._hand: Hand | None = None
         self._waker: Waker | None = None
         self.collects: bool = running.record is not None  # from the start: `result` leaves all to whoever iterates
+        self.wanted: Waker | None = None  # whose thread is to drive it instead of the one that collects
         self.dropped: bool = False  # there is no handle any more, so nobody can be inside of `take`
         self.handle: Callable[[], object] = object  # somebody: who has made this by hand holds it
 
@@ -124,7 +124,7 @@ class Direct:
 
     def _from_the_layers(self, until: float, waker: Waker) -> list[Event] | None:
         while (run := next(self._runs, None)) is BLOCKED:
-            if self._lifetime.clock() >= until:
+            if self.wanted is not None or self._lifetime.clock() >= until:
                 raise TimeoutError
             self._lifetime.block(waker)
         return run
