@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import re
-import select
 import signal
 import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +22,7 @@ from worker_adapters.simulator import Simulator
 from worker_adapters.testing.server import nobody_there
 
 from ..faults.hostile import answering
+from ..runtime.beside import in_thread
 from .test_cli import run
 
 if TYPE_CHECKING:
@@ -77,23 +77,31 @@ def test_a_live_table_on_a_terminal_until_ctrl_c(worker: Simulator) -> None:
     command = [sys.executable, "-m", "worker_adapters.cli", "watch", worker.url, "--every", "0.2", "--prompt", "hi"]
     mine, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "24"}
+    screen, drawn = bytearray(), threading.Event()
+
+    def read() -> None:
+        """Always, so that nothing that is written waits: until all who write have left."""
+        with contextlib.suppress(OSError):
+            while more := os.read(mine, 65536):
+                screen.extend(more)
+                if screen.count(worker.url.encode()) >= 3:  # the table is drawn again where it was, with the worker's row
+                    drawn.set()
+
     with subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True
     ) as process:
         os.close(theirs)
-        shown, give_up = "", time.monotonic() + PATIENCE
-        # The table is drawn again where it was: three times, each with the worker's row.
-        while shown.count(worker.url) < 3 and time.monotonic() < give_up:
-            if select.select([mine], [], [], 0.5)[0]:
-                shown += os.read(mine, 65536).decode()
+        reader = in_thread(read)
+        was_drawn = drawn.wait(PATIENCE)
         process.send_signal(signal.SIGINT)
-        while select.select([mine], [], [], 0.5)[0]:
-            try:
-                shown += os.read(mine, 65536).decode()
-            except OSError:  # it has left
-                break
-        assert process.wait(PATIENCE) == 0, shown
+        try:
+            code = process.wait(PATIENCE)
+        finally:
+            process.kill()
+    reader.join()
     os.close(mine)
+    shown = screen.decode()
+    assert (was_drawn, code) == (True, 0), shown
     assert "\x1b[" in shown
     assert "Traceback" not in shown
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ..runtime.dialects import GOOD, frames
-from .servers import BlackHole, Client, Server, chunk, head
+from .servers import BlackHole, Server, chunk, head
 
 ROOT = Path(__file__).parents[2]
 PATCHED = "from tests.transport import patched\n"
@@ -37,7 +38,7 @@ WITHOUT_SELECT = {
     "gevent, without select": WORLDS["gevent"].replace("patch_all()", "patch_all(select=False)"),
     "eventlet, without select": WORLDS["eventlet"].replace("monkey_patch()", "monkey_patch(select=False)"),
 }
-SECONDS = 20  # for a process, which takes two at most: what hangs is ended
+SECONDS = 60  # for a process, which takes two at most: what hangs is ended
 
 
 def run(world, cases, *args):
@@ -56,7 +57,23 @@ def run(world, cases, *args):
     assert done.stderr == ""
 
 
-def serve(client):
+@pytest.fixture
+def told():
+    """Is set by who connects to its `url`. What waits for it in vain leaves, where the hub is blocked."""
+    with Gate() as gate:
+        yield gate
+
+
+class Gate(Server):
+    def __init__(self):
+        self._told = threading.Event()
+        super().__init__(lambda _client: self._told.set())
+
+    def wait(self):
+        assert self._told.wait(SECONDS / 2), "other greenlets did not go on"
+
+
+def serve(client, told=None):
     """What the first word of the body says."""
     while asked := client.request():
         top, _, body = asked.partition(b"\r\n\r\n")
@@ -74,7 +91,7 @@ def serve(client):
             if word == b"hang":
                 client.until_gone()
                 return
-            time.sleep(1.0)  # the subject
+            told.wait()
         client.send(chunk(GOOD), b"0\r\n\r\n")
 
 
@@ -94,19 +111,23 @@ def test_greenlets_wait_cooperatively_although_select_was_left_alone(world):
 
 
 @worlds
-def test_other_greenlets_go_on_while_streams_and_a_probe_wait(world):
-    with Server(serve) as server, Server(Client.until_gone) as silent:
-        run(world, "waiting", server.url, silent.url)
+def test_other_greenlets_go_on_while_streams_and_a_probe_wait(world, told):
+    def late(client):
+        told.wait()
+        serve(client)
+
+    with Server(partial(serve, told=told)) as server, Server(late) as silent:
+        run(world, "waiting", server.url, silent.url, told.url)
 
 
 @worlds
-def test_other_greenlets_go_on_while_a_long_prompt_waits_for_a_slow_reader(world):
-    def slowly(client):
-        time.sleep(0.5)  # the subject
+def test_other_greenlets_go_on_while_a_long_prompt_waits_for_a_slow_reader(world, told):
+    def late(client):
+        told.wait()
         serve(client)
 
-    with Server(slowly) as server:
-        run(world, "long_prompt", server.url)
+    with Server(late) as server:
+        run(world, "long_prompt", server.url, told.url)
 
 
 @worlds
@@ -124,6 +145,4 @@ def test_several_addresses(world):
 @worlds
 def test_a_process_that_ends_with_streams_under_way_ends(world):
     with Server(serve) as server:
-        began = time.monotonic()
         run(world, "leave_the_process", server.url)
-        assert time.monotonic() - began < 10
