@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 
+import attrs
 import pytest
 
 from worker_adapters import End, GenerateRequest, Retry, registry
@@ -21,6 +22,13 @@ ONCE = Retry(attempts=1)
 ways = pytest.mark.parametrize("way", ["stream", "submit"])
 KEEPING = [s for s in SUBJECTS if s.dialect.traits.keep_alive > 0]
 KEPT = [name for name in ENGINES if registry.dialect(name).traits.keep_alive > 0]
+
+
+KEEPS = 300.0  # seconds: no idle connection is so old, however busy the machine is
+
+
+def keeping(dialect):
+    return attrs.evolve(dialect, traits=attrs.evolve(dialect.traits, keep_alive=KEEPS))
 
 
 def asked(**fields):
@@ -40,7 +48,7 @@ def streamed(adapter, way, request):
 def test_recorded_answers_of_engines_that_keep_connections(subject, way):
     request = asked(**subject.transcripts.streams[subject.good].request)
     with ReplayServer(subject.transcripts) as worker, counted_connects() as connects:
-        config = AdapterConfig(dialect=subject.dialect, url=worker.url, model=subject.model, retry=ONCE)
+        config = AdapterConfig(dialect=keeping(subject.dialect), url=worker.url, model=subject.model, retry=ONCE)
         with EngineAdapter(config) as adapter:
             adapter.engine_version()  # not beside the first stream, which would take a second connection
             for _ in range(MANY):
@@ -51,7 +59,11 @@ def test_recorded_answers_of_engines_that_keep_connections(subject, way):
 @ways
 @pytest.mark.parametrize("engine", KEPT)
 def test_a_simulated_engine_that_keeps_connections(engine, way):
-    with SimulatedWorker(engine) as simulator, simulator.connect(retry=ONCE) as adapter:
+    dialect = keeping(registry.dialect(engine))
+    with (
+        SimulatedWorker(engine, keep_alive_s=2 * KEEPS) as simulator,
+        simulator.connect(dialect, retry=ONCE) as adapter,
+    ):
         adapter.engine_version()
         for _ in range(MANY):
             streamed(adapter, way, asked())

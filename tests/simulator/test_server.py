@@ -13,6 +13,7 @@ import pytest
 from worker_adapters import connect
 from worker_adapters.simulator import ScriptedSource, Simulator, random_cuts
 
+from ..timers import SOON
 from .client import Client, body_of, completion, dechunk, events_of, exchange, get, post
 
 ENDLESS = ScriptedSource(lambda _: repeat(" on"))
@@ -243,9 +244,13 @@ def test_a_client_may_ask_for_the_connection_to_close():
 
 
 def test_after_an_error_the_server_waits_for_the_client_and_then_closes():
+    with Simulator("llamacpp", keep_alive_s=2 * SOON) as sim:
+        with Client(sim) as client:
+            assert b"\r\nConnection: close\r\n" in client.send(get("/nothing")).response()
+            assert sim.state.open == 1
+        sim.wait_for(open=0)
     with Simulator("llamacpp", keep_alive_s=0.05) as sim, Client(sim) as client:
-        assert b"\r\nConnection: close\r\n" in client.send(get("/nothing")).response()
-        assert sim.state.open == 1
+        client.send(get("/nothing")).response()
         assert client.rest() == b""
 
 
@@ -262,7 +267,7 @@ def test_after_an_error_the_server_waits_for_the_client_and_then_closes():
     ],
 )
 def test_what_is_no_request_is_answered_and_ends_the_connection(data, status):
-    with Simulator("llamacpp", keep_alive_s=0.2) as sim, Client(sim) as client:
+    with Simulator("llamacpp", keep_alive_s=2 * SOON) as sim, Client(sim) as client:
         assert client.send(data).until(b"\r\n\r\n").startswith(b"HTTP/1.1 %d " % status)
         assert exchange(sim, get("/health")).endswith(b'{"status":"ok"}')
 

@@ -12,7 +12,7 @@ import attrs
 
 from ..faults import FaultScript, FaultSpec
 from .drift import Drift, DriftingSource, drifts_of
-from .exchange import BadRequestError, BrokenError, GoneError, Out, Split, alive, left, read_request
+from .exchange import READ_TIMEOUT, BadRequestError, BrokenError, GoneError, Out, Split, alive, left, read_request
 from .jobs import Pace, Performance
 from .registry import Build, build_of, model_of
 from .seam import Head, Job, Reply, Request, Setup, Wire
@@ -52,7 +52,7 @@ class Simulator:
     - `api_key`: required of clients, in the engine's own way. `model`: the name the engine gives its model; by default one
       that `connect()` needs not be told.
     - `load_time`: seconds for which the engine says that it is loading; `finish_loading()` ends that early.
-    - `keep_alive_s`: seconds an idle connection stays open, and one that is to be closed waits for its client.
+    - `keep_alive_s`: seconds a connection stays open for another request, and one that is to be closed waits for its client.
     - `drift`: when it answers otherwise than it should, such as "tie@127 if width>=5" (docs/simulator.md).
     - `seen`: told of each request once it is read, before faults and engine are, on its connection's thread.
     """
@@ -241,7 +241,7 @@ class Simulator:
                 if fault.kind != "stall":
                     self._turn_away(sock, fault)
             for number in range(1, self._wire.keep_alive_max + 1):
-                if not self._exchange(sock, last=number == self._wire.keep_alive_max):
+                if not self._exchange(sock, first=number == 1, last=number == self._wire.keep_alive_max):
                     break
         except (BrokenError, GoneError, StoppedError):
             pass
@@ -259,11 +259,11 @@ class Simulator:
             self._linger(sock)
         Out(sock=sock).leave(reset=fault.kind == "reset")
 
-    def _exchange(self, sock: socket.socket, *, last: bool) -> bool:
-        """One request and its answer; whether the connection may carry another."""
+    def _exchange(self, sock: socket.socket, *, first: bool, last: bool) -> bool:
+        """One request and its answer; whether the connection may carry another. The first one may take its time."""
         out = Out(sock=sock, framed=self._wire.chunked, **self._cuts)
         try:
-            request = read_request(sock, out, idle=self._keep_alive)
+            request = read_request(sock, out, idle=READ_TIMEOUT if first else self._keep_alive)
         except BadRequestError as error:
             unknown = Request(method="", path="", query={}, headers={}, closing=True)
             sock.settimeout(None)
