@@ -84,7 +84,8 @@ def test_a_live_table_on_a_terminal_until_ctrl_c(worker: Simulator) -> None:
         with contextlib.suppress(OSError):
             while more := os.read(mine, 65536):
                 screen.extend(more)
-                if screen.count(worker.url.encode()) >= 3:  # the table is drawn again where it was, with the worker's row
+                # The table is drawn again where it was, with the worker's row.
+                if screen.count(worker.url.encode()) >= 3:
                     drawn.set()
 
     with subprocess.Popen(
