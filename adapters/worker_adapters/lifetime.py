@@ -18,7 +18,7 @@ from math import inf, isnan
 from typing import Any
 
 from .api import Phase, Timeouts
-from .waiting import BLOCKED, NOBODY, Steps, Waker, current_waker
+from .waiting import BLOCKED, NOBODY, Steps, Waker, current_waker, polled
 
 __all__ = ["ENDS_ATTEMPT", "Cause", "Interrupted", "Lifetime", "driven", "point"]
 
@@ -71,6 +71,7 @@ class Lifetime:
         "_expiry",
         "_first_token_expiry",
         "_left",
+        "_spared",
         "cancelled",
         "causes",
         "clock",
@@ -119,6 +120,7 @@ class Lifetime:
         self._expires_as = Cause.IDLE_TIMEOUT
         self._first_token_expiry: float | None = None  # a request that is sent twice has one timer
         self._left = inf  # of a timer that stands still
+        self._spared = inf  # the expiry that was let pass
 
     # --- tripping -------------------------------------------------------------------------------------------------
 
@@ -147,8 +149,12 @@ class Lifetime:
         """What the driver waits for may have come."""
         self.waker.wake()
 
-    def check(self) -> None:
-        """Raise Interrupted if it is tripped, or something has run out by now."""
+    def check(self, *, awaited: bool = False) -> None:
+        """Raise Interrupted if it is tripped, or something has run out by now.
+
+        `awaited`: after a wait for a descriptor. What had come counts once, however late we look: the process may have been
+        stopped meanwhile, or the loop held up, which is not the engine's fault. Only the deadline does not ask whose it is.
+        """
         if self.causes:
             raise Interrupted(self.causes[0][0])
         now = self.clock()
@@ -157,12 +163,18 @@ class Lifetime:
             self._expiry = now + self._budget
         if now >= self.deadline:
             self.trip(Cause.DEADLINE)
-        elif now >= self._expiry:
+        elif now >= self._expiry and not (awaited and self._has_come()):
             if self._expires_as in self.trips_nothing:
                 raise Interrupted(self._expires_as)
             self.trip(self._expires_as)
         if self.causes:
             raise Interrupted(self.causes[0][0])
+
+    def _has_come(self) -> bool:
+        """Whether what is wanted is there, although a timer has run out; not twice for the same one."""
+        expiry, spared = self._expiry, self._spared
+        self._spared = expiry
+        return expiry != spared and self.want_fd >= 0 and bool(polled(((self.want_fd, self.want_events),), 0.0))
 
     def disown(self) -> None:
         """In a forked child: it is over here, and what the parent still uses is not touched."""
@@ -208,8 +220,10 @@ class Lifetime:
         """
         self.want_fd, self.want_events, self.want_until = descriptor, events, until
         yield BLOCKED
-        self.want_fd, self.want_until = -1, inf
-        self.check()
+        try:
+            self.check(awaited=until == inf)
+        finally:
+            self.want_fd, self.want_until = -1, inf
 
     def sleep(self, seconds: float) -> Steps[None]:
         """For that long (inf: until interrupted). Raises Interrupted."""

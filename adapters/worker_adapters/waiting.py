@@ -42,6 +42,7 @@ __all__ = [
     "begin_thread",
     "cooperative",
     "current_waker",
+    "polled",
     "poller",
 ]
 
@@ -81,8 +82,7 @@ def _waits() -> Any:
     begins = _thread.start_new_thread
     if isinstance(begins, BuiltinFunctionType) or not isinstance(select.select, BuiltinFunctionType):
         return select
-    whose = begins.__module__.partition(".")[0]
-    return importlib.import_module("eventlet.green.select" if whose == "eventlet" else f"{whose}.select")
+    return importlib.import_module("gevent.select" if begins.__module__[:6] == "gevent" else "eventlet.green.select")
 
 
 class Waker:
@@ -204,7 +204,7 @@ class Waker:
         """Wait for either; whether it is the first."""
         if wakes < 0 or cooperative():
             wanted = {descriptor: events} if wakes < 0 else {descriptor: events, wakes: READ}
-            return any(fd == wakes for fd, _ in _polled(wanted.items(), seconds))
+            return any(fd == wakes for fd, _ in polled(wanted.items(), seconds))
         poll, self._poll = self._poll, None  # a signal handler that waits within this has one of its own
         if poll is None:
             poll = select.poll()
@@ -240,7 +240,7 @@ class _Nobody:
 NOBODY: Any = _Nobody()
 
 
-def _polled(wanted: Iterable[tuple[int, int]], seconds: float) -> list[tuple[int, int]]:
+def polled(wanted: Iterable[tuple[int, int]], seconds: float) -> list[tuple[int, int]]:
     """Which are ready: through what gevent or eventlet have put in the place of select's functions."""
     waits, seconds = _waits(), max(0.0, min(seconds, LONGEST))
     if hasattr(waits, "poll"):  # eventlet takes it away
@@ -317,7 +317,7 @@ class _Polls:
 
     def ready(self, seconds: float) -> list[tuple[int, int]]:
         """See _Epoll."""
-        return _polled(self._wanted.items(), seconds)
+        return polled(self._wanted.items(), seconds)
 
 
 def poller() -> _Epoll | _Polls:

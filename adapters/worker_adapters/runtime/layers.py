@@ -135,7 +135,7 @@ def _received(  # noqa: PLR0912, PLR0915  -- what may come instead of one Token,
                 batch = middle.batch
                 if batch is BLOCKED:
                     yield BLOCKED
-                    lifetime.check()
+                    lifetime.check(awaited=lifetime.want_until == inf)
                     continue
                 feed.batch, feed.over = batch, not batch
                 if decoder.undispatched:
