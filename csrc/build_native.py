@@ -17,9 +17,9 @@ for header in HEADERS:  # the single source of the declarations: cffi gets the p
 ffibuilder.set_source(
     "worker_adapters.codec._native",
     "".join(f'#include "{header}"\n' for header in HEADERS),
-    sources=["csrc/sse.c", "csrc/body.c", "csrc/wire.c", "csrc/keys.c", "csrc/cpython.c"],
+    sources=["csrc/sse.c", "csrc/body.c", "csrc/wire.c", "csrc/keys.c", "csrc/cpython.c", "csrc/semaphores.c"],
     include_dirs=["csrc"],
-    depends=[f"csrc/{header}" for header in HEADERS],
+    depends=[f"csrc/{header}" for header in (*HEADERS, "functions.h")],
     # No -Werror here: a compiler newer than this code must still be able to build it.
     # -g0: a Python that was built with -g says so to whatever is built for it.
     extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden", "-g0"],

@@ -1,11 +1,7 @@
-#define PY_SSIZE_T_CLEAN
-#include <pyconfig.h>
-#ifndef Py_GIL_DISABLED /* free-threaded Pythons have none: build_native.py */
-#define Py_LIMITED_API 0x030b0000
-#endif
-#include <Python.h>
+#include "functions.h"
+
 #include <errno.h>
-#include <limits.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
 
 #include "cpython.h"
@@ -45,13 +41,6 @@ static int plain(sse_decoder *d, const uint8_t *chunk, size_t len, int status, P
     return status;
 }
 
-static int expect(Py_ssize_t given, Py_ssize_t wanted)
-{
-    if (given != wanted)
-        PyErr_Format(PyExc_TypeError, "%zd arguments are wanted, not %zd", wanted, given);
-    return given == wanted;
-}
-
 /* A struct of the caller's, by its address. */
 static void *at(PyObject *address)
 {
@@ -77,13 +66,26 @@ static PyObject *take(PyObject *module, PyObject *const *args, Py_ssize_t n)
 }
 
 /* For reads that never wait: they hold the interpreter lock throughout, and nothing is in here once a call has returned,
- * or calls back; where there is no such lock, each thread has one of its own. Who waits brings the thread's own buffer. It is
- * all that these sources have of static state that changes. */
+ * or calls back; where there is no such lock, each thread has one of its own. Who waits brings the thread's own buffer. It and
+ * how much of it a pull may fill are all that these sources have of static state that changes. */
 #ifdef Py_GIL_DISABLED
 static _Thread_local uint8_t shared[WIRE_READ];
 #else
 static uint8_t shared[WIRE_READ];
 #endif
+static atomic_size_t most = WIRE_READ;
+
+static PyObject *read_at_most(PyObject *module, PyObject *const *args, Py_ssize_t n)
+{
+    (void)module;
+    size_t bytes = expect(n, 1) ? PyLong_AsSize_t(args[0]) : 0;
+    if (PyErr_Occurred())
+        return NULL;
+    if (!bytes || bytes > WIRE_READ)
+        return PyErr_Format(PyExc_ValueError, "a read is of 1 to %d bytes", WIRE_READ);
+    atomic_store(&most, bytes);
+    Py_RETURN_NONE;
+}
 
 /* The names that are looked up for every wait; made once, and never changed. */
 static PyObject *RETIMED, *PATIENCE;
@@ -128,15 +130,6 @@ static PyObject *ask(PyObject *const *args, int status, wire *w, const uint8_t *
     return answer;
 }
 
-/* -1 if there is none; with an exception set, if that is no int. */
-static int descriptor(PyObject *number)
-{
-    long value = PyLong_AsLong(number);
-    if (value > INT_MAX) /* a cast would make it another one */
-        PyErr_SetString(PyExc_OverflowError, "a descriptor is an int of C");
-    return value < 0 || value > INT_MAX ? -1 : (int)value;
-}
-
 static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
     (void)module;
@@ -153,7 +146,7 @@ static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
     while (list) {
         int status;
         if (wake < 0) /* not worth a turn at the interpreter lock: it is over at once */
-            status = wire_read(w, buffer, from, -1, 0, d);
+            status = wire_read(w, buffer, atomic_load(&most), from, -1, 0, d);
         else {
             /* What they said last holds, unless they say otherwise: content only puts them off. */
             int due = asked ? 0 : w->ask_at <= began ? 1 : is_retimed(args[4]);
@@ -162,7 +155,7 @@ static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
             asked = asked || due;
             int milliseconds = milliseconds_until(w->ask_at);
             Py_BEGIN_ALLOW_THREADS
-            status = wire_read(w, buffer, from, wake, milliseconds, d);
+            status = wire_read(w, buffer, WIRE_READ, from, wake, milliseconds, d);
             Py_END_ALLOW_THREADS
         }
         if ((status == WIRE_SIGNAL || status == WIRE_TIME) && PyErr_CheckSignals())
@@ -208,10 +201,10 @@ static PyObject *receive(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
     (void)module;
     int from = expect(n, 2) ? descriptor(args[0]) : -1;
-    size_t most = PyErr_Occurred() ? 0 : PyLong_AsSize_t(args[1]);
+    size_t size = PyErr_Occurred() ? 0 : PyLong_AsSize_t(args[1]);
     if (PyErr_Occurred())
         return NULL;
-    ssize_t came = recv(from, shared, most < sizeof shared ? most : sizeof shared, MSG_DONTWAIT);
+    ssize_t came = recv(from, shared, size < sizeof shared ? size : sizeof shared, MSG_DONTWAIT);
     if (came >= 0)
         return PyBytes_FromStringAndSize((const char *)shared, came);
     if (would_block(errno))
@@ -298,14 +291,15 @@ static PyObject *begin_events(PyObject *module, PyObject *const *args, Py_ssize_
 }
 
 static PyMethodDef functions[] = {
-    {"take", (PyCFunction)(void (*)(void))take, METH_FASTCALL, NULL},
-    {"pull", (PyCFunction)(void (*)(void))pull, METH_FASTCALL, NULL},
-    {"begin_body", (PyCFunction)(void (*)(void))begin_body, METH_FASTCALL, NULL},
-    {"begin_events", (PyCFunction)(void (*)(void))begin_events, METH_FASTCALL, NULL},
-    {"content", (PyCFunction)(void (*)(void))content, METH_FASTCALL, NULL},
-    {"receive", (PyCFunction)(void (*)(void))receive, METH_FASTCALL, NULL},
-    {"transmit", (PyCFunction)(void (*)(void))transmit, METH_FASTCALL, NULL},
-    {"is_silent", (PyCFunction)(void (*)(void))is_silent, METH_FASTCALL, NULL},
+    FUNCTION("take", take),
+    FUNCTION("pull", pull),
+    FUNCTION("read_at_most", read_at_most),
+    FUNCTION("begin_body", begin_body),
+    FUNCTION("begin_events", begin_events),
+    FUNCTION("content", content),
+    FUNCTION("receive", receive),
+    FUNCTION("transmit", transmit),
+    FUNCTION("is_silent", is_silent),
     {NULL, NULL, 0, NULL},
 };
 
@@ -315,7 +309,8 @@ int cpython_install(const char *name)
     PyObject *module = PyDict_GetItemString(PyImport_GetModuleDict(), name); /* absent in a subinterpreter's parent */
     RETIMED = RETIMED ? RETIMED : PyUnicode_InternFromString("retimed");
     PATIENCE = PATIENCE ? PATIENCE : PyUnicode_InternFromString("patience");
-    int failed = !module || !RETIMED || !PATIENCE || PyModule_AddFunctions(module, functions);
+    int failed = !module || !RETIMED || !PATIENCE || PyModule_AddFunctions(module, functions)
+        || PyModule_AddFunctions(module, semaphore_functions);
     PyErr_Clear();
     PyGILState_Release(state);
     return failed ? -1 : 0;

@@ -8,11 +8,14 @@
  *     begin_events(decoder, limit)                            sse_init
  *     take(decoder, chunk, frames) -> status                  sse_begin, sse_feed
  *     pull(wire, decoder, descriptor, wake, timers, otherwise, buffer) -> frames    wire_read, until a frame is complete
+ *     read_at_most(bytes)                                     of a pull without a wake descriptor, from now on; WIRE_READ at first
  *     begin_body(wire, framing, length)                       wire_init
  *     content(wire, raw) -> bytes                             body_feed: what is left of a read without its framing
  *     receive(descriptor, most) -> bytes or None              recv(2), of WIRE_READ bytes at most; None: it would block
  *     transmit(descriptor, data) -> bytes sent                send(2); 0: it would block
  *     is_silent(descriptor) -> bool                           whether recv(2) would block
+ *     semaphore(), acquire(semaphore, seconds), release(semaphore), release_and_poll(epoll, seconds, semaphores) -> descriptors
+ *                                                             see semaphores.c
  *
  * Structs are passed by address; who calls keeps them alive. To the list `frames` is appended the data of the plain frames, up to
  * the first record that is something else. `take` returns 0 if there was none, else what sse_feed did when it came to one;

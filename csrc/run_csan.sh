@@ -11,7 +11,9 @@ for source in sse body wire keys; do
     $cc $warnings -O2 -c $source.c -o "$out/$source.o"
 done
 python=$(${PYTHON:-python3} -c 'import sysconfig; print(sysconfig.get_path("include"))')
-$cc $warnings -O2 -isystem "$python" -c cpython.c -o "$out/cpython.o"
+for source in cpython semaphores; do
+    $cc $warnings -O2 -isystem "$python" -c $source.c -o "$out/$source.o"
+done
 for test in test_sse test_wire test_keys; do
     $cc $warnings -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all \
         -DSSE_LIBFUZZER sse.c body.c wire.c keys.c fuzz_sse.c fuzz_body.c $test.c -o "$out/$test"

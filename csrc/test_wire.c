@@ -63,7 +63,7 @@ static void reads(void)
     CHECK(w && d && buffer && !socketpair(AF_UNIX, SOCK_STREAM, 0, ends) && !sse_init(d, 64) && !pipe(wakes));
     sse_attach(d, room, sizeof room);
     wire_init(w, BODY_CHUNKED, 0);
-#define READ(wake, ms) wire_read(w, buffer, ends[0], wake, ms, d)
+#define READ(wake, ms) wire_read(w, buffer, WIRE_READ, ends[0], wake, ms, d)
     CHECK(READ(-1, 0) == WIRE_BLOCKED && w->drained);
     CHECK(READ(wakes[0], 5) == WIRE_TIME);
     put(wakes[1], "!");
@@ -94,7 +94,7 @@ static void reads(void)
 
     int packets[2]; /* each read takes one, so the reads can be counted */
     CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET, 0, packets));
-#define READ_PACKETS(wake, ms) wire_read(w, buffer, packets[0], wake, ms, d)
+#define READ_PACKETS(wake, ms) wire_read(w, buffer, WIRE_READ, packets[0], wake, ms, d)
     wire_init(w, BODY_TO_THE_END, 0);
     CHECK(READ_PACKETS(wakes[0], 5) == WIRE_TIME && w->drained); /* nothing was there at first: that is no answer yet */
     for (int i = 0; i < 2 * WIRE_MOST_READS; i++)

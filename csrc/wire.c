@@ -41,7 +41,7 @@ int64_t wire_now(void)
     return (int64_t)t.tv_sec * 1000 * MS + t.tv_nsec;
 }
 
-int wire_read(wire *w, uint8_t *buffer, int descriptor, int wake, int milliseconds, sse_decoder *d)
+int wire_read(wire *w, uint8_t *buffer, size_t most, int descriptor, int wake, int milliseconds, sse_decoder *d)
 {
     int64_t until = wake >= 0 && milliseconds > 0 ? wire_now() + milliseconds * MS : 0, since = 0;
     for (int reads = 0; !w->body.status; reads++) {
@@ -57,8 +57,8 @@ int wire_read(wire *w, uint8_t *buffer, int descriptor, int wake, int millisecon
             if (waited)
                 return waited;
         }
-        ssize_t n = recv(descriptor, buffer, WIRE_READ, MSG_DONTWAIT);
-        w->drained = n < WIRE_READ;
+        ssize_t n = recv(descriptor, buffer, most, MSG_DONTWAIT);
+        w->drained = n < (ssize_t)most;
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
             if (wake < 0)
                 return WIRE_BLOCKED;

@@ -43,10 +43,10 @@ int64_t wire_now(void);
 /* As body_init. */
 void wire_init(wire *w, int framing, uint64_t length);
 
-/* Reads into buffer (WIRE_READ bytes) from a socket, whatever its mode. wake: the descriptor that ends waiting, or negative: do
+/* Reads into buffer, at most that many bytes at once, from a socket, whatever its mode. wake: the descriptor that ends waiting, or negative: do
  * not wait. milliseconds: to wait at most, in all of the call; negative: for ever. Returns what sse_feed returned, if that is
  * not 0, or one of the above. After SSE_GROW and SSE_AGAIN it is sse_feed's turn again, with buffer and size. */
-int wire_read(wire *w, uint8_t *buffer, int descriptor, int wake, int milliseconds, sse_decoder *d);
+int wire_read(wire *w, uint8_t *buffer, size_t most, int descriptor, int wake, int milliseconds, sse_decoder *d);
 /* [cdef end] */
 
 #endif

@@ -18,9 +18,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import logging
 import os
-import threading
 import time
 import weakref
 from collections import deque
@@ -28,12 +26,14 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Protocol
 
+from . import bugs
+from .codec.semaphores import release_all
+from .codec.sockets import read_at_most
 from .lifetime import Lifetime
-from .waiting import AGAIN, READ, SLICE, Resident, Waker, cooperative, poller
+from .polling import poller
+from .waiting import AGAIN, READ, SLICE, Resident, Waker, cooperative
 
 __all__ = ["LOOP", "Loop", "Task", "Watched"]
-
-_log = logging.getLogger("worker_adapters")
 
 LINGER = 1.0  # seconds with nothing to do before the thread leaves: none is left behind, none is started per request
 TICK = 1.0  # seconds between two looks at what is watched, at most
@@ -46,6 +46,8 @@ MANY = 32
 GATHER = 0.001  # seconds at most
 OF_ALL = 60.0  # seconds, divided by the square of the tasks
 ALONE = 0.1  # seconds since somebody was woken who waited for one stream alone
+# Bytes of one read: 64 KiB at full speed, decoded and then iterated, keep all others waiting (benchmarks/bench_beside.py).
+WHOLE, FAIR = 65536, 16384
 
 
 class Watched(Protocol):
@@ -53,13 +55,12 @@ class Watched(Protocol):
 
     def look(self, now: float) -> float:
         """Do what is due, and say when to look again at the latest (monotonic). On the loop; must not block."""
-        ...
 
 
 class Task:
     """What the loop drives. It is its lifetime's waker: waking it gives it a step."""
 
-    __slots__ = ("__weakref__", "_heap_at", "_loop", "_mask", "_registered", "lifetime", "over", "raised")
+    __slots__ = ("__weakref__", "_heap_at", "_loop", "_mask", "_registered", "lifetime", "over", "raised", "steady")
 
     def __init__(self, lifetime: Lifetime, loop: Loop | None = None) -> None:
         self.lifetime: Lifetime = lifetime
@@ -69,6 +70,7 @@ class Task:
         self._registered = -1
         self._mask = 0
         self._heap_at = inf
+        self.steady: bool = False  # it waits to read, and its timer is in the heap: it may wait on like that
 
     def start(self) -> None:
         """Have it driven from now on. Raises RuntimeError where no thread can be started."""
@@ -80,7 +82,7 @@ class Task:
         self._loop.wake(self)
 
     def step(self) -> bool | None:
-        """One step; whether another is wanted at once, None: it waits as before. Sets `over` after the last. On the loop."""
+        """One step, on the loop; whether another is wanted at once, None: it is `steady` still. Sets `over` at the end."""
         raise NotImplementedError
 
     def failed(self, exc: BaseException) -> None:
@@ -113,6 +115,7 @@ class Loop:
         self._resident.reset()
         self._inbox: deque[Any] = deque()
         self._due: set[Waker] = set()
+        self._released: list[Any] = []  # with the next poll: semaphores of those who were due
         # Wakes a thread when this turn is over: it could not run before, and is woken once. On the loop, all in C.
         self.wake_after_turn: Callable[[Waker], None] = self._due.add
         self._watched: dict[Watched, None] = {}
@@ -210,7 +213,7 @@ class Loop:
             try:
                 busy = self._turn()
             except BaseException as exc:  # noqa: BLE001  -- without the loop no stream of the process would ever end
-                _tell("in the loop", exc)
+                bugs.tell("in the loop", exc)
                 busy = True
             if busy:
                 idle_since = inf
@@ -229,18 +232,20 @@ class Loop:
     def _turn(self) -> bool:  # noqa: PLR0912  -- what every token goes through, without a call that it can do without
         """Everything that is ready, once. Whether there was anything to look after."""
         # What a turn that failed has left is there still: a step too many does no harm, one too few is a stream's end.
-        ready, inbox, by_fd = self._ready, self._inbox, self._by_fd
-        # Asleep from before the inbox is looked at: what is put into it later wakes the poll, or is seen here.
+        ready, inbox, by_fd, released = self._ready, self._inbox, self._by_fd, self._released
         if self._gather > 0.0 and not inbox:
+            release_all(released)
             time.sleep(self._gather)
+        # Asleep from before the inbox is looked at: what is put into it later wakes the poll, or is seen here.
         self._asleep = True
         waits_from = self._clock()
         seconds = 0.0 if inbox or ready else self._wake_at - waits_from
         seconds = min(seconds, SLICE) if self._deaf else seconds
-        polled = self._poll(seconds if seconds > 0.0 else 0.0)
+        polled = self._poll(seconds, released)
+        released.clear()
         if inbox is not self._inbox:  # see _run
             return False
-        for descriptor, _events in polled:
+        for descriptor in polled:
             task = by_fd.get(descriptor)
             if task is not None:
                 ready[task] = None
@@ -263,18 +268,17 @@ class Loop:
             if at - began > SLOW and isinstance(one, Task):
                 one.was_slow(at - began)
         ready.clear()
-        due = self._due
-        for waker in due:
+        for waker in self._due:
             if not waker.reads_many:
                 self._alone_at = at
-            waker.wake()
-        due.clear()
+            waker.wake_with(released)
+        self._due.clear()
         if at - now > self._longest:  # noqa: PLR1730  -- as in waiting.py
             self._longest = at - now
         tasks, self._gather, self._turn_since = len(self._tasks), 0.0, inf
         if tasks >= MANY and at - self._alone_at > ALONE and now - waits_from < min(GATHER, OF_ALL / tasks**2):
             self._gather = min(GATHER, OF_ALL / tasks**2)
-        return bool(tasks or self._watched or inbox)
+        return bool(tasks or self._watched or inbox or released)
 
     def _look_at(self, at: float) -> None:
         """Look at what is watched no later than that."""
@@ -288,13 +292,14 @@ class Loop:
             at, task = heap[0][0], heap[0][2]()
             if task is not None and task._heap_at == at and not task.over:
                 ready[task] = None
-                task._heap_at = inf
+                task._heap_at, task.steady = inf, False
             heapq.heappop(heap)
         if len(heap) > 64 and len(heap) > 4 * len(self._tasks):
             # One for each: a task that waited for less in between has left others behind, of which it may have thousands.
             waiting = [(task._heap_at, task) for task in self._tasks if task._heap_at < inf and not task.over]
             self._heap = heap = [(at, next(self._numbers), weakref.ref(task)) for at, task in waiting]
             heapq.heapify(heap)
+        read_at_most(FAIR if len(self._tasks) >= MANY else WHOLE)
         if now >= self._window_ends:
             self._longest_before = self._longest if now < self._window_ends + WINDOW else 0.0  # nobody has kept time
             self._longest, self._window_ends = 0.0, now + WINDOW
@@ -310,13 +315,13 @@ class Loop:
             if (widowed := self._living.pop(dead, None)) is not None:
                 widowed.lives_alone()
         except Exception as exc:  # noqa: BLE001  -- see _run
-            _tell("while time was kept", exc)
+            bugs.tell("while time was kept", exc)
 
     def _looked(self, watched: Watched, now: float) -> float:
         try:
             return min(watched.look(now), now + TICK)
         except Exception as exc:  # noqa: BLE001  -- see _run
-            _tell("while time was kept", exc)
+            bugs.tell("while time was kept", exc)
             return now + TICK
 
     def _step(self, task: Task) -> None:
@@ -324,10 +329,11 @@ class Loop:
             if task._registered < 0:
                 self._tasks.add(task)
             try:
-                again = task.step()
+                if (again := task.step()) is None:
+                    return
                 if again:
                     self._inbox.append(task)
-                elif again is not None and not task.over:
+                elif not task.over:
                     self._await(task)
             except BaseException as exc:  # noqa: BLE001  -- ends its own stream, and nothing else
                 task.raised, task.over = exc, True
@@ -361,6 +367,7 @@ class Loop:
                 task._heap_at = at
                 heapq.heappush(self._heap, (at, next(self._numbers), weakref.ref(task)))
                 self._wake_at = min(self._wake_at, at)
+        task.steady = task._registered >= 0 and task._mask == READ and task._heap_at < inf
         if lifetime.causes:
             self._inbox.append(task)
 
@@ -377,7 +384,7 @@ class Loop:
     def _unregister(self, task: Task) -> None:
         fd = task._registered
         if fd >= 0:
-            task._registered = -1
+            task._registered, task.steady = -1, False
             self._by_fd.pop(fd, None)
             with contextlib.suppress(OSError):
                 self._poller.unregister(fd)
@@ -386,13 +393,6 @@ class Loop:
         """Take a descriptor out, if it is in."""
         if task._registered == descriptor:
             self._unregister(task)
-
-
-def _tell(where: str, exc: BaseException) -> None:
-    """Log a bug of ours, on a thread of its own: handlers are an application's, and may take their time."""
-    words = (f"a bug of the adapter: %s {where}", type(exc).__name__)
-    with contextlib.suppress(BaseException):
-        threading.Thread(target=_log.error, args=words, name="worker-adapters-bug", daemon=True).start()
 
 
 LOOP = Loop()

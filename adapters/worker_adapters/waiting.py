@@ -25,9 +25,12 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from enum import Enum
+from functools import partial
 from math import inf
 from types import BuiltinFunctionType
 from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+from .codec import semaphores
 
 __all__ = [
     "BLOCKED",
@@ -43,7 +46,6 @@ __all__ = [
     "cooperative",
     "current_waker",
     "polled",
-    "poller",
 ]
 
 T = TypeVar("T")
@@ -88,21 +90,22 @@ def _waits() -> Any:
 class Waker:
     """Where one thread waits. `wake` is for any thread, signal handlers and finalizers: it takes no lock, never blocks.
 
-    A binary semaphore, twice: a lock for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one
+    A binary semaphore, twice: one in memory for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one
     that polls. `polling`: it does, or may at any time; `woken`: somebody has woken it since its owner looked last;
     `reads_many`: it waits for many streams at once. The descriptors live as long as this object, so a late `wake` never
-    writes into a stranger's. The lock is made at the first wait: one that was made before gevent has patched `threading`
-    would block all greenlets.
+    writes into a stranger's. The one in memory is made at the first wait, when it is known whether threads are gevent's:
+    then it is a lock of `threading`, and `semaphore` is None.
     """
 
     __slots__ = (
         "__weakref__", "_acquire", "_poll", "_reads", "_release", "_writes", "patience", "polling", "reads_many",
-        "room", "woken",
+        "room", "semaphore", "woken",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self._acquire: Any = None
-        self._release: Any = None
+        self._acquire: Callable[[float], object] | None = None
+        self._release: Callable[[], object] | None = None
+        self.semaphore: object = None
         self.polling: bool = False
         self.woken: bool = False
         self.reads_many: bool = False
@@ -118,16 +121,21 @@ class Waker:
 
     def wake(self) -> None:
         """Make the thread look again, now or as soon as it waits."""
-        self.woken = True  # first: who makes the lock looks at it then
+        self.woken = True  # first: who makes the semaphore looks at it then
         if self.polling:
             with contextlib.suppress(OSError):  # it is full, so it is readable
                 _put(self._writes)
         release = self._release
         if release is not None:
-            try:  # noqa: SIM105  -- a context manager costs more than all the rest, for every token handed over
-                release()
-            except RuntimeError:  # open already
-                pass
+            release()
+
+    def wake_with(self, others: list[object]) -> None:
+        """As `wake`, but its semaphore is put there, for the caller to release when it gives up the interpreter lock."""
+        self.woken = True
+        if self.polling or self.semaphore is None:
+            self.wake()
+        else:
+            others.append(self.semaphore)
 
     def note(self) -> Waker:
         """See channel.Waiter."""
@@ -139,20 +147,25 @@ class Waker:
     def wait(self, seconds: float) -> None:
         """Block until woken, for at most that long; perhaps for less. The owner's thread only."""
         if self._acquire is None:
-            lock = threading.Lock()
-            lock.acquire()
-            self._acquire, self._release = lock.acquire, lock.release
+            self._make_semaphore()
         if self.polling:
             self._wait_at_the_lock(seconds)
             return
         if not self.woken and seconds > 0:
             if seconds > self.patience:  # noqa: PLR1730  -- `min` costs more, for every token handed over
                 seconds = self.patience
-            if seconds < LONGEST:
-                self._acquire(True, seconds)
-            else:
-                self._acquire()
+            self._acquire(seconds)  # type: ignore[misc]  # it was made
         self.woken = False
+
+    def _make_semaphore(self) -> None:
+        if cooperative():
+            lock = threading.Lock()
+            lock.acquire()
+            self._acquire, self._release = partial(_acquire, lock), partial(_release, lock)
+        else:
+            one = semaphores.semaphore()
+            self._acquire, self._release = partial(semaphores.acquire, one), partial(semaphores.release, one)
+            self.semaphore = one
 
     def _wait_at_the_lock(self, seconds: float) -> None:
         self.polling = False
@@ -214,6 +227,15 @@ class Waker:
         poll.unregister(descriptor)
         self._poll = poll  # if nothing was raised: else the next wait makes another
         return any(fd == wakes for fd, _ in ready)
+
+
+def _acquire(lock: threading.Lock, seconds: float) -> None:
+    lock.acquire(timeout=min(seconds, LONGEST))
+
+
+def _release(lock: threading.Lock) -> None:
+    with contextlib.suppress(RuntimeError):  # open already
+        lock.release()
 
 
 def _put(descriptor: int) -> None:
@@ -281,51 +303,6 @@ def _forget_wakers() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_wakers)
-
-
-class _Epoll:
-    """Which of many descriptors are ready. One thread's. `ready(seconds)` waits at most that long for one."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self.ready: Callable[..., list[tuple[int, int]]] = self._epoll.poll
-        self.register: Callable[[int, int], None] = self._epoll.register
-        self.modify: Callable[[int, int], None] = self._epoll.modify
-        self.unregister: Callable[[int], None] = self._epoll.unregister
-        self.fileno: Callable[[], int] = self._epoll.fileno
-        self.close: Callable[[], None] = self._epoll.close
-
-
-class _Polls:
-    """The same over what gevent and eventlet leave of `select`, and elsewhere than on Linux."""
-
-    def __init__(self) -> None:
-        self._wanted: dict[int, int] = {}
-
-    def register(self, descriptor: int, events: int) -> None:
-        self._wanted[descriptor] = events
-
-    modify = register
-
-    def unregister(self, descriptor: int) -> None:
-        del self._wanted[descriptor]
-
-    def fileno(self) -> int:
-        return -1
-
-    def close(self) -> None: ...
-
-    def ready(self, seconds: float) -> list[tuple[int, int]]:
-        """See _Epoll."""
-        return polled(self._wanted.items(), seconds)
-
-
-def poller() -> _Epoll | _Polls:
-    """What the loop waits at. Without a descriptor to spare it is slower, and works."""
-    if hasattr(select, "epoll") and not cooperative():
-        with contextlib.suppress(OSError):
-            return _Epoll()
-    return _Polls()
 
 
 def begin_thread(thread: threading.Thread) -> None:

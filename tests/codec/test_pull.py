@@ -27,6 +27,7 @@ from worker_adapters.codec import (
     _native,
     read_room,
 )
+from worker_adapters.codec.sockets import read_at_most
 
 from .streams import Timers, cut
 
@@ -550,3 +551,18 @@ def test_streams_read_within_each_others_callbacks_do_not_disturb_each_other(wai
     finally:
         for one in lines:
             next(one, None)
+
+
+def test_a_pull_that_is_not_to_wait_reads_as_much_as_was_said(line):
+    """With many streams the loop has less read at a time."""
+    event = b"data: x\n\n"
+    line.writer.sendall(event * 1000)
+    pulls = [line.pull(waits=waits, wire=Wire(chunked=False, length=None)) for waits in (False, True)]
+    try:
+        read_at_most(10 * len(event))
+        assert [len(pulls[0]()) for _ in range(3)] == [10, 10, 10]
+        assert len(pulls[1]()) == 970
+    finally:
+        read_at_most(65536)
+    line.writer.sendall(event * 1000)
+    assert len(pulls[0]()) == 1000

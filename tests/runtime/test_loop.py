@@ -13,7 +13,7 @@ import pytest
 
 from worker_adapters import Timeouts
 from worker_adapters.lifetime import Cause, Interrupted, Lifetime
-from worker_adapters.loop import GATHER, MANY, OF_ALL, WINDOW, Loop, Task
+from worker_adapters.loop import FAIR, GATHER, MANY, OF_ALL, WHOLE, WINDOW, Loop, Task
 from worker_adapters.loop import __name__ as loop_module
 from worker_adapters.runtime.beside import StepsTask
 from worker_adapters.runtime.reports import REPORTS
@@ -349,7 +349,7 @@ def test_many_tasks_that_keep_the_loop_busy_are_woken_together(monkeypatch, task
     loop = Loop(clock=lambda: now[0])
     loop._open()
 
-    def poll(_seconds):
+    def poll(_seconds, _released):
         now[0] += waited
         return []
 
@@ -365,6 +365,18 @@ def test_many_tasks_that_keep_the_loop_busy_are_woken_together(monkeypatch, task
         loop._inbox.append(next(iter(loop._tasks)))
     loop._turn()
     assert slept == sleeps
+    loop.reset()
+
+
+@pytest.mark.parametrize(("tasks", "size"), [(1, WHOLE), (MANY - 1, WHOLE), (MANY, FAIR), (1000, FAIR)])
+def test_of_many_tasks_none_reads_much_at_once(monkeypatch, tasks, size):
+    told = []
+    monkeypatch.setattr(f"{loop_module}.read_at_most", told.append)
+    loop = Loop()
+    loop._open()
+    loop._tasks.update(Waits(loop) for _ in range(tasks))
+    loop._turn()
+    assert told == [size]
     loop.reset()
 
 

@@ -15,13 +15,14 @@ from worker_adapters import waiting as waiting_module
 from worker_adapters.helpers import MOST, Helpers
 from worker_adapters.lifetime import Lifetime
 from worker_adapters.loop import LOOP, Loop
+from worker_adapters.polling import _Epoll
 from worker_adapters.runtime.beside import StepsTask
 from worker_adapters.runtime.channel import Channel
 from worker_adapters.runtime.handle import RunningStream
 from worker_adapters.runtime.places import Places
 from worker_adapters.runtime.running import Running
 from worker_adapters.transport.scripted import Hang, Script
-from worker_adapters.waiting import Resident, Waker, _Epoll
+from worker_adapters.waiting import Resident, Waker
 
 from .dialects import adapter, frames, good, kinds, request, texts, until
 from .test_leaving import STOPPABLE

@@ -95,7 +95,7 @@ class Poller:
 
     def register(self, _descriptor: int, _events: int) -> None: ...
 
-    def ready(self, seconds: float) -> list[tuple[Any, int]]:
-        self._scheduler.point("poll", lambda: self.waker.woken_now, seconds)
+    def ready(self, seconds: float, _released: list[Any]) -> list[int]:
+        self._scheduler.point("poll", lambda: self.waker.woken_now, max(0.0, seconds))
         self._scheduler.saw(self.waker.woken_now)
-        return [(0, 1)] if self.waker.woken_now else []
+        return [0] if self.waker.woken_now else []

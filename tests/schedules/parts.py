@@ -38,8 +38,11 @@ class Part:
         return self.set_up(world)
 
 
-def waker(world: World, *, ways: str, wakers: int = 2) -> SetUp:
-    """One waits until so many others have come, in one of two ways each time; they come and wake it."""
+def waker(world: World, *, ways: str, wakers: int = 2, late: bool = False) -> SetUp:
+    """One waits until so many others have come, in one of two ways each time; they come and wake it.
+
+    `late`: and release what it waits at when they have done something else.
+    """
     scheduler = world.scheduler
 
     def set_up() -> Callable[[], None]:
@@ -57,7 +60,13 @@ def waker(world: World, *, ways: str, wakers: int = 2) -> SetUp:
 
         def wake() -> None:
             come.append(1)
-            here.wake()
+            if not late:
+                here.wake()
+                return
+            released: list[Any] = []
+            here.wake_with(released)
+            for one in released:
+                world.waiting.semaphores.release(one)
 
         scheduler.spawn("waiter", wait)
         for n in range(wakers):
@@ -306,7 +315,7 @@ def helpers(world: World, *, keys: str, most: int, per_key: int, cancels: bool =
     return set_up
 
 
-_WAKER = {"Waker": "woken polling _release"}
+_WAKER = {"Waker": "woken polling semaphore _release"}
 _CELL = {"Cell": "_known", "_Flight": "over! waiting"}
 _HELPERS = {"Helpers": "_running _coming", "_Job": "done!"}
 _LOOP = {"Loop": "_inbox _asleep", "Resident": "_claim _coming"}
@@ -316,6 +325,11 @@ PARTS: dict[str, Any] = {
     "waker, at a descriptor": Part(partial(waker, ways="p"), _WAKER, real=True),
     "waker, in turn": Part(partial(waker, ways="wp"), _WAKER, real=True),
     "waker, in turn, the descriptor first": Part(partial(waker, ways="pw"), _WAKER, real=True),
+    "waker, at its lock, released later": Part(partial(waker, ways="w", late=True), _WAKER, real=True),
+    "waker, in turn, released later": Part(partial(waker, ways="wp", late=True), _WAKER, real=True),
+    "waker, in turn, the descriptor first, released later": Part(
+        partial(waker, ways="pw", late=True), _WAKER, real=True
+    ),
     "lifetime": Part(lifetime, {"Lifetime": "causes cancelled! waker handed"}),
     "places, one waits": Part(partial(places, blocking=(True, False)), _PLACES),
     "places, both wait": Part(partial(places, blocking=(True, True)), _PLACES),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from contextlib import suppress
 from enum import Enum
 from functools import partial
 from importlib import import_module
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from .scheduler import Scheduler
 
-__all__ = ["Deque", "Dict", "List", "SimWaker", "copy_of", "shown", "threading_of", "watched"]
+__all__ = ["Deque", "Dict", "List", "SimWaker", "copy_of", "semaphores_of", "shown", "threading_of", "watched"]
 
 
 _PLAIN = frozenset({type(None), bool, int, float, str})
@@ -136,6 +137,24 @@ def threading_of(scheduler: Scheduler) -> SimpleNamespace:
     )
 
 
+def semaphores_of(scheduler: Scheduler) -> SimpleNamespace:
+    """In place of the module `codec.semaphores`: each is a lock, in one step as in C."""
+
+    def semaphore() -> Lock:
+        lock = Lock(scheduler)
+        lock.acquire()
+        return lock
+
+    def acquire(lock: Lock, seconds: float) -> None:
+        lock.acquire(timeout=-1 if seconds == inf else seconds)
+
+    def release(lock: Lock) -> None:
+        with suppress(RuntimeError):
+            lock.release()
+
+    return SimpleNamespace(semaphore=semaphore, acquire=acquire, release=release)
+
+
 class SimWaker:
     """A Waker in one step each: that the real one is as good is explored for itself."""
 
@@ -151,6 +170,9 @@ class SimWaker:
     def wake(self) -> None:
         self._scheduler.point(f"wake {self.name}")
         self.woken_now = True
+
+    def wake_with(self, _others: list[Any]) -> None:
+        self.wake()
 
     def note(self) -> SimWaker:
         return self

@@ -67,7 +67,7 @@ def test_every_schedule_keeps_the_promises(name, record_property, capsys):
 
 
 WOKEN_LAST = (
-    """        self.woken = True  # first: who makes the lock looks at it then
+    """        self.woken = True  # first: who makes the semaphore looks at it then
         if self.polling:
             with contextlib.suppress(OSError):  # it is full, so it is readable
                 _put(self._writes)
@@ -75,6 +75,20 @@ WOKEN_LAST = (
     """        if self.polling:
             _put(self._writes)
         self.woken = True
+""",
+)
+SAYS_LATE = (
+    """        self.woken = True
+        if self.polling or self.semaphore is None:
+            self.wake()
+        else:
+            others.append(self.semaphore)
+""",
+    """        if self.polling or self.semaphore is None:
+            self.wake()
+        else:
+            others.append(self.semaphore)
+            self.woken = True
 """,
 )
 _LOOK = "        waits_from = self._clock()\n        seconds = 0.0 if inbox or ready else self._wake_at - waits_from\n"
@@ -111,6 +125,9 @@ PLANTED = {
     ),
     "lost wake-up: a waker says so after it has looked who polls": (
         "waiting", *WOKEN_LAST, "waker, at a descriptor", "nobody can go on",
+    ),
+    "lost wake-up: a waker says so after it has looked what for it is released": (
+        "waiting", *SAYS_LATE, "waker, in turn, released later", "nobody can go on",
     ),
     "lost wake-up: the consumer looks before it says that it waits": (
         "channel", *LOOK_FIRST, "submit, whole", "nobody can go on",

@@ -31,7 +31,7 @@ from worker_adapters.runtime.runs import Feed
 from worker_adapters.runtime.streams import Streams
 from worker_adapters.waiting import BLOCKED
 
-from .primitives import Run, SimWaker, copy_of, shown, threading_of, watched
+from .primitives import Run, SimWaker, copy_of, semaphores_of, shown, threading_of, watched
 from .scheduler import Scheduler
 from .streams import Opened, Reading, SimLoop
 
@@ -99,6 +99,7 @@ class World:
             names["Waker"] = partial(SimWaker, scheduler)
         else:
             names["os"] = self._eventfd()
+            names["semaphores"] = semaphores_of(scheduler)
         for name in MODULES:
             module = self.modules[name] = copy_of(
                 name, (*ALWAYS.get(name, ()), *(changes or {}).get(name, ())), **names

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from . import _native
 
-__all__ = ["is_silent", "receive", "transmit"]
+__all__ = ["is_silent", "read_at_most", "receive", "transmit"]
 
 receive: Callable[[int, int], bytes | None] = _native.receive
 """What is there, at most so many bytes, and `WIRE_READ`; empty at the end, None if nothing is yet. Raises OSError."""
@@ -20,3 +20,6 @@ transmit: Callable[[int, bytes | memoryview], int] = _native.transmit
 
 is_silent: Callable[[int], bool] = _native.is_silent
 """Whether nothing came, be it an end or an error. It stays to be read."""
+
+read_at_most: Callable[[int], None] = _native.read_at_most
+"""Have a read of `SSEDecoder.puller` that does not wait take so many bytes at most, from now on. Raises ValueError."""

@@ -68,12 +68,13 @@ SHUT = Gate()
 
 
 class Channel:
-    """Full while the consumer has not finished with `size` events; never while the stream is collected."""
+    """Full while the consumer has not finished with `size` events; one that is collected, once it has too much text."""
 
     __slots__ = (
         "_done",
         "_front",
         "_hand",
+        "_most",
         "_put",
         "_queue",
         "_run",
@@ -89,9 +90,10 @@ class Channel:
         "wake_soon",
     )
 
-    def __init__(self, running: Running, size: int) -> None:
+    def __init__(self, running: Running, size: int, max_collected: float = inf) -> None:
         self.running: Running = running
         self._size: float = size
+        self._most = max_collected
         self._queue: deque[list[Event] | Event] = deque()  # runs; of one that is collected, an event by itself is one
         self._put = 0  # events handed over; the producer's
         self._done = 0  # events that the consumer has finished with; the consumer's, as are those that follow
@@ -124,11 +126,13 @@ class Channel:
                 self.running.record += run
             # A list for each of a million tokens, and the collector looks at them again and again.
             self._queue.append(run[0] if len(run) == 1 else run)
+            if self.collected > self._most:
+                self._size = 0
         else:
             self._queue.append(run)
         waiter = self._waiter
         if waiter is not None:
-            waker = waiter.note()
+            waker = waiter if waiter is self._waker else waiter.note()
             if waker is not None:
                 self.wake_soon(waker)
         return self._put - self._done >= self._size
@@ -159,7 +163,7 @@ class Channel:
         if hand is not None:
             if hand.__length_hint__():
                 return hand  # an exception came before it was received
-            self.finished()
+            self._finish(hand)
         queue = self._queue
         if not queue:
             return None
@@ -181,24 +185,32 @@ class Channel:
 
     def finished(self) -> bool:
         """The consumer has what it was given, which makes room; whether there is more."""
-        hand, queue = self._hand, self._queue
+        hand = self._hand
         if hand is not None and not hand.__length_hint__():
-            self._done, run = self._upto, self._run
-            run.clear()  # the layers have it until the next read, and a stream may be silent for minutes
-            if queue and queue[0] is self._front:
-                queue.popleft()
-            self.running.moves += 1
-            if self.parked:
-                self.room()
-            self._hand = None  # last: an exception may have kept the producer from being told
-        return len(queue) > 0
+            self._finish(hand)
+        return len(self._queue) > 0
+
+    def _finish(self, hand: Hand) -> None:
+        queue = self._queue
+        self._done = self._upto
+        self._run.clear()  # the layers have it until the next read, and a stream may be silent for minutes
+        if queue and queue[0] is self._front:
+            queue.popleft()
+        self.running.moves += 1
+        if self.parked:
+            self.room()
+        # Last: an exception may have kept the producer from being told. And a signal handler may have read on meanwhile.
+        if self._hand is hand:
+            self._hand = None
 
     def take(self, until: float = inf) -> Hand | None:
         """The next run; None at the end, and once it is cancelled. Blocks; raises TimeoutError at that point in time."""
-        running, queue, hand = self.running, self._queue, self._hand
-        if hand is not None and hand.__length_hint__():
-            return hand  # an exception came before it was received
-        if self.finished() and (hand := self.next_hand()) is not None:
+        hand, queue, running = self._hand, self._queue, self.running
+        if hand is not None:
+            if hand.__length_hint__():
+                return hand  # an exception came before it was received
+            self._finish(hand)
+        if queue and (hand := self.next_hand()) is not None:
             return hand
         waker = self._waker
         if waker is None:

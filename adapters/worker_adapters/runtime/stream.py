@@ -15,7 +15,7 @@ from weakref import ref
 from ..api import End, Error, Event
 from ..lifetime import Cause, Interrupted
 from ..loop import LOOP, Task
-from ..waiting import BLOCKED, NOBODY, READ, Waker, current_waker
+from ..waiting import BLOCKED, NOBODY, Waker, current_waker
 from .channel import Channel, Hand, nobody_waits, size_of
 from .envelope import fault_of_cause
 from .failing import bug_of, error_of, too_much
@@ -259,7 +259,7 @@ class Submitted(Task):
         self._running = running
         self._runs = runs
         self._limit = max_collected
-        self.channel: Channel = Channel(running, size)
+        self.channel: Channel = Channel(running, size, max_collected)
         self.channel.room, self.channel.wake_soon = super().wake, LOOP.wake_after_turn
         self._handle: ref[object] | None = None
 
@@ -305,17 +305,11 @@ class Submitted(Task):
                 self._finish(run, last)
                 return False
             full = channel.put(run)
-        if channel.collected > self._limit:
-            self._finish([], error_of(running, too_much(self._limit)))
-            return False
         if full:
-            return self._park()
+            return self._full()
         reading = running.reading
-        if (
-            reading is not None and reading.drained and lifetime.want_fd == self._registered >= 0
-            and not lifetime.retimed and self._mask == READ and self._heap_at < inf
-        ):  # fmt: skip
-            return None  # it waits as before
+        if self.steady and reading is not None and reading.drained and not lifetime.retimed:
+            return None
         exchange = running.exchange
         return exchange is None or not exchange.awaits_more(lifetime)
 
@@ -335,9 +329,12 @@ class Submitted(Task):
             LOOP.outlives(self._handle)
         self._running.in_hand, self.channel.room, self.lifetime.waker = nothing_in_hand, nobody_waits, NOBODY
 
-    def _park(self) -> bool:
-        """The hand-over is full: the socket is not read on, and only the deadline counts."""
+    def _full(self) -> bool:
+        """The hand-over is: the socket is not read on, and only the deadline counts. Unless it has collected too much."""
         channel, lifetime = self.channel, self.lifetime
+        if channel.collected > self._limit:
+            self._finish([], error_of(self._running, too_much(self._limit)))
+            return False
         channel.parked = True
         if not channel.full:  # meanwhile
             channel.parked = False

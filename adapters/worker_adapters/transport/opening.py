@@ -22,7 +22,8 @@ from ..api import Reason
 from ..dialect import Fault
 from ..helpers import HELPERS
 from ..lifetime import Lifetime
-from ..waiting import READ, WRITE, Steps, poller
+from ..polling import poller
+from ..waiting import READ, WRITE, Steps
 from .head import Head, HeadError, HeadReader
 from .link import Link, PlainLink, Socket, TLSLink
 from .wrong import refused_by_proxy
@@ -228,7 +229,7 @@ class _Race:
 
     def look(self) -> None:
         """What has become of them."""
-        ready = self.pending if self._poller is None else [fd for fd, _ in self._poller.ready(0.0)]
+        ready = self.pending if self._poller is None else self._poller.ready(0.0, [])
         for fd in list(ready):
             sock = self.pending[fd]
             failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
