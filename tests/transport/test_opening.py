@@ -157,6 +157,37 @@ def test_a_name_without_an_address_is_told(resolves_to):
     assert "can't be resolved" in error.message
 
 
+@pytest.mark.parametrize("way", ["stream", "submit"])
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (None, "can't be resolved: TypeError"),
+        ([(socket.AF_INET, 1)], "can't be resolved: not enough values"),
+        ([(socket.AF_INET, 1, 6, "", ("127.0.0.1", "80"))], "it is no address"),
+        ([(socket.AF_INET, 1, 6, "", ("127.0.0.1", 1 << 20))], "it is no address"),
+        (TimeoutError(), "can't be resolved: TimeoutError"),
+        (UnicodeError("label too long"), "can't be resolved: label too long"),
+        (SystemExit(3), "can't be resolved: SystemExit: 3"),
+    ],
+    ids=repr,
+)
+def test_what_a_resolver_of_somebody_elses_may_say_and_raise(way, said, told, monkeypatch):
+    """Its exit is not that of the thread that asks: it runs on another one."""
+
+    def resolve(*_args, **_named):
+        if isinstance(said, BaseException):
+            raise said
+        return said
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with adapter(URL) as a:
+        (error,) = getattr(a, way)(request())
+        detail = a.health().detail
+    assert (error.code, error.reason) == ("POOL_UNAVAILABLE", "CONNECT")
+    assert told in error.message
+    assert told in detail
+
+
 @both
 def test_the_families_are_tried_in_turn(way, refusing, resolves_to, monkeypatch):
     monkeypatch.setattr(opening, "STAGGER", 0.02)

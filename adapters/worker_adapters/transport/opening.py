@@ -20,13 +20,13 @@ import attrs
 
 from ..api import Reason
 from ..dialect import Fault
-from ..helpers import HELPERS
+from ..helpers import HELPERS, NO_DESCRIPTORS
 from ..lifetime import Lifetime
 from ..polling import poller
 from ..waiting import READ, WRITE, Steps
 from .head import Head, HeadError, HeadReader
 from .link import Link, PlainLink, Socket, TLSLink
-from .wrong import refused_by_proxy
+from .wrong import in_words, refused_by_proxy
 
 __all__ = ["Target", "Tunnel", "opened"]
 
@@ -128,16 +128,20 @@ def _tunnelled(link: PlainLink, tunnel: Tunnel, lifetime: Lifetime) -> Steps[byt
 def _looked_up(target: Target, lifetime: Lifetime) -> Steps[list[Address]]:
     host, port = target.host, target.port
     literal = _is_address(host)
+    anything = Exception if literal else BaseException  # on a helper, which no signal strikes
 
     def look_up() -> list[Address]:
         flags = socket.AI_NUMERICHOST if literal else 0
         try:
             found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, flags)
-        except (OSError, ValueError, MemoryError):
+            return [(family, kind, proto, where) for family, kind, proto, _, where in found]
+        except (socket.gaierror, MemoryError):
             raise
-        except Exception as exc:  # somebody else's, that was put in its place
-            raise socket.gaierror(socket.EAI_FAIL, f"{type(exc).__name__}: {exc}") from exc
-        return [(family, kind, proto, where) for family, kind, proto, _, where in found]
+        except anything as exc:  # of somebody else's, that was put in its place
+            if isinstance(exc, OSError) and exc.errno in NO_DESCRIPTORS:
+                raise
+            words = in_words(exc) if isinstance(exc, (OSError, ValueError)) else f"{type(exc).__name__}: {exc}"
+            raise socket.gaierror(socket.EAI_FAIL, words or type(exc).__name__) from exc
 
     found = look_up() if literal else (yield from HELPERS.shared(("look-up", host, port), look_up, lifetime))
     if not found:
@@ -201,8 +205,8 @@ class _Race:
             failed = sock.connect_ex(where)
             if failed not in PENDING:
                 raise OSError(failed, os.strerror(failed))  # noqa: TRY301  -- the one place where an address fails
-        except OSError as exc:
-            self.error = exc
+        except (OSError, TypeError, ValueError, OverflowError) as exc:  # also of what is no address
+            self.error = exc if isinstance(exc, OSError) else OSError(errno.EADDRNOTAVAIL, f"it is no address ({exc})")
             if sock is not None:
                 sock.close()
             return
