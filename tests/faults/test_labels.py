@@ -10,7 +10,6 @@ import gzip
 import itertools
 import logging
 import random
-import time
 import uuid
 import zlib
 
@@ -18,10 +17,11 @@ import attrs
 import pytest
 
 from worker_adapters import End, Error, GenerateRequest, Limits, Retry, Timeouts, Token, WorkerError
-from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.runtime import AdapterConfig, EngineAdapter, reply
+from worker_adapters.transport import REFUSAL_SECONDS, http
 
 from ..products import product
-from ..timers import SOON
+from ..timers import SOON, unhurried
 from .matrix import RECORDED
 from .subjects import SUBJECTS, Subject, chunked
 from .test_soup import SoupServer, table
@@ -339,12 +339,15 @@ BODIES = {
     "is cut in a chunk": (b"Transfer-Encoding: chunked\r\n\r\n20\r\nsorry, ", False),
     "is no chunk": (b"Transfer-Encoding: chunked\r\n\r\nsorry, ", False),
 }
-SHORT = Timeouts(connect=5, first_token=0.3, idle=0.3, probe=0.6)
 
 
 @contextlib.contextmanager
-def stalling(subject: Subject, says: bytes, *, hangs: bool, timeouts: Timeouts = SHORT):
-    with Stalls(subject.transcripts) as server:
+def stalling(subject: Subject, says: bytes, *, hangs: bool, scale: float = 1.0):
+    """The timers are shorter than what such a body is given, which is a second; all of them may be so many times as long."""
+    timeouts = Timeouts(connect=2 * SOON, first_token=0.3 * scale, idle=0.3 * scale, probe=0.6 * scale)
+    with Stalls(subject.transcripts) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reply, "REFUSAL_SECONDS", REFUSAL_SECONDS * scale)
+        patch.setattr(http, "REFUSAL_SECONDS", REFUSAL_SECONDS * scale)
         server.says, server.hangs = says, hangs
         config = AdapterConfig(
             dialect=attrs.evolve(subject.dialect, resolve=None),
@@ -363,29 +366,54 @@ def test_the_status_of_a_refusal_whose_body_does_not_come_counts(subject, body):
     """Its bound is a second, above the timers here: who has answered is not late."""
     rest, hangs = BODIES[body]
     way = ("stream", "submit")[list(BODIES).index(body) % 2]
-    with stalling(subject, b"HTTP/1.1 429 Busy\r\nRetry-After: 7\r\n" + rest, hangs=hangs) as adapter:
-        began = time.monotonic()
-        (error,) = getattr(adapter, way)(asked(subject))
-        took = time.monotonic() - began
+
+    def run(scale: float):
+        says = b"HTTP/1.1 429 Busy\r\nRetry-After: 7\r\n" + rest
+        with stalling(subject, says, hangs=hangs, scale=scale) as adapter:
+            (error,) = getattr(adapter, way)(asked(subject))
+            return error
+
+    error = unhurried(run, lambda error: error.reason == "OVERLOADED")
     assert (error.code, error.reason, error.retry_after_ms) == ("ADMISSION_REJECT", "OVERLOADED", 7000)
     assert error.upstream.status == 429
-    assert took < SOON
 
 
 @both
 def test_a_deadline_leaves_room_for_the_answer(way):
     subject = SUBJECTS[0]
-    with stalling(subject, b"HTTP/1.1 401 No\r\nContent-Length: 9\r\n\r\n", hangs=True) as adapter:
-        (error,) = getattr(adapter, way)(attrs.evolve(asked(subject), deadline=0.8))
-    assert error.reason == "UPSTREAM_AUTH"
+
+    def run(scale: float):
+        says = b"HTTP/1.1 401 No\r\nContent-Length: 9\r\n\r\n"
+        with stalling(subject, says, hangs=True, scale=scale) as adapter:
+            (error,) = getattr(adapter, way)(attrs.evolve(asked(subject), deadline=0.8 * scale))
+            return error.reason
+
+    assert unhurried(run, lambda reason: reason == "UPSTREAM_AUTH") == "UPSTREAM_AUTH"
 
 
 @subjects
 def test_the_status_of_a_probe_whose_refusal_stalls_counts(subject):
-    says = b"HTTP/1.1 401 No\r\nContent-Length: 900\r\n\r\n{"
-    with stalling(subject, says, hangs=True) as adapter, pytest.raises(WorkerError) as caught:
-        adapter.properties()
-    assert caught.value.reason == "UPSTREAM_AUTH"
+    def run(scale: float):
+        says = b"HTTP/1.1 401 No\r\nContent-Length: 900\r\n\r\n{"
+        with (
+            stalling(subject, says, hangs=True, scale=scale) as adapter,
+            pytest.raises(WorkerError) as caught,
+        ):
+            adapter.properties()
+        return caught.value.reason
+
+    assert unhurried(run, lambda reason: reason == "UPSTREAM_AUTH") == "UPSTREAM_AUTH"
+
+
+@both
+def test_what_is_there_of_a_refusal_is_read_however_late_it_is_looked_at(way):
+    """By a process that stood still for longer than a body is waited for."""
+    says = b"HTTP/1.1 401 No\r\nContent-Length: 8\r\n\r\nno entry"
+    subject = next(s for s in SUBJECTS if s.name.startswith("vllm"))
+    with stalling(subject, says, hangs=True, scale=SOON) as adapter, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reply, "REFUSAL_SECONDS", 0.0)
+        (error,) = getattr(adapter, way)(asked(subject))
+    assert error.upstream.message == "no entry"
 
 
 def test_what_is_no_stream_and_stalls_is_told_soon():

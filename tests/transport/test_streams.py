@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from worker_adapters import Limits, MetricsOptions, Properties, Retry, StreamCancelledError, Timeouts
-from worker_adapters.runtime import AdapterConfig, EngineAdapter
+from worker_adapters.runtime import AdapterConfig, EngineAdapter, concluding
 from worker_adapters.testing.leaks import open_files
 from worker_adapters.testing.server import nobody_there
 from worker_adapters.transport import opening
@@ -447,6 +447,28 @@ def test_it_is_replaced_once_only(way):
         list(getattr(a, way)(request()))
         assert list(getattr(a, way)(request()))[-1].reason == "DISCONNECTED"
         assert server.connections == 2
+
+
+def test_a_body_whose_end_is_there_is_read_to_it_however_late_that_is(monkeypatch):
+    """By a process that stood still for longer than the end is waited for: the connection is kept all the same."""
+    monkeypatch.setattr(concluding, "DRAIN_SECONDS", 0.0)
+    read, sent = threading.Event(), threading.Event()
+
+    def serve(client):
+        while client.request():
+            client.send(CHUNKED, chunk(GOOD))
+            assert read.wait(2 * SOON)
+            client.send(b"0\r\n\r\n")
+            sent.set()
+
+    with Server(serve) as server, adapter(server.url, keep_alive=2 * SOON) as a:
+        for event in a.stream(request()):
+            if event.kind == "token":
+                read.set()
+                assert sent.wait(2 * SOON)
+        assert event.kind == "end"
+        assert list(a.stream(request()))[-1].kind == "end"
+        assert server.connections == 1
 
 
 @both

@@ -41,8 +41,8 @@ def concluded(
         while last.rest is Rest.COUNTS and not feed.over:
             batch = pull()
             if batch is BLOCKED:
+                lifetime.check()  # after a look: what is there counts, however late that is
                 yield BLOCKED
-                lifetime.check()
                 continue
             feed.batch, feed.over = batch, not batch
             last = taken(next(decoded, [])) or last

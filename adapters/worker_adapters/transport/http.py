@@ -97,18 +97,19 @@ class _Exchange:
         raise exc
 
     def _content(self, until: float = inf) -> Steps[bytes | None]:
-        """The next bytes of content, none at the end, None when that point in time comes first. Raises BROKEN."""
+        """The next bytes of content, none at the end, None when that point in time comes first. Raises BROKEN.
+
+        What is there counts, however late it is looked at: a process may have stood still meanwhile.
+        """
         lifetime, body = self._lifetime, self._body
-        while lifetime.clock() < until:
-            content = body.read()
-            if content is None:
-                yield from body.wait(lifetime, until)
-                continue
-            self._reads += 1
-            if self._reads % MOST_READS == 0:  # what never lets up gets in nobody's way
-                yield from lifetime.wait(until=lifetime.clock())
-            return content
-        return None
+        while (content := body.read()) is None:
+            if lifetime.clock() >= until:
+                return None
+            yield from body.wait(lifetime, until)
+        self._reads += 1
+        if self._reads % MOST_READS == 0:  # what never lets up gets in nobody's way
+            yield from lifetime.wait(until=lifetime.clock())
+        return content
 
     def peek(self, enough: Callable[[bytes], bool]) -> Steps[bytes]:
         """See Exchange."""
@@ -153,10 +154,15 @@ class _Exchange:
 
     def settle(self, seconds: float) -> Steps[None]:
         """See Exchange."""
-        until = self._lifetime.clock() + (0.0 if self._closes else seconds)
-        with contextlib.suppress(Interrupted, *BROKEN):  # no failure after the sign of the end undoes it
-            while not self._body.reusable and (yield from self._content(until)):
-                pass
+        if self._closes:
+            return
+        until = self._lifetime.clock() + seconds
+        with contextlib.suppress(*BROKEN):  # no failure after the sign of the end undoes it
+            try:
+                while not self._body.reusable and (yield from self._content(until)):
+                    pass
+            except Interrupted:
+                self._body.read()  # as above
 
     def close(self) -> None:
         """See Exchange."""
