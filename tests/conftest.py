@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 
 from worker_adapters.api import request as task_ids
+from worker_adapters.runtime import adapter, concluding, places, worker
 from worker_adapters.testing.leaks import counted_connects
 
 from .products import TIMES
@@ -53,6 +54,18 @@ def _same_names(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     drawn = random.Random(request.node.nodeid)
     monkeypatch.setattr(task_ids, "_drawn", SimpleNamespace(pop=lambda: drawn.randbytes(16)))
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=drawn.getrandbits(128), version=4))
+
+
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the core waits for a moment only may take longer on a machine that is not ours; tests of that say how long."""
+    for module, name in (
+        (adapter, "CLOSE_SECONDS"),  # what is left when an adapter is closed
+        (concluding, "DRAIN_SECONDS"),  # what follows the end of a stream
+        (places, "LETTING_GO"),  # the place of who was cancelled
+        (worker, "STARTED_WAITS"),  # the version
+    ):
+        monkeypatch.setattr(module, name, 20 * getattr(module, name))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,6 +7,7 @@ import pytest
 from worker_adapters import End, GenerateRequest, Identity, Retry, Started, Timeouts, connect
 from worker_adapters.simulator import Simulator
 
+from ..timers import SOON, unhurried
 from ..transport.servers import BlackHole
 
 KINDS = ("triton-trtllm", "triton-vllm", "triton-llmapi")
@@ -78,12 +79,16 @@ def test_an_old_server_is_never_asked_to_generate(kind):
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fault_never_ends_well(kind, fault, code, reason):
-    quick = Timeouts(first_token=0.2, idle=0.2)
-    with (
-        Simulator(kind, model="m", faults=[fault]) as sim,
-        connect("triton", sim.url, model="m", timeouts=quick, retry=Retry(attempts=1)) as adapter,
-    ):
-        error = list(adapter.stream(GenerateRequest(prompt="p", seed=1, max_tokens=8)))[-1]
+    def run(scale):
+        timer = 0.2 * scale if fault.startswith("stall") else 2 * SOON
+        timeouts = Timeouts(first_token=timer, idle=timer)
+        with (
+            Simulator(kind, model="m", faults=[fault]) as sim,
+            connect("triton", sim.url, model="m", timeouts=timeouts, retry=Retry(attempts=1)) as adapter,
+        ):
+            return list(adapter.stream(GenerateRequest(prompt="p", seed=1, max_tokens=8)))[-1]
+
+    error = unhurried(run, lambda error: error.reason == reason)
     assert (error.code, error.reason) == (code, reason), error.message
 
 
@@ -100,9 +105,10 @@ def test_the_end_of_a_body_without_framing_is_no_end():
 @pytest.mark.parametrize(("fault", "reason"), [("close@accept*", "DISCONNECTED"), ("stall@accept*", "CONNECT_TIMEOUT")])
 def test_a_server_that_can_not_be_asked_fails_before_the_stream(fault, reason):
     """In phase prepare, at every attempt."""
+    probe = 0.2 if fault.startswith("stall") else 2 * SOON
     with (
         Simulator("triton-trtllm", model="m", faults=[fault]) as sim,
-        connect("triton", sim.url, model="m", timeouts=Timeouts(probe=0.2), retry=Retry(base=0.0)) as adapter,
+        connect("triton", sim.url, model="m", timeouts=Timeouts(probe=probe), retry=Retry(base=0.0)) as adapter,
     ):
         (error,) = adapter.stream(GenerateRequest(prompt="p"))
     assert (error.code, error.reason, error.phase, error.attempts) == ("POOL_UNAVAILABLE", reason, "prepare", 4)

@@ -418,6 +418,12 @@ def test_what_is_there_of_a_refusal_is_read_however_late_it_is_looked_at(way):
 
 def test_what_is_no_stream_and_stalls_is_told_soon():
     subject = SUBJECTS[0]
-    with stalling(subject, b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>", hangs=True) as adapter:
-        (error,) = adapter.stream(asked(subject))
+
+    def run(scale: float):
+        says = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>"
+        with stalling(subject, says, hangs=True, scale=scale) as adapter:
+            (error,) = adapter.stream(asked(subject))
+            return error
+
+    error = unhurried(run, lambda error: error.reason == "PROTOCOL")
     assert (error.reason, error.upstream.message) == ("PROTOCOL", "<html>")

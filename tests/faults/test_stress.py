@@ -24,18 +24,23 @@ with stressed.Watchdog().limit(0.0, "a call that does not return"):
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=55, cwd=ROOT
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=120, cwd=ROOT
     )
 
 
+@pytest.mark.timeout(400)
 def test_a_few_seconds_of_everything_at_once():
-    done = run("-m", "tests.faults.stress", "--seconds=5", "--seed=3")
-    assert done.returncode == 0, done.stdout + done.stderr
-    *_, outcomes, figures, verdict = done.stdout.splitlines()
-    assert verdict == "nothing hung, nothing was left"
-    assert "0 hangs, 0 failures" in figures
-    for outcome in ("length", "cancelled", "struck", "merged", "completed", "dropped", "forked"):
-        assert f" {outcome}" in outcomes
+    for seconds in (5, 20, 60):  # until there was enough of it: of a busy machine there is little in five
+        done = run("-m", "tests.faults.stress", f"--seconds={seconds}", "--seed=3")
+        assert done.returncode == 0, done.stdout + done.stderr
+        *_, outcomes, figures, verdict = done.stdout.splitlines()
+        assert verdict == "nothing hung, nothing was left"
+        assert "0 hangs, 0 failures" in figures
+        expected = ("length", "cancelled", "struck", "merged", "completed", "dropped", "forked")
+        missed = [outcome for outcome in expected if f" {outcome}" not in outcomes]
+        if not missed:
+            break
+    assert not missed
 
 
 def test_a_call_that_hangs_ends_the_run_and_is_shown():

@@ -13,6 +13,7 @@ from worker_adapters.pool import Named, Pool
 from worker_adapters.pool.prefer import key_of, prefix, weight
 
 from ..runtime.dialects import until
+from ..timers import unhurried
 from .test_pool import WORDS, adapter_for, request, workers_of
 
 pytestmark = pytest.mark.req("ADAPT-3400", socket=True)
@@ -135,16 +136,21 @@ def test_workers_come_from_a_name_and_go(simulated_worker: Any, pools: Any) -> N
 
 
 def test_a_worker_that_left_the_name_keeps_its_streams(simulated_worker: Any, pools: Any) -> None:
-    worker = simulated_worker("vllm", says=WORDS, rate=10)
-    there = ["127.0.0.1"]
-    url = f"http://service.invalid:{worker.address[1]}"
-    pool = pools(Named("vllm", url, every=0.02, look_up=lambda *_: list(there), model=worker.model))
-    until(lambda: bool(pool.workers))
-    stream = pool.submit(request(), collect=True)
-    there[:] = ["127.0.0.9"]
-    until(lambda: "leaving" in [state.state for state in pool.workers])
-    assert stream.result().text == "".join(WORDS)
-    until(lambda: [state.replica_id for state in pool.workers] == [f"127.0.0.9:{worker.address[1]}"])
+    def run(scale: float) -> bool:
+        worker = simulated_worker("vllm", says=WORDS, rate=10 / scale)
+        there = ["127.0.0.1"]
+        url = f"http://service.invalid:{worker.address[1]}"
+        pool = pools(Named("vllm", url, every=0.02, look_up=lambda *_: list(there), model=worker.model))
+        until(lambda: bool(pool.workers))
+        stream = pool.submit(request(), collect=True)
+        there[:] = ["127.0.0.9"]
+        until(lambda: stream.done() or "leaving" in [state.state for state in pool.workers])
+        was_there = not stream.done()
+        assert stream.result().text == "".join(WORDS)
+        until(lambda: [state.replica_id for state in pool.workers] == [f"127.0.0.9:{worker.address[1]}"])
+        return was_there
+
+    assert unhurried(run, bool), "it was over before its worker left"
 
 
 def test_the_systems_resolver(simulated_worker: Any, pools: Any) -> None:

@@ -30,6 +30,12 @@ from .dialects import (
 both = pytest.mark.parametrize("way", ["stream", "submit"])
 
 
+@pytest.fixture
+def as_it_is(monkeypatch):
+    """Counts are waited for as long as they are: for a tenth of a second."""
+    monkeypatch.setattr(concluding, "DRAIN_SECONDS", 0.1)
+
+
 def counting(batches, /, *, request, tally):
     """Ends at once, says that counts follow, and takes each later batch for one, or for a bug."""
     for n, batch in enumerate(batches):
@@ -56,7 +62,7 @@ SILENT = attrs.evolve(COUNTING, identify=ask_nothing)  # no version probe on the
     ],
     ids=["nothing", "counts", "silence", "a bug"],
 )
-def test_the_last_finished_counts_and_nothing_undoes_it(way, later, raw):
+def test_the_last_finished_counts_and_nothing_undoes_it(way, later, raw, as_it_is):
     with adapter(Script(steps=[frames("first"), *later]), dialect=COUNTING) as a:
         events = list(getattr(a, way)(request()))
     assert kinds(events) == ["started", "token", "metrics", "end"]
@@ -75,7 +81,7 @@ def test_a_worker_that_never_stops_counting_keeps_nobody_else_waiting(monkeypatc
 
 
 @both
-def test_a_worker_that_never_stops_counting_is_not_heard_out(way):
+def test_a_worker_that_never_stops_counting_is_not_heard_out(way, as_it_is):
     """Over a socket: what is there at once asks for no timer by itself."""
     over = threading.Event()
 

@@ -16,6 +16,7 @@ from worker_adapters.engines.llamacpp import DIALECT as LLAMACPP
 from worker_adapters.runtime import AdapterConfig, EngineAdapter
 from worker_adapters.transport.scripted import Script
 
+from ..timers import SOON
 from ..transport.servers import Client, Server, chunk, head
 from .dialects import (
     GOOD,
@@ -241,10 +242,10 @@ def test_what_comes_with_the_first_read_is_handed_on_at_once(way: str) -> None:
         client.send(head("Transfer-Encoding: chunked"))
         silent.wait(0.05)  # so that it is a read of its own
         client.send(chunk(tokens(1)))
-        silent.wait(10)
+        silent.wait(2 * SOON)
 
     with Server(serve) as server:
         config = AdapterConfig(dialect=TINY, url=server.url, retry=ONCE)
         with EngineAdapter(config) as a, getattr(a, way)(request()) as stream:
-            assert [stream.get(2).kind, stream.get(2).kind] == ["started", "token"]
+            assert [stream.get(SOON).kind, stream.get(SOON).kind] == ["started", "token"]
         silent.set()

@@ -7,10 +7,12 @@ import time
 
 import pytest
 
+from worker_adapters import waiting
 from worker_adapters.runtime.reports import Reports
 from worker_adapters.waiting import Resident
 
 from ..schedules.strikes import Strike, places, shown, strike
+from ..timers import SOON
 from .dialects import threads_held_up, until
 
 
@@ -34,6 +36,7 @@ class Work:
 
 
 def test_who_needs_it_does_not_wait_until_it_has_begun_and_starts_it_once(monkeypatch):
+    monkeypatch.setattr(waiting, "COMING", 2 * SOON)
     brought = Work()
     with threads_held_up(monkeypatch, "test-resident") as begin:
         for n in range(100):

@@ -92,11 +92,11 @@ def test_what_the_engine_asks_for_is_waited_for(
 
 
 def test_an_http_date_is_waited_for(slept: list[float]) -> None:
-    soon = formatdate(time.time() + 20, usegmt=True)
+    soon = formatdate((began := time.time()) + 20, usegmt=True)
     past = formatdate(time.time() - 1000, usegmt=True)
     events, _ = run_of(busy({"retry-after": soon}), busy({"retry-after": past}), counted(), retry=Retry(base=0.0))
     assert kinds(events)[-1] == "end"
-    assert slept[0] == pytest.approx(20, abs=3)
+    assert 20 - 1 - (time.time() - began) <= slept[0] <= 20
     assert slept[1] == 0.0
 
 
@@ -107,9 +107,11 @@ def test_an_infinite_wait_is_none(slept: list[float]) -> None:
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun(slept: list[float]) -> None:
-    error = error_of(busy({"retry-after": "5"}), counted(), fields={"deadline": 3.0})
-    assert (error.reason, error.retry_after_ms, error.attempts) == (Reason.OVERLOADED, 5000, 1)
-    error = error_of(busy(), counted(), fields={"deadline": 3.0}, retry=Retry(base=50.0, cap=100.0, random=lambda: 0.5))
+    error = error_of(busy({"retry-after": "50"}), counted(), fields={"deadline": 30.0})
+    assert (error.reason, error.retry_after_ms, error.attempts) == (Reason.OVERLOADED, 50000, 1)
+    error = error_of(
+        busy(), counted(), fields={"deadline": 20.0}, retry=Retry(base=50.0, cap=100.0, random=lambda: 0.5)
+    )
     assert (error.reason, error.retry_after_ms) == (Reason.OVERLOADED, None)
     assert slept == []
 

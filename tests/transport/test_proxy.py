@@ -12,6 +12,7 @@ from worker_adapters import TLS, InvalidRequestError, Retry, Timeouts, as_comple
 from worker_adapters.testing.server import nobody_there
 
 from ..runtime.dialects import GOOD, kinds, request, until
+from ..timers import SOON, unhurried
 from .relays import CONSENT, RelayProxy, fields_of, line_of
 from .servers import BlackHole, Server, chunk, head, reset
 from .test_streams import SILENT, consume
@@ -387,12 +388,15 @@ middles = pytest.mark.parametrize("begin", MIDDLES.values(), ids=MIDDLES)
 @both
 @middles
 def test_a_proxy_that_hangs_is_ended_by_the_timer_to_connect(way, begin):
-    with (
-        Hanging(begin) as proxy,
-        reach("https://engine.test", proxy=proxy.url, timeouts=Timeouts(connect=0.2)) as a,
-    ):
-        (error,) = getattr(a, way)(request())
-        assert proxy.left.wait(5)
+    def run(scale):
+        timeouts = Timeouts(connect=0.2 * scale)
+        with Hanging(begin) as proxy, reach("https://engine.test", proxy=proxy.url, timeouts=timeouts) as a:
+            (error,) = getattr(a, way)(request())
+            assert proxy.left.wait(2 * SOON) or not proxy.connections
+            return error, proxy.connections
+
+    error, connections = unhurried(run, lambda found: found[1])
+    assert connections == 1
     assert (error.code, error.reason, error.phase) == ("POOL_UNAVAILABLE", "CONNECT_TIMEOUT", "connect")
 
 

@@ -691,18 +691,22 @@ def test_a_probe_that_is_refused_is_asked_again_with_a_newer_credential(server, 
 @both
 @pytest.mark.parametrize("how", ["hangs", "fails"])
 def test_a_provider_that_is_of_no_help_after_a_401_leaves_the_refusal(way, how, server, seen):
-    rotating, gate = Rotating(seen, "old", "new", refused=["old"]), threading.Event()
+    def run(scale):
+        rotating, gate = Rotating(seen, "old", "new", refused=["old"]), threading.Event()
 
-    def provider():
-        if rotating() == "new":
-            if how == "fails":
-                raise OSError("no file")
-            gate.wait(10)
-        return rotating()
+        def provider():
+            if rotating() == "new":
+                if how == "fails":
+                    raise OSError("no file")
+                gate.wait(2 * SOON)
+            return rotating()
 
-    with reach(server.url, credentials=provider, timeouts=Timeouts(connect=0.2)) as a:
-        (error,) = getattr(a, way)(request())
-        gate.set()
+        with reach(server.url, credentials=provider, timeouts=Timeouts(connect=0.2 * scale)) as a:
+            (error,) = getattr(a, way)(request())
+            gate.set()
+        return error
+
+    error = unhurried(run, lambda error: error.reason == "UPSTREAM_AUTH")
     assert (error.reason, error.upstream.status) == ("UPSTREAM_AUTH", 401)
 
 
@@ -870,11 +874,16 @@ def test_wait_ready_returns_when_the_worker_is(server, seen):
 
 def test_wait_ready_says_what_the_worker_said_last(server, seen):
     loading(seen, 1000)
-    with reach(server.url) as a, pytest.raises(WorkerError) as caught:
-        a.wait_ready(0.3)
-    assert (caught.value.code, caught.value.reason, caught.value.error.phase) == ("POOL_UNREADY", "LOADING", "prepare")
-    assert "within 0.3 s" in str(caught.value)
-    assert "Loading model" in str(caught.value)
+
+    def run(scale):
+        with reach(server.url) as a, pytest.raises(WorkerError) as caught:
+            a.wait_ready(0.3 * scale)
+        assert f"within {0.3 * scale:g} s" in str(caught.value)
+        return caught.value
+
+    error = unhurried(run, lambda error: error.reason == "LOADING")
+    assert (error.code, error.reason, error.error.phase) == ("POOL_UNREADY", "LOADING", "prepare")
+    assert "Loading model" in str(error)
 
 
 def test_wait_ready_waits_for_a_worker_that_is_not_there_yet(tmp_path, seen):
@@ -889,10 +898,14 @@ def test_wait_ready_waits_for_a_worker_that_is_not_there_yet(tmp_path, seen):
 
 
 def test_wait_ready_of_nobody_says_why():
-    with nobody_there() as url, reach(url) as a, pytest.raises(WorkerError) as caught:
-        a.wait_ready(0.2)
-    assert (caught.value.code, caught.value.reason) == ("POOL_UNAVAILABLE", "CONNECT")
-    assert "refused" in str(caught.value)
+    def run(scale):
+        with nobody_there() as url, reach(url) as a, pytest.raises(WorkerError) as caught:
+            a.wait_ready(0.2 * scale)
+        return caught.value
+
+    error = unhurried(run, lambda error: error.reason == "CONNECT")
+    assert (error.code, error.reason) == ("POOL_UNAVAILABLE", "CONNECT")
+    assert "refused" in str(error)
 
 
 def test_wait_ready_does_not_wait_for_what_waiting_does_not_mend(server):
