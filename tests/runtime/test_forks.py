@@ -20,6 +20,7 @@ from worker_adapters import (
     MetricsOptions,
     Retry,
     Started,
+    StreamCancelledError,
     as_completed,
     connect,
     merge,
@@ -29,7 +30,7 @@ from worker_adapters.simulator import Simulator
 from worker_adapters.transport.scripted import Hang, Script
 
 from .beside import PATIENCE, in_child, in_thread
-from .dialects import adapter, frames, good, kinds, request, tokens, until
+from .dialects import adapter, cancelled, frames, good, kinds, request, tokens, until
 from .test_leaving import STOPPABLE, told
 
 if TYPE_CHECKING:
@@ -92,6 +93,30 @@ def test_a_stream_that_was_just_ending_at_a_fork_is_over_in_the_child(monkeypatc
         in_child(read)
         go.set()
         assert kinds(stream)[-1] == "end"
+
+
+@pytest.mark.parametrize("way", ["stream", "submit"])
+@pytest.mark.parametrize("collect", [True, False])
+def test_a_stream_that_another_thread_collected_at_a_fork_is_over_in_the_child(way: str, collect: bool) -> None:
+    """That thread is the parent's: who waited for it there waited for ever."""
+    hang = Hang()
+    with adapter(Script(steps=[frames("ta"), hang, frames(".")])) as a:
+        stream = getattr(a, way)(request(), collect=collect)
+        collecting = in_thread(stream.result)
+        assert hang.reached.wait(PATIENCE)
+        until(lambda: stream._collecting)
+
+        def read() -> None:
+            if collect:
+                assert cancelled(list(stream)[-1])
+            with pytest.raises(StreamCancelledError):
+                stream.result(PATIENCE / 2)
+            assert stream.done()
+
+        in_child(read)
+        hang.release()
+        assert stream.result().text == "a"
+        collecting.join()
 
 
 def use(a: Adapter) -> None:

@@ -98,6 +98,8 @@ class RunningStream:
         """The calling thread iterates it: who collects it, where it is collected anyway, leaves driving to that."""
         source, handed = self._source, self._handed
         if not self._begun and isinstance(source, Direct) and source.collects:
+            if self._running.lifetime.disowned and handed.is_collected():
+                handed.bind_anew()  # who collects it is a thread of the parent's
             try:
                 while handed.is_collected():
                     source.wanted = waker = current_waker()
@@ -232,6 +234,8 @@ class RunningStream:
         """See Stream."""
         until = self._running.until(timeout)
         me, collecting = get_ident(), self._collecting
+        if self._running.lifetime.disowned and collecting.get("by") != me:
+            collecting.clear()  # in a forked child: that thread is the parent's
         within = collecting.get("by") == me  # a signal handler's, within one of this thread's
         try:
             while not is_whole(self._kept):
