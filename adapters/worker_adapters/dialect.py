@@ -280,7 +280,8 @@ class Decoder(Protocol):
         Yields once for every batch of frames that is not an error; what a batch holds before an error is yielded before
         the Fault is raised. A batch is emptied once its run was yielded; each run is a list of its own, and the consumer's.
         The runtime reads no further than `Finished`, but for counts (`Rest`). Returning without it means that the body
-        ended before the engine said so: the runtime makes TRUNCATED or EMPTY of it.
+        ended before the engine said so: the runtime makes TRUNCATED or EMPTY of it. What else it raises is BUG; but what is
+        no Exception goes on to the caller of `stream()` and `generate()`, on whose thread it may be Ctrl-C.
         """
         ...
 

@@ -28,6 +28,7 @@ from .dialects import (
     adapter,
     errors,
     events_of,
+    frames,
     good,
     kinds,
     request,
@@ -202,6 +203,22 @@ def test_whatever_a_decoder_raises_on_the_loop_ends_its_own_stream_and_no_other(
         assert (error.code, error.reason) == ("INTERNAL", "BUG")
         hang.release()
         assert kinds(other)[-1] == "end"
+        assert a.in_flight == 0
+
+
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("at", [0, 1])
+def test_what_ends_the_thread_that_drives_a_stream_is_not_kept_from_it(raised, at):
+    """There Ctrl-C, and the exit of a signal handler, strike in the middle of `decode`, too: nobody can tell them apart."""
+    scripts = [Script(steps=[frames("ta")] * 2) for _ in range(2)]
+    with adapter(*scripts, dialect=decoding(*[[OPENED], raised()][1 - at :])) as a:
+        stream = a.stream(request())
+        with pytest.raises(raised):
+            list(stream)
+        assert a.in_flight == 0
+        assert [(end.kind, end.finish_reason) for end in stream] == [("end", "cancelled")]
+        with pytest.raises(raised):
+            a.generate(request())
         assert a.in_flight == 0
 
 
