@@ -97,10 +97,7 @@ class _Exchange:
         raise exc
 
     def _content(self, until: float = inf) -> Steps[bytes | None]:
-        """The next bytes of content, none at the end, None when that point in time comes first. Raises BROKEN.
-
-        What is there counts, however late it is looked at: a process may have stood still meanwhile.
-        """
+        """The next bytes of content, none at the end, None if none is there by then, however late one looks."""
         lifetime, body = self._lifetime, self._body
         while (content := body.read()) is None:
             if lifetime.clock() >= until:
@@ -194,11 +191,10 @@ class HTTPTransport:
         self._pool = make_pool(origin, tls, pool_size, proxy, tcp or KeepAlive())
         self._pool.keep_alive = keep_alive
         self._fields = {"Host": origin.authority, "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-        self._hop = self._where = origin.where  # who is connected to, and who is meant
+        self._where = origin.where  # who is meant, and who is connected to
+        self._hop = origin.where if proxy is None else f"the proxy {proxy.where}"
         self._before = origin.prefix  # what stands before each target
         self._asks_proxy = proxy is not None and not origin.secure
-        if proxy is not None:
-            self._hop = f"the proxy {proxy.where}"
         if self._asks_proxy:
             self._before = origin.url
             self._where = f"{origin.where} (through {self._hop})"
@@ -302,9 +298,7 @@ class HTTPTransport:
         self._calls[lifetime] = None
         try:
             return self._control.call(
-                wire,
-                headers,
-                lambda fields: driven(self.exchange(wire, fields, lifetime, limit), lifetime),
+                wire, headers, lambda sent: driven(self.exchange(wire, sent, lifetime, limit), lifetime)
             )
         except Interrupted as exc:
             raise too_late(exc.cause, timeouts, self._where) from exc
