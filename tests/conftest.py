@@ -59,13 +59,13 @@ def _same_names(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture(autouse=True)
 def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the core waits for a moment only may take longer on a machine that is not ours; tests of that say how long."""
-    for module, name in (
-        (adapter, "CLOSE_SECONDS"),  # what is left when an adapter is closed
-        (concluding, "DRAIN_SECONDS"),  # what follows the end of a stream
-        (places, "LETTING_GO"),  # the place of who was cancelled
-        (worker, "STARTED_WAITS"),  # the version
+    for module, name, times in (
+        (adapter, "CLOSE_SECONDS", 20),  # what is left when an adapter is closed
+        (concluding, "DRAIN_SECONDS", 5),  # what follows the end of a stream
+        (places, "LETTING_GO", 20),  # the place of who was cancelled
+        (worker, "STARTED_WAITS", 5),  # the version
     ):
-        monkeypatch.setattr(module, name, 20 * getattr(module, name))
+        monkeypatch.setattr(module, name, times * getattr(module, name))
 
 
 @pytest.hookimpl(wrapper=True)

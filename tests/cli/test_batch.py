@@ -94,7 +94,7 @@ def test_ctrl_c_ends_it_in_order_and_the_rest_is_answered_later(simulated_worker
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
-    assert time.monotonic() - struck < 10  # a second on a machine of its own; docs/batch.md has the figure
+    assert time.monotonic() - struck < 20  # a second on a machine of its own; docs/batch.md has the figure
     report = json.loads(out.splitlines()[-1])
     assert report["outcome"] == "interrupted"
     assert report["rows"] > 0

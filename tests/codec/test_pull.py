@@ -29,6 +29,7 @@ from worker_adapters.codec import (
 )
 from worker_adapters.codec.sockets import read_at_most
 
+from ..timers import unhurried
 from .streams import Timers, cut
 
 STREAM = b"data: one\n\n: comment\n\nevent: e\ndata: two\n\nid: 7\n\ndata: a\ndata: b\n\ndata: \xc3\xa9\n\n"
@@ -232,14 +233,20 @@ def test_patience_without_end(line, helper, answer):
 @pytest.mark.parametrize("part", [b"lf\n: ping\n", b"lf a frame"])
 def test_what_completes_nothing_buys_no_time(line, helper, part):
     """A timer that runs out while a stream is kept alive by comments runs out then, not a whole wait later."""
-    asked: list[int] = []
-    line.writer.sendall(b"data: ha")
-    helper(lambda: line.writer.sendall(part), 0.9)
-    until = time.monotonic() + 1.0
-    pull = line.pull(waits=True, patience=lambda: until - time.monotonic(), nothing_yet=lambda s: asked.append(s) or s)
-    assert pull() == WIRE_TIME
-    assert asked == [WIRE_TIME]
-    assert 0 <= time.monotonic() - until < 0.8
+
+    def run(scale: float) -> float:
+        asked: list[int] = []
+        line.writer.sendall(b"data: ha")
+        helper(lambda: line.writer.sendall(part), 0.9 * scale)
+        until = time.monotonic() + scale
+        pull = line.pull(
+            waits=True, patience=lambda: until - time.monotonic(), nothing_yet=lambda s: asked.append(s) or s
+        )
+        assert pull() == WIRE_TIME
+        assert asked == [WIRE_TIME]
+        return (time.monotonic() - until) / scale
+
+    assert 0 <= unhurried(run, lambda late: late < 0.8) < 0.8
 
 
 def test_what_is_there_at_first_and_completes_nothing_is_no_time_that_has_run_out(line, helper):
@@ -303,7 +310,7 @@ def test_an_interrupted_wait_asks_anew_how_long(line, alarm):
     until = time.monotonic() + 0.2
     pull = line.pull(waits=True, patience=lambda: until - time.monotonic())
     assert pull() == WIRE_TIME
-    assert 0.2 <= time.monotonic() - until + 0.2 < 5
+    assert 0.2 <= time.monotonic() - until + 0.2 < 20
 
 
 def test_how_long_it_may_wait_is_asked_only_when_it_does_not_hold_any_more(line):
@@ -330,7 +337,7 @@ def test_where_it_runs_out_within_a_wait_that_is_told_how_long_it_has_waited_and
     assert statuses == [
         WIRE_TIME
     ]  # of the second wait: the first was too short, as content has put off what it was for
-    assert timers.waited[0] < timers.waited[1] < 5
+    assert timers.waited[0] < timers.waited[1] < 20
 
 
 def test_who_is_asked_what_to_do_has_been_told_before_how_long_it_has_waited(line):

@@ -12,7 +12,7 @@ from worker_adapters import GenerateRequest, Retry, Started, Timeouts, WorkerErr
 from worker_adapters.simulator import Simulator
 
 from ..products import product
-from ..timers import SOON
+from ..timers import SOON, unhurried
 from ..transport.servers import Server, chunk, head
 from .wires import CHUNKED, WIRES, adapter_of, data, events_of, page, served, texts_of
 
@@ -233,9 +233,11 @@ def test_half_a_deadline_is_enough_for_the_words():
         client.send(b"HTTP/1.1 401 U\r\nContent-Length: 900\r\n\r\n")
         client.until_gone()
 
-    with served(wire, answer) as server, adapter_of(wire, server.url) as adapter:
-        events = list(adapter.stream(GenerateRequest(prompt="p", deadline=0.8)))
-        refused(events, "INTERNAL", "UPSTREAM_AUTH")
+    def run(scale):
+        with served(wire, answer) as server, adapter_of(wire, server.url) as adapter:
+            return list(adapter.stream(GenerateRequest(prompt="p", deadline=0.8 * scale)))
+
+    refused(unhurried(run, lambda events: events[-1].reason == "UPSTREAM_AUTH"), "INTERNAL", "UPSTREAM_AUTH")
 
 
 # --- facts are facts, and health is not green for what can't work -------------------------------------------------------

@@ -67,7 +67,7 @@ class World:
         if self._adapter is None:
             options = {
                 "retry": Retry(attempts=3, base=0.0),
-                "timeouts": Timeouts(first_token=5.0, idle=1.0),
+                "timeouts": Timeouts(first_token=5.0, idle=3.0),
                 "pool_id": "p",
                 "replica_id": "r0",
                 **self.options,

@@ -337,7 +337,7 @@ def test_a_helper_that_hangs_before_another_attempt_delays_it_no_longer_than_its
 
     provider = Hanging()
     options = TelemetryOptions(tracer_provider=provider)
-    timeouts = Timeouts(connect=0.05)
+    timeouts = Timeouts(connect=0.5)
     with traced(
         collected, busy(), counted(2), telemetry=options, retry=Retry(attempts=2, base=0.0), timeouts=timeouts
     ) as a:

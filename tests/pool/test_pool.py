@@ -39,6 +39,7 @@ from worker_adapters.pool import Pool, roster
 from worker_adapters.testing.server import nobody_there
 
 from ..runtime.dialects import until
+from ..timers import SOON, unhurried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,12 +185,18 @@ def test_no_worker_is_tried_twice_while_others_are_left(simulated_worker: Any, p
 
 def test_every_failure_that_is_retriable_before_started_goes_elsewhere(simulated_worker: Any, pool_of: Any) -> None:
     """Unlike one adapter's retries: another worker has not got the request yet."""
+    expected = (2, "end", 1, 1)
     for fault in ("status:500", "stall@head:30s", "eof@0"):
-        bad, good = simulated_worker("vllm", says=WORDS, faults=[fault]), simulated_worker("vllm", says=WORDS)
-        pool = pool_of(bad, good, connected={"timeouts": Timeouts(first_token=0.2)})
-        events = list(pool.submit(request()))
-        assert (started(events).attempt, events[-1].kind) == (2, "end"), fault
-        assert (len(bad.generations), len(good.generations)) == (1, 1)
+
+        def run(scale: float, fault: str = fault) -> tuple[int, str, int, int]:
+            timer = 0.2 * scale if fault.startswith("stall") else 2 * SOON
+            bad, good = simulated_worker("vllm", says=WORDS, faults=[fault]), simulated_worker("vllm", says=WORDS)
+            pool = pool_of(bad, good, connected={"timeouts": Timeouts(first_token=timer)})
+            events = list(pool.submit(request()))
+            attempt = started(events).attempt if events[-1].kind == "end" else 0
+            return attempt, events[-1].kind, len(bad.generations), len(good.generations)
+
+        assert unhurried(run, lambda found: found == expected) == expected, fault
 
 
 def test_what_is_wrong_with_the_request_is_told_at_once(simulated_worker: Any, pool_of: Any) -> None:
