@@ -8,7 +8,7 @@ import time
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Self
 
-from worker_adapters import merge
+from worker_adapters import Error, merge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,6 +67,8 @@ def stopping(open_: Callable[[], Stream], proxy: FaultProxy) -> list[Event]:
     """Reads no more after the first event, until the worker has been let go; then it looks how it ended."""
     with open_() as stream:
         events = [next(stream)]
+        if isinstance(events[0], Error):  # the deadline was sooner than the worker was asked
+            return events
         assert proxy.let_go.wait(PATIENCE), "the deadline passed, and the worker was not let go"
         return [*events, *stream]
 

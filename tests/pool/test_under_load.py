@@ -47,7 +47,7 @@ def test_workers_come_and_go_while_threads_ask(simulated_worker: Any, pool_of: A
 
 
 def test_a_pool_that_is_closed_in_the_middle_ends_all_it_has(simulated_worker: Any, pool_of: Any) -> None:
-    workers = workers_of(simulated_worker, 2, rate=5.0, slots=32)
+    workers = workers_of(simulated_worker, 2, faults=["stall@1:forever*"], slots=32)
     pool = pool_of(*workers, resume="continue")
     streams = [pool.submit(request()) for _ in range(16)]
     for stream in streams:

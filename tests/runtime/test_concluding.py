@@ -62,7 +62,7 @@ SILENT = attrs.evolve(COUNTING, identify=ask_nothing)  # no version probe on the
     ],
     ids=["nothing", "counts", "silence", "a bug"],
 )
-def test_the_last_finished_counts_and_nothing_undoes_it(way, later, raw, as_it_is):
+def test_the_last_finished_counts_and_nothing_undoes_it(way, later, raw):
     with adapter(Script(steps=[frames("first"), *later]), dialect=COUNTING) as a:
         events = list(getattr(a, way)(request()))
     assert kinds(events) == ["started", "token", "metrics", "end"]

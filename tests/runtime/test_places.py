@@ -104,36 +104,45 @@ def test_who_waits_for_streams_that_nobody_reads_is_told_so():
 @pytest.mark.parametrize("reading", ["iterate", "get", "collect"])
 def test_but_not_while_somebody_reads_or_collects(reading):
     """One reader who is slow, but comes, is enough: its stream will end."""
-    hang = Hang()
     steps = [frames("tx")] * 8
 
-    def answer(wire):
-        return Script(steps=[*steps, hang, frames(".")]) if b"read" in wire.body else Script(steps=endless())
+    def run(scale):
+        hang, over = Hang(), threading.Event()
 
-    with adapter(answer=answer, limits=Limits(max_in_flight=2, hand_over=2, stall=0.15)) as a:
-        unread = a.submit(request())
-        stream = a.submit(request(prompt="read"), collect=reading == "collect")
-        over = threading.Event()
+        def answer(wire):
+            return Script(steps=[*steps, hang, frames(".")]) if b"read" in wire.body else Script(steps=endless())
 
-        def read():
-            for _ in range(8):
-                over.wait(0.05)  # a consumer's time is the subject
-                next(stream) if reading == "iterate" else stream.get(5)
-            hang.release()
-            list(stream)
+        with adapter(answer=answer, limits=Limits(max_in_flight=2, hand_over=2, stall=0.15 * scale)) as a:
+            unread = a.submit(request())
+            stream = a.submit(request(prompt="read"), collect=reading == "collect")
 
-        def collect():
-            over.wait(0.4)
-            hang.release()
-            stream.result()
+            def read():
+                for _ in range(8):
+                    over.wait(0.05 * scale)  # a consumer's time is the subject
+                    next(stream) if reading == "iterate" else stream.get(2 * SOON)
+                hang.release()
+                list(stream)
 
-        reader = threading.Thread(target=collect if reading == "collect" else read)
-        reader.start()
-        began = time.monotonic()
-        a.submit(request(), block=True).close()
-        assert time.monotonic() - began >= 0.3
-        reader.join(5)
-        unread.close()
+            def collect():
+                over.wait(0.4 * scale)
+                hang.release()
+                stream.result()
+
+            reader = threading.Thread(target=collect if reading == "collect" else read)
+            reader.start()
+            began = time.monotonic()
+            try:
+                a.submit(request(), block=True).close()
+            except AdmissionRejectedError:
+                return False
+            finally:
+                took = time.monotonic() - began
+                reader.join()
+                unread.close()
+            assert took >= 0.3 * scale
+            return True
+
+    assert unhurried(run, bool), "it was not waited for"
 
 
 def test_the_deadline_of_who_waits_comes_first():
