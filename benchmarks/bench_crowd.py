@@ -58,7 +58,10 @@ LOADS = [
                 ("merge", 0.7, "submit"),
                 ("merge", 0.7, "aiohttp"),
                 ("submit", 1.2, "epoll + SimpleQueue"),
-            ]
+            ],
+            "switches": [
+                ("submit", 0.85, "epoll + SimpleQueue")
+            ],  # who is woken need not wait for the interpreter lock
         },
         peers=PEERS,
     ),

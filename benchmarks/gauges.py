@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,11 @@ def rss() -> int:
 
 def percentile(values: list[int], share: float) -> float:
     return sorted(values)[int(len(values) * share)] if values else float("nan")
+
+
+def switches() -> int:
+    """How often a thread of this process has gone to sleep."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
 
 class Over(Exception):  # noqa: N818  -- says to a client that enough has been seen
@@ -52,17 +58,18 @@ class Window:
         if not self.open.wait(60):
             raise TimeoutError(f"{self.begun} of {self.streams} streams have begun")
         before = [len(one) for one in latencies]
-        seen, spent, began = sum(before), time.process_time(), time.monotonic()
+        seen, spent, began, waits = sum(before), time.process_time(), time.monotonic(), switches()
         grown = rss() - idle_rss
         time.sleep(seconds)
-        spent, passed = time.process_time() - spent, time.monotonic() - began
+        spent, passed, waits = time.process_time() - spent, time.monotonic() - began, switches() - waits
         tokens = sum(map(len, latencies)) - seen
         self.over = True
-        waits = [wait for one, first in zip(latencies, before, strict=True) for wait in one[first:]]
+        late = [wait for one, first in zip(latencies, before, strict=True) for wait in one[first:]]
         return {
             "cpu_us": spent / tokens * 1e6,
-            "p50_us": percentile(waits, 0.5) / 1e3,
-            "p99_us": percentile(waits, 0.99) / 1e3,
+            "switches": waits / tokens,
+            "p50_us": percentile(late, 0.5) / 1e3,
+            "p99_us": percentile(late, 0.99) / 1e3,
             "rss_kib": grown / self.streams / 1024,
             "cores": spent / passed,
             "tokens_per_second": tokens / passed,

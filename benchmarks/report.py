@@ -214,6 +214,7 @@ def crowd(group: Run) -> Iterator[str]:
 CROWD = {
     "begun_s": "all begun after, s",
     "cpu_us": "CPU µs per token",
+    "switches": "waits of threads per token",
     "p50_us": "p50, µs",
     "p99_us": "p99, µs",
     "rss_kib": "RSS per stream, KiB",
