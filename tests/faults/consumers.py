@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Merged", "dying", "opened", "reading", "slow", "stopping"]
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 LONGER_THAN_IDLE = 0.4
 
 

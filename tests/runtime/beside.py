@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PATIENCE", "Consumer", "in_child", "in_thread"]
 
-PATIENCE = 20.0  # seconds until what should have ended long ago is given up
+PATIENCE = 60.0  # seconds until what should have ended long ago is given up
 
 
 def in_thread(work: Any, *args: Any) -> threading.Thread:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def ran(program: str, *args: str) -> tuple[int, str, str]:
     """How a program ended, and all that it said."""
     command = [sys.executable, "-W", "error", "-c", program, *args]
-    done = subprocess.run(command, capture_output=True, timeout=3 * PATIENCE, check=False, text=True)
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False, text=True)
     return done.returncode, done.stdout, done.stderr
 
 
