@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import os
 import ssl
 import threading
 from pathlib import Path
@@ -13,10 +15,11 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from worker_adapters import TLS, Timeouts
+from worker_adapters.helpers import HELPERS
 
 from ..runtime.dialects import GOOD, kinds, request, until
 from ..timers import SOON, at_once
-from .servers import Server, chunk, head
+from .servers import Client, Server, chunk, head
 from .test_streams import CHUNKED, adapter, answering, keeping
 
 both = pytest.mark.parametrize("way", ["stream", "submit"])
@@ -252,3 +255,22 @@ def test_a_cancel_wakes_a_read_over_tls(way, certificates, context):
             consumer.join(2 * SOON)
             assert gone.wait(2 * SOON)
     assert events[-1].finish_reason == "cancelled"
+
+
+@pytest.mark.parametrize("way", ["stream", "submit"])
+def test_a_bundle_that_is_a_pipe_keeps_nobody_waiting_beyond_the_deadline(way, tmp_path):
+    """Nor in submit(), which returns at once: reading it goes on aside until somebody writes."""
+    pipe = tmp_path / "ca.pem"
+    os.mkfifo(pipe)
+
+    def is_read():
+        with contextlib.suppress(OSError):  # nobody has begun to, or does any more
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return not HELPERS.in_use
+
+    with Server(Client.until_gone) as server, at_once():
+        url, trust = server.url.replace("http:", "https:"), TLS(ca_bundle=str(pipe))
+        with adapter(url, tls=trust) as a:
+            (error,) = getattr(a, way)(request(deadline=0.2))
+    assert error.reason == "DEADLINE"
+    until(is_read)

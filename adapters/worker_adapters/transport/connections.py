@@ -125,7 +125,7 @@ class Pool(HTTPConnectionPool):
 
     def prepare(self) -> None:
         """Read the certificates, if there are any to read. What is wrong with them is a failure to connect."""
-        if self.trust is not None:
+        if self.trust is not None and self.trust.is_in_files:
             with contextlib.suppress(OSError, ValueError):
                 self.trust.context()
 

@@ -38,6 +38,11 @@ class Trust:
         seen = self._seen()  # before they are read: a change meanwhile is a change
         return self._known(seen) or self._read(seen)
 
+    @property
+    def is_in_files(self) -> bool:
+        """Whether all of it is: a pipe, for one, may keep who reads it waiting."""
+        return all(map(os.path.isfile, self._files))
+
     def steps(self, lifetime: Lifetime) -> Steps[ssl.SSLContext]:
         """The same for who may not block on reading: a bundle takes 10 ms and more. Raises Interrupted, too."""
         seen = self._seen()
