@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 
 from worker_adapters.api import request as task_ids
-from worker_adapters.runtime import adapter, concluding, places, worker
+from worker_adapters.runtime import adapter, concluding, places, reports, worker
 from worker_adapters.testing.leaks import counted_connects
 
 from .products import TIMES
@@ -63,6 +63,7 @@ def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
         (adapter, "CLOSE_SECONDS", 20),  # what is left when an adapter is closed
         (concluding, "DRAIN_SECONDS", 5),  # what follows the end of a stream
         (places, "LETTING_GO", 20),  # the place of who was cancelled
+        (reports, "UNDER_WAY", 20),  # a report, before a fork
         (worker, "STARTED_WAITS", 5),  # the version
     ):
         monkeypatch.setattr(module, name, times * getattr(module, name))

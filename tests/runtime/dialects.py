@@ -263,6 +263,8 @@ def run_both(*scripts: Script, **config: Any) -> list[Any]:
         if event.kind == "error":
             # Of a bug the innermost place: who called it depends on the way. The version: if it is known by then.
             return attrs.evolve(event, message=event.message.split(" < ")[0], engine_version=None)
+        if event.kind == "started":
+            return attrs.evolve(event, engine_version=None)
         return attrs.evolve(event, decode_time_ms=0.0) if event.kind == "end" else event
 
     assert [timeless(e) for e in streamed] == [timeless(e) for e in submitted]

@@ -14,7 +14,7 @@ import pytest
 from worker_adapters import Timeouts
 from worker_adapters.helpers import HELPERS
 from worker_adapters.lifetime import Cause, Interrupted, Lifetime, driven
-from worker_adapters.runtime import worker
+from worker_adapters.runtime import facts, worker
 from worker_adapters.runtime.cell import Cell
 from worker_adapters.transport.scripted import Script
 
@@ -257,7 +257,8 @@ def test_forty_strict_streams_on_a_worker_that_hangs_ask_once_and_end_in_time(wa
 
 
 @both
-def test_a_worker_that_does_not_tell_is_not_asked_by_every_strict_stream(way):
+def test_a_worker_that_does_not_tell_is_not_asked_by_every_strict_stream(way, monkeypatch):
+    monkeypatch.setattr(facts, "RETRY", 2 * SOON)
     with adapter(answer=lambda _wire: good(), replies={"/version": ok(b"v9")}) as a:
         for _ in range(20):
             assert next(iter(getattr(a, way)(request(determinism="strict")))).determinism == "best_effort"

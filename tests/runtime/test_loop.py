@@ -19,6 +19,7 @@ from worker_adapters.runtime.beside import StepsTask
 from worker_adapters.runtime.reports import REPORTS
 from worker_adapters.waiting import Waker
 
+from ..timers import SOON, unhurried
 from .dialects import until
 
 NONE = Timeouts(connect=None, first_token=None, idle=None)
@@ -184,27 +185,31 @@ def test_a_turn_that_breaks_off_is_made_again(loop):
 @pytest.mark.parametrize("by", ["inbox", "timer"])
 def test_a_turn_that_has_no_memory_for_what_is_ready_loses_nothing(loop, by):
     """As an insertion into a dict raises MemoryError."""
-    fails = []
 
-    class Fails(Waits):
-        def __hash__(self):
-            if fails and loop.is_current():
-                raise fails.pop()
-            return id(self)
+    def run(scale):
+        fails = []
 
-    deadline = time.monotonic() + 0.1 if by == "timer" else None
-    task = Fails(loop, Lifetime(NONE, deadline))
-    if by == "timer":
-        task.start()
-        until(lambda: task.steps)
-        fails.append(MemoryError())
-    else:
-        fails.append(MemoryError())
-        task.start()
-        until(lambda: task.steps)
-        task.lifetime.trip(Cause.CANCELLED)
-    assert task.ended.wait(5)
-    assert not fails
+        class Fails(Waits):
+            def __hash__(self):
+                if fails and loop.is_current():
+                    raise fails.pop()
+                return id(self)
+
+        deadline = time.monotonic() + 0.1 * scale if by == "timer" else None
+        task = Fails(loop, Lifetime(NONE, deadline))
+        if by == "timer":
+            task.start()
+            until(lambda: task.steps)
+            fails.append(MemoryError())
+        else:
+            fails.append(MemoryError())
+            task.start()
+            until(lambda: task.steps)
+            task.lifetime.trip(Cause.CANCELLED)
+        assert task.ended.wait(SOON)
+        return not fails
+
+    assert unhurried(run, bool)
 
 
 def test_what_dies_without_a_task_of_its_own_takes_no_other_with_it(loop, caplog):

@@ -648,7 +648,7 @@ def test_a_thread_that_collects_what_another_one_has_given_up_waiting_for_is_wok
         with pytest.raises(TimeoutError):
             stream.result(0.05)
         given_up.set()
-        silent.wait(5)  # and goes on, with something else
+        silent.wait(2 * SOON)  # and goes on, with something else
 
     def collect(stream):
         with pytest.raises(StreamCancelledError) as cancelled:
@@ -656,7 +656,7 @@ def test_a_thread_that_collects_what_another_one_has_given_up_waiting_for_is_wok
         ended.append(cancelled.value.partial.text)
 
     with (
-        Server(answering(CHUNKED, chunk(HALF), after=lambda _client: silent.wait(5))) as server,
+        Server(answering(CHUNKED, chunk(HALF), after=lambda _client: silent.wait(2 * SOON))) as server,
         adapter(server.url) as a,
     ):
         stream = a.stream(request())
@@ -665,9 +665,9 @@ def test_a_thread_that_collects_what_another_one_has_given_up_waiting_for_is_wok
         assert given_up.wait(5)
         second = threading.Thread(target=collect, args=(stream,))
         second.start()
-        until(lambda: stream._running.driver == second.ident)
+        until(lambda: stream._running.driver == second.ident and stream._running.tokens_seen)
         stream.cancel()
-        second.join(5)
+        second.join(SOON)
         silent.set()
         first.join(5)
     assert ended == ["a"]
