@@ -154,8 +154,8 @@ def wholly(client):
 
 
 def test_a_probe_over_a_socket():
-    with Server(wholly) as server:
-        health, _ = health_of(server.url)
+    with Server(wholly) as server, adapter(server.url, timeouts=Timeouts(probe=2 * SOON)) as a:
+        health = a.health()
     assert (health.ready, health.detail) == (True, "fine")
 
 
