@@ -80,9 +80,10 @@ def test_a_stream_is_one_by_its_first_bytes_whatever_its_label(subject, way, cap
             server.soup = labelled(subject, lines, body)
             assert shown(list(getattr(adapter, way)(asked(subject)))) == expected, name
         assert adapter.drain(5)
-    warned = [r for r in caplog.records if r.levelno == logging.WARNING]
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    warned = [text for text in said if "is its decode slow?" not in text]  # which a busy machine makes a step
     assert len(warned) == 1, "once per adapter"
-    assert "Content-Type 'application/json'" in warned[0].getMessage()
+    assert "Content-Type 'application/json'" in warned[0]
 
 
 @pytest.mark.parametrize("name", LABELS)
