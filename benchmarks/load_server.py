@@ -278,7 +278,7 @@ def serve_at_a_pace(listener: socket.socket, wire: Wire, pacer: Pacer) -> None:
                 connection, _ = listener.accept()
                 peers[connection.fileno()] = Peer(connection, wire, pacer)
                 poll.register(connection, select.EPOLLIN)
-            elif (peer := peers.get(fd)) is not None and not peer.goes_on():  # None: a send in progress outlives its socket
+            elif fd in peers and not peers[fd].goes_on():  # it is not, where a send in progress outlives its socket
                 del peers[fd]
 
 
