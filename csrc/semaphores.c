@@ -1,7 +1,7 @@
 /* Threads that wait, and are woken by one that does not hold the interpreter lock.
  *
  * A thread that is woken wants that lock first thing. Woken by one that holds it, it goes to sleep for it again at once, to
- * be woken a second time: that was a fifth of what it cost to hand a token over (benchmarks/bench_crowd.py). So a loop releases
+ * be woken a second time: that was an eighth of what it cost to hand a token over (benchmarks/bench_crowd.py). So a loop releases
  * the semaphores of those for whom there is something when it has given up the lock anyway, to wait for what is next.
  *
  * A semaphore is binary: released twice, it lets its owner through once. It is CPython's own lock (PEP 384), which works without

@@ -1,7 +1,7 @@
 """Binary semaphores in C, which are released without the interpreter lock (`csrc/semaphores.c`).
 
 A thread that is woken wants that lock first thing. Woken by one that holds it, it goes to sleep for it again at once, to be
-woken a second time: that was a fifth of what it cost to hand a token over (benchmarks/bench_crowd.py).
+woken a second time: that was an eighth of what it cost to hand a token over (benchmarks/bench_crowd.py).
 """
 
 from __future__ import annotations
