@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from queue import SimpleQueue
 
 import pytest
 
@@ -20,6 +21,7 @@ from .test_native import flat
 
 LINUX = pytest.mark.skipif(semaphores.release_and_poll is None, reason="there is no epoll")
 FOR_EVER = 1e9
+SLICE = 0.05  # seconds: a signal that comes just before a wait does not end it (waiting.MAIN_THREAD_SECONDS)
 
 
 @pytest.fixture(params=["epoll", "poll"])
@@ -31,13 +33,13 @@ def ready(request):
 
 
 def passing(semaphore, times=1):
-    """A thread that goes through it so often, and is let through then."""
-    passed = []
+    """A thread that goes through it so often, and tells each time."""
+    passed = SimpleQueue()
 
     def run():
         for _ in range(times):
             semaphores.acquire(semaphore, FOR_EVER)
-            passed.append(True)
+            passed.put(True)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -64,35 +66,33 @@ def test_no_time_is_no_wait(seconds):
 def test_each_release_wakes_who_waits():
     one = semaphores.semaphore()
     thread, passed = passing(one, 50)
-    while len(passed) < 50:
-        seen = len(passed)
+    for _ in range(50):
         semaphores.release(one)
-        while len(passed) == seen:
-            time.sleep(0)
+        assert passed.get(timeout=30)
     thread.join()
 
 
 def test_a_signal_s_handler_runs_within_a_wait_which_goes_on():
-    one, handled = semaphores.semaphore(), []
+    one, handled, told = semaphores.semaphore(), [], SimpleQueue()
 
     def handle(*_):
         handled.append(True)
+        told.put(True)
         if len(handled) == 3:
             semaphores.release(one)
 
     before = signal.signal(signal.SIGUSR1, handle)
 
     def send():
-        for count in range(1, 4):
+        for _ in range(3):
             os.kill(os.getpid(), signal.SIGUSR1)
-            while len(handled) < count:
-                time.sleep(0)
+            told.get(timeout=30)
 
     try:
         sender = threading.Thread(target=send)
         sender.start()
-        while len(handled) < 3:  # on a machine that is slow, a signal may come before the wait
-            semaphores.acquire(one, FOR_EVER)
+        while len(handled) < 3:
+            semaphores.acquire(one, SLICE)
         sender.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -108,7 +108,8 @@ def test_what_a_handler_raises_ends_a_wait():
 
     def wait():
         sender.start()
-        semaphores.acquire(one, FOR_EVER)
+        while True:
+            semaphores.acquire(one, SLICE)
 
     try:
         with pytest.raises(KeyError, match="told"):
@@ -128,8 +129,8 @@ def test_a_poll_lets_them_all_through(ready):
 
 
 @LINUX
-def test_who_is_woken_finds_the_interpreter_lock_free():
-    """The loop polls for ever, and nobody else would let go of the lock for five seconds."""
+def test_who_is_let_through_has_its_turn_while_the_poll_goes_on():
+    """It polls for ever, and whoever else had the interpreter lock would keep it for five seconds."""
     one, ends, interval = semaphores.semaphore(), os.pipe(), sys.getswitchinterval()
     epoll = select.epoll()
     epoll.register(ends[0], select.EPOLLIN)
@@ -139,7 +140,7 @@ def test_who_is_woken_finds_the_interpreter_lock_free():
         ended = threading.Thread(target=lambda: (thread.join(), os.write(ends[1], b"x")))
         ended.start()
         assert semaphores.release_and_poll(epoll.fileno(), FOR_EVER, [one]) == [ends[0]]
-        assert passed
+        assert passed.get(timeout=30)
         ended.join()
     finally:
         sys.setswitchinterval(interval)
@@ -169,7 +170,7 @@ def test_a_poll_that_fails_has_released_them():
         semaphores.release_and_poll(-1, FOR_EVER, [one])
     thread, passed = passing(one)
     thread.join()
-    assert passed
+    assert passed.get(timeout=30)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ an exception of a signal handler, at whatever point, loses neither a run nor its
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from math import inf
@@ -74,7 +75,6 @@ class Channel:
         "_done",
         "_front",
         "_hand",
-        "_most",
         "_put",
         "_queue",
         "_run",
@@ -84,16 +84,17 @@ class Channel:
         "_waker",
         "collected",
         "gate",
+        "max_collected",
         "parked",
         "room",
         "running",
         "wake_soon",
     )
 
-    def __init__(self, running: Running, size: int, max_collected: float = inf) -> None:
+    def __init__(self, running: Running, size: int, max_collected: int = sys.maxsize) -> None:
         self.running: Running = running
         self._size: float = size
-        self._most = max_collected
+        self.max_collected: int = max_collected
         self._queue: deque[list[Event] | Event] = deque()  # runs; of one that is collected, an event by itself is one
         self._put = 0  # events handed over; the producer's
         self._done = 0  # events that the consumer has finished with; the consumer's, as are those that follow
@@ -126,7 +127,7 @@ class Channel:
                 self.running.record += run
             # A list for each of a million tokens, and the collector looks at them again and again.
             self._queue.append(run[0] if len(run) == 1 else run)
-            if self.collected > self._most:
+            if self.collected > self.max_collected:
                 self._size = 0
         else:
             self._queue.append(run)

@@ -252,13 +252,12 @@ class Direct:
 class Submitted(Task):
     """A stream that the loop drives."""
 
-    __slots__ = ("_handle", "_limit", "_running", "_runs", "channel")
+    __slots__ = ("_handle", "_running", "_runs", "channel")
 
     def __init__(self, running: Running, runs: Driven, *, size: int, max_collected: int) -> None:
         super().__init__(running.lifetime)
         self._running = running
         self._runs = runs
-        self._limit = max_collected
         self.channel: Channel = Channel(running, size, max_collected)
         self.channel.room, self.channel.wake_soon = super().wake, LOOP.wake_after_turn
         self._handle: ref[object] | None = None
@@ -332,8 +331,8 @@ class Submitted(Task):
     def _full(self) -> bool:
         """The hand-over is: the socket is not read on, and only the deadline counts. Unless it has collected too much."""
         channel, lifetime = self.channel, self.lifetime
-        if channel.collected > self._limit:
-            self._finish([], error_of(self._running, too_much(self._limit)))
+        if channel.collected > channel.max_collected:
+            self._finish([], error_of(self._running, too_much(channel.max_collected)))
             return False
         channel.parked = True
         if not channel.full:  # meanwhile
@@ -376,10 +375,12 @@ class Submitted(Task):
 
     def collect(self, events: list[Event], until: float) -> Error | None:
         """Add all before the terminal event, in whose place it gives an Error if that is too much. Else as `take`."""
-        self.channel.collect()
+        channel = self.channel
+        channel.collect()
         self.finish(until)
-        self.channel.empty_into(events)
-        return error_of(self._running, too_much(self._limit)) if size_of(events) > self._limit else None
+        channel.empty_into(events)
+        too_many = size_of(events) > channel.max_collected
+        return error_of(self._running, too_much(channel.max_collected)) if too_many else None
 
     def finish(self, until: float) -> None:
         """See Source. The caller is woken once."""
