@@ -17,7 +17,15 @@ for header in HEADERS:  # the single source of the declarations: cffi gets the p
 ffibuilder.set_source(
     "worker_adapters.codec._native",
     "".join(f'#include "{header}"\n' for header in HEADERS),
-    sources=["csrc/sse.c", "csrc/body.c", "csrc/wire.c", "csrc/keys.c", "csrc/cpython.c", "csrc/semaphores.c"],
+    sources=[
+        "csrc/sse.c",
+        "csrc/body.c",
+        "csrc/wire.c",
+        "csrc/keys.c",
+        "csrc/cpython.c",
+        "csrc/semaphores.c",
+        "csrc/handover.c",
+    ],
     include_dirs=["csrc"],
     depends=[f"csrc/{header}" for header in (*HEADERS, "functions.h")],
     # No -Werror here: a compiler newer than this code must still be able to build it.

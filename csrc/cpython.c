@@ -130,10 +130,12 @@ static PyObject *ask(PyObject *const *args, int status, wire *w, const uint8_t *
     return answer;
 }
 
+#define PULL_ARGUMENTS 7
+
 static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
     (void)module;
-    if (!expect(n, 7))
+    if (!expect(n, PULL_ARGUMENTS))
         return NULL;
     wire *w = at(args[0]);
     sse_decoder *d = w ? at(args[1]) : NULL;
@@ -183,6 +185,29 @@ static PyObject *pull(PyObject *module, PyObject *const *args, Py_ssize_t n)
     }
     Py_XDECREF(list);
     return NULL;
+}
+
+/* A call without arguments: pull with those that were given to puller. */
+static PyObject *pull_on(PyObject *given, PyObject *none)
+{
+    (void)none;
+    PyObject *args[PULL_ARGUMENTS];
+    for (Py_ssize_t i = 0; i < PULL_ARGUMENTS; i++)
+        args[i] = PyTuple_GetItem(given, i);
+    return pull(NULL, args, PULL_ARGUMENTS);
+}
+
+static PyMethodDef pull_method = {"pull", pull_on, METH_NOARGS, NULL};
+
+static PyObject *puller(PyObject *module, PyObject *const *args, Py_ssize_t n)
+{
+    (void)module;
+    PyObject *given = expect(n, PULL_ARGUMENTS) ? PyTuple_New(n) : NULL;
+    for (Py_ssize_t i = 0; given && i < n; i++)
+        PyTuple_SetItem(given, i, Py_NewRef(args[i]));
+    PyObject *function = given ? PyCFunction_New(&pull_method, given) : NULL;
+    Py_XDECREF(given);
+    return function;
 }
 
 /* More than that is copied into the kernel, or out of it, while others run. */
@@ -293,6 +318,7 @@ static PyObject *begin_events(PyObject *module, PyObject *const *args, Py_ssize_
 static PyMethodDef functions[] = {
     FUNCTION("take", take),
     FUNCTION("pull", pull),
+    FUNCTION("puller", puller),
     FUNCTION("read_at_most", read_at_most),
     FUNCTION("begin_body", begin_body),
     FUNCTION("begin_events", begin_events),
@@ -309,8 +335,10 @@ int cpython_install(const char *name)
     PyObject *module = PyDict_GetItemString(PyImport_GetModuleDict(), name); /* absent in a subinterpreter's parent */
     RETIMED = RETIMED ? RETIMED : PyUnicode_InternFromString("retimed");
     PATIENCE = PATIENCE ? PATIENCE : PyUnicode_InternFromString("patience");
-    int failed = !module || !RETIMED || !PATIENCE || PyModule_AddFunctions(module, functions)
-        || PyModule_AddFunctions(module, semaphore_functions);
+    PyObject *type = module ? handover_type() : NULL;
+    int failed = !type || !RETIMED || !PATIENCE || PyModule_AddFunctions(module, functions)
+        || PyModule_AddFunctions(module, semaphore_functions) || PyModule_AddObjectRef(module, "Handover", type);
+    Py_XDECREF(type);
     PyErr_Clear();
     PyGILState_Release(state);
     return failed ? -1 : 0;

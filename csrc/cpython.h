@@ -8,6 +8,7 @@
  *     begin_events(decoder, limit)                            sse_init
  *     take(decoder, chunk, frames) -> status                  sse_begin, sse_feed
  *     pull(wire, decoder, descriptor, wake, timers, otherwise, buffer) -> frames    wire_read, until a frame is complete
+ *     puller(the same) -> pull                                what calls pull with those, without a partial's copy of them
  *     read_at_most(bytes)                                     of a pull without a wake descriptor, from now on; WIRE_READ at first
  *     begin_body(wire, framing, length)                       wire_init
  *     content(wire, raw) -> bytes                             body_feed: what is left of a read without its framing

@@ -30,4 +30,12 @@ static inline int descriptor(PyObject *number)
 
 extern PyMethodDef semaphore_functions[];
 
+/* Waits at a semaphore, once: until it is released, a signal was handled, or that many seconds have passed. -1: an exception. */
+int wait_at(PyObject *semaphore, double seconds);
+/* -1 with an exception set: that is no semaphore. */
+int release_at(PyObject *semaphore);
+
+/* A new reference to the type of handover.c, or NULL with an exception set. */
+PyObject *handover_type(void);
+
 #endif

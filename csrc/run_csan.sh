@@ -11,7 +11,7 @@ for source in sse body wire keys; do
     $cc $warnings -O2 -c $source.c -o "$out/$source.o"
 done
 python=$(${PYTHON:-python3} -c 'import sysconfig; print(sysconfig.get_path("include"))')
-for source in cpython semaphores; do
+for source in cpython semaphores handover; do
     $cc $warnings -O2 -isystem "$python" -c $source.c -o "$out/$source.o"
 done
 for test in test_sse test_wire test_keys; do

@@ -59,13 +59,19 @@ static PyObject *new_semaphore(PyObject *module, PyObject *const *args, Py_ssize
     return capsule;
 }
 
+int release_at(PyObject *semaphore_)
+{
+    semaphore *s = PyCapsule_GetPointer(semaphore_, NAME);
+    if (s)
+        release(s);
+    return s ? 0 : -1;
+}
+
 static PyObject *release_one(PyObject *module, PyObject *const *args, Py_ssize_t n)
 {
     (void)module;
-    semaphore *s = expect(n, 1) ? PyCapsule_GetPointer(args[0], NAME) : NULL;
-    if (!s)
+    if (!expect(n, 1) || release_at(args[0]))
         return NULL;
-    release(s);
     Py_RETURN_NONE;
 }
 
@@ -73,6 +79,26 @@ static PyObject *release_one(PyObject *module, PyObject *const *args, Py_ssize_t
 static int64_t microseconds_of(double seconds)
 {
     return seconds >= 86400 ? -1 : seconds > 0 ? (int64_t)(seconds * 1e6) : 0;
+}
+
+/* One wait; whether a signal has ended it, whose handler has yet to run. */
+static int is_interrupted(semaphore *s, int64_t microseconds)
+{
+    PyLockStatus status = PyThread_acquire_lock_timed(s->lock, 0, 0);
+    if (status != PY_LOCK_ACQUIRED && microseconds) {
+        Py_BEGIN_ALLOW_THREADS
+        status = PyThread_acquire_lock_timed(s->lock, microseconds, 1);
+        Py_END_ALLOW_THREADS
+    }
+    if (status == PY_LOCK_ACQUIRED)
+        atomic_store(&s->released, 0);
+    return status == PY_LOCK_INTR;
+}
+
+int wait_at(PyObject *semaphore_, double seconds)
+{
+    semaphore *s = PyCapsule_GetPointer(semaphore_, NAME);
+    return !s || (is_interrupted(s, microseconds_of(seconds)) && PyErr_CheckSignals()) ? -1 : 0;
 }
 
 static PyObject *acquire(PyObject *module, PyObject *const *args, Py_ssize_t n)
@@ -84,20 +110,12 @@ static PyObject *acquire(PyObject *module, PyObject *const *args, Py_ssize_t n)
         return NULL;
     int64_t left = microseconds_of(seconds);
     int64_t until = left < 0 ? 0 : wire_now() + left * 1000;
-    PyLockStatus status = PyThread_acquire_lock_timed(s->lock, 0, 0);
-    while (status != PY_LOCK_ACQUIRED && left) {
-        Py_BEGIN_ALLOW_THREADS
-        status = PyThread_acquire_lock_timed(s->lock, left, 1);
-        Py_END_ALLOW_THREADS
-        if (status != PY_LOCK_INTR)
-            break;
+    while (is_interrupted(s, left)) {
         if (PyErr_CheckSignals())
             return NULL;
         int64_t now = left < 0 ? 0 : wire_now();
         left = left < 0 ? -1 : now < until ? (until - now) / 1000 + 1 : 0;
     }
-    if (status == PY_LOCK_ACQUIRED)
-        atomic_store(&s->released, 0);
     Py_RETURN_NONE;
 }
 
@@ -134,6 +152,8 @@ static PyObject *release_and_poll(PyObject *module, PyObject *const *args, Py_ss
     ready = epoll_wait(epoll, events, MOST_READY, left < 0 ? -1 : (int)((left + 999) / 1000));
     error = errno;
     Py_END_ALLOW_THREADS
+    if (PyList_SetSlice(args[2], 0, count, NULL))
+        return NULL;
     if (ready < 0 && error != EINTR) {
         errno = error;
         return PyErr_SetFromErrno(PyExc_OSError);

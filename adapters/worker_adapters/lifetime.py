@@ -103,7 +103,7 @@ class Lifetime:
         self.deadline: float = inf if deadline is None else deadline
         self.causes: list[tuple[Cause, object]] = []
         self.cancelled: bool = False
-        self.handed: list[Any] = []
+        self.handed: Any = []  # has `clear`
         self.fresh: bool = False
         self.parked: bool = False
         self.disowned: bool = False

@@ -22,15 +22,16 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from . import bugs
 from .codec.semaphores import release_all
 from .codec.sockets import read_at_most
-from .lifetime import Lifetime
 from .polling import poller
+from .task import Task, Watched
 from .waiting import AGAIN, READ, SLICE, Resident, Waker, cooperative
 
 __all__ = ["LOOP", "Loop", "Task", "Watched"]
@@ -50,55 +51,6 @@ ALONE = 0.1  # seconds since somebody was woken who waited for one stream alone
 WHOLE, FAIR = 65536, 16384
 
 
-class Watched(Protocol):
-    """What the loop looks at now and then. Hashable by identity."""
-
-    def look(self, now: float) -> float:
-        """Do what is due, and say when to look again at the latest (monotonic). On the loop; must not block."""
-
-
-class Task:
-    """What the loop drives. It is its lifetime's waker: waking it gives it a step."""
-
-    __slots__ = ("__weakref__", "_heap_at", "_loop", "_mask", "_registered", "lifetime", "over", "raised", "steady")
-
-    def __init__(self, lifetime: Lifetime, loop: Loop | None = None) -> None:
-        self.lifetime: Lifetime = lifetime
-        self.over: bool = False
-        self.raised: BaseException | None = None  # by a step, and `failed` has yet to make an end of it
-        self._loop = LOOP if loop is None else loop
-        self._registered = -1
-        self._mask = 0
-        self._heap_at = inf
-        self.steady: bool = False  # it waits to read, and its timer is in the heap: it may wait on like that
-
-    def start(self) -> None:
-        """Have it driven from now on. Raises RuntimeError where no thread can be started."""
-        self.lifetime.waker = self
-        self._loop.add(self)
-
-    def wake(self) -> None:
-        """Give it a step soon. Any thread, signal handlers and finalizers."""
-        self._loop.wake(self)
-
-    def step(self) -> bool | None:
-        """One step, on the loop; whether another is wanted at once, None: it is `steady` still. Sets `over` at the end."""
-        raise NotImplementedError
-
-    def failed(self, exc: BaseException) -> None:
-        """A step raised this; `over` is set already. Called again where it raises MemoryError itself. On the loop."""
-
-    def lives_alone(self) -> None:
-        """See `Loop.lives_with`. On the loop."""
-
-    def was_slow(self, seconds: float) -> None:
-        """A step has taken so long that others had to wait. On the loop."""
-
-    def leave(self, descriptor: int) -> None:
-        """The descriptor is about to be closed, or given to somebody else. On the loop."""
-        self._loop.unregister(self, descriptor)
-
-
 class Loop:
     """See the module."""
 
@@ -115,7 +67,8 @@ class Loop:
         self._resident.reset()
         self._inbox: deque[Any] = deque()
         self._due: set[Waker] = set()
-        self._released: list[Any] = []  # with the next poll: semaphores of those who were due
+        # Semaphores of those for whom there is something: with the next poll, when the interpreter lock is free for them.
+        self.released: list[Any] = []
         # Wakes a thread when this turn is over: it could not run before, and is woken once. On the loop, all in C.
         self.wake_after_turn: Callable[[Waker], None] = self._due.add
         self._watched: dict[Watched, None] = {}
@@ -133,7 +86,7 @@ class Loop:
         self._deaf = False  # no descriptor was left to be woken by
         self._asleep = False  # or about to be: who puts something into the inbox has to wake it
         self._next_look = self._wake_at = 0.0
-        self._gather = 0.0  # seconds to sleep before the next look
+        self._many = inf  # tasks from which on it sleeps before it looks
         self._alone_at = -inf
         self._longest = self._longest_before = 0.0  # seconds that a turn took, in this window and in the last one
         self._window_ends, self._turn_since = 0.0, inf
@@ -202,7 +155,8 @@ class Loop:
         """Seconds of the longest turn of late, one that goes on included: how long what was ready had to wait at worst."""
         now = self._clock()
         ago, longest = now - self._window_ends, self._longest  # nobody keeps time where the thread has left
-        return max(now - self._turn_since, longest if ago < WINDOW else 0.0, self._longest_before if ago < 0.0 else 0.0)
+        this = 0.0 if self._asleep else now - self._turn_since
+        return max(this, longest if ago < WINDOW else 0.0, self._longest_before if ago < 0.0 else 0.0)
 
     # --- the thread -----------------------------------------------------------------------------------------------------
 
@@ -211,13 +165,13 @@ class Loop:
         idle_since, mine = inf, self._inbox
         while mine is self._inbox:  # else it is a greenlet that has survived a fork: what it knows is the parent's
             try:
-                busy = self._turn()
+                busy = self._turns(itertools.count()) > 0
             except BaseException as exc:  # noqa: BLE001  -- without the loop no stream of the process would ever end
                 bugs.tell("in the loop", exc)
                 busy = True
-            if busy:
-                idle_since = inf
-            elif self._clock() - (idle_since := min(idle_since, self._clock())) >= LINGER:
+            now = self._clock()
+            idle_since = now if busy else min(idle_since, now)
+            if now - idle_since >= LINGER:
                 return
 
     def _open(self) -> None:
@@ -226,59 +180,82 @@ class Loop:
             self._deaf = wakes < 0
             if not self._deaf:
                 made.register(wakes, READ)
-            self._poll, self._poller = made.ready, made  # both or none: what was struck here is done again
+            self._many = inf if cooperative() else MANY  # greenlets are woken without a switch of threads
+            # Both or none: what was struck here is done again.
+            self._poll, self._poller = (partial(_in_slices, made.ready) if self._deaf else made.ready), made
         self._waker.patience = inf  # whoever made it: this is never the main thread
 
-    def _turn(self) -> bool:  # noqa: PLR0912  -- what every token goes through, without a call that it can do without
-        """Everything that is ready, once. Whether there was anything to look after."""
+    def _turns(self, turns: Iterable[int]) -> int:  # noqa: PLR0912, PLR0915  -- what every token goes through
+        """Everything that is ready, once a turn. Returns that after which nothing is left to look after, or the last."""
         # What a turn that failed has left is there still: a step too many does no harm, one too few is a stream's end.
-        ready, inbox, by_fd, released = self._ready, self._inbox, self._by_fd, self._released
-        if self._gather > 0.0 and not inbox:
-            release_all(released)
-            time.sleep(self._gather)
-        # Asleep from before the inbox is looked at: what is put into it later wakes the poll, or is seen here.
-        self._asleep = True
-        waits_from = self._clock()
-        seconds = 0.0 if inbox or ready else self._wake_at - waits_from
-        seconds = min(seconds, SLICE) if self._deaf else seconds
-        polled = self._poll(seconds, released)
-        released.clear()
-        if inbox is not self._inbox:  # see _run
-            return False
-        for descriptor in polled:
-            task = by_fd.get(descriptor)
-            if task is not None:
-                ready[task] = None
-            else:
-                self._waker.forget()
-        self._asleep = False
+        ready, inbox, released, tasks, due = self._ready, self._inbox, self.released, self._tasks, self._due
+        clock, poll, task_at = self._clock, self._poll, self._by_fd.get
+        at, alone_at, gather, turn = clock(), self._alone_at, 0.0, 0
+        for turn in turns:  # noqa: B007  -- see above
+            if gather > 0.0 and not inbox:
+                release_all(released)
+                time.sleep(gather)
+                at, gather = clock(), 0.0
+            # Asleep from before the inbox is looked at: what is put into it later wakes the poll, or is seen here.
+            self._asleep = True
+            waits_from = at
+            polled = poll(0.0 if inbox or ready else self._wake_at - at, released)
+            if inbox is not self._inbox:  # see _run
+                break
+            self._asleep = False
+            at = now = self._turn_since = clock()
+            if inbox:
+                self._empty(inbox, ready, now)
+            if now >= self._wake_at:
+                self._keep_time(ready, now)
+            found: Iterable[Task | None] = map(task_at, polled)
+            if ready:
+                ready.update(zip(found, itertools.repeat(None)))  # one step each
+                found = ready
+            for task in found:
+                if task is None:
+                    self._waker.forget()
+                    continue
+                try:
+                    again = task.step()
+                    if again is not None:
+                        self._stepped(task, again=again)
+                except BaseException as exc:  # noqa: BLE001  -- ends its own stream, and nothing else
+                    task.raised, task.over = exc, True
+                    self._bury(task)
+                began, at = at, clock()
+                if at - began > SLOW:
+                    task.was_slow(at - began)
+            if ready:
+                ready.clear()
+            if released:
+                self._alone_at = alone_at = at
+            if due:
+                for waker in due:
+                    waker.wake_with(released)
+                due.clear()
+            if at - now > self._longest:  # noqa: PLR1730  -- as in waiting.py
+                self._longest = at - now
+            if at - alone_at > ALONE and len(tasks) >= self._many:
+                gather = min(GATHER, OF_ALL / len(tasks) ** 2)
+                gather = gather if now - waits_from < gather else 0.0
+            if not (tasks or self._watched or inbox or released):
+                break
+        self._turn_since = inf
+        return turn
+
+    def _empty(self, inbox: deque[Any], ready: dict[Any, None], now: float) -> None:
+        """What others have put there: tasks for a step, and what is to be looked at."""
         while inbox:
-            ready[inbox[0]] = None  # taken out when it is there: a MemoryError loses nothing
-            inbox.popleft()
-        at = now = self._turn_since = self._clock()
-        if now >= self._wake_at:
-            self._keep_time(ready, now)
-        for one in ready:
-            began = at
-            if isinstance(one, Task):
-                self._step(one)
-            else:
+            one = inbox[0]
+            if not isinstance(one, Task):
                 self._look_at(self._looked(one, now))
-            at = self._clock()
-            if at - began > SLOW and isinstance(one, Task):
-                one.was_slow(at - began)
-        ready.clear()
-        for waker in self._due:
-            if not waker.reads_many:
-                self._alone_at = at
-            waker.wake_with(released)
-        self._due.clear()
-        if at - now > self._longest:  # noqa: PLR1730  -- as in waiting.py
-            self._longest = at - now
-        tasks, self._gather, self._turn_since = len(self._tasks), 0.0, inf
-        if tasks >= MANY and at - self._alone_at > ALONE and now - waits_from < min(GATHER, OF_ALL / tasks**2):
-            self._gather = min(GATHER, OF_ALL / tasks**2)
-        return bool(tasks or self._watched or inbox or released)
+            elif one.over:
+                self._bury(one)
+            else:
+                self._tasks.add(one)
+                ready[one] = None
+            inbox.popleft()  # now that it is there: a MemoryError loses nothing
 
     def _look_at(self, at: float) -> None:
         """Look at what is watched no later than that."""
@@ -306,7 +283,8 @@ class Loop:
         while self._dead:
             self._survived(self._dead.popleft())
         if now >= self._next_look:
-            ready.update(dict.fromkeys(task for task in self._tasks if task.raised is not None))
+            for task in [task for task in self._tasks if task.raised is not None]:
+                self._bury(task)
             self._next_look = min([self._looked(watched, now) for watched in list(self._watched)], default=now + TICK)
         self._wake_at = min(heap[0][0] if heap else inf, self._next_look)
 
@@ -324,21 +302,14 @@ class Loop:
             bugs.tell("while time was kept", exc)
             return now + TICK
 
-    def _step(self, task: Task) -> None:
-        if not task.over:
-            if task._registered < 0:
-                self._tasks.add(task)
-            try:
-                if (again := task.step()) is None:
-                    return
-                if again:
-                    self._inbox.append(task)
-                elif not task.over:
-                    self._await(task)
-            except BaseException as exc:  # noqa: BLE001  -- ends its own stream, and nothing else
-                task.raised, task.over = exc, True
-        if task.over:
+    def _stepped(self, task: Task, *, again: bool) -> None:
+        """It is over, or is to have another step at once, or when what it waits for is there."""
+        if again:
+            self._inbox.append(task)
+        elif task.over:
             self._bury(task)
+        else:
+            self._await(task)
 
     def _bury(self, task: Task) -> None:
         """It is over. What failed of that is done again in a while: a MemoryError seldom comes alone."""
@@ -393,6 +364,11 @@ class Loop:
         """Take a descriptor out, if it is in."""
         if task._registered == descriptor:
             self._unregister(task)
+
+
+def _in_slices(poll: Callable[[float, list[Any]], list[int]], seconds: float, released: list[Any]) -> list[int]:
+    """For a loop that nobody can wake."""
+    return poll(min(seconds, SLICE), released)
 
 
 LOOP = Loop()

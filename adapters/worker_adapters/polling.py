@@ -17,7 +17,8 @@ __all__ = ["poller"]
 class _Epoll:
     """Which of many descriptors are ready. One thread's.
 
-    `ready(seconds, semaphores)` waits at most that long for one, and before it does lets through whom those belong to.
+    `ready(seconds, semaphores)` waits at most that long for one, and before it does lets through whom those belong to. It
+    empties their list.
     """
 
     def __init__(self) -> None:

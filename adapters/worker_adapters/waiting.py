@@ -91,14 +91,14 @@ class Waker:
     """Where one thread waits. `wake` is for any thread, signal handlers and finalizers: it takes no lock, never blocks.
 
     A binary semaphore, twice: one in memory for a thread that waits for nothing else, an eventfd (a pipe elsewhere) for one
-    that polls. `polling`: it does, or may at any time; `woken`: somebody has woken it since its owner looked last;
-    `reads_many`: it waits for many streams at once. The descriptors live as long as this object, so a late `wake` never
-    writes into a stranger's. The one in memory is made at the first wait, when it is known whether threads are gevent's:
-    then it is a lock of `threading`, and `semaphore` is None.
+    that polls. `polling`: it does, or may at any time; `woken`: somebody has woken it since its owner looked last. The
+    descriptors live as long as this object, so a late `wake` never writes into a stranger's. The one in memory,
+    `semaphore`, is made at the first wait, when it is known whether threads are gevent's: then it is a lock of `threading`,
+    and that is None.
     """
 
     __slots__ = (
-        "__weakref__", "_acquire", "_poll", "_reads", "_release", "_writes", "patience", "polling", "reads_many",
+        "__weakref__", "_acquire", "_poll", "_reads", "_release", "_writes", "patience", "polling",
         "room", "semaphore", "woken",
     )  # fmt: skip
 
@@ -108,7 +108,6 @@ class Waker:
         self.semaphore: object = None
         self.polling: bool = False
         self.woken: bool = False
-        self.reads_many: bool = False
         self.room: Any = None  # that its thread reads into
         self._reads = self._writes = -1
         self._poll: Any = None
@@ -146,18 +145,19 @@ class Waker:
 
     def wait(self, seconds: float) -> None:
         """Block until woken, for at most that long; perhaps for less. The owner's thread only."""
-        if self._acquire is None:
-            self._make_semaphore()
+        acquire = self._acquire
+        if acquire is None:
+            acquire = self._make_semaphore()
         if self.polling:
             self._wait_at_the_lock(seconds)
             return
         if not self.woken and seconds > 0:
             if seconds > self.patience:  # noqa: PLR1730  -- `min` costs more, for every token handed over
                 seconds = self.patience
-            self._acquire(seconds)  # type: ignore[misc]  # it was made
+            acquire(seconds)
         self.woken = False
 
-    def _make_semaphore(self) -> None:
+    def _make_semaphore(self) -> Callable[[float], object]:
         if cooperative():
             lock = threading.Lock()
             lock.acquire()
@@ -166,6 +166,7 @@ class Waker:
             one = semaphores.semaphore()
             self._acquire, self._release = partial(semaphores.acquire, one), partial(semaphores.release, one)
             self.semaphore = one
+        return self._acquire
 
     def _wait_at_the_lock(self, seconds: float) -> None:
         self.polling = False

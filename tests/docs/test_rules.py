@@ -22,7 +22,10 @@ LONGER = {
     "runtime/worker.py:__init__": (70, "what an adapter is made of, in the order in which one needs the other"),
     "simulator/server.py:__init__": (60, "one keyword for each option, and what it is kept in"),
     "simulator/tgi/wire.py:build": (50, "the same"),
-    "loop.py:_turn": (50, "one turn of the loop, on whose order everything depends"),
+    "loop.py:_turns": (
+        70,
+        "the turns of the loop, on whose order everything depends, and where each call costs every token",
+    ),
     "pool/pool.py:__init__": (50, "the same"),
     "batch/progress.py:tick": (50, "one picture, drawn line by line"),
 }

@@ -69,7 +69,7 @@ def test_what_the_consumer_has_not_finished_with_counts():
     channel = stream.channel
     channel.put([1, 2, 3, 4])
     assert channel.full
-    channel.parked, channel.room = True, lambda: room.append(1)
+    channel.room, channel.parked = lambda: room.append(1), True
     assert stream.take() == [1, 2, 3, 4]
     assert (channel.full, room) == (True, [])  # four events are still in the consumer's hands
     with pytest.raises(TimeoutError):
@@ -152,7 +152,7 @@ def test_a_limit_of_time_loses_nothing():
 def test_a_collector_takes_the_bound_away():
     stream, room = Stream(), []
     stream.channel.put([1, 2, 3, 4])
-    stream.channel.parked, stream.channel.room = True, lambda: room.append(1)
+    stream.channel.room, stream.channel.parked = lambda: room.append(1), True
     stream.channel.collect()
     assert (stream.channel.full, room) == (False, [1])
     stream.channel.put([5])

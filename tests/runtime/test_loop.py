@@ -12,6 +12,7 @@ from math import inf
 import pytest
 
 from worker_adapters import Timeouts
+from worker_adapters.codec import semaphores
 from worker_adapters.lifetime import Cause, Interrupted, Lifetime
 from worker_adapters.loop import FAIR, GATHER, MANY, OF_ALL, WHOLE, WINDOW, Loop, Task
 from worker_adapters.loop import __name__ as loop_module
@@ -297,7 +298,7 @@ def test_a_task_that_waits_for_less_in_between_leaves_no_timers_behind():
     for _ in range(3):
         loop._inbox.append(NowAndThen(Lifetime(NONE, now[0] + 86400), loop))
     for _ in range(2000):
-        loop._turn()
+        loop._turns(range(1))
         now[0] += 0.001
         assert len(loop._heap) < 100
     assert sorted(at for at, _, task in loop._heap if task() is not None)[-1] == 87400.0
@@ -366,13 +367,18 @@ def test_many_tasks_that_keep_the_loop_busy_are_woken_together(monkeypatch, task
     loop._poll = poll
     loop._tasks.update(Waits(loop) for _ in range(tasks))
     for who in wakes:
-        waker = Waker()
-        waker.reads_many = who == "merge"
-        loop.wake_after_turn(waker)
-    loop._turn()
-    if put:
-        loop._inbox.append(next(iter(loop._tasks)))
-    loop._turn()
+        if who == "merge":
+            loop.wake_after_turn(Waker())
+        else:
+            loop.released.append(semaphores.semaphore())
+
+    def turns():
+        yield 1
+        if put:
+            loop._inbox.append(next(iter(loop._tasks)))
+        yield 2
+
+    loop._turns(turns())
     assert slept == sleeps
     loop.reset()
 
@@ -384,7 +390,7 @@ def test_of_many_tasks_none_reads_much_at_once(monkeypatch, tasks, size):
     loop = Loop()
     loop._open()
     loop._tasks.update(Waits(loop) for _ in range(tasks))
-    loop._turn()
+    loop._turns(range(1))
     assert told == [size]
     loop.reset()
 
@@ -405,12 +411,12 @@ def test_the_longest_turn_is_of_late_and_the_one_that_goes_on_counts():
     assert loop.lag == 0.0
     for _ in range(2):
         loop._inbox.append(Slow(Lifetime(NONE), loop))
-        loop._turn()
+        loop._turns(range(1))
         assert told.pop() == 2.0
         assert loop.lag == 2.0
         now[0] += 2 * WINDOW  # nobody keeps time
         assert loop.lag == 0.0
-        loop._turn()  # nor does it come back with the next thread that does
+        loop._turns(range(1))  # nor does it come back with the next thread that does
         assert loop.lag == 0.0
     loop.reset()
 

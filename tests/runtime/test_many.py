@@ -71,13 +71,13 @@ def is_cancelled(event: Event) -> bool:
 def hands_of(stream: Stream) -> int:
     """Events that wait in the hand-over."""
     channel = stream._source.channel  # type: ignore[attr-defined]
-    return channel._put - channel._done
+    return channel._handover.ahead
 
 
 def has_more(stream: Stream) -> bool:
     """Whether a run waits that is in nobody's hand."""
     channel = stream._source.channel  # type: ignore[attr-defined]
-    return any(hand is not channel._hand for hand in list(channel._queue))
+    return len(channel._handover) > 0
 
 
 # --- what comes, and in which order -----------------------------------------------------------------------------------

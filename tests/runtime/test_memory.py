@@ -62,7 +62,7 @@ WHERE = [
     (Loop, "outlives"),
     (Loop, "_await"),
     (Loop, "_unregister"),
-    (Loop, "_step"),
+    (Loop, "_stepped"),
 ]
 
 

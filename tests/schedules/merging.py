@@ -44,10 +44,10 @@ class Merging:
     def watch(self) -> dict[str, str]:
         """What others look at, or change."""
         if self.look == "gate":
-            return {"Channel": "_queue! parked=loop", "Gate": "open", "Running": "over!"}
+            return {"Handover": "all", "Gate": "open", "Running": "over!"}
         cancels = {"Lifetime": "cancelled!"} if self.cancels else {}
         if self.look == "hands":
-            return {"Channel": "_queue!", "Running": "_once!", **cancels}
+            return {"Handover": "all", "Running": "_once!", **cancels}
         return {"_Noted": "noted", "_Ready": "noted waker", **cancels}
 
     def __call__(self, world: World) -> SetUp:

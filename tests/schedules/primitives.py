@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
     from .scheduler import Scheduler
 
-__all__ = ["Deque", "Dict", "List", "SimWaker", "copy_of", "semaphores_of", "shown", "threading_of", "watched"]
+__all__ = [
+    "Deque",
+    "Dict",
+    "List",
+    "SimHandover",
+    "SimWaker",
+    "copy_of",
+    "semaphores_of",
+    "shown",
+    "threading_of",
+    "watched",
+]
 
 
 _PLAIN = frozenset({type(None), bool, int, float, str})
@@ -159,13 +170,16 @@ class SimWaker:
     """A Waker in one step each: that the real one is as good is explored for itself."""
 
     patience = inf
-    reads_many = False
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.name = scheduler.name("waker")
         self.woken_now = False
         self._scheduler = scheduler
         scheduler.shared[self.name] = lambda: self.woken_now
+
+    @property
+    def semaphore(self) -> SimWaker:
+        return self
 
     def wake(self) -> None:
         self._scheduler.point(f"wake {self.name}")
@@ -199,6 +213,123 @@ class SimWaker:
     def forget(self) -> None:
         self._scheduler.point(f"forget {self.name}")
         self.woken_now = False
+
+
+class SimHandover:
+    """A Handover in one step each, as in C: but that who is let through at once is woken in one of its own.
+
+    `watched`: with a point before each; else only where it waits.
+    """
+
+    def __init__(self, scheduler: Scheduler, *, watched: bool) -> None:
+        self.name = scheduler.name("hand-over")
+        self._scheduler, self._watched = scheduler, watched
+        self._queue: deque[Any] = deque()
+        self._run: list[Any] = []
+        self._hand: Any = None
+        self._in_run = self.put_so_far = self._done = 0
+        self._waiter: Any = None
+        self._parked: Any = None
+        self._woken = False
+        scheduler.shared[self.name] = lambda: (
+            shown(scheduler, [self._queue, self._run, self._waiter]), self._left(), self._in_run,
+            self.put_so_far - self._done, self._parked is not None, self._woken,
+        )  # fmt: skip
+
+    def _point(self, doing: str) -> None:
+        if self._watched:
+            self._scheduler.point(f"{self.name}.{doing}")
+
+    def _left(self) -> int:
+        return 0 if self._hand is None else self._hand.__length_hint__()
+
+    def _saw(self, result: Any) -> Any:
+        self._scheduler.saw(shown(self._scheduler, result))
+        return result
+
+    def put(self, run: Any, released: list[Any] | None) -> int:
+        shown(self._scheduler, run)
+        self._point("put")
+        waiter, self._waiter = self._waiter, None
+        self._queue.append(run)
+        self.put_so_far += len(run) if isinstance(run, list) else 1
+        ahead = self.put_so_far - self._done
+        if waiter is not None:
+            waiter.wake() if released is None else released.append(waiter)
+        return self._saw(ahead)  # type: ignore[no-any-return]
+
+    def _settle(self) -> bool:
+        hand = self._hand
+        if hand is None or self._left():
+            return hand is not None
+        self._done, self._in_run = self._done + self._in_run, 0
+        list.clear(self._run)
+        if self._parked is not None:
+            self._parked()
+        if self._hand is hand:
+            self._hand, self._run = None, []
+        return self._hand is not None
+
+    def take(self, waiter: Any, seconds: float) -> Any:
+        self._point("take")
+        left = self._settle()
+        if not left and not self._queue and not self._woken and waiter is not None and seconds > 0:
+            self._waiter = waiter
+            try:
+                waiter.wait(seconds)
+            finally:
+                self._waiter = None
+            left = self._settle()
+        self._woken = False
+        if not left and self._queue:
+            run = self._queue.popleft()
+            self._run = run if isinstance(run, list) else [run]
+            self._in_run, self._hand = len(self._run), iter(self._run)
+        self._scheduler.saw((shown(self._scheduler, self._run), self._left()))
+        return self._hand
+
+    def finished(self) -> bool:
+        self._point("finished")
+        self._settle()
+        return self._saw(len(self._queue) > 0)  # type: ignore[no-any-return]
+
+    def wake(self) -> None:
+        self._point("wake")
+        self._woken = True
+        if self._waiter is not None:
+            self._waiter.wake()
+
+    def clear(self) -> None:
+        self._point("clear")
+        list.clear(self._run)
+
+    def received(self) -> int:
+        self._point("received")
+        return self._saw(self._done + self._in_run - self._left())  # type: ignore[no-any-return]
+
+    def queued(self) -> list[Any]:
+        self._point("queued")
+        return self._saw(list(self._queue))  # type: ignore[no-any-return]
+
+    @property
+    def ahead(self) -> int:
+        self._point("ahead")
+        return self._saw(self.put_so_far - self._done)  # type: ignore[no-any-return]
+
+    @property
+    def parked(self) -> Any:
+        self._point("parked")
+        self._scheduler.saw(self._parked is not None)
+        return self._parked
+
+    @parked.setter
+    def parked(self, told: Any) -> None:
+        self._point("parked is written")
+        self._parked = told
+
+    def __len__(self) -> int:
+        self._point("len")
+        return self._saw(len(self._queue))  # type: ignore[no-any-return]
 
 
 def _before(method: str, base: type) -> Any:

@@ -57,7 +57,7 @@ class Streaming:
             {} if others and self.look == "hand-over" else {"Running": "_once!" if self.look == "lifetime" else "over!"}
         )
         if self.way == "submit" and self.look in ("all", "hand-over"):
-            watch["Channel"] = "_queue! _done=consumer _waiter=consumer parked=loop"
+            watch["Handover"] = "all"
         if self.way == "stream" and self.look in ("all", "turn"):
             watch["Direct"] = "_turn _waker=consumer dropped!"
         if self.way == "stream":
@@ -131,6 +131,7 @@ STREAMS: dict[str, Any] = {
     **_twice("deadline", "submit", (1,), ("deadline",)),
     "submit, nobody reads, deadline": Streaming("submit", (1, 1), ("deadline",), reads=0),
     "submit, the adapter is closed": Streaming("submit", (), ("close the adapter",), look="hand-over"),
+    "submit, woken for nothing": Streaming("submit", (1,), ("arrival",)),
     "submit, an arrival": Streaming("submit", (), ("arrival",), last="waits"),
     "submit, dropped": Streaming("submit", (1, 1), reads=1, then="drop"),
     "submit, cancelled by a handler": Streaming("submit", (2,), handlers=("cancel",), look="lifetime"),

@@ -62,8 +62,13 @@ class SimLoop:
         self._scheduler = scheduler
         self._inbox: list[Any] = []
         self._due: list[Any] = []
+        self.released: list[Any] = []
         self._opened: list[Opened] = []
-        scheduler.shared["loop"] = lambda: (shown(scheduler, self._inbox), len(self._due))
+        scheduler.shared["loop"] = lambda: (
+            shown(scheduler, self._inbox),
+            len(self._due),
+            shown(scheduler, self.released),
+        )
 
     def add(self, one: Any) -> None:
         self._scheduler.point("tell the loop")
@@ -113,6 +118,8 @@ class SimLoop:
                     self._inbox.append(one)
                 while self._due:
                     self._due.pop().wake()
+                while self.released:
+                    self.released.pop().wake()
 
 
 class Opened(SimpleNamespace):
@@ -134,5 +141,10 @@ class Opened(SimpleNamespace):
         source, lifetime = self.source, self.lifetime
         known = (lifetime.parked, lifetime.deadline, self.running.finished is None)
         if hasattr(source, "channel"):
-            known += (source.over, self.running.blocked_since, source.channel._put, self.running.waits_for_consumer)
+            known += (
+                source.over,
+                self.running.blocked_since,
+                source.channel._handover.put_so_far,
+                self.running.waits_for_consumer,
+            )
         return known

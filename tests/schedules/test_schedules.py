@@ -91,18 +91,14 @@ SAYS_LATE = (
             self.woken = True
 """,
 )
-_LOOK = "        waits_from = self._clock()\n        seconds = 0.0 if inbox or ready else self._wake_at - waits_from\n"
-_SLEEP = "        self._asleep = True\n"
-SLEEP_FIRST = (_SLEEP + _LOOK, _LOOK + _SLEEP)
-LOOK_FIRST = (
-    """                self._waiter = waker  # anew each time: a signal handler that reads within this takes it away
-                if queue and (hand := self.next_hand()) is not None:
-                    return hand
+SLEEP_FIRST = (
+    """            self._asleep = True
+            waits_from = at
+            polled = poll(0.0 if inbox or ready else self._wake_at - at, released)
 """,
-    """                hand = self.next_hand()
-                self._waiter = waker
-                if hand is not None:
-                    return hand
+    """            waits_from, seconds = at, 0.0 if inbox or ready else self._wake_at - at
+            self._asleep = True
+            polled = poll(seconds, released)
 """,
 )
 WAITS_LATE = (
@@ -129,8 +125,8 @@ PLANTED = {
     "lost wake-up: a waker says so after it has looked what for it is released": (
         "waiting", *SAYS_LATE, "waker, in turn, released later", "nobody can go on",
     ),
-    "lost wake-up: the consumer looks before it says that it waits": (
-        "channel", *LOOK_FIRST, "submit, whole", "nobody can go on",
+    "lost wake-up: the hand-over is not told of a cancel": (
+        "channel", "        self._handover.wake()\n", "", "submit, close, engine silent", "nobody can go on",
     ),
     "lost wake-up: the loop looks before it says that it sleeps": (
         "loop",
@@ -210,7 +206,7 @@ PLANTED = {
     ),
     "lost wake-up: a run is handed over in silence": (
         "channel",
-        "                self.wake_soon(waker)", "                pass",
+        "put(handed, self.released)", "put(handed, [])",
         "submit, whole", "nobody can go on",
     ),
     "lost work: who leaves does not look again": (
@@ -257,8 +253,8 @@ PLANTED = {
     ),
     "token after cancel: the run is handed over without a second look": (
         "channel",
-        "        if lifetime.cancelled:  # perhaps meanwhile: what came with it is dropped\n", "        if False:\n",
-        "submit, cancel, a run of two is there, at the lifetime", "a token came from a next",
+        "self._unless_cancelled(hand) if lifetime.cancelled else hand  #", "hand  #",
+        "submit, cancel, a run of two is there, at the hand-over", "a token came from a next",
     ),
     "lost trip: the consumer gives the turn back without a look": (
         "stream",

@@ -31,7 +31,7 @@ from worker_adapters.runtime.runs import Feed
 from worker_adapters.runtime.streams import Streams
 from worker_adapters.waiting import BLOCKED
 
-from .primitives import Run, SimWaker, copy_of, semaphores_of, shown, threading_of, watched
+from .primitives import Run, SimHandover, SimWaker, copy_of, semaphores_of, shown, threading_of, watched
 from .scheduler import Scheduler
 from .streams import Opened, Reading, SimLoop
 
@@ -92,6 +92,7 @@ class World:
             "threading": threading_of(scheduler),
             "get_ident": threading_of(scheduler).get_ident,
             "time": SimpleNamespace(monotonic=scheduler.clock, time=scheduler.clock),
+            "Handover": partial(SimHandover, scheduler, watched="Handover" in self.watch),
             **ORIGINAL,
         }
         if not real:
@@ -299,7 +300,7 @@ class World:
 
     def in_hand(self, opened: Opened) -> tuple[Hashable, ...]:
         """What only the consumer of a stream knows."""
-        source = getattr(opened.source, "channel", opened.source)
+        source = opened.source.channel._handover if hasattr(opened.source, "channel") else opened.source
         hands = (source._hand, opened.stream._handed._last)
         return tuple(
             None if hand is None else (shown(self.scheduler, hand), operator.length_hint(hand)) for hand in hands

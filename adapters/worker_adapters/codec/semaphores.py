@@ -31,7 +31,7 @@ def release_all(those: list[Any]) -> None:
 
 
 release_and_poll: Callable[[int, float, list[Any]], list[int]] | None = getattr(_native, "release_and_poll", None)
-"""Release semaphores, and wait that many seconds at most for an epoll: the descriptors that are ready. None but on Linux.
+"""Release semaphores, and wait that many seconds at most for an epoll: what is ready. None but on Linux.
 
-Both without the interpreter lock. Raises OSError, and has released them all then.
+The list of them is empty then. Both without the interpreter lock. Raises OSError, and has released them all then.
 """

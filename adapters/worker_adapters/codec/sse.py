@@ -227,7 +227,7 @@ class SSEDecoder:
         after_read = partial(self._after_read, wire, nothing_yet)
         wire.room = room = None if wake < 0 else room or read_room()  # it is read into without the interpreter lock
         buffer = 0 if room is None else int(_ffi.cast("uintptr_t", room))
-        return partial(_native.pull, wire.address, self._address, descriptor, wake, timers, after_read, buffer)
+        return _native.puller(wire.address, self._address, descriptor, wake, timers, after_read, buffer)
 
     def _after_read(
         self,

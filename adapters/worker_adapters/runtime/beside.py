@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..lifetime import Lifetime
-from ..loop import Loop, Task
+from ..loop import LOOP, Loop, Task
 from ..waiting import BLOCKED, Steps
 
 __all__ = ["Begins", "StepsTask"]
@@ -29,9 +29,7 @@ class StepsTask(Task):
 
     __slots__ = ("_done", "_steps")
 
-    def __init__(
-        self, steps: Steps[Any], lifetime: Lifetime, done: Callable[[], None], loop: Loop | None = None
-    ) -> None:
+    def __init__(self, steps: Steps[Any], lifetime: Lifetime, done: Callable[[], None], loop: Loop = LOOP) -> None:
         super().__init__(lifetime, loop)
         self._steps = steps
         self._done = done

@@ -4,20 +4,20 @@ One producer, one consumer. Runs of events go over, not single ones: what a thre
 bound counts events that the consumer has not finished with: a run it is still iterating counts until it asks for more. A
 run goes over whole if there is any room: its events exist already.
 
-There is no lock. Each counter has one writer, and whoever is about to wait first says so and then looks again, so a
-wake-up can't be lost. A run stays in the queue while the consumer iterates it, and is taken out when it asks for more:
-an exception of a signal handler, at whatever point, loses neither a run nor its room.
+There is no lock: what the two share is a `codec.Handover`, each of whose operations is one step, in C. A run is in its
+queue, in the consumer's hand, or finished with: an exception of a signal handler, at whatever point, loses neither a run nor
+its room. Who wakes says why first, so a wake-up can't be lost: the hand-over keeps that it was woken.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..api import Event, Token
+from ..codec.handover import Handover
 from ..waiting import Waker, current_waker
 from .running import Running
 
@@ -72,20 +72,14 @@ class Channel:
     """Full while the consumer has not finished with `size` events; one that is collected, once it has too much text."""
 
     __slots__ = (
-        "_done",
-        "_front",
-        "_hand",
-        "_put",
-        "_queue",
-        "_run",
+        "_handover",
         "_size",
-        "_upto",
         "_waiter",
         "_waker",
         "collected",
         "gate",
         "max_collected",
-        "parked",
+        "released",
         "room",
         "running",
         "wake_soon",
@@ -93,21 +87,15 @@ class Channel:
 
     def __init__(self, running: Running, size: int, max_collected: int = sys.maxsize) -> None:
         self.running: Running = running
+        self._handover = running.lifetime.handed = Handover()
         self._size: float = size
         self.max_collected: int = max_collected
-        self._queue: deque[list[Event] | Event] = deque()  # runs; of one that is collected, an event by itself is one
-        self._put = 0  # events handed over; the producer's
-        self._done = 0  # events that the consumer has finished with; the consumer's, as are those that follow
-        self._hand: Hand | None = None
-        self._front: list[Event] | Event = []  # what is in its hand, as it stands in the queue, and was,
-        self._run: list[Event] = []
-        self._upto = 0  # and how many it will have finished with then
-        self._waker: Waker | None = None
-        self._waiter: Waiter | None = None  # whom to wake when there is a run
+        self._waker: Waker | None = None  # of the thread that reads this
+        self._waiter: Waiter | None = None  # whom to wake besides when there is a run
         self.gate: Gate = SHUT
-        self.parked: bool = False  # the producer waits for room
         self.room: Callable[[], None] = nobody_waits
-        self.wake_soon: Callable[[Waker], None] = _at_once  # how the producer wakes who waits
+        self.wake_soon: Callable[[Waker], None] = _at_once  # how the producer wakes a waiter's
+        self.released: list[object] | None = None  # where it puts what wakes the consumer, to be released soon
         self.collected: int = -1  # characters of text; negative: the stream is not collected
 
     # --- the producer's -----------------------------------------------------------------------------------------------
@@ -115,31 +103,38 @@ class Channel:
     @property
     def full(self) -> bool:
         """Whether there is no room for another run."""
-        ahead = self._put - self._done
+        ahead = self._handover.ahead
         return ahead >= self._size and not (self.gate.open and ahead < AHEAD)
+
+    @property
+    def parked(self) -> bool:
+        """Whether the producer waits for room."""
+        return self._handover.parked is not None
+
+    @parked.setter
+    def parked(self, waits: bool) -> None:
+        self._handover.parked = self.room if waits else None
 
     def put(self, run: list[Event]) -> bool:
         """Hand over a run; whether it may be full then. Never blocks."""
-        self._put += len(run)
+        handed: list[Event] | Event = run
         if self.collected >= 0:
             self.collected += size_of(run)
             if self.running.record is not None:
                 self.running.record += run
             # A list for each of a million tokens, and the collector looks at them again and again.
-            self._queue.append(run[0] if len(run) == 1 else run)
+            handed = run[0] if len(run) == 1 else run
             if self.collected > self.max_collected:
                 self._size = 0
-        else:
-            self._queue.append(run)
+        ahead = self._handover.put(handed, self.released)
         waiter = self._waiter
-        if waiter is not None:
-            waker = waiter if waiter is self._waker else waiter.note()
-            if waker is not None:
-                self.wake_soon(waker)
-        return self._put - self._done >= self._size
+        if waiter is not None and (waker := waiter.note()) is not None:
+            self.wake_soon(waker)
+        return ahead >= self._size
 
     def wake(self) -> None:
         """Have the consumer look again: it is cancelled, or over. Any thread."""
+        self._handover.wake()
         waiter = self._waiter
         if waiter is not None:
             waiter.wake()
@@ -149,7 +144,7 @@ class Channel:
     def collect(self) -> None:
         """From here on it takes all there is."""
         if self.collected < 0:
-            self.collected = sum(map(size_of, map(_run_of, list(self._queue))))
+            self.collected = sum(map(size_of, map(_run_of, self._handover.queued())))
             self._size = inf
         if self.parked:  # each time: an exception may have kept it from being told
             self.room()
@@ -160,85 +155,60 @@ class Channel:
 
     def next_hand(self) -> Hand | None:
         """The next run if there is one. What was given before counts as finished with, once it was received."""
-        hand = self._hand
-        if hand is not None:
-            if hand.__length_hint__():
-                return hand  # an exception came before it was received
-            self._finish(hand)
-        queue = self._queue
-        if not queue:
-            return None
-        self._front = front = queue[0]
-        self._run = run = front if isinstance(front, list) else [front]
-        self._upto = self._done + len(run)
-        self._hand = hand = iter(run)  # type: ignore[assignment]  # see Hand
-        lifetime = self.running.lifetime
-        lifetime.handed = run
-        if lifetime.cancelled:  # perhaps meanwhile: what came with it is dropped
-            run.clear()
-            return None
-        return hand
+        return self._unless_cancelled(self._handover.take(None, 0.0))
 
-    def in_hand(self) -> int:
-        """Events of the last run that the consumer has yet to take. Any thread."""
-        hand = self._hand
-        return 0 if hand is None else hand.__length_hint__()
+    def received(self) -> int:
+        """Events that the consumer has taken. Any thread."""
+        return self._handover.received()
 
     def finished(self) -> bool:
         """The consumer has what it was given, which makes room; whether there is more."""
-        hand = self._hand
-        if hand is not None and not hand.__length_hint__():
-            self._finish(hand)
-        return len(self._queue) > 0
-
-    def _finish(self, hand: Hand) -> None:
-        queue = self._queue
-        self._done = self._upto
-        self._run.clear()  # the layers have it until the next read, and a stream may be silent for minutes
-        if queue and queue[0] is self._front:
-            queue.popleft()
-        self.running.moves += 1
-        if self.parked:
-            self.room()
-        # Last: an exception may have kept the producer from being told. And a signal handler may have read on meanwhile.
-        if self._hand is hand:
-            self._hand = None
+        return self._handover.finished()
 
     def take(self, until: float = inf) -> Hand | None:
         """The next run; None at the end, and once it is cancelled. Blocks; raises TimeoutError at that point in time."""
-        hand, queue, running = self._hand, self._queue, self.running
-        if hand is not None:
-            if hand.__length_hint__():
-                return hand  # an exception came before it was received
-            self._finish(hand)
-        if queue and (hand := self.next_hand()) is not None:
-            return hand
-        waker = self._waker
+        running, handover, waker = self.running, self._handover, self._waker
+        lifetime = running.lifetime
         if waker is None:
             self._waker = waker = current_waker()  # the one thread's that reads this
+        semaphore: Any = waker.semaphore
+        seconds = waker.patience
+        while not lifetime.cancelled:
+            over = running.over  # before its runs are looked at, which come before that
+            if over or until != inf:
+                seconds = 0.0 if over else min(until - lifetime.clock(), waker.patience)
+            hand: Hand | None = handover.take(semaphore, seconds)
+            if hand is not None:
+                return self._unless_cancelled(hand) if lifetime.cancelled else hand  # type: ignore[redundant-expr]  # meanwhile
+            if over:
+                break
+            if seconds <= 0:
+                raise TimeoutError
+            if semaphore is None:
+                self._wait(waker, seconds)
+                semaphore = waker.semaphore
+        return None
+
+    def _wait(self, waker: Waker, seconds: float) -> None:
+        """Where threads are greenlets, and the first time in a thread: until there may be something."""
+        before, self._waiter = self._waiter, waker  # of a wait within which a signal handler reads
         try:
-            while True:
-                self._waiter = waker  # anew each time: a signal handler that reads within this takes it away
-                if queue and (hand := self.next_hand()) is not None:
-                    return hand
-                if running.lifetime.cancelled or (running.over and not queue):
-                    return None
-                if until == inf:
-                    waker.wait(inf)
-                    continue
-                left = until - running.lifetime.clock()
-                if left <= 0:
-                    raise TimeoutError
-                waker.wait(left)
+            if not len(self._handover) and not self.running.over and not self.running.lifetime.cancelled:
+                waker.wait(seconds)
         finally:
-            self._waiter = None
+            self._waiter = before
+
+    def _unless_cancelled(self, hand: Hand | None) -> Hand | None:
+        """A cancel may have come before it was in the hand: what came with it is dropped."""
+        if hand is None or not self.running.lifetime.cancelled:
+            return hand
+        self._handover.clear()
+        return None
 
     def empty_into(self, events: list[Event]) -> None:
         """Everything that was not iterated, at the end."""
-        while self._queue:
-            front = self._queue[0]
-            events += _run_of(front) if self._hand is None or front is not self._front else self._hand
-            self._queue.popleft()
+        while (hand := self._handover.take(None, 0.0)) is not None:
+            events += hand
 
 
 def _run_of(queued: list[Event] | Event) -> list[Event]:

@@ -40,7 +40,8 @@ class Handed:
 
     def __next__(self) -> Hand:
         # As `next_hand`, which it leaves the unusual to: what most of a stream's life goes through.
-        hand = self._take(inf) if self._reader == get_ident() else None
+        take = self._take
+        hand = take(inf) if self._reader == get_ident() else None
         if hand is None and (hand := self.next_hand(inf)) is None:
             raise StopIteration
         return hand

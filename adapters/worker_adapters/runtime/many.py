@@ -187,11 +187,7 @@ class _Gathering(Iterator[T]):
             self._waker = waker = current_waker()
         ready.waker = waker  # then look again: who notes something looks for it
         if not ready.noted:
-            waker.reads_many = True
-            try:
-                waker.wait(min(left, at_most))
-            finally:
-                waker.reads_many = False
+            waker.wait(min(left, at_most))
         ready.waker = None
         if not ready.noted and left == inf:  # woken by somebody who was struck before it could say what for
             self._note_all()

@@ -70,8 +70,9 @@ class Middle:
 
     def token(self) -> list[Event] | None:
         """One Token that is due, in the stream's state already. By its driver, who has found no cause to end it."""
+        pull, clock = self.pull, self._clock
         try:
-            batch = self.pull()
+            batch = pull()
         except Exception as exc:  # noqa: BLE001  -- sorted by the layers
             self.met, self.raised = READ, exc
             return None
@@ -89,9 +90,9 @@ class Middle:
             let_go(batch)
         running = self._running
         seen = running.tokens_seen
-        if type(run) is list and len(run) == 1 and type(alone := run[0]) is Token and alone.index == seen > 0:
+        if type(run) is list and len(run) == 1 and type(alone := run[0]) is Token and seen and alone.index == seen:
             running.tokens_seen = seen + 1
-            running.last_token_at = now = self._clock()
+            running.last_token_at = now = clock()
             self._lifetime.fresh = True
             if now >= running.progress_due:
                 progress(running)

@@ -175,7 +175,7 @@ class _Stall:
         now = time.monotonic()
         streams = list(self._held)
         waiting = [one for one in streams if one.waits_for_consumer]
-        seen: dict[Running, tuple[int, ...]] = {one: (one.moves, one.tokens_seen, one.in_hand()) for one in waiting}
+        seen: dict[Running, tuple[int, ...]] = {one: (one.moves, one.tokens_seen, one.taken()) for one in waiting}
         if len(seen) < len(streams) or seen != self._seen:
             self._seen, self._since = seen, now
         if self._seen and now - self._since >= self._seconds:

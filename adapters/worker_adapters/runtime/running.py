@@ -36,15 +36,15 @@ from .report import Counted, ended
 from .reports import REPORTS
 from .worker import Worker
 
-__all__ = ["Running", "nothing_in_hand", "nothing_yet"]
+__all__ = ["Running", "nothing_taken", "nothing_yet"]
 
 
 def nothing_yet() -> None:
     """What can be had past the layers of a stream that is not in its middle (middle.py)."""
 
 
-def nothing_in_hand() -> int:
-    """How much a consumer has left of its last run, where there is none."""
+def nothing_taken() -> int:
+    """Where there is no consumer, or no more."""
     return 0
 
 
@@ -90,7 +90,7 @@ class Running:
     delivered: bool = False  # the consumer has its terminal event: nothing is left to cancel
     held_up: bool = False
     moves: int = 0
-    in_hand: Callable[[], int] = nothing_in_hand  # events of the last run that the consumer has yet to take
+    taken: Callable[[], int] = nothing_taken  # another number whenever its consumer has taken something
     driver: int | None = None  # the thread that drives it just now, where that is its consumer's
     _once: dict[str, Any] = attrs.field(factory=dict)
     _waiting: deque[Waker] = attrs.field(factory=deque)  # who is told of the end

@@ -21,7 +21,7 @@ from .envelope import fault_of_cause
 from .failing import bug_of, error_of, too_much
 from .recorder import EndedBy
 from .report import slow
-from .running import Running, nothing_in_hand, nothing_yet
+from .running import Running, nothing_taken, nothing_yet
 from .runs import TERMINAL, Driven
 
 __all__ = ["Direct", "Submitted"]
@@ -60,7 +60,7 @@ class Direct:
     def start(self) -> None:
         """Have the loop look after it. Raises RuntimeError where no thread can be started."""
         self._lifetime.waker = self
-        self._running.held_up, self._running.in_hand = True, self._in_hand
+        self._running.held_up, self._running.taken = True, self._in_hand
         LOOP.watch(self, self._lifetime.remaining())
 
     # --- the consumer's -----------------------------------------------------------------------------------------------
@@ -110,7 +110,8 @@ class Direct:
             running.middle = nothing_yet  # which waits for whoever was before
         run = None
         if not lifetime.causes:
-            run = running.middle()
+            middle = running.middle
+            run = middle()
         elif lifetime.cancelled or running.over:
             if not running.over:
                 self._end(running.cancelled())
@@ -204,7 +205,7 @@ class Direct:
         finally:
             running.end(terminal)
             # Of what is over nothing refers to each other: it is gone at once, and no rubbish to collect.
-            self._lifetime.waker, self._lifetime.thread, running.in_hand = NOBODY, None, nothing_in_hand
+            self._lifetime.waker, self._lifetime.thread, running.taken = NOBODY, None, nothing_taken
             if runs.gi_frame is None:  # else that was struck, and the loop does it at its next look
                 LOOP.forget(self)
 
@@ -255,11 +256,12 @@ class Submitted(Task):
     __slots__ = ("_handle", "_running", "_runs", "channel")
 
     def __init__(self, running: Running, runs: Driven, *, size: int, max_collected: int) -> None:
-        super().__init__(running.lifetime)
+        super().__init__(running.lifetime, LOOP)
         self._running = running
         self._runs = runs
         self.channel: Channel = Channel(running, size, max_collected)
         self.channel.room, self.channel.wake_soon = super().wake, LOOP.wake_after_turn
+        self.channel.released = LOOP.released
         self._handle: ref[object] | None = None
 
     def held_by(self, handle: object) -> None:
@@ -274,7 +276,7 @@ class Submitted(Task):
     def start(self) -> None:
         """See Task."""
         try:
-            self._running.places.driven[self], self._running.in_hand = None, self.channel.in_hand
+            self._running.places.driven[self], self._running.taken = None, self.channel.received
             if self._handle is not None:
                 LOOP.lives_with(self._handle, self)
             super().start()
@@ -289,7 +291,8 @@ class Submitted(Task):
         running, lifetime, channel = self._running, self.lifetime, self.channel
         if running.blocked_since is not None and not self._room_again():
             return False
-        alone = None if lifetime.causes else running.middle()
+        middle = running.middle
+        alone = None if lifetime.causes else middle()
         if alone is not None:
             full = channel.put(alone)
         else:
@@ -326,7 +329,8 @@ class Submitted(Task):
         self._running.places.driven.pop(self, None)  # first: there may be no memory for the rest
         if self._handle is not None:
             LOOP.outlives(self._handle)
-        self._running.in_hand, self.channel.room, self.lifetime.waker = nothing_in_hand, nobody_waits, NOBODY
+        self._running.taken, self.channel.room, self.lifetime.waker = nothing_taken, nobody_waits, NOBODY
+        self.channel.parked = False
 
     def _full(self) -> bool:
         """The hand-over is: the socket is not read on, and only the deadline counts. Unless it has collected too much."""

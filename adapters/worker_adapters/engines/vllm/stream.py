@@ -72,18 +72,19 @@ class _Stream:
 
     def plain_run(self, batch: Sequence[Payload]) -> Run:
         """The run of a batch of plain text; empty if it holds anything else, and has to be looked at closely."""
-        index = self.index
+        index, tokens = self.index, len(batch)
         try:
-            if len(batch) == 1:  # as nearly always, of a stream among many
+            if tokens == 1:  # as nearly always, of a stream among many
                 run: Run = [Token(index=index, text=decode_plain(batch[0]).choices[0].text)]  # type: ignore[arg-type]  # as below
             else:
                 events = list(map(decode_plain, batch))  # type: ignore[arg-type]  # a Frame is a TypeError
                 run = [Token(index=i, text=event.choices[0].text) for i, event in enumerate(events, index)]
         except (ValueError, TypeError):
             return []
-        self.index = index + len(run)
-        if self.tally.usage_source is DELTAS:
-            self.tally.tokens_out += len(run)
+        self.index = index + tokens
+        tally = self.tally
+        if tally.usage_source is DELTAS:
+            tally.tokens_out += tokens
         return run
 
     def plain_until(self, payload: Payload, payloads: Iterator[Payload], run: Run) -> Payload:
