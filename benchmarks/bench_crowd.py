@@ -57,7 +57,7 @@ LOADS = [
                 ("merge", 0.9, "recv threads"),
                 ("merge", 0.7, "submit"),
                 ("merge", 0.7, "aiohttp"),
-                ("submit", 1.3, "epoll + SimpleQueue"),
+                ("submit", 1.15, "epoll + SimpleQueue"),
             ],
             "switches": [
                 ("submit", 0.85, "epoll + SimpleQueue")

@@ -31,7 +31,7 @@ SHORT = 8  # tokens of a request
 TOKEN = ["stream", "submit", "merge", "bare loop"]
 REQUEST = ["stream", "submit", "http.client", "bare loop"]
 PROMISED = {
-    "token": [("stream", 1.4, "bare loop"), ("submit", 2.1, "stream"), ("merge", 2.6, "stream")],
+    "token": [("stream", 1.4, "bare loop"), ("submit", 1.5, "stream"), ("merge", 2.1, "stream")],
     "request": [("stream", 1.05, "http.client"), ("submit", 1.2, "stream")],
 }
 SWITCH = """

@@ -17,6 +17,7 @@
  *     is_silent(descriptor) -> bool                           whether recv(2) would block
  *     semaphore(), acquire(semaphore, seconds), release(semaphore), release_and_poll(epoll, seconds, semaphores) -> descriptors
  *                                                             see semaphores.c
+ *     Handover()                                              see handover.c
  *
  * Structs are passed by address; who calls keeps them alive. To the list `frames` is appended the data of the plain frames, up to
  * the first record that is something else. `take` returns 0 if there was none, else what sse_feed did when it came to one;

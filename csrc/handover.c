@@ -8,9 +8,10 @@
  */
 #include "functions.h"
 
+#include <stdint.h>
 #include <string.h>
 
-#ifdef Py_GIL_DISABLED
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030d0000
 #define ALONE(self) Py_BEGIN_CRITICAL_SECTION(self)
 #define NO_MORE() Py_END_CRITICAL_SECTION()
 #else
@@ -26,7 +27,7 @@ typedef struct {
     Py_ssize_t in_run;    /* events of it that have yet to be counted as finished with */
     Py_ssize_t put, done; /* events handed over, and finished with */
     PyObject *waiter;     /* the semaphore of who waits within `take`, which keeps it; else NULL */
-    PyObject *parked;     /* called when the consumer has finished with a run; None: the producer does not wait for that */
+    PyObject *parked;     /* called when the consumer has finished with a run; NULL: the producer does not wait for that */
     char woken;           /* by `wake`, since it was last waited for */
 } handover;
 
@@ -39,11 +40,7 @@ static PyObject *handover_new(PyTypeObject *type, PyObject *args, PyObject *name
 {
     if (PyTuple_Size(args) || (named && PyDict_Size(named)))
         return PyErr_Format(PyExc_TypeError, "a hand-over is made of nothing");
-    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    handover *self = (handover *)alloc(type, 0);
-    if (self)
-        self->parked = Py_NewRef(Py_None);
-    return (PyObject *)self;
+    return PyType_GenericAlloc(type, 0);
 }
 
 static int handover_clear(PyObject *object)
@@ -77,10 +74,9 @@ static int handover_traverse(PyObject *object, visitproc visit, void *arg)
 static void handover_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     PyObject_GC_UnTrack(object);
     handover_clear(object);
-    release(object);
+    PyObject_GC_Del(object);
     Py_DECREF(type);
 }
 
@@ -140,41 +136,48 @@ static Py_ssize_t left_in(PyObject *hand)
     return events;
 }
 
+/* Empties it. What dies of that may be anything, and use the hand-over: so it is kept meanwhile. */
 static int take_back(PyObject *run)
 {
-    return run ? PyList_SetSlice(run, 0, PyList_Size(run), NULL) : 0;
+    Py_XINCREF(run);
+    int failed = run ? PyList_SetSlice(run, 0, PyList_Size(run), NULL) : 0;
+    Py_XDECREF(run);
+    return failed;
 }
 
 /* The consumer has all of its last run, which the layers have until the next read: it is emptied. -1 with an exception set. */
 static int finish(handover *self)
 {
-    PyObject *hand = self->hand;
+    PyObject *hand = Py_NewRef(self->hand);
     self->done += self->in_run;
     self->in_run = 0;
-    if (take_back(self->run))
-        return -1;
-    if (self->parked != Py_None) { /* marked: Python's */
+    int failed = take_back(self->run);
+    if (!failed && self->parked) {
         PyObject *parked = Py_NewRef(self->parked);
-        PyObject *told = PyObject_CallNoArgs(parked);
+        PyObject *told = PyObject_CallNoArgs(parked); /* marked: Python's */
         Py_DECREF(parked);
+        failed = told ? 0 : -1; /* it is told again */
         Py_XDECREF(told);
-        if (!told) /* it is told again */
-            return -1;
     }
-    if (self->hand == hand) { /* else a signal handler has read on */
-        Py_CLEAR(self->hand);
+    if (!failed && self->hand == hand) { /* else a signal handler has read on */
         Py_CLEAR(self->run);
+        Py_CLEAR(self->hand);
     }
-    return 0;
+    Py_DECREF(hand);
+    return failed;
 }
 
 /* What was given before counts as finished with, once it was received. Whether there is some of it left; -1. */
 static int settle(handover *self)
 {
-    if (!self->hand)
-        return 0;
-    Py_ssize_t left = left_in(self->hand);
-    return left > 0 ? 1 : left < 0 || finish(self) ? -1 : self->hand != NULL;
+    while (self->hand) { /* once, unless somebody has read on while it was finished with */
+        Py_ssize_t left = left_in(self->hand);
+        if (left)
+            return left > 0 ? 1 : -1;
+        if (finish(self))
+            return -1;
+    }
+    return 0;
 }
 
 /* The next run, in the consumer's hand now. NULL: there is none, or an exception is set. */
@@ -320,7 +323,8 @@ static PyObject *get_ahead(PyObject *object, void *closure)
 static PyObject *get_parked(PyObject *object, void *closure)
 {
     (void)closure;
-    return Py_NewRef(((handover *)object)->parked);
+    PyObject *parked = ((handover *)object)->parked;
+    return Py_NewRef(parked ? parked : Py_None);
 }
 
 static int set_parked(PyObject *object, PyObject *value, void *closure)
@@ -328,8 +332,8 @@ static int set_parked(PyObject *object, PyObject *value, void *closure)
     (void)closure;
     handover *self = (handover *)object;
     PyObject *before = self->parked;
-    self->parked = Py_NewRef(value ? value : Py_None);
-    Py_DECREF(before);
+    self->parked = value && value != Py_None ? Py_NewRef(value) : NULL;
+    Py_XDECREF(before);
     return 0;
 }
 
@@ -355,15 +359,17 @@ static PyGetSetDef attributes[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+/* ISO C has no functions behind void pointers, CPython has. */
+#define SLOT(function) ((void *)(uintptr_t)(function))
+
 static PyType_Slot slots[] = {
-    {Py_tp_new, (void *)handover_new},
-    {Py_tp_dealloc, (void *)handover_dealloc},
-    {Py_tp_traverse, (void *)handover_traverse},
-    {Py_tp_clear, (void *)handover_clear},
+    {Py_tp_new, SLOT(handover_new)},
+    {Py_tp_dealloc, SLOT(handover_dealloc)},
+    {Py_tp_traverse, SLOT(handover_traverse)},
+    {Py_tp_clear, SLOT(handover_clear)},
     {Py_tp_methods, methods},
     {Py_tp_getset, attributes},
-    {Py_mp_length, (void *)length},
-    {Py_sq_length, (void *)length},
+    {Py_mp_length, SLOT(length)},
     {0, NULL},
 };
 
