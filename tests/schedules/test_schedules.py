@@ -206,7 +206,7 @@ PLANTED = {
     ),
     "lost wake-up: a run is handed over in silence": (
         "channel",
-        "put(handed, self.released)", "put(handed, [])",
+        "put(handed, self._released)", "put(handed, [])",
         "submit, whole", "nobody can go on",
     ),
     "lost work: who leaves does not look again": (

@@ -73,19 +73,22 @@ class Channel:
 
     __slots__ = (
         "_handover",
+        "_released",
         "_size",
         "_waiter",
         "_waker",
         "collected",
         "gate",
         "max_collected",
-        "released",
         "room",
         "running",
         "wake_soon",
     )
 
-    def __init__(self, running: Running, size: int, max_collected: int = sys.maxsize) -> None:
+    def __init__(
+        self, running: Running, size: int, max_collected: int = sys.maxsize, released: list[object] | None = None
+    ) -> None:
+        """`released`: where what wakes the consumer is put, to be released soon; None: it is at once."""
         self.running: Running = running
         self._handover = running.lifetime.handed = Handover()
         self._size: float = size
@@ -95,7 +98,7 @@ class Channel:
         self.gate: Gate = SHUT
         self.room: Callable[[], None] = nobody_waits
         self.wake_soon: Callable[[Waker], None] = _at_once  # how the producer wakes a waiter's
-        self.released: list[object] | None = None  # where it puts what wakes the consumer, to be released soon
+        self._released = released
         self.collected: int = -1  # characters of text; negative: the stream is not collected
 
     # --- the producer's -----------------------------------------------------------------------------------------------
@@ -126,7 +129,7 @@ class Channel:
             handed = run[0] if len(run) == 1 else run
             if self.collected > self.max_collected:
                 self._size = 0
-        ahead = self._handover.put(handed, self.released)
+        ahead = self._handover.put(handed, self._released)
         waiter = self._waiter
         if waiter is not None and (waker := waiter.note()) is not None:
             self.wake_soon(waker)

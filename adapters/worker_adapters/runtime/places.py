@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import deque
@@ -76,9 +75,12 @@ class Places:
                     raise self._full("none became free before the deadline" if block else "pass block=True to wait")
                 waker.wait(min(left, stall.patience()))
         finally:
-            with contextlib.suppress(ValueError):
+            try:  # bare: after a call, that of a context manager's class too, a signal could strike, and it would stay
                 self._waiting.remove(waker)
-            self._next()
+            except ValueError:
+                pass
+            finally:
+                self._next()
 
     def _full(self, why: str) -> Fault:
         limit = self.most

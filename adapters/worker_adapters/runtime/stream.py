@@ -110,8 +110,7 @@ class Direct:
             running.middle = nothing_yet  # which waits for whoever was before
         run = None
         if not lifetime.causes:
-            middle = running.middle
-            run = middle()
+            run = running.middle()
         elif lifetime.cancelled or running.over:
             if not running.over:
                 self._end(running.cancelled())
@@ -259,9 +258,8 @@ class Submitted(Task):
         super().__init__(running.lifetime, LOOP)
         self._running = running
         self._runs = runs
-        self.channel: Channel = Channel(running, size, max_collected)
+        self.channel: Channel = Channel(running, size, max_collected, LOOP.released)
         self.channel.room, self.channel.wake_soon = super().wake, LOOP.wake_after_turn
-        self.channel.released = LOOP.released
         self._handle: ref[object] | None = None
 
     def held_by(self, handle: object) -> None:

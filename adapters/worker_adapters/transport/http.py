@@ -97,9 +97,9 @@ class _Exchange:
         raise exc
 
     def _content(self, until: float = inf) -> Steps[bytes | None]:
-        """The next bytes of content, none at the end, None if none is there by then, however late one looks."""
+        """The next bytes of content, none at the end, None if none is there by then, however late: but not on and on."""
         lifetime, body = self._lifetime, self._body
-        while (content := body.read()) is None:
+        while (content := body.read() if self._reads < MOST_READS or lifetime.clock() < until else None) is None:
             if lifetime.clock() >= until:
                 return None
             yield from body.wait(lifetime, until)
