@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import threading
 import time
@@ -12,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from worker_adapters import Limits, MetricsOptions, Properties, Retry, StreamCancelledError, Timeouts
-from worker_adapters.runtime import AdapterConfig, EngineAdapter, concluding, reply
+from worker_adapters.runtime import AdapterConfig, EngineAdapter, concluding
 from worker_adapters.testing.leaks import open_files
 from worker_adapters.testing.server import nobody_there
 from worker_adapters.transport import opening
@@ -482,27 +481,6 @@ def test_a_body_whose_end_is_there_is_read_to_it_however_late_that_is(monkeypatc
         assert event.kind == "end"
         assert list(a.stream(request()))[-1].kind == "end"
         assert server.connections == 1
-
-
-@both
-def test_a_refusal_that_goes_on_and_on_is_left_when_its_time_is_over(way, monkeypatch):
-    """There is always more of it: that had not come by then. A byte a time, and much that is no content."""
-    monkeypatch.setattr(reply, "REFUSAL_SECONDS", 0.0)
-    sent, gone = [0], threading.Event()
-
-    def serve(client):
-        client.request()
-        client.send(b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n")
-        with contextlib.suppress(OSError):
-            while sent[0] < 10_000:
-                client.sock.sendall(b"1;" + b"x" * 16_000 + b"\r\nx\r\n")
-                sent[0] += 1
-        gone.set()
-
-    with Server(serve) as server, adapter(server.url, retry=Retry(attempts=1)) as a:
-        assert list(getattr(a, way)(request()))[-1].kind == "error"
-        assert gone.wait(2 * SOON)
-    assert sent[0] < 2000  # of which the kernel holds some hundreds
 
 
 @both
