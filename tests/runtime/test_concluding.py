@@ -105,3 +105,29 @@ def test_a_cancel_while_counts_are_waited_for_is_one(way):
         stream.cancel()
         (end,) = stream
     assert end.finish_reason == "cancelled"
+
+
+@both
+def test_counts_that_had_come_count_however_late_one_looks(way, monkeypatch):
+    """By a process that stood still for longer than they are waited for, between the end and them."""
+    monkeypatch.setattr(concluding, "DRAIN_SECONDS", 0.0)
+    ended, sent = threading.Event(), threading.Event()
+
+    def serve(client):
+        client.request()
+        client.send(head("Connection: close"), frames("first"))
+        assert ended.wait(2 * SOON)
+        client.send(frames("over"))
+        sent.set()
+        client.until_gone()
+
+    def decode(batches, /, *, request, tally):
+        for run in counting(batches, request=request, tally=tally):
+            ended.set()
+            assert sent.wait(2 * SOON)
+            yield run
+
+    late = attrs.evolve(SILENT, decode=decode)
+    with Server(serve) as server, EngineAdapter(AdapterConfig(dialect=late, url=server.url)) as a:
+        end = list(getattr(a, way)(request()))[-1]
+    assert (end.finish_reason_raw, end.tokens_out) == ("1", 2)
