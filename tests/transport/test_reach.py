@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import shutil
@@ -11,6 +12,7 @@ import ssl
 import threading
 import time
 from types import SimpleNamespace
+from urllib.parse import unquote_to_bytes
 
 import attrs
 import pytest
@@ -26,10 +28,12 @@ from worker_adapters import (
     Timeouts,
     WorkerError,
     connect,
+    dump,
 )
 from worker_adapters.api.address import Origin
 from worker_adapters.dialect import Fault, WireRequest
 from worker_adapters.helpers import HELPERS
+from worker_adapters.pool import Pool as Workers
 from worker_adapters.testing.server import nobody_there
 from worker_adapters.transport import opening
 from worker_adapters.transport.connections import Pool
@@ -101,11 +105,12 @@ def server(seen):
         ("x.sock", ":/v2/my models/", "/v2/my%20models"),
         ("a%3Ab.sock", ":/x:y", "/x:y"),  # a colon in the socket's own name
         ("ä b.sock", "", ""),
+        ("%FF%e9.sock", "", ""),  # no UTF-8
     ],
 )
 @pytest.mark.req("ADAPT-3300", socket=True)
 def test_a_worker_at_a_unix_socket(way, name, after, before, tmp_path, seen):
-    path = tmp_path / name.replace("%3A", ":")
+    path = tmp_path / os.fsdecode(unquote_to_bytes(name))
     with SocketServer(seen, path) as server, reach(f"unix://{tmp_path}/{name}{after}", keep_alive=4.0) as a:
         assert kinds(getattr(a, way)(request()))[-1] == "end"
         assert a.health().ready
@@ -128,6 +133,38 @@ def test_nobody_at_a_unix_socket(way, left, tmp_path):
     for said in (error.message, detail):
         assert f"unix:{path}" in said
         assert "is the server running there?" in said
+
+
+def all_told(of, **config):
+    """Every word that is told of a worker that can't be reached, alone and in a pool."""
+    with Workers([reach(of, **config)]) as pool:
+        (a,) = [member.adapter for member in pool._roster.members]
+        said = [repr(a), a.health().detail, pool.health().detail]
+        for one in (a, pool):
+            said += [list(one.stream(request()))[-1].message]
+            with pytest.raises(WorkerError) as caught:
+                one.properties()
+            said += [str(caught.value)]
+        return [*said, dump(), pool.workers[0].url, pool.workers[0].last_failure]
+
+
+def test_what_is_no_utf_8_can_be_told(tmp_path, monkeypatch):
+    """Names of files, and a resolver's words in the locale's encoding: Python makes halves of surrogate pairs of them."""
+    raw = os.fsdecode(bytes(tmp_path) + b"/\xff")
+
+    def resolve(*_args, **_named):
+        raise socket.gaierror(socket.EAI_NONAME, "pas trouv\udce9")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with Server(lambda client: client.until_gone()) as server:
+        told = [
+            all_told(f"unix://{tmp_path}/%FF"),
+            all_told("http://engine.test"),
+            all_told(f"https://127.0.0.1:{server.port}", tls=TLS(ca_bundle=raw)),
+            all_told(server.url, credentials=FromFile(raw)),
+        ]
+    for text in itertools.chain(*told):
+        text.encode()
 
 
 @pytest.fixture
@@ -198,6 +235,7 @@ def test_a_cancel_while_a_backlog_is_full(way, full):
         "unix:///run/x.sock#x",
         "unix:///run/%00x.sock",
         "unix:///" + "x" * 108,
+        "unix:///run/\udcff.sock",
     ],
 )
 def test_what_is_no_unix_socket_is_refused_before_any_i_o(url):
@@ -331,6 +369,7 @@ def test_a_zone_id_is_for_this_machine_only(way, zone, seen, monkeypatch):
         "http://engine.test/a\x7f",
         " http://engine.test",
         "http://engine.test/ ",
+        "http://engine.test/\udcff",
     ],
 )
 def test_what_is_no_url_is_refused_before_any_i_o(url):

@@ -274,3 +274,31 @@ def test_a_bundle_that_is_a_pipe_keeps_nobody_waiting_beyond_the_deadline(way, t
             (error,) = getattr(a, way)(request(deadline=0.2))
     assert error.reason == "DEADLINE"
     until(is_read)
+
+
+def test_a_file_system_that_hangs_holds_up_none_but_its_own(certificates, monkeypatch, tmp_path):
+    """Not even looked at are certificates by the loop, which all streams have in common."""
+    bundle = tmp_path / "ca.pem"
+    bundle.write_bytes(Path(certificates.ca).read_bytes())
+    goes_on, looked = threading.Event(), threading.Event()
+    real = os.stat
+
+    def hanging(name, *args, **named):
+        if name == str(bundle) and threading.current_thread() is not threading.main_thread():  # submit() looks first
+            looked.set()
+            assert goes_on.wait(60)
+        return real(name, *args, **named)
+
+    monkeypatch.setattr(os, "stat", hanging)
+    try:
+        with Server(keeping) as server, adapter(server.url) as other:
+            url, trust = server.url.replace("http:", "https:"), TLS(ca_bundle=str(bundle))
+            with adapter(url, tls=trust, timeouts=Timeouts(connect=SOON)) as a:
+                stream = a.submit(request())
+                assert looked.wait(5)
+                assert other.submit(request()).result(SOON).end.finish_reason == "stop"
+                (error,) = stream
+    finally:
+        goes_on.set()
+    assert error.reason == "CONNECT_TIMEOUT"
+    until(lambda: not HELPERS.in_use)

@@ -9,7 +9,7 @@ import base64
 import os
 import re
 from typing import Any, Self
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
 
 import attrs
 
@@ -18,6 +18,7 @@ __all__ = ["Origin", "Proxy", "as_host", "percent_encoded"]
 SUN_PATH = 107  # bytes that the path of a Unix socket may have on Linux
 HIGHEST_PORT = 65535
 _control = re.compile(r"[\x00-\x1f\x7f]").search
+_surrogate = re.compile("[\ud800-\udfff]").search
 _not_in_a_target = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9._~!$&'()*+,;=:@/?%-]")
 _host_and_port = re.compile(r"(?:\[[^\[\]]*:[^\[\]]*\]|[^\[\]:]*)(?::([0-9]{0,9}))?").fullmatch
 _name = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?").fullmatch
@@ -67,7 +68,7 @@ class Origin:
     @classmethod
     def _of_socket(cls, url: str) -> Self:
         path, colon, prefix = url[7:].partition(":")
-        path = unquote(path)
+        path = os.fsdecode(unquote_to_bytes(path))  # a file's name is bytes, of whatever kind
         if url[5:8] != "///" or path == "/":
             raise ValueError("a Unix socket is written unix:///run/engine.sock, or unix:///run/engine.sock:/prefix")
         if "?" in url or "#" in url:
@@ -175,6 +176,8 @@ def _split(url: str, hint: str = "") -> tuple[SplitResult, int | None]:
 def _refuse_unprintable(url: str) -> None:
     if _control(url) or url != url.strip():
         raise ValueError("it holds a control character, or begins or ends with a blank")
+    if _surrogate(url):  # nothing that shows it could be encoded
+        raise ValueError("it holds a byte that is no UTF-8: percent-encode it (urllib.parse.quote of os.fsencode)")
 
 
 def _bracketed(host: str) -> str:

@@ -22,7 +22,7 @@ STEM = 6  # characters of a secret of twice that length that give it away
 AT_END = 4  # of any secret, at the end of a text: it was cut there
 ROUNDS = 3  # of escaping that are undone
 
-_control = "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+_control = "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
 _unshown = re.compile(f"[{_control}]")
 # At each place one way to go on, and runs of backslashes entered at their start only: linear, whatever the text.
 _escaped = re.compile(
@@ -51,7 +51,9 @@ class Redactor:
             self._secrets = (secret, *self._secrets[: KNOWN - 1])
 
     def clean(self, text: str, also: Iterable[str] = ()) -> str:
-        """The text with each secret as its fingerprint, and what would command a terminal spelt out."""
+        """The text with each secret as its fingerprint, and spelt out what would command a terminal, or can't be encoded:
+        halves of surrogate pairs, which the system's own words and names of files hold where they are no UTF-8.
+        """
         text = text[:LONGEST]
         for secret in dict.fromkeys((*also, *self._secrets)):
             text = _without(secret, text)

@@ -44,11 +44,10 @@ class Trust:
         return all(map(os.path.isfile, self._files))
 
     def steps(self, lifetime: Lifetime) -> Steps[ssl.SSLContext]:
-        """The same for who may not block on reading: a bundle takes 10 ms and more. Raises Interrupted, too."""
-        seen = self._seen()
-        return self._known(seen) or (
-            yield from HELPERS.shared(("certificates", self, seen), lambda: self._read(seen), lifetime)
-        )
+        """The same for who may not block: reading a bundle takes 10 ms and more, and where a file system hangs a look at it
+        takes for ever. Raises Interrupted, and Fault where no thread can be started.
+        """
+        return (yield from HELPERS.shared(("certificates", self), self.context, lifetime))
 
     def _known(self, seen: Seen) -> ssl.SSLContext | None:
         made = self._made
