@@ -28,6 +28,7 @@ TEXT = "x" * 40
 
 def written(folder: Path, rows: int) -> None:
     journal = Journal(folder / "out.journal", DISK)
+    journal.open()
     journal.recover(header_of({}, [], None), Keys())
     with (folder / "in").open("w") as file:
         for n in range(rows):

@@ -19,6 +19,7 @@ ROWS = [b'{"id":%d,"text":"%s"}' % (n, b"x" * (n * 37 % 200)) for n in range(40)
 
 def filled(path, rows=ROWS, *, group=8, disk=QUICK, close=True):
     journal = Journal(path, disk)
+    journal.open()
     journal.recover({"format": 1}, Keys())
     for n, row in enumerate(rows, 1):
         journal.add(digest_of(row), row, failed=False)
@@ -31,6 +32,7 @@ def filled(path, rows=ROWS, *, group=8, disk=QUICK, close=True):
 
 def read(path, disk=QUICK):
     journal = Journal(path, disk)
+    journal.open()
     try:
         keys = Keys()
         journal.recover({"format": 1}, keys)
@@ -95,7 +97,7 @@ def test_a_file_that_is_no_journal_is_left_alone(tmp_path):
 def test_there_is_one_writer(tmp_path):
     journal = filled(tmp_path / "j", close=False)
     with pytest.raises(JournalError, match="another run"):
-        Journal(tmp_path / "j", DISK)
+        Journal(tmp_path / "j", DISK).open()
     journal.close()
     assert read(tmp_path / "j") == ROWS
 

@@ -106,6 +106,7 @@ class Batch:
         in_order, count = False, None
         gone: list[bytes] = []
         try:
+            journal.open()
             self._staff = staff = staff_of(self._given, self.options, begun)
             self._progress = Progress(self._source, self._keys, staff.workers, begun)
             self._intake = Intake(self._source, self._keys, self.options)
@@ -123,7 +124,10 @@ class Batch:
         except StoppedError:
             outcome, why = Outcome.INTERRUPTED, ""
         finally:
-            journal.close(in_order=in_order)
+            try:
+                journal.close(in_order=in_order)
+            finally:
+                journal.close(in_order=False)  # a signal may have struck there, and its lock is the process's
         return self._progress.report(outcome, why, written=count, gone=len(gone), intake=self._intake)
 
     def _open(self, journal: Journal, header: dict[str, Any]) -> None:
@@ -316,9 +320,7 @@ class Batch:
 
     def _end(self, flight: Flight, end: End) -> None:
         row, worker = flight.row, flight.worker
-        if (
-            end.finish_reason is FinishReason.CANCELLED
-        ):  # its worker is dead, or somebody closed an adapter that we were given
+        if end.finish_reason is FinishReason.CANCELLED:  # its worker is dead, or a foreign adapter was closed
             worker.left()
             self._progress.returned += 1
             row.attempts += 1

@@ -72,7 +72,7 @@ def made(kind: str, digest: str, row: bytes, *, failed: bool, synced: int) -> by
 
 
 class Journal:
-    """One writer's, by a lock on the file. `group` holds what was added and is not on the disk yet.
+    """One writer's, by a lock on the file from `open` to `close`. `group` holds what was added and is not on the disk yet.
 
     Nothing is known to be kept until `sync` has returned. After an OSError of a write or a sync the journal takes no more:
     what of it reached the disk shows when it is opened again. Reading takes long where there is much: it raises
@@ -88,12 +88,16 @@ class Journal:
         self._broken = True  # until it has been recovered
         self.rows: int = 0  # in the group
         self._block, self._block_at = b"", 0  # what `read` has read last
-        self._descriptor = disk.open(path)
+        self._descriptor = -1
+
+    def open(self) -> None:
+        """Take it. Raises JournalError where another has it; whatever strikes, `close` gives it back."""
+        self._descriptor = self._disk.open(self.path)
         try:
-            disk.lock(self._descriptor)
+            self._disk.lock(self._descriptor)
         except BlockingIOError:
-            disk.close(self._descriptor)
-            raise JournalError(f"another run writes {path}") from None
+            self.close(in_order=False)
+            raise JournalError(f"another run writes {self.path}") from None
 
     def recover(self, header: dict[str, Any], keys: Keys) -> bytes | None:
         """Put what there is into the table; the header that it has. Before anything is added.
@@ -230,5 +234,5 @@ class Journal:
                 self._add(CLOSED, NO_KEY, b"true", failed=False)
                 self.sync()
         finally:
-            self._disk.close(self._descriptor)
-            self._descriptor = -1
+            descriptor, self._descriptor = self._descriptor, -1
+            self._disk.close(descriptor)
