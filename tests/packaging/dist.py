@@ -7,6 +7,7 @@ python -m tests.packaging.dist try WHEEL      # into an empty venv, and the tuto
 from __future__ import annotations
 
 import argparse
+import fcntl
 import re
 import resource
 import subprocess
@@ -38,7 +39,9 @@ def _backend(call: str, out: Path, source: Path) -> Path:
 
 def build(out: Path, source: Path = ROOT) -> tuple[Path, Path]:
     """The sdist of a tree, and the wheel built from what the sdist holds and nothing else. Without build isolation."""
-    sdist = _backend("build_sdist", out, source)
+    with (source / "setup.py").open() as here:
+        fcntl.flock(here, fcntl.LOCK_EX)  # setuptools puts the sdist together within the tree: one at a time
+        sdist = _backend("build_sdist", out, source)
     with tempfile.TemporaryDirectory() as folder, tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
         (tree,) = Path(folder).iterdir()
