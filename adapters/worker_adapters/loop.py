@@ -140,7 +140,7 @@ class Loop:
             self._waker.wake()
 
     def _needed(self) -> bool:
-        return bool(self._inbox or self._tasks or self._watched)
+        return bool(self._inbox or self._tasks or self._watched or self.released)
 
     def is_current(self) -> bool:
         """Whether this is the loop's thread."""
