@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from worker_adapters.batch import Batch, Options, Outcome
-from worker_adapters.testing import SimulatedWorker
+from worker_adapters.testing import SimulatedWorker, no_leaks
 
-from ..leaks import leaves_nothing
 from ..schedules.strikes import PARTS, Place, Strike, places, shown, strike
 from .disks import QUICK
 
-__all__ = ["leaves_nothing"]
-
 ROWS = 2
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing() -> Iterator[None]:
+    """But for a descriptor that is lost between its opening and where it is kept: it has no lock then."""
+    with no_leaks():
+        yield
 
 
 def run(folder: Path, simulated: SimulatedWorker) -> Outcome:
