@@ -56,7 +56,7 @@ class Disk:
                 os.close(descriptor)
 
     # Let go of the file, and of its lock. No function of ours, at whose beginning a signal could strike.
-    close = staticmethod(os.close)
+    close: staticmethod[[int], None] = staticmethod(os.close)
 
 
 DISK = Disk()
