@@ -1,7 +1,7 @@
 /* The hand-over of a stream's runs of events, from one producer to one consumer; may wait for the next at a semaphore.
  *
  * Each of its operations is one step for everybody else, since it keeps the interpreter lock (or locks the object, where there is
- * no such lock), but for two moments that are marked: the wait, and the call of `parked`. Whatever a signal handler does then, to
+ * no such lock), but for the wait, the call of `parked`, and what dies of a run that is emptied. Whatever is done then, to
  * this hand-over too, leaves it whole. So a run is in the queue, or in the consumer's hand, or finished with, and never between.
  *
  * As a few hundred bytecodes of Python this was an eighth of what a submitted stream's token cost (benchmarks/bench_crowd.py).

@@ -70,7 +70,7 @@ class Middle:
 
     def token(self) -> list[Event] | None:
         """One Token that is due, in the stream's state already. By its driver, who has found no cause to end it."""
-        pull, clock = self.pull, self._clock
+        pull, clock = self.pull, self._clock  # read first: 3.11 does not specialise the call of what stands in a slot
         try:
             batch = pull()
         except Exception as exc:  # noqa: BLE001  -- sorted by the layers
